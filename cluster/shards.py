@@ -1,0 +1,132 @@
+"""One shard of one stage: read a Parquet part, apply a kernel, write the part, its ledger rows and its marker.
+
+The same function runs in a Ray task, in a Spark task and in a plain loop, so every engine gives the same files. A shard is
+done when its marker carries the fingerprint of the stage; a killed stage loses only the shards in flight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+
+Kernel = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]
+"""What a shard stage does to a batch: (documents that stay, ledger rows of those that do not)."""
+
+Batches = Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]
+
+LEDGER = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("url", pa.string()),
+        ("lang", pa.string()),
+        ("stage", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("detail", pa.string()),
+    ]
+)
+"""One row per dropped document and rule that it broke. `detail` names the document that won, or the error."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Where one shard is read and written. `output` and `ledger` are folders; `name` is the part's name in each."""
+
+    name: str
+    input: str
+    output: str
+    ledger: str
+    fingerprint: str
+
+    @property
+    def part(self) -> str:
+        return storage.join(self.output, f"{self.name}.parquet")
+
+    @property
+    def ledger_part(self) -> str:
+        return storage.join(self.ledger, f"{self.name}.parquet")
+
+    @property
+    def marker(self) -> str:
+        return storage.join(self.output, "_shards", f"{self.name}.json")
+
+
+def ledger_rows(stage: str, rows: list[dict]) -> pa.RecordBatch:
+    """Ledger rows of `stage` from dicts with the columns of `LEDGER`; columns left out are null."""
+    return pa.RecordBatch.from_pylist([{"stage": stage, **row} for row in rows], schema=LEDGER)
+
+
+def done(shard: Shard) -> dict | None:
+    """The marker of a finished shard, or None when it must be run."""
+    if not storage.exists(shard.marker):
+        return None
+    marker = storage.read_json(shard.marker)
+    return marker if marker["fingerprint"] == shard.fingerprint else None
+
+
+def run_shard(kernel: Kernel, shard: Shard, batch_rows: int = 1024) -> dict:
+    """Apply `kernel` to every batch of the shard's input and commit the result. Returns the marker."""
+    if marker := done(shard):
+        return marker
+
+    def batches() -> Batches:
+        with storage.open_parquet(shard.input) as parquet:
+            for batch in parquet.iter_batches(batch_rows):
+                yield kernel(batch)
+
+    return write_shard(batches(), shard)
+
+
+def write_shard(batches: Batches, shard: Shard) -> dict:
+    """Write the part, then the ledger part, then the marker with counts (documents and UTF-8 bytes per language)."""
+    docs: Counter[str] = Counter()
+    text_bytes: Counter[str] = Counter()
+    dropped: set[str] = set()
+    rules: Counter[str] = Counter()
+    ledger = []
+    first = next(batches, None)
+    if first is None:
+        raise ValueError(f"{shard.input}: a shard must give at least one batch, an empty one with its schema if need be")
+    with storage.parquet_writer(shard.part, first[0].schema) as writer:
+        for kept, drops in _chain(first, batches):
+            if kept.num_rows:
+                writer.write_batch(kept)
+                _count(kept, docs, text_bytes)
+            if drops.num_rows:
+                ledger.append(drops)
+                dropped.update(i for i in drops["doc_id"].to_pylist() if i)
+                rules.update(drops["rule"].to_pylist())
+    storage.write_table(shard.ledger_part, pa.Table.from_batches(ledger, LEDGER))
+    marker = {
+        "fingerprint": shard.fingerprint,
+        "docs_out": sum(docs.values()),
+        "dropped": len(dropped),
+        "bytes": sum(text_bytes.values()),
+        "docs_per_lang": dict(sorted(docs.items())),
+        "bytes_per_lang": dict(sorted(text_bytes.items())),
+        "rules": dict(sorted(rules.items())),
+    }
+    storage.write_json(shard.marker, marker)
+    return marker
+
+
+def _chain(first, rest: Batches) -> Batches:
+    yield first
+    yield from rest
+
+
+def _count(batch: pa.RecordBatch, docs: Counter[str], text_bytes: Counter[str]) -> None:
+    names = batch.schema.names
+    langs = batch["lang"].to_pylist() if "lang" in names else ["?"] * batch.num_rows
+    column = next((c for c in ("text", "payload") if c in names), None)
+    sizes = pc.fill_null(pc.binary_length(batch[column]), 0).to_pylist() if column else [0] * batch.num_rows
+    for lang, length in zip(langs, sizes, strict=True):
+        docs[lang or "?"] += 1
+        text_bytes[lang or "?"] += length

@@ -1,0 +1,193 @@
+"""Files at any URI, written so that a reader never sees half of one.
+
+A URI is a local path or anything fsspec knows (`s3://`, `gs://`, `memory://`). On a local disk a file is written under a
+temporary name, flushed and renamed; an object store publishes an object only when its upload has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` names a file of this machine: a plain path or `file://`."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local(uri: str) -> str:
+    """The plain path of a local URI."""
+    return uri.removeprefix("file://")
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system of `uri` and the path inside it. S3 endpoints come from `AWS_ENDPOINT_URL`."""
+    options = {}
+    if uri.startswith(("s3://", "s3a://")) and os.environ.get("AWS_ENDPOINT_URL"):
+        options["endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]
+    return fsspec.core.url_to_fs(uri, **options)
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with path parts appended by `/`."""
+    return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def exists(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    return fs.exists(path)
+
+
+def size(uri: str) -> int:
+    """Bytes of one file, or of all files below a folder; 0 when nothing is there."""
+    fs, path = filesystem(uri)
+    if not fs.exists(path):
+        return 0
+    return fs.size(path) if fs.isfile(path) else sum(fs.du(path, total=False).values())
+
+
+def glob(pattern: str) -> list[str]:
+    """The URIs that match `pattern`, sorted. Local results are plain paths."""
+    fs, path = filesystem(pattern)
+    found = sorted(p for p in fs.glob(path) if fs.isfile(p))
+    return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a folder with all that is in it; nothing happens when it is not there."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+@contextmanager
+def atomic(uri: str) -> Iterator[str]:
+    """Give a local path to write; when the block ends well, its content is at `uri` at once, else nothing is."""
+    if is_local(uri):
+        target = Path(local(uri))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield str(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "file")
+            yield path
+            fs, remote = filesystem(uri)
+            fs.makedirs(fs._parent(remote), exist_ok=True)
+            fs.put_file(path, remote)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    with atomic(uri) as path:
+        Path(path).write_bytes(data)
+
+
+def read_bytes(uri: str) -> bytes:
+    fs, path = filesystem(uri)
+    return fs.cat_file(path)
+
+
+def write_text(uri: str, text: str) -> None:
+    write_bytes(uri, text.encode())
+
+
+def write_json(uri: str, value: object) -> None:
+    """Indented JSON, keys in the order given, non-ASCII letters as they are."""
+    write_text(uri, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(uri: str) -> dict:
+    return json.loads(read_bytes(uri))
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    """One Parquet file (zstd). Equal tables give equal bytes."""
+    with atomic(uri) as path:
+        pq.write_table(table, path, compression="zstd")
+
+
+@contextmanager
+def parquet_writer(uri: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer whose file appears at `uri` only when the block ends well."""
+    with atomic(uri) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield writer
+
+
+@contextmanager
+def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    fs, path = filesystem(uri)
+    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+        yield parquet
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file, or all `part-*.parquet` of a folder in the order of their names."""
+    if not uri.endswith(".parquet"):
+        parts = glob(join(uri, "part-*.parquet"))
+        if not parts:
+            raise FileNotFoundError(f"no part-*.parquet in {uri}")
+        return pa.concat_tables([read_table(part, columns) for part in parts])
+    with open_parquet(uri) as parquet:
+        return parquet.read(columns)
+
+
+@cache
+def _download_root() -> str:
+    return tempfile.mkdtemp(prefix="pinisi-")
+
+
+def localize(uri: str) -> str:
+    """A local path with the file or folder at `uri`: the path itself, or a copy fetched once per process."""
+    if is_local(uri):
+        return local(uri)
+    fs, path = filesystem(uri)
+    target = Path(_download_root()) / uuid.uuid5(uuid.NAMESPACE_URL, uri).hex
+    if not target.exists():
+        partial = target.with_suffix(".partial")
+        fs.get(path, str(partial), recursive=True)
+        partial.rename(target)
+    return str(target)
+
+
+@contextmanager
+def atomic_folder(uri: str) -> Iterator[str]:
+    """Give an empty local folder to fill; when the block ends well, it replaces what was at `uri`."""
+    if is_local(uri):
+        target = Path(local(uri))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        try:
+            yield str(temporary)
+            temporary.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+            remove(uri)
+            fs, path = filesystem(uri)
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    remote = f"{path}/{file.relative_to(folder).as_posix()}"
+                    fs.makedirs(fs._parent(remote), exist_ok=True)
+                    fs.put_file(str(file), remote)

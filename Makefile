@@ -1,0 +1,37 @@
+# Each target works on a fresh clone, alone: .venv is made when it is missing or pyproject.toml changed.
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
+PYTHON := python3
+endif
+BIN := .venv/bin
+SHARED := $(abspath ../shared/data)
+export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
+
+.PHONY: setup demo test test-fast lint bench clean
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/pinisi run demo
+
+test: setup
+	$(BIN)/pytest tests
+
+test-fast: setup
+	$(BIN)/pytest tests -m 'not slow'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup
+	for file in benchmarks/curation_*.py benchmarks/mixture_*.py benchmarks/training_*.py; do [ ! -f $$file ] || $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

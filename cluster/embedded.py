@@ -1,0 +1,53 @@
+"""Ray for a run: embedded in this process by default, or an existing cluster at an address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+
+OBJECT_STORE_BYTES = 512 << 20  # stages exchange data through storage, so little lies in the object store
+
+
+def start(address: str | None = None, cpus: int | None = None) -> None:
+    """Connect to the cluster at `address` (`auto`, `ray://…`), or start a private Ray of `cpus` cores (all by default).
+
+    Nothing happens when this process has a Ray already. The private one listens on loopback, has its own temporary folder
+    and ends with this process."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address:
+        ray.init(address, **quiet)
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster file turns tokens on
+    folder = tempfile.mkdtemp(prefix="pinisi-ray-")
+    ray.init(
+        "local",
+        num_cpus=cpus or os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
+    import atexit
+
+    def stop() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(stop)
+
+
+def cpus() -> int:
+    """CPU cores of the Ray that this process is connected to."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -1,0 +1,116 @@
+"""The `pinisi` command. Every user error is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from ray_jobs.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    try:
+        options = _parser().parse_args(arguments)
+        code = options.command(options)
+    except UserError as error:
+        print(f"pinisi: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("pinisi: stopped; the same command continues", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.stdout.flush()
+    sys.exit(code or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="pinisi", description="Common Crawl in, a language model for under-served languages out.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    run = command("run", _run, "run a recipe, or continue it")
+    run.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe (demo)")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
+    run.add_argument("--only", metavar="STAGE", help="run this stage alone")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key, e.g. train.pretrain.lr=2e-5")
+    run.add_argument("--address", help="an existing Ray cluster: auto or ray://HOST:10001 (default: a private one)")
+    run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
+
+    status = command("status", _status, "table of a run's stages")
+    explain = command("explain", _explain, "what happened to one document at every stage, and why")
+    report = command("report", _report, "write the HTML report of a run again")
+    for sub in (status, explain, report):
+        sub.add_argument("run", metavar="RUN", help="run directory (any URI)")
+    explain.add_argument("document", metavar="DOC", help="a document id, a source's own id, or a URL")
+    doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
+    for sub in (status, explain, doctor):
+        sub.add_argument("--json", action="store_true", help="print JSON for a program")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from cluster import storage
+    from ray_jobs import recipe as recipes
+    from ray_jobs.run import Run
+
+    recipe = recipes.load(options.recipe, options.set)
+    uri = options.run_dir or storage.join("runs", recipe.name)
+    run = Run(uri, recipe)
+    ran = run.execute(
+        until=options.until, start=options.start, only=options.only, address=options.address, say=lambda s: print(s, flush=True)
+    )
+    if not ran:
+        print("nothing to do: every stage is done")
+    report = storage.join(uri, "report", "index.html")
+    if storage.exists(report):
+        print(f"report: {report}")
+
+
+def _status(options: argparse.Namespace) -> None:
+    from ray_jobs import status
+    from ray_jobs.run import open_run
+
+    rows = status.rows(open_run(options.run))
+    print(json.dumps(rows, indent=1)) if options.json else status.show(rows)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from ray_jobs import explain
+    from ray_jobs.run import open_run
+
+    found = explain.events(open_run(options.run), options.document)
+    print(json.dumps(found, indent=1, ensure_ascii=False)) if options.json else explain.show(found)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ray_jobs import report
+    from ray_jobs.run import open_run
+
+    print(f"report: {report.write(open_run(options.run))}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from cluster import doctor
+
+    checks = doctor.checks()
+    print(json.dumps(checks, indent=1)) if options.json else doctor.show(checks)
+    return 1 if any(check["state"] == "missing" for check in checks) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""crawl: read every source file into records (page bytes or document text), one part per file.
+
+The bytes are kept, so that extraction can be run again with other settings without reading the sources a second time.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.shards import Batches, Shard, ledger_rows, write_shard
+from curation import documents, warc
+from curation.schema import RAW
+from ray_jobs import files
+from ray_jobs.errors import UserError
+from ray_jobs.parallel import map_on_ray
+from ray_jobs.recipe import Crawl, Source
+from ray_jobs.run import Job
+from ray_jobs.shard_stage import shard, totals
+
+READERS = {
+    "warc": lambda path, source, limits: warc.read_warc(path, source=source.name, crawl=source.crawl, limits=limits),
+    "wet": lambda path, source, limits: warc.read_warc(path, source=source.name, crawl=source.crawl, limits=limits),
+    "jsonl": lambda path, source, limits: documents.read_jsonl(path, **_fields(source), limits=limits),
+    "parquet": lambda path, source, limits: documents.read_parquet(path, **_fields(source), limits=limits),
+    "hf": lambda path, source, limits: documents.read_hf(path, split=source.split, **_fields(source), limits=limits),
+    "html": lambda path, source, limits: documents.read_html(path, source=source.name, limits=limits),
+}
+
+
+def run(job: Job) -> dict:
+    groups = [(source, paths) for source in job.recipe.sources for paths in _groups(source)]
+    if not groups:
+        patterns = ", ".join(source.path for source in job.recipe.sources)
+        raise UserError(f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths")
+    tasks = [
+        (source, job.recipe.crawl, paths, shard(job, f"part-{number:05d}", paths[0]))
+        for number, (source, paths) in enumerate(groups)
+    ]
+    result = totals(map_on_ray(job, _read, tasks, "files"))
+    bad = sum(count for rule, count in result["rules"].items() if rule in ("bad_record", "invalid_utf8", "invalid_json"))
+    if bad > job.recipe.crawl.max_bad_share * max(result["docs_in"], 1):
+        raise UserError(
+            f"crawl: {bad:,} of {result['docs_in']:,} records are broken, more than crawl.max_bad_share = "
+            f"{job.recipe.crawl.max_bad_share}; see {job.ledger} or raise the limit"
+        )
+    return {**result, "files": len(groups)}
+
+
+def _groups(source: Source) -> list[list[str]]:
+    """Files of a source that make one part each: one by one, but saved pages by the folder."""
+    paths = files.of_source(source)
+    if source.type != "html":
+        return [[path] for path in paths]
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.rsplit("/", 1)[0], []).append(path)
+    return list(folders.values())
+
+
+def _fields(source: Source) -> dict[str, str]:
+    return {
+        "source": source.name,
+        "text_field": source.text_field,
+        "id_field": source.id_field,
+        "url_field": source.url_field,
+        "lang_field": source.lang_field,
+    }
+
+
+def _read(task: tuple[Source, Crawl, list[str], Shard]) -> dict:
+    source, crawl, paths, one = task
+    limits = warc.Limits(max_record_bytes=crawl.max_record_bytes, max_line_bytes=crawl.max_line_bytes)
+
+    def batches() -> Batches:
+        yield pa.RecordBatch.from_pylist([], RAW), ledger_rows("crawl", [])  # the schema, should the file hold nothing
+        for path in paths:
+            for kept, drops in READERS[source.type](path, source, limits):
+                yield _stamp(_sample(kept, source.share), source), drops
+
+    return write_shard(batches(), one)
+
+
+def _sample(batch: pa.RecordBatch, share: float) -> pa.RecordBatch:
+    """The rows whose id, a hash already, lies in the first `share` of the id space."""
+    if share >= 1.0 or not batch.num_rows:
+        return batch
+    return batch.filter(pc.less(batch["doc_id"], format(int(share * 16**8), "08x")))
+
+
+def _stamp(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:
+    """Rows that state no licence get that of their source."""
+    if not source.licence:
+        return batch
+    licence = pc.if_else(pc.equal(pc.fill_null(batch["licence"], ""), ""), source.licence, batch["licence"])
+    return batch.set_column(batch.schema.get_field_index("licence"), "licence", licence)
+

@@ -1,0 +1,14 @@
+"""extract: the readable text of every page, with title and declared language; documents that came as text pass through."""
+
+from __future__ import annotations
+
+from curation.extract import Extractor
+from ray_jobs.run import Job
+from ray_jobs.shard_stage import run_kernel
+
+
+def run(job: Job) -> dict:
+    settings, crawl = job.recipe.extract, job.recipe.crawl
+    return run_kernel(
+        job, "crawl", Extractor, settings.engine, settings.timeout_seconds, crawl.max_record_bytes, settings.max_nodes
+    )

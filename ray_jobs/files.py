@@ -1,0 +1,75 @@
+"""The files from outside that a run reads: sources of documents, instructions, preferences."""
+
+from __future__ import annotations
+
+import hashlib
+
+from cluster import storage
+from ray_jobs import recipe as recipes
+from ray_jobs.errors import UserError
+from ray_jobs.recipe import Recipe, Source
+
+
+def of_source(source: Source) -> list[str]:
+    """The files of one source, sorted; a Hugging Face data set is its own name. Raises UserError when there are none."""
+    if source.type == "hf":
+        return [source.path]
+    found = expand(source.path)
+    if not found and not source.optional:
+        raise UserError(f"sources: {source.name}: no file matches {source.path}; correct the path or set `optional: true`")
+    return found
+
+
+def expand(pattern: str) -> list[str]:
+    """Files that match a glob at any URI. Raises UserError when the place cannot be read."""
+    try:
+        return storage.glob(pattern)
+    except (ImportError, ValueError, OSError) as error:
+        raise UserError(f"{pattern}: cannot be listed: {error}") from None
+
+
+def listing(recipe: Recipe, key: str) -> str | None:
+    """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset."""
+    if key == "sources":
+        patterns = [source.path for source in recipe.sources if source.type != "hf"]
+    else:
+        value = recipes.lookup(recipe, key)
+        patterns = [value] if value else []
+    if not patterns:
+        return None
+    seen = hashlib.sha256()
+    for pattern in patterns:
+        fs, path = storage.filesystem(pattern)
+        details = fs.glob(path, detail=True)
+        for name in sorted(details):
+            info = details[name]
+            changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+            seen.update(f"{name}\0{info.get('size')}\0{changed}\0{info.get('ETag', '')}\n".encode())
+    return seen.hexdigest()[:16]
+
+
+def rows(pattern: str) -> list[dict]:
+    """All rows of the JSON Lines files (`.gz` too) that match `pattern`, in the order of names and lines.
+
+    Raises UserError naming the file and line that is not a JSON object."""
+    import gzip
+    import json
+
+    found = expand(pattern)
+    if not found:
+        raise UserError(f"{pattern}: no file matches; correct the path in the recipe")
+    result = []
+    for uri in found:
+        data = storage.read_bytes(uri)
+        text = (gzip.decompress(data) if uri.endswith(".gz") else data).decode("utf-8")
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{uri}, line {number}: not JSON: {error.msg}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{uri}, line {number}: a row must be a JSON object")
+            result.append(row)
+    return result

@@ -1,0 +1,60 @@
+"""Progress of one stage: a bar on a terminal, plain lines with rate and ETA in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """`start(total, unit)` once the amount of work is known, then `advance(n)`; a context manager."""
+
+    def __init__(self, stage: str, say: Callable[[str], None] = print):
+        self.stage, self.say = stage, say
+        self.bar: Bar | None = None
+        self.total = self.done = 0
+        self.unit = ""
+        self.begin = self.last = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"))
+            from rich.console import Console
+
+            console = Console(stderr=True)
+            self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.stage, total=None, unit="")
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def start(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self.begin = self.last = time.monotonic()
+        if self.bar:
+            self.bar.reset(self.task, total=total, unit=unit)
+
+    def advance(self, n: int = 1) -> None:
+        self.set(self.done + n)
+
+    def set(self, done: int) -> None:
+        self.done = done
+        if self.bar:
+            self.bar.update(self.task, completed=done)
+            return
+        now = time.monotonic()
+        if now - self.last < EVERY_SECONDS or not done:
+            return
+        self.last = now
+        rate = done / (now - self.begin)
+        left = (self.total - done) / rate if rate else 0
+        self.say(f"{self.stage}: {done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, about {left:.0f} s left")

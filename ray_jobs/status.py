@@ -1,0 +1,53 @@
+"""`pinisi status`: one row per stage with its state, documents, bytes, tokens and time."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster import storage
+from ray_jobs.run import Run
+
+KEYS = ("docs_in", "docs_out", "bytes", "tokens", "seconds")
+
+
+def rows(run: Run) -> list[dict]:
+    """`name, state, docs_in, docs_out, bytes, tokens, seconds` of every stage; null where a stage has no such number.
+
+    States: done, changed (must run again, the recipe, code or input differs), started, waiting."""
+    prints = run.fingerprints()
+    result = []
+    for stage in run.stages:
+        manifest = run.manifest(stage.name) or {}
+        state = run.state(stage, prints)
+        row = {"name": stage.name, "state": state, **{key: manifest.get(key) for key in KEYS}}
+        if state == "started":
+            row["shards_done"] = len(storage.glob(storage.join(run.uri, stage.name, "_shards", "*.json")))
+        result.append(row)
+    return result
+
+
+def show(rows: list[dict]) -> None:
+    table = Table(box=None, header_style="bold")
+    table.add_column("stage")
+    table.add_column("state")
+    for title in ("documents in", "out", "size", "tokens", "seconds", "per second"):
+        table.add_column(title, justify="right")
+    colours = {"done": "green", "changed": "yellow", "started": "cyan", "waiting": "dim"}
+    for row in rows:
+        amount = row["docs_in"] or row["tokens"]
+        rate = f"{amount / row['seconds']:,.0f}" if amount and row["seconds"] else ""
+        state = f"[{colours[row['state']]}]{row['state']}[/]"
+        size = _size(row["bytes"])
+        table.add_row(
+            row["name"], state, _n(row["docs_in"]), _n(row["docs_out"]), size, _n(row["tokens"]), _n(row["seconds"]), rate
+        )
+    Console().print(table)
+
+
+def _n(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _size(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e6:,.1f} MB"

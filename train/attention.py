@@ -1,0 +1,109 @@
+"""Attention that stays inside documents, one definition for every backend.
+
+A packed row holds several documents; a token attends to the tokens before it in its own document only (recipe §5.3). The
+mask is a predicate `mask(b, h, q, k)`; on CPU it is evaluated to a bool tensor for exact SDPA, on CUDA it goes to
+flex_attention, which skips the blocks that it empties. The pair is registered in `transformers` under the name "pinisi":
+a model given `doc_ids` [B, T] packs documents, without them it is a plain causal model that generates with a KV cache.
+
+Axes: B batch, T position, H query heads, K key/value heads, N head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+NAME = "pinisi"
+
+Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`mask(b, h, q, k)` is true where query position q of row b may see key position k."""
+
+
+def intra_document(doc_ids_BT: Tensor) -> Mask:
+    """Causal within a document: positions of a row with equal `doc_ids` form a document."""
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (doc_ids_BT[b, q] == doc_ids_BT[b, k])
+
+    return mask
+
+
+def dense_mask(mask: Mask, batch: int, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """`mask` as a bool tensor [B, 1, T, T], query positions before key positions."""
+    b = torch.arange(batch, device=device)[:, None, None, None]
+    q = torch.arange(length, device=device)[None, None, :, None]
+    k = torch.arange(length, device=device)[None, None, None, :]
+    return mask(b, torch.zeros_like(b), q, k)
+
+
+def attach(model: nn.Module) -> None:
+    """Let `model.model(..., doc_ids=[B, T])` attend within documents: the mask is built once per forward, not per layer.
+
+    `model` is a causal LM of `transformers` with `attn_implementation="pinisi"`.
+    """
+    model.model.register_forward_pre_hook(_mask_from_doc_ids, with_kwargs=True)
+
+
+def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    doc_ids_BT = kwargs.pop("doc_ids", None)
+    if doc_ids_BT is None:
+        return args, kwargs
+    if kwargs.get("past_key_values") is not None or kwargs.get("attention_mask") is not None:
+        raise ValueError(
+            "doc_ids cannot be combined with a KV cache or an attention_mask; leave doc_ids out to generate."
+        )
+    if "sliding_attention" in module.config.layer_types:
+        raise ValueError("doc_ids need full attention, but this model has sliding-window layers.")
+    batch, length = doc_ids_BT.shape
+    mask = intra_document(doc_ids_BT)
+    if doc_ids_BT.is_cuda:
+        built = create_block_mask(mask, batch, None, length, length, device=doc_ids_BT.device)
+    else:
+        built = dense_mask(mask, batch, length)
+    return args, kwargs | {"attention_mask": {"full_attention": built}}
+
+
+@cache
+def _flex() -> Callable:
+    return torch.compile(flex_attention)  # uncompiled, it materialises the full score matrix
+
+
+def attention(
+    module: nn.Module,
+    query_BHTN: Tensor,
+    key_BKTN: Tensor,
+    value_BKTN: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Softmax attention in the calling convention of `transformers`. Returns ([B, T, H, N], None).
+
+    A `BlockMask` goes to flex_attention, a bool mask [B, 1, Tq, Tk] to SDPA, None is causal.
+    """
+    if isinstance(attention_mask, BlockMask):
+        grouped = query_BHTN.shape[1] != key_BKTN.shape[1]
+        out = _flex()(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
+        return out.transpose(1, 2).contiguous(), None
+    groups = query_BHTN.shape[1] // key_BKTN.shape[1]
+    if groups > 1:
+        key_BKTN = key_BKTN.repeat_interleave(groups, dim=1)
+        value_BKTN = value_BKTN.repeat_interleave(groups, dim=1)
+    # One query against a cache sees everything; only a whole row needs the triangle.
+    causal = attention_mask is None and query_BHTN.shape[2] > 1
+    out = scaled_dot_product_attention(
+        query_BHTN, key_BKTN, value_BKTN, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=causal
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,288 @@
+"""The one training loop: pre-training, SFT, reward, DPO and pruning are each a batch function and a loss function.
+
+Step s is made of rows s R .. (s + 1) R - 1 (R = `rows_per_step`); rank r of W takes every W-th of them from the r-th, in
+micro-batches of `micro_rows`. So the rows of a step, and with them the learning-rate curve, do not depend on the world size.
+The loss of a step is the sum over all its rows divided by their global count, known before the first backward pass because
+the batches of a step are built first. Gradients of replicated parameters live in one flat fp32 buffer that is summed over
+ranks in one call; with `parallel="fsdp"` parameters and gradients are sharded by FSDP2 instead.
+
+Runs under Ray Train, under torchrun (torch.distributed initialised by the caller) and in one plain process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from cluster import storage
+from train import checkpoint, optim, parallel
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+BatchFn = Callable[[list[int]], Batch]
+"""Row numbers (global, 0 .. steps * rows_per_step - 1) to one micro-batch on CPU. A pure function: resuming calls it again.
+
+`batch["count"]` is a 0-d tensor with what the loss is divided by (valid tokens, or pairs); the loop adds `batch["step"]`,
+the 0-d number of the update, and counts `batch["input_ids"].numel()` as tokens where there is such a key."""
+
+MAX_SKIPS = 10
+"""Updates skipped in a row for a loss or gradient that is not finite before the run stops."""
+
+
+class LossParts(NamedTuple):
+    """What a loss function returns: the sum of losses, what it is divided by, and sums of metrics (divided by it too).
+
+    A term that must not depend on the count (a regulariser) is added to `loss_sum` times the micro-batch's own count.
+    """
+
+    loss_sum: Tensor
+    count: int | Tensor
+    metrics: dict[str, Tensor]
+
+
+LossFn = Callable[[nn.Module, Batch], LossParts]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """One training run. `steps`, `warmup_steps`, `decay_steps` (wsd only) count updates; `micro_rows` rows fit in memory.
+
+    `precision`: "fp32", or "bf16" (fp32 weights, bf16 matrix products by autocast). `parallel`: "replicate" or "fsdp".
+    `checkpoint_every` = 0 writes no checkpoint.
+    """
+
+    steps: int
+    rows_per_step: int
+    micro_rows: int
+    lr: float
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    min_lr: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    precision: str = "fp32"
+    parallel: str = "replicate"
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows_per_step", "micro_rows", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name, allowed in (
+            ("schedule", optim.SCHEDULES),
+            ("precision", ("fp32", "bf16")),
+            ("parallel", ("replicate", "fsdp")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+        if self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(f"warmup_steps + decay_steps must not exceed the {self.steps} steps of the run.")
+
+
+def fit(
+    model: nn.Module,
+    batch_fn: BatchFn,
+    loss_fn: LossFn,
+    config: LoopConfig,
+    out_uri: str,
+    *,
+    on_log: Callable[[dict], None] | None = None,
+    count_fn: Callable[[Batch], Tensor] | None = None,
+    extra_params: list[dict] | None = None,
+    after_step: Callable[[int, nn.Module], None] | None = None,
+) -> dict:
+    """Train `model` (fp32 weights) in place for `config.steps` updates; returns a summary. Call it on every rank.
+
+    Continues from the newest complete checkpoint in `out_uri`/checkpoints; at the same world size on CPU the result is
+    bit-identical to a run that was never stopped.
+
+    - `on_log(record)` on rank 0 every `log_every` steps and at the last one: step (1-based: updates done), loss (mean since
+      the last record), lr, grad_norm (before clipping), tokens (seen so far), tokens_per_second, seconds, data_seconds,
+      skipped_steps, and the metrics. A resumed run repeats the records after its checkpoint.
+    - `count_fn(batch)` replaces `batch["count"]`.
+    - `extra_params`: parameters that are not the model's, as optimiser groups {"params": {name: Parameter}, "lr": …, and
+      optionally "maximize": True, "weight_decay", "betas", "constant_lr": True (else the lr follows the schedule)}. They are
+      kept in the checkpoint, and left out of the gradient norm and of clipping.
+    - `after_step(step, model)` after every update, `step` counted from 1.
+
+    Raises FloatingPointError after `MAX_SKIPS` updates in a row with a loss or gradient that is not finite.
+    """
+    rank, world = parallel.rank_world()
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        raise ValueError("The loop trains fp32 weights: load the model in fp32, precision='bf16' gives bf16 products.")
+    if config.rows_per_step < world or (config.parallel == "fsdp" and config.rows_per_step % world):
+        raise ValueError(f"rows_per_step {config.rows_per_step} cannot be shared by {world} ranks.")
+    fsdp = config.parallel == "fsdp" and dist.is_initialized()
+    if fsdp:
+        parallel.shard(model, config.precision)
+    device = next(model.parameters()).device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and not fsdp)
+    named, groups = _named_parameters(model, extra_params or [])
+    gradients = parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]])
+    optimizer = optim.adamw(
+        model.named_parameters(),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        extra=groups,
+    )
+    window = _Window(device)
+    checkpoints = storage.join(out_uri, "checkpoints")
+    start = tokens_seen = skipped = skips_in_a_row = 0
+    if newest := checkpoint.latest(checkpoints):
+        checkpoint.load(newest, optim.state_tensors(optimizer, named))
+        start, tokens_seen, skipped = newest.step, newest.meta["tokens"], newest.meta["skipped"]
+        skips_in_a_row = newest.meta["skips_in_a_row"]
+        optim.set_updates(optimizer, newest.meta["updates"])
+        window.restore(newest.meta["window"])
+
+    began = window_began = time.perf_counter()
+    window_tokens, data_seconds, record = tokens_seen, 0.0, {}
+    model.train()
+    for step in range(start, config.steps):
+        data_began = time.perf_counter()
+        rows = range(step * config.rows_per_step + rank, (step + 1) * config.rows_per_step, world)
+        batches = [
+            batch_fn(list(rows[i : i + config.micro_rows])) | {"step": torch.tensor(step)}
+            for i in range(0, len(rows), config.micro_rows)
+        ]
+        counts = [float(count_fn(batch) if count_fn else batch["count"]) for batch in batches]
+        tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
+        data_seconds += time.perf_counter() - data_began
+        count, tokens = parallel.sum_over_ranks([sum(counts), tokens], device)
+        count = max(count, 1.0)
+
+        # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks.
+        torch.manual_seed((config.seed << 40) + (step << 16) + rank)
+        gradients.zero()
+        window.begin_step()
+        for batch, local_count in zip(batches, counts, strict=True):
+            on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            with autocast:
+                parts = loss_fn(model, on_device)
+            if step == start and float(parts.count) != local_count:
+                raise ValueError(
+                    f"The batch counts {local_count:g}, but its loss function counts {float(parts.count):g}."
+                )
+            (parts.loss_sum / count).backward()
+            gradients.loss += parts.loss_sum.detach() / count
+            window.add(parts)
+        gradients.reduce()
+
+        grad_norm = gradients.norm()
+        lr = optim.set_learning_rate(optimizer, step, config)
+        if math.isfinite(grad_norm):
+            if config.clip and grad_norm > config.clip:
+                gradients.scale(config.clip / grad_norm)
+            optimizer.step()
+            window.end_step()
+            skips_in_a_row = 0
+        else:
+            skipped, skips_in_a_row = skipped + 1, skips_in_a_row + 1
+            log.warning("step %d: loss or gradient is not finite; the update is skipped", step + 1)
+            if skips_in_a_row == MAX_SKIPS:
+                raise FloatingPointError(
+                    f"The loss or its gradient was not finite in {MAX_SKIPS} updates in a row, the last being {step + 1}; "
+                    "lower the learning rate or look at the data of these steps."
+                )
+        tokens_seen += int(tokens)
+        if after_step:
+            after_step(step + 1, model)
+
+        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            means = window.means()
+            now = time.perf_counter()
+            record = {
+                "step": step + 1,
+                "loss": means.pop("loss"),
+                "lr": lr,
+                "grad_norm": grad_norm,
+                "tokens": tokens_seen,
+                "tokens_per_second": (tokens_seen - window_tokens) / (now - window_began),
+                "seconds": now - began,
+                "data_seconds": data_seconds,
+                "skipped_steps": skipped,
+                **means,
+            }
+            window_began, window_tokens = now, tokens_seen
+            if on_log and rank == 0:
+                on_log(record)
+        if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+            meta = {
+                "tokens": tokens_seen,
+                "skipped": skipped,
+                "skips_in_a_row": skips_in_a_row,
+                "updates": step + 1 - skipped,
+                "window": window.reduced(),
+            }
+            state = optim.state_tensors(optimizer, named)
+            checkpoint.save(checkpoints, step + 1, state, meta, config.keep_checkpoints)
+    return {**record, "steps": config.steps, "tokens": tokens_seen, "skipped_steps": skipped, "resumed_from": start}
+
+
+def _named_parameters(model: nn.Module, extra: list[dict]) -> tuple[dict[str, Tensor], list[dict]]:
+    """What a checkpoint holds of the model and the extra parameters, by name; the extra groups in torch's form."""
+    named = {f"model/{name}": p for name, p in model.named_parameters()}
+    named |= {f"buffer/{name}": b for name, b in model.state_dict().items() if f"model/{name}" not in named and b.ndim}
+    groups = []
+    for group in extra:
+        named |= {f"extra/{name}": p for name, p in group["params"].items()}
+        groups.append({**group, "params": list(group["params"].values())})
+    return named, groups
+
+
+class _Window:
+    """Sums of losses, counts and metrics since the last record, of the updates that were not skipped."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[str, Tensor | float] = {}
+        self._step: dict[str, Tensor | float] = {}
+
+    def begin_step(self) -> None:
+        self._step = {}
+
+    def add(self, parts: LossParts) -> None:
+        values = {"loss": parts.loss_sum, "count": torch.as_tensor(parts.count), **parts.metrics}
+        for name, value in values.items():
+            self._step[name] = self._step.get(name, 0.0) + value.detach().double()
+
+    def end_step(self) -> None:
+        for name, value in self._step.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def reduced(self) -> dict[str, float]:
+        """The sums over all ranks; rank 0 goes on with them and the others with zeros, as after a resume."""
+        names = list(self._sums)
+        totals = parallel.sum_over_ranks([float(self._sums[name]) for name in names], self._device)
+        self.restore(dict(zip(names, totals, strict=True)))
+        return dict(zip(names, totals, strict=True))
+
+    def restore(self, sums: dict[str, float]) -> None:
+        self._sums = {name: value if parallel.rank_world()[0] == 0 else 0.0 for name, value in sums.items()}
+
+    def means(self) -> dict[str, float]:
+        """Every sum over all ranks divided by the count, and the window starts anew; loss is nan if all was skipped."""
+        sums = self.reduced()
+        self._sums = {}
+        count = sums.pop("count", 0.0)
+        return {"loss": math.nan} | {name: value / max(count, 1.0) for name, value in sums.items()}

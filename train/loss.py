@@ -1,0 +1,168 @@
+"""Linear cross-entropy in chunks: the loss of `softmax(hidden @ weight.T)` without ever holding all the logits.
+
+loss = sum over positions of logsumexp(z) - z[label],   z = weight @ hidden
+
+Positions are taken a chunk at a time: logits, their softmax and, when a gradient is wanted, its products with `weight` and
+`hidden` at once, so memory is one chunk of logits plus the gradients themselves. The gradient of a sum is known up to one
+factor, so the loss computes it in the forward pass and the backward pass only scales it (as in Liger, arXiv 2410.10989).
+Token log-probabilities have a factor for each position, so their backward pass computes the chunk again.
+Softmax and all sums are in fp32; under autocast the matrix products are in its dtype.
+
+Axes: B batch, T position, D width, V vocabulary, N = the positions of B x T, C a chunk of N.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
+
+IGNORE = -100
+"""The label of a position without a loss."""
+
+_LOGIT_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+
+
+def linear_cross_entropy(
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of next-token prediction, summed over the positions whose label is not -100.
+
+    `labels_BT` is already shifted: the label of a position is the token after it. `chunk` is the number of positions whose
+    logits exist at a time; left out, it is chosen for the vocabulary and the device.
+    Returns (sum of losses, fp32 scalar; number of positions that count, int64 scalar).
+    """
+    hidden_ND, weight_VD, labels_N, positions = _flatten(hidden_BTD, weight_VD, labels_BT)
+    count = (labels_BT != IGNORE).sum() if positions is None else torch.tensor(len(positions))
+    chunk = chunk or default_chunk(weight_VD)
+    return _SumOfLosses.apply(hidden_ND, weight_VD, labels_N, chunk, _matmul_dtype(hidden_BTD)), count
+
+
+def token_logprobs(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None) -> Tensor:
+    """log p(label) of every position [B, T] in fp32, 0 where the label is -100. Differentiable."""
+    hidden_ND, weight_VD, labels_N, positions = _flatten(hidden_BTD, weight_VD, labels_BT)
+    chunk = chunk or default_chunk(weight_VD)
+    logp_N = _TokenLogprobs.apply(hidden_ND, weight_VD, labels_N, chunk, _matmul_dtype(hidden_BTD))
+    if positions is not None:
+        logp_N = logp_N.new_zeros(labels_BT.numel()).index_copy(0, positions, logp_N)
+    return logp_N.view(labels_BT.shape)
+
+
+def default_chunk(weight_VD: Tensor) -> int:
+    """Positions per chunk so that a chunk of fp32 logits stays in cache on CPU, and keeps the card busy on CUDA."""
+    size = _LOGIT_BYTES.get(weight_VD.device.type, _LOGIT_BYTES["cuda"]) // (4 * weight_VD.shape[0])
+    return max(16, size // 16 * 16)
+
+
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _flatten(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Positions in one axis; on CPU only those with a label (on CUDA choosing them would wait for the device)."""
+    if isinstance(weight_VD, DTensor):  # FSDP: every rank has the loss of its own rows, so gradients are partial sums
+        weight_VD = weight_VD.full_tensor(grad_placements=[Partial()])
+    hidden_ND, labels_N = hidden_BTD.flatten(0, -2), labels_BT.flatten()
+    if labels_N.is_cuda:
+        return hidden_ND, weight_VD, labels_N, None
+    positions = (labels_N != IGNORE).nonzero().squeeze(1)
+    if len(positions) < len(labels_N):
+        hidden_ND, labels_N = hidden_ND[positions], labels_N[positions]
+    return hidden_ND, weight_VD, labels_N, positions
+
+
+def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """(softmax, logsumexp) of fp32 logits. The largest probability is at least 1/V, so its logarithm is exact."""
+    p_CV = torch.softmax(logits_CV, -1)
+    lse_C = logits_CV.amax(-1) - p_CV.amax(-1).log()
+    return p_CV, lse_C
+
+
+class _SumOfLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+        grad_hidden, grad_weight = ctx.needs_input_grad[:2]
+        w_VD = weight_VD.to(dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        d_hidden_ND = torch.empty_like(hidden_ND) if grad_hidden else None
+        d_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if grad_weight else None
+        for start in range(0, len(labels_N), chunk):
+            h_CD = hidden_ND[start : start + chunk].to(dtype)
+            labels_C = labels_N[start : start + chunk]
+            valid_C = labels_C != IGNORE
+            index_C1 = labels_C.clamp(min=0).unsqueeze(1)
+            logits_CV = (h_CD @ w_VD.T).float()
+            p_CV, lse_C = _softmax(logits_CV)
+            loss += ((lse_C - logits_CV.gather(1, index_C1).squeeze(1)) * valid_C).sum()
+            if not (grad_hidden or grad_weight):
+                continue
+            # d loss / d logits = softmax - one-hot, and nothing where there is no label
+            d_CV = p_CV.scatter_add_(1, index_C1, p_CV.new_full(index_C1.shape, -1.0))
+            if d_CV.is_cuda:
+                d_CV *= valid_C.unsqueeze(1)
+            d_CV = d_CV.to(dtype)
+            if grad_hidden:
+                d_hidden_ND[start : start + chunk] = d_CV @ w_VD
+            if grad_weight:
+                _add_product(d_weight_VD, d_CV.T, h_CD)
+        ctx.save_for_backward(d_hidden_ND, d_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        d_hidden_ND, d_weight_VD = ctx.saved_tensors
+        if d_hidden_ND is not None:
+            d_hidden_ND = d_hidden_ND * grad
+        if d_weight_VD is not None:
+            d_weight_VD = (d_weight_VD * grad).to(ctx.weight_dtype)
+        return d_hidden_ND, d_weight_VD, None, None, None
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+        w_VD = weight_VD.to(dtype)
+        logp_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
+        lse_N = torch.empty_like(logp_N)
+        for start in range(0, len(labels_N), chunk):
+            labels_C = labels_N[start : start + chunk]
+            logits_CV = (hidden_ND[start : start + chunk].to(dtype) @ w_VD.T).float()
+            _, lse_C = _softmax(logits_CV)
+            logp_C = logits_CV.gather(1, labels_C.clamp(min=0).unsqueeze(1)).squeeze(1) - lse_C
+            logp_N[start : start + chunk] = logp_C * (labels_C != IGNORE)
+            lse_N[start : start + chunk] = lse_C
+        ctx.save_for_backward(hidden_ND, weight_VD, labels_N, lse_N)
+        ctx.chunk, ctx.dtype = chunk, dtype
+        return logp_N
+
+    @staticmethod
+    def backward(ctx, grad_N: Tensor) -> tuple:
+        hidden_ND, weight_VD, labels_N, lse_N = ctx.saved_tensors
+        chunk, dtype = ctx.chunk, ctx.dtype
+        w_VD = weight_VD.to(dtype)
+        d_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        d_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(labels_N), chunk):
+            h_CD = hidden_ND[start : start + chunk].to(dtype)
+            labels_C = labels_N[start : start + chunk]
+            grad_C1 = (grad_N[start : start + chunk] * (labels_C != IGNORE)).unsqueeze(1)
+            logits_CV = (h_CD @ w_VD.T).float()
+            d_CV = logits_CV.sub_(lse_N[start : start + chunk].unsqueeze(1)).exp_().mul_(-grad_C1)
+            d_CV = d_CV.scatter_add_(1, labels_C.clamp(min=0).unsqueeze(1), grad_C1).to(dtype)
+            if d_hidden_ND is not None:
+                d_hidden_ND[start : start + chunk] = d_CV @ w_VD
+            if d_weight_VD is not None:
+                _add_product(d_weight_VD, d_CV.T, h_CD)
+        if d_weight_VD is not None:
+            d_weight_VD = d_weight_VD.to(weight_VD.dtype)
+        return d_hidden_ND, d_weight_VD, None, None, None
+
+
+def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+    """sum += a @ b with the sum in fp32 whatever the factors are: a bf16 sum over chunks would lose small gradients."""
+    if a_VC.dtype == torch.float32:
+        sum_VD.addmm_(a_VC, b_CD)
+    else:
+        sum_VD += a_VC @ b_CD

@@ -1,0 +1,84 @@
+"""Qwen2 models: built from a config, loaded from and saved to Hugging Face folders at any URI.
+
+The model class is `transformers`' own; only its attention function is ours (`train/attention.py`), and it is not written
+into the config, so a saved folder opens with `AutoModelForCausalLM` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from cluster import storage
+from train import attention
+
+
+def config_from(values: dict) -> Qwen2Config:
+    """A Qwen2 config from its field names (`hidden_size`, `num_hidden_layers`, …) and `rope_theta`.
+
+    Raises ValueError for a field that Qwen2 does not have, and for sizes that do not fit together.
+    """
+    known = {field.name for field in dataclasses.fields(Qwen2Config)}
+    values = dict(values)
+    rope_theta = values.pop("rope_theta", 1e6)
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"A Qwen2 model has no config field {', '.join(map(repr, unknown))}.")
+    values.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": float(rope_theta)})
+    values.setdefault("num_key_value_heads", values.get("num_attention_heads", 32))
+    values.setdefault("max_window_layers", values.get("num_hidden_layers", 32))
+    config = Qwen2Config(**values)
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
+        )
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError(
+            f"num_attention_heads {config.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads {config.num_key_value_heads}."
+        )
+    return config
+
+
+def build(config: dict, seed: int = 0) -> Qwen2ForCausalLM:
+    """A fresh Qwen2 model in fp32 with our attention. The same config and seed give the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM._from_config(config_from(config), attn_implementation=attention.NAME)
+    attention.attach(model)
+    return model.float()
+
+
+def load(folder: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The causal LM of a Hugging Face folder (any URI) or hub name, with our attention; safetensors only."""
+    path = storage.localize(folder) if storage.exists(folder) else folder
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, trust_remote_code=False
+    )
+    attention.attach(model)
+    return model
+
+
+def save(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: str, context: int) -> None:
+    """Write `model` as a Hugging Face folder with `context` (the trained length in tokens) in its config.
+
+    Call it on every rank: sharded weights are gathered, and rank 0 writes.
+    """
+    weights = None
+    if any(isinstance(p, DTensor) for p in model.parameters()):
+        weights = {
+            name: value.full_tensor().cpu() if isinstance(value, DTensor) else value
+            for name, value in model.state_dict().items()
+        }
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        model.config.max_position_embeddings = context
+        with storage.atomic_folder(folder) as path:
+            model.save_pretrained(path, state_dict=weights)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(path)
+    if dist.is_initialized():
+        dist.barrier()

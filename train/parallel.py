@@ -1,0 +1,96 @@
+"""Data parallelism: who takes part, and how gradients of the ranks become one.
+
+Replicated parameters share one flat fp32 gradient buffer (`.grad` of each is a view of it), so that a step has one
+all-reduce, one norm and one scaling whatever the number of tensors. With FSDP2 parameters are DTensors, whose gradients are
+summed over ranks as each layer's backward pass ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+def rank_world() -> tuple[int, int]:
+    """(rank, world size); (0, 1) where torch.distributed is not initialised."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def sum_over_ranks(values: Iterable[float], device: torch.device) -> list[float]:
+    """The sum of each value over all ranks, in fp64."""
+    values = list(values)
+    if dist.is_initialized():
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        values = total.tolist()
+    return values
+
+
+def shard(model: nn.Module, precision: str) -> None:
+    """Shard the model's parameters over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
+
+    The head is not a module that is called (its weight goes into the chunked loss): it is a sharded group of its own, or
+    the embedding's parameter where the two are tied. Gradients are sums over ranks; `precision` "bf16" gathers and
+    computes in bf16 and reduces in fp32.
+    """
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16" else MixedPrecisionPolicy()
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    parts = [*model.model.layers, model.model, *([] if tied else [model.lm_head])]
+    for part in parts:
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+        part.set_gradient_divide_factor(1.0)
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+
+
+class Gradients:
+    """The gradients of a model's parameters and of extra ones, which are outside the norm and never clipped."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], extra: Iterable[nn.Parameter] = ()) -> None:
+        parameters, extra = [p for p in parameters if p.requires_grad], list(extra)
+        self.sharded = [p for p in parameters if isinstance(p, DTensor)]
+        replicated = [p for p in parameters if not isinstance(p, DTensor)]
+        n, n_extra = sum(p.numel() for p in replicated), sum(p.numel() for p in extra)
+        device = (parameters or extra)[0].device
+        self._flat = torch.zeros(n + n_extra + 1, dtype=torch.float32, device=device)
+        self._model, self._extra, self.loss = self._flat[:n], self._flat[n:-1], self._flat[-1]
+        start = 0
+        for p in [*replicated, *extra]:
+            p.grad = self._flat[start : start + p.numel()].view_as(p)
+            start += p.numel()
+
+    def zero(self) -> None:
+        self._flat.zero_()
+        for p in self.sharded:
+            p.grad = None
+
+    def reduce(self) -> None:
+        """Sum over ranks; the sharded gradients already are. `loss`, added up by the caller, is summed along."""
+        if dist.is_initialized():
+            dist.all_reduce(self._flat)
+
+    def norm(self) -> float:
+        """L2 norm over all of the model's gradients, the same on every rank; not finite if a gradient or the loss is not."""
+        squares = torch.linalg.vector_norm(self._model, dtype=torch.float64) ** 2
+        if self.sharded:
+            local = [torch.linalg.vector_norm(p.grad.to_local()) for p in self.sharded if p.grad is not None]
+            squares_sharded = (torch.stack(local).double() ** 2).sum()
+            dist.all_reduce(squares_sharded)
+            squares = squares + squares_sharded
+        # 0 * inf and 0 * nan are nan: what is outside the norm must be finite too
+        return float(squares.sqrt() + 0 * (self.loss + self._extra.sum()))
+
+    def scale(self, factor: float) -> None:
+        """Multiply the model's gradients by `factor`."""
+        self._model.mul_(factor)
+        for p in self.sharded:
+            if p.grad is not None:
+                p.grad.to_local().mul_(factor)

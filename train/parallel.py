@@ -46,6 +46,7 @@ def shard(model: nn.Module, precision: str) -> None:
     parts = [*model.model.layers, model.model, *([] if tied else [model.lm_head])]
     for part in parts:
         fully_shard(part, mesh=mesh, mp_policy=policy)
+        part.set_force_sum_reduction_for_comms(True)
         part.set_gradient_divide_factor(1.0)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight

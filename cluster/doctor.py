@@ -11,7 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("ray", "pyspark", "pyarrow", "torch", "transformers", "tokenizers", "fastwarc", "resiliparse", "fasttext-numpy2")
+PACKAGES = (
+    "ray",
+    "pyspark",
+    "pyarrow",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "fastwarc",
+    "resiliparse",
+    "fasttext-numpy2",
+)
 MIN_FREE_GB = 8
 MIN_MEMORY_GB = 6
 
@@ -69,17 +79,23 @@ def _memory() -> dict:
     import psutil
 
     total = psutil.virtual_memory().total / 2**30
-    return _check(f"{MIN_MEMORY_GB} GB of memory", total >= MIN_MEMORY_GB, f"{total:.0f} GB", "use a larger machine or --address")
+    return _check(
+        f"{MIN_MEMORY_GB} GB of memory", total >= MIN_MEMORY_GB, f"{total:.0f} GB", "use a larger machine or --address"
+    )
 
 
 def _disk() -> dict:
     free = shutil.disk_usage(".").free / 2**30
-    return _check(f"{MIN_FREE_GB} GB of free disk", free >= MIN_FREE_GB, f"{free:.0f} GB", "free some space or use --run-dir")
+    return _check(
+        f"{MIN_FREE_GB} GB of free disk", free >= MIN_FREE_GB, f"{free:.0f} GB", "free some space or use --run-dir"
+    )
 
 
 def _gpu() -> dict:
     nvidia = shutil.which("nvidia-smi")
-    return _check("GPU", bool(nvidia), nvidia or "none (training runs on the CPU)", "pip install -e '.[gpu]'", optional=True)
+    return _check(
+        "GPU", bool(nvidia), nvidia or "none (training runs on the CPU)", "pip install -e '.[gpu]'", optional=True
+    )
 
 
 def _sample() -> dict:
@@ -92,7 +108,9 @@ def _sample() -> dict:
 def _ray_auth() -> dict:
     mode = os.environ.get("RAY_AUTH_MODE")
     found = mode or "not set (an embedded Ray listens on loopback only)"
-    return _check("RAY_AUTH_MODE", mode == "token", found, "export RAY_AUTH_MODE=token   (on a shared cluster)", optional=True)
+    return _check(
+        "RAY_AUTH_MODE", mode == "token", found, "export RAY_AUTH_MODE=token   (on a shared cluster)", optional=True
+    )
 
 
 def show(results: list[dict]) -> None:

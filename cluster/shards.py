@@ -78,6 +78,8 @@ def run_shard(kernel: Kernel, shard: Shard, batch_rows: int = 1024) -> dict:
 
     def batches() -> Batches:
         with storage.open_parquet(shard.input) as parquet:
+            if parquet.metadata.num_rows == 0:
+                yield kernel(pa.RecordBatch.from_pylist([], parquet.schema_arrow))
             for batch in parquet.iter_batches(batch_rows):
                 yield kernel(batch)
 
@@ -93,7 +95,7 @@ def write_shard(batches: Batches, shard: Shard) -> dict:
     ledger = []
     first = next(batches, None)
     if first is None:
-        raise ValueError(f"{shard.input}: a shard must give at least one batch, an empty one with its schema if need be")
+        raise ValueError(f"{shard.input}: a shard gives at least one batch, an empty one with its schema if need be")
     with storage.parquet_writer(shard.part, first[0].schema) as writer:
         for kept, drops in _chain(first, batches):
             if kept.num_rows:

@@ -61,7 +61,11 @@ def glob(pattern: str) -> list[str]:
     """The URIs that match `pattern`, sorted. Local results are plain paths."""
     fs, path = filesystem(pattern)
     found = sorted(p for p in fs.glob(path) if fs.isfile(p))
-    return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
+    return (
+        found
+        if is_local(pattern)
+        else [f"{pattern.split('://', maxsplit=1)[0]}://{path.lstrip('/')}" for path in found]
+    )
 
 
 def remove(uri: str) -> None:

@@ -47,7 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
     run.add_argument("--only", metavar="STAGE", help="run this stage alone")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key, e.g. train.pretrain.lr=2e-5")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a recipe key, e.g. train.pretrain.lr=2e-5",
+    )
     run.add_argument("--address", help="an existing Ray cluster: auto or ray://HOST:10001 (default: a private one)")
     run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
 
@@ -72,7 +78,11 @@ def _run(options: argparse.Namespace) -> None:
     uri = options.run_dir or storage.join("runs", recipe.name)
     run = Run(uri, recipe)
     ran = run.execute(
-        until=options.until, start=options.start, only=options.only, address=options.address, say=lambda s: print(s, flush=True)
+        until=options.until,
+        start=options.start,
+        only=options.only,
+        address=options.address,
+        say=lambda s: print(s, flush=True),
     )
     if not ran:
         print("nothing to do: every stage is done")

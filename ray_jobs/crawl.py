@@ -38,7 +38,9 @@ def run(job: Job) -> dict:
         for number, (source, paths) in enumerate(groups)
     ]
     result = totals(map_on_ray(job, _read, tasks, "files"))
-    bad = sum(count for rule, count in result["rules"].items() if rule in ("bad_record", "invalid_utf8", "invalid_json"))
+    bad = sum(
+        count for rule, count in result["rules"].items() if rule in ("bad_record", "invalid_utf8", "invalid_json")
+    )
     if bad > job.recipe.crawl.max_bad_share * max(result["docs_in"], 1):
         raise UserError(
             f"crawl: {bad:,} of {result['docs_in']:,} records are broken, more than crawl.max_bad_share = "
@@ -94,4 +96,3 @@ def _stamp(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:
         return batch
     licence = pc.if_else(pc.equal(pc.fill_null(batch["licence"], ""), ""), source.licence, batch["licence"])
     return batch.set_column(batch.schema.get_field_index("licence"), "licence", licence)
-

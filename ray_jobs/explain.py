@@ -45,12 +45,18 @@ def _ids(run: Run, document: str) -> list[str]:
     for row in _rows(storage.join(run.uri, "dropped", "crawl"), same, ["doc_id", "url"]):
         found.add(row["doc_id"])
     if not found:
-        raise UserError(f"{document}: no document of {run.uri} has this id or URL; `pinisi status {run.uri}` lists what was read")
+        raise UserError(
+            f"{document}: no document of {run.uri} has this id or URL; `pinisi status {run.uri}` lists what was read"
+        )
     return sorted(found)
 
 
 def _shown(stage: str) -> list[str]:
-    extra = {"language": ["lang", "lang_score"], "quality": ["lang", "quality"], "tokenize": ["lang", "heldout", "n_tokens"]}
+    extra = {
+        "language": ["lang", "lang_score"],
+        "quality": ["lang", "quality"],
+        "tokenize": ["lang", "heldout", "n_tokens"],
+    }
     return ["doc_id", *extra.get(stage, [])]
 
 
@@ -61,7 +67,11 @@ def _found(stage: str, row: dict) -> dict:
     if stage == "quality" and row["quality"] is not None:
         return {"rule": "quality", "value": row["quality"], "detail": row["lang"]}
     if stage == "tokenize":
-        return {"rule": "tokens", "value": row["n_tokens"], "detail": "held out for evaluation" if row["heldout"] else "in the token store"}
+        return {
+            "rule": "tokens",
+            "value": row["n_tokens"],
+            "detail": "held out for evaluation" if row["heldout"] else "in the token store",
+        }
     return {}
 
 

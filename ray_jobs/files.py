@@ -16,7 +16,9 @@ def of_source(source: Source) -> list[str]:
         return [source.path]
     found = expand(source.path)
     if not found and not source.optional:
-        raise UserError(f"sources: {source.name}: no file matches {source.path}; correct the path or set `optional: true`")
+        raise UserError(
+            f"sources: {source.name}: no file matches {source.path}; correct the path or set `optional: true`"
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from curation.language import identify
+
 from ray_jobs.run import Job
 from ray_jobs.shard_stage import run_kernel
 
@@ -11,5 +12,11 @@ def run(job: Job) -> dict:
     recipe = job.recipe
     trusted = sorted(source.name for source in recipe.sources if source.trust_language)
     return run_kernel(
-        job, "extract", identify, recipe.language.model, list(recipe.languages), dict(recipe.language.min_score), trusted
+        job,
+        "extract",
+        identify,
+        recipe.language.model,
+        list(recipe.languages),
+        dict(recipe.language.min_score),
+        trusted,
     )

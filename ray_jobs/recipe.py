@@ -308,7 +308,9 @@ def find(recipe: str) -> Path:
     if shipped.is_file():
         return shipped
     names = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-    raise UserError(f"{recipe}: no such recipe file, and none of the shipped recipes ({', '.join(names)}) has that name")
+    raise UserError(
+        f"{recipe}: no such recipe file, and none of the shipped recipes ({', '.join(names)}) has that name"
+    )
 
 
 def load(recipe: str, overrides: list[str] = ()) -> Recipe:

@@ -160,7 +160,9 @@ class Run:
         """Run what is not done. Returns whether anything had to run. `start` forces that stage and what follows."""
         for flag, wanted in (("--until", until), ("--from", start), ("--only", only)):
             if wanted and not any(matches(s.name, wanted) for s in self.stages):
-                raise UserError(f"{flag} {wanted}: this recipe has no such stage; it has {', '.join(s.name for s in self.stages)}")
+                raise UserError(
+                    f"{flag} {wanted}: this recipe has no such stage; it has {', '.join(s.name for s in self.stages)}"
+                )
         with _lock(self.uri):
             storage.write_text(storage.join(self.uri, "recipe.yaml"), recipes.resolved(self.recipe))
             ran = False
@@ -188,7 +190,9 @@ class Run:
         for name in stage.inputs:
             manifest = self.manifest(name)
             if manifest is None or manifest["fingerprint"] != prints[name]:
-                raise UserError(f"stage {stage.name} needs {name}, which is not done; run without --only, or --until {name} first")
+                raise UserError(
+                    f"stage {stage.name} needs {name}, which is not done; run without --only, or --until {name} first"
+                )
 
     def _run_stage(self, stage: Stage, prints: dict[str, str], forced: bool, address: str | None, say) -> None:
         folder = storage.join(self.uri, stage.name)

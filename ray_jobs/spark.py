@@ -22,7 +22,9 @@ def on_spark(job: Job) -> Iterator[object]:
         folder = tempfile.TemporaryDirectory(prefix="pinisi-spark-")
         settings = job.recipe.cluster
         try:
-            session = spark.session(mode="local", cores=settings.cpus, memory=settings.spark_memory, temp_dir=folder.name)
+            session = spark.session(
+                mode="local", cores=settings.cpus, memory=settings.spark_memory, temp_dir=folder.name
+            )
         except ValueError as error:
             raise UserError(str(error)) from None
         _sessions["local"] = session

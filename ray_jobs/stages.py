@@ -56,14 +56,33 @@ STAGES = (
     Stage("mixture", "mixture", ("tokenize",), ("mixture", "languages", "train.context", "train.pretrain", "seed")),
     Stage("base", "base", ("tokenize", "mixture"), ("train.base", *LOOP), _train),
     Stage("expand", "expand", ("base",), ("train.expand",), _train),
-    Stage("pretrain/stage1", "pretrain", ("expand", "mixture"), ("train.pretrain", "train.expand.trainable", *LOOP), _train),
+    Stage(
+        "pretrain/stage1",
+        "pretrain",
+        ("expand", "mixture"),
+        ("train.pretrain", "train.expand.trainable", *LOOP),
+        _train,
+    ),
     Stage("pretrain/stage2", "pretrain", ("pretrain/stage1", "mixture"), ("train.pretrain", *LOOP), _train),
     Stage("control/stage1", "pretrain", ("base", "mixture"), ("train.pretrain", *LOOP), _control),
     Stage("control/stage2", "pretrain", ("control/stage1", "mixture"), ("train.pretrain", *LOOP), _control),
-    Stage("reward", "reward", ("pretrain/stage2",), ("train.reward", *LOOP), _has("reward"), ("train.reward.preference",)),
-    Stage("sft/stage1", "sft", ("pretrain/stage2",), ("train.sft", "languages", *LOOP), _has("sft"), ("train.sft.instruct",)),
     Stage(
-        "sft/select", "sft_select", ("sft/stage1", "pretrain/stage2", "reward"), ("train.sft", *LOOP), _has("sft", "reward")
+        "reward", "reward", ("pretrain/stage2",), ("train.reward", *LOOP), _has("reward"), ("train.reward.preference",)
+    ),
+    Stage(
+        "sft/stage1",
+        "sft",
+        ("pretrain/stage2",),
+        ("train.sft", "languages", *LOOP),
+        _has("sft"),
+        ("train.sft.instruct",),
+    ),
+    Stage(
+        "sft/select",
+        "sft_select",
+        ("sft/stage1", "pretrain/stage2", "reward"),
+        ("train.sft", *LOOP),
+        _has("sft", "reward"),
     ),
     Stage("sft/stage2", "sft", ("sft/stage1", "sft/select"), ("train.sft", "languages", *LOOP), _has("sft", "reward")),
     Stage(
@@ -100,7 +119,9 @@ STAGES = (
         ("evaluate", "languages", "train.context"),
         _train,
     ),
-    Stage("export", "export", ("evaluate", "pretrain/stage2", "sft/stage2", "dpo/on_policy", "prune"), ("name",), _train),
+    Stage(
+        "export", "export", ("evaluate", "pretrain/stage2", "sft/stage2", "dpo/on_policy", "prune"), ("name",), _train
+    ),
     Stage("report", "report", ("*",), ()),
 )
 

@@ -40,7 +40,14 @@ def show(rows: list[dict]) -> None:
         state = f"[{colours[row['state']]}]{row['state']}[/]"
         size = _size(row["bytes"])
         table.add_row(
-            row["name"], state, _n(row["docs_in"]), _n(row["docs_out"]), size, _n(row["tokens"]), _n(row["seconds"]), rate
+            row["name"],
+            state,
+            _n(row["docs_in"]),
+            _n(row["docs_out"]),
+            size,
+            _n(row["tokens"]),
+            _n(row["seconds"]),
+            rate,
         )
     Console().print(table)
 

@@ -22,7 +22,6 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
     """`function(settings)` on every worker; returns what rank 0 returned. `steps` is the length of the progress bar.
 
     Raises what the worker group failed with after its retries."""
-    import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -39,7 +38,9 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
         _worker,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus, resources_per_worker=None if gpus else {"CPU": embedded.cpus() // workers}
+            num_workers=workers,
+            use_gpu=gpus,
+            resources_per_worker=None if gpus else {"CPU": embedded.cpus() // workers},
         ),
         run_config=RunConfig(
             name=uuid.uuid4().hex[:8],

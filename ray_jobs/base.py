@@ -1,0 +1,39 @@
+"""base: the model that is continued. A real run loads one; the demo trains a small one on English and Chinese only, so
+that there is something to forget."""
+
+from __future__ import annotations
+
+from cluster import storage
+from ray_jobs import training
+from ray_jobs.run import Job
+from ray_jobs.trainer import launch
+from train import model
+from train.pretrain import loss_fn
+
+
+def run(job: Job) -> dict:
+    base = job.recipe.train.base
+    if base.model is not None:
+        net = model.load(base.model)
+        tokenizer = training.load_tokenizer({"tokenizer": job.input("tokenize", "tokenizer")})
+        model.save(net, tokenizer, job.path("model"), net.config.max_position_embeddings)
+        return {"parameters": training.parameters(net)}
+    plan = storage.read_json(job.input("mixture", "plan.json"))["base"]
+    steps = training.steps_for(base.tokens, base.optimiser.rows_per_step, job.recipe.train.context)
+    shape = {**base.shape.model_dump(), "vocab_size": job.manifest("tokenize")["vocab_size"]}
+    shape["max_position_embeddings"] = job.recipe.train.context
+    settings = training.settings(
+        job,
+        training.loop_config(job, base.optimiser, steps),
+        shape=shape,
+        pools=job.input("tokenize", "pools"),
+        weights=plan["weights"],
+        sample_seed=job.recipe.seed,
+    )
+    return launch(job, train_worker, settings, steps)
+
+
+def train_worker(settings: dict) -> dict:
+    net = model.build(settings["shape"], settings["seed"])
+    summary = training.fit_and_save(net, training.packed_rows(settings), loss_fn, settings)
+    return {**summary, "parameters": training.parameters(net)}

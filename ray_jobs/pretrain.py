@@ -1,0 +1,52 @@
+"""pretrain/stage1, pretrain/stage2: continual pre-training of the expanded model (paper section 4.4); control/…: the same
+tokens for the base without expansion, which shows what expansion is worth."""
+
+from __future__ import annotations
+
+from cluster import storage
+from ray_jobs import training
+from ray_jobs.recipe import Optimiser
+from ray_jobs.run import Job
+from ray_jobs.trainer import launch
+from train import expand, model
+from train.pretrain import loss_fn
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.pretrain
+    branch, stage_name = job.stage.name.split("/")
+    first = stage_name == "stage1"
+    stage = recipe.stage1 if first else recipe.stage2
+    start = ("expand" if branch == "pretrain" else "base") if first else f"{branch}/stage1"
+    lr = stage.lr or (recipe.lr if first else recipe.lr / 10)
+    optimiser = Optimiser(
+        rows_per_step=stage.rows_per_step,
+        micro_rows=recipe.micro_rows,
+        lr=lr,
+        min_lr=lr / 10 if stage.min_lr is None else stage.min_lr,
+        schedule=stage.schedule,
+        warmup_steps=stage.warmup_steps,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+        checkpoint_every=recipe.checkpoint_every,
+    )
+    steps = training.steps_for(stage.tokens, stage.rows_per_step, job.recipe.train.context)
+    plan = storage.read_json(job.input("mixture", "plan.json"))[stage_name]
+    settings = training.settings(
+        job,
+        training.loop_config(job, optimiser, steps),
+        model=job.input(start, "model"),
+        pools=storage.join(job.run_uri, "tokenize", "pools"),
+        weights=plan["weights"],
+        sample_seed=job.recipe.seed + (1 if first else 2),
+        trainable=job.recipe.train.expand.trainable if branch == "pretrain" else "all",
+        new_layers=job.recipe.train.expand.new_layers,
+    )
+    return launch(job, train_worker, settings, steps)
+
+
+def train_worker(settings: dict) -> dict:
+    net = model.load(settings["model"])
+    expand.set_trainable(net, settings["trainable"], settings["new_layers"])
+    summary = training.fit_and_save(net, training.packed_rows(settings), loss_fn, settings)
+    return {**summary, "parameters": training.parameters(net)}

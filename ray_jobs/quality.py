@@ -1,0 +1,84 @@
+"""quality: one fastText classifier per language, curated sources against the crawl; its score feeds the stage-2 pool.
+
+DCLM's settings (recipe: Sailor2 section 3.2). A language with too few examples on either side has no classifier: its
+documents carry a null score, and its whole pool counts as high quality.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import defaultdict
+from functools import cache
+
+import pyarrow as pa
+
+from cluster import storage
+from cluster.shards import Kernel, ledger_rows
+from curation import quality
+from ray_jobs.parallel import map_on_ray
+from ray_jobs.run import Job
+from ray_jobs.shard_stage import run_kernel
+
+MARK = "_models.json"
+
+
+def run(job: Job) -> dict:
+    settings = job.recipe.quality
+    if not storage.exists(job.path(MARK)):
+        examples = _examples(job)
+        ready = [
+            lang
+            for lang, (positives, negatives) in examples.items()
+            if min(len(positives), len(negatives)) >= settings.min_examples
+        ]
+        trained = map_on_ray(
+            job, _train, [(lang, *examples[lang], job.path("models", f"{lang}.bin")) for lang in ready], "models"
+        )
+        storage.write_json(job.path(MARK), dict(zip(ready, trained, strict=True)))
+    models = storage.read_json(job.path(MARK))
+    result = run_kernel(job, "dedup", _kernel, {lang: job.path("models", f"{lang}.bin") for lang in models})
+    return {**result, "classifiers": models}
+
+
+def _examples(job: Job) -> dict[str, tuple[list[str], list[str]]]:
+    """Per language at most `per_side` positive and negative texts: those with the smallest ids, which are hashes."""
+    settings = job.recipe.quality
+    sides = [{name: index for index, names in enumerate((settings.positives, settings.negatives)) for name in names}][0]
+    rows: dict[tuple[str, int], list[tuple[str, str]]] = defaultdict(list)
+    for part in storage.glob(job.input("dedup", "part-*.parquet")) if sides else []:
+        table = storage.read_table(part, ["doc_id", "lang", "source", "text"])
+        for row in table.to_pylist():
+            if row["source"] in sides:
+                rows[row["lang"], sides[row["source"]]].append((row["doc_id"], row["text"]))
+        for key, values in rows.items():
+            rows[key] = sorted(values)[: settings.per_side]
+    return {
+        lang: tuple([text for _, text in rows.get((lang, side), [])] for side in (0, 1))
+        for lang in sorted({lang for lang, _ in rows})
+    }
+
+
+def _train(task: tuple[str, list[str], list[str], str]) -> dict:
+    lang, positives, negatives, uri = task
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.bin")
+        report = quality.train(positives, negatives, lang, path)
+        with open(path, "rb") as file:
+            storage.write_bytes(uri, file.read())
+    return report
+
+
+def _kernel(models: dict[str, str]) -> Kernel:
+    load = cache(lambda lang: quality.load(storage.localize(models[lang])))
+
+    def score(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        texts, langs = batch["text"].to_pylist(), batch["lang"].to_pylist()
+        scores: list[float | None] = [None] * len(texts)
+        for lang in sorted(set(langs) & set(models)):
+            rows = [i for i, value in enumerate(langs) if value == lang]
+            for row, value in zip(rows, quality.score(load(lang), [texts[i] for i in rows], lang), strict=True):
+                scores[row] = float(value)
+        return batch.append_column("quality", pa.array(scores, pa.float32())), ledger_rows("quality", [])
+
+    return score

@@ -1,0 +1,172 @@
+"""tokenize: a tokenizer, the held-out documents, and the token stores that training reads.
+
+Pools: `all/<lang>`, `high_quality/<lang>` (the best share by quality score) and `instructions` (chat rows as text). Held-out
+documents are chosen by their id and are in no pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from mixture.store import TokenStore, write_store
+
+from cluster import storage
+from cluster.shards import Kernel, ledger_rows
+from mixture import tokenizer as tokenizers
+from ray_jobs import files
+from ray_jobs.parallel import map_on_ray
+from ray_jobs.run import Job
+from ray_jobs.shard_stage import run_kernel
+
+PARTS = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("lang", pa.string()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("quality", pa.float32()),
+        ("bytes", pa.int64()),
+        ("n_tokens", pa.int64()),
+        ("tokens", pa.list_(pa.uint32())),
+        ("heldout", pa.bool_()),
+        ("text", pa.string()),
+    ]
+)
+"""One row per document; `tokens` is null for held-out documents and `text` for all others."""
+
+
+def run(job: Job) -> dict:
+    settings = job.recipe.tokenize
+    folder = job.path("tokenizer")
+    if not storage.exists(storage.join(folder, "tokenizer.json")):
+        with storage.atomic_folder(folder) as local:
+            if settings.tokenizer == "train":
+                tokenizers.train_bpe(_training_texts(job), settings.vocab_size, local)
+            else:
+                tokenizers.load(settings.tokenizer).save_pretrained(local)
+    result = run_kernel(job, "quality", _kernel, folder, settings.heldout_share)
+    tokenizer = tokenizers.load(storage.localize(folder))
+    vocab = len(tokenizer)
+    languages = sorted(result["docs_per_lang"])
+    parts = storage.glob(job.path("part-*.parquet"))
+    tasks = [
+        (lang, parts, job.path(), job.recipe.quality.top_share, vocab, tokenizer.eos_token_id) for lang in languages
+    ]
+    tasks += (
+        [("", [], job.path(), 0.0, vocab, tokenizer.eos_token_id)] if _write_instructions(job, tokenizer, vocab) else []
+    )
+    sizes = map_on_ray(job, _write_pools, [task for task in tasks if task[0]], "languages")
+    _write_heldout(job, parts)
+    tokens = {lang: size["all"] for lang, size in zip(languages, sizes, strict=True)}
+    text_bytes = {lang: size["bytes"] for lang, size in zip(languages, sizes, strict=True)}
+    return {
+        **result,
+        "vocab_size": vocab,
+        "tokens": sum(tokens.values()),
+        "tokens_per_lang": tokens,
+        "bytes": sum(text_bytes.values()),
+        "bytes_per_lang": text_bytes,
+        "high_quality_tokens_per_lang": {
+            lang: size["high_quality"] for lang, size in zip(languages, sizes, strict=True)
+        },
+    }
+
+
+def heldout(doc_ids: pa.Array, share: float) -> pa.Array:
+    """Which documents are held out: those whose id, a hash, ends in the first `share` of its range."""
+    return pc.less(pc.utf8_slice_codeunits(doc_ids, 24, 32), format(int(share * (16**8 - 1)), "08x"))
+
+
+def _training_texts(job: Job) -> Iterator[str]:
+    """Texts for the tokenizer: each language in proportion to the square root of its bytes, chosen by id."""
+    sizes = {lang: size for lang, size in job.manifest("quality")["bytes_per_lang"].items() if size}
+    total = sum(size**0.5 for size in sizes.values())
+    budget = job.recipe.tokenize.train_bytes
+    rates = {lang: min(1.0, budget * size**0.5 / total / size) for lang, size in sizes.items()}
+    for part in storage.glob(job.input("quality", "part-*.parquet")):
+        table = storage.read_table(part, ["doc_id", "lang", "text"])
+        held = heldout(table["doc_id"], job.recipe.tokenize.heldout_share).to_pylist()
+        for row, out in zip(table.to_pylist(), held, strict=True):
+            if not out and int(row["doc_id"][8:16], 16) < rates[row["lang"]] * 16**8:
+                yield row["text"]
+
+
+def _kernel(folder: str, share: float) -> Kernel:
+    tokenizer = tokenizers.load(storage.localize(folder))
+
+    def encode(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        held = heldout(batch["doc_id"], share)
+        tokens = tokenizers.encode(tokenizer, batch["text"].to_pylist())
+        out = held.to_pylist()
+        columns = {
+            **{name: batch[name] for name in ("doc_id", "lang", "url", "licence", "quality")},
+            "bytes": pc.cast(pc.binary_length(batch["text"]), pa.int64()),
+            "n_tokens": pa.array([len(ids) for ids in tokens], pa.int64()),
+            "tokens": pa.array([None if o else ids for ids, o in zip(tokens, out, strict=True)], pa.list_(pa.uint32())),
+            "heldout": held,
+            "text": pc.if_else(held, batch["text"], pa.scalar(None, pa.string())),
+        }
+        return pa.RecordBatch.from_arrays([columns[n] for n in PARTS.names], schema=PARTS), ledger_rows("tokenize", [])
+
+    return encode
+
+
+def _write_pools(task: tuple[str, list[str], str, float, int, int]) -> dict:
+    """The pools of one language. The threshold of `high_quality` is that quantile of the language's scores."""
+    lang, parts, folder, top_share, vocab, eod = task
+    mine = (pc.field("lang") == lang) & ~pc.field("heldout")
+    scores = [storage.read_table(part, ["lang", "heldout", "quality"]).filter(mine)["quality"] for part in parts]
+    known = np.array([s for column in scores for s in column.to_pylist() if s is not None], np.float32)
+    threshold = float(np.quantile(known, 1.0 - top_share)) if len(known) else None
+
+    def documents(only_best: bool) -> Iterator[tuple[str, str, int, np.ndarray]]:
+        for part in parts:
+            table = storage.read_table(part, ["doc_id", "lang", "quality", "bytes", "tokens", "heldout"]).filter(mine)
+            for row in table.to_pylist():
+                if not only_best or threshold is None or (row["quality"] is not None and row["quality"] >= threshold):
+                    yield row["doc_id"], lang, row["bytes"], np.array(row["tokens"], np.uint32)
+
+    sizes = {}
+    for pool, only_best in (("all", False), ("high_quality", True)):
+        uri = storage.join(folder, "pools", pool, lang)
+        write_store(uri, documents(only_best), vocab, eod)
+        store = TokenStore(uri)
+        sizes[pool] = store.n_tokens
+        sizes.setdefault("bytes", int(pc.sum(store.documents["bytes"]).as_py() or 0))
+    return sizes
+
+
+def _write_instructions(job: Job, tokenizer, vocab: int) -> bool:
+    """The pool of instruction texts for stage 2, from the chat rows of `train.sft.instruct`; False when there are none."""
+    if job.recipe.train is None or job.recipe.train.sft is None:
+        return False
+    rows = files.rows(job.recipe.train.sft.instruct)
+    rows = [row for row in rows if row.get("lang") in job.recipe.languages and row.get("messages")]
+    texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows]
+    tokens = tokenizers.encode(tokenizer, texts)
+    documents = (
+        (str(row["id"]), row["lang"], len(text.encode()), ids)
+        for row, text, ids in zip(rows, texts, tokens, strict=True)
+    )
+    write_store(job.path("pools", "instructions"), documents, vocab, tokenizer.eos_token_id)
+    return True
+
+
+def _write_heldout(job: Job, parts: list[str]) -> None:
+    """`heldout.parquet`: doc_id, lang, bytes, text; per language as many documents as fit the byte limit, by id."""
+    tables = [
+        storage.read_table(part, ["doc_id", "lang", "bytes", "text", "heldout"]).filter(pc.field("heldout"))
+        for part in parts
+    ]
+    table = pa.concat_tables(tables).drop_columns(["heldout"]).sort_by([("lang", "ascending"), ("doc_id", "ascending")])
+    limit = job.recipe.tokenize.heldout_bytes_per_language
+    used: dict[str, int] = {}
+    keep = []
+    for lang, size in zip(table["lang"].to_pylist(), table["bytes"].to_pylist(), strict=True):
+        fits = used.get(lang, 0) + size <= limit or lang not in used
+        keep.append(fits)
+        used[lang] = used.get(lang, 0) + (size if fits else 0)
+    storage.write_table(job.path("heldout.parquet"), table.filter(pa.array(keep, pa.bool_())))

@@ -1,0 +1,82 @@
+"""What the training jobs share: loop settings from the recipe, packed rows from token stores, and saving the result."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from mixture.sampler import Sampler, rows
+from mixture.store import TokenStore
+from torch import nn
+
+from cluster import storage
+from mixture import tokenizer as tokenizers
+from ray_jobs.recipe import Optimiser
+from ray_jobs.run import Job
+from train import checkpoint, model
+from train.loop import BatchFn, LoopConfig, fit
+from train.metrics import JsonLines
+
+LOG_RECORDS = 60  # about so many points per loss curve
+
+
+def loop_config(job: Job, optimiser: Optimiser, steps: int) -> dict:
+    """The fields of a `LoopConfig` for `steps` updates, as plain data."""
+    train = job.recipe.train
+    return {
+        **optimiser.model_dump(),
+        "steps": steps,
+        "warmup_steps": min(optimiser.warmup_steps, steps),
+        "seed": job.recipe.seed,
+        "precision": train.precision,
+        "parallel": train.parallel,
+        "log_every": max(1, steps // LOG_RECORDS),
+    }
+
+
+def steps_for(tokens: int, rows_per_step: int, context: int) -> int:
+    """Updates that read at least `tokens`."""
+    return max(1, math.ceil(tokens / (rows_per_step * context)))
+
+
+def settings(job: Job, loop: dict, **more) -> dict:
+    """What every training worker needs, as plain data."""
+    return {
+        "loop": loop,
+        "out": job.path(),
+        "context": job.recipe.train.context,
+        "tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer"),
+        "seed": job.recipe.seed,
+        **more,
+    }
+
+
+def load_tokenizer(settings: dict):
+    return tokenizers.load(storage.localize(settings["tokenizer"]))
+
+
+def packed_rows(settings: dict) -> BatchFn:
+    """Row numbers to packed rows of the pools and weights in `settings`: row i is sample i, at any world size."""
+    pools = {name: TokenStore(storage.join(settings["pools"], name)) for name in settings["weights"]}
+    schedule = [{"from_sample": 0, "weights": settings["weights"]}]
+    sampler = Sampler(pools, schedule, settings["context"], settings["sample_seed"])
+
+    def batch(numbers: list[int]) -> dict[str, torch.Tensor]:
+        arrays = {name: torch.from_numpy(value) for name, value in rows(sampler, numbers).items()}
+        arrays = {name: value.long() for name, value in arrays.items()}
+        return arrays | {"count": (arrays["labels"] >= 0).sum()}
+
+    return batch
+
+
+def fit_and_save(net: nn.Module, batch_fn: BatchFn, loss_fn, settings: dict, **more) -> dict:
+    """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary."""
+    metrics = JsonLines(settings["metrics_uri"])
+    summary = fit(net, batch_fn, loss_fn, LoopConfig(**settings["loop"]), settings["out"], on_log=metrics, **more)
+    model.save(net, load_tokenizer(settings), storage.join(settings["out"], "model"), settings["context"])
+    checkpoint.clear(storage.join(settings["out"], "checkpoints"))
+    return summary
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())

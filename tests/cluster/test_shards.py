@@ -1,0 +1,51 @@
+"""One shard: part, ledger and marker; a finished shard is not run again."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+from cluster.shards import Shard, done, ledger_rows, run_shard
+
+
+def make(tmp_path, texts):
+    uri = str(tmp_path / "in" / "part-00000.parquet")
+    table = pa.table({"doc_id": [str(i) for i in range(len(texts))], "lang": ["th"] * len(texts), "text": texts})
+    storage.write_table(uri, table)
+    return Shard("part-00000", uri, str(tmp_path / "out"), str(tmp_path / "dropped"), "f1")
+
+
+def drop_short(batch):
+    keep = pc.greater(pc.binary_length(batch["text"]), 3)
+    rows = [
+        {"doc_id": i, "lang": "th", "rule": "short", "value": 1.0}
+        for i in batch.filter(pc.invert(keep))["doc_id"].to_pylist()
+    ]
+    return batch.filter(keep), ledger_rows("test", rows)
+
+
+def test_part_ledger_and_marker(tmp_path):
+    shard = make(tmp_path, ["hello", "no", "ภาษา", "x"])
+    marker = run_shard(drop_short, shard, batch_rows=2)
+    assert (marker["docs_out"], marker["dropped"], marker["rules"]) == (2, 2, {"short": 2})
+    assert marker["bytes_per_lang"] == {"th": 5 + 12}
+    assert storage.read_table(shard.part)["text"].to_pylist() == ["hello", "ภาษา"]
+    ledger = storage.read_table(shard.ledger_part).to_pylist()
+    assert [(r["doc_id"], r["stage"], r["rule"]) for r in ledger] == [("1", "test", "short"), ("3", "test", "short")]
+
+
+def test_a_finished_shard_is_not_run_again_and_another_fingerprint_is(tmp_path):
+    shard = make(tmp_path, ["hello"])
+
+    def boom(batch):
+        raise RuntimeError
+
+    run_shard(drop_short, shard)
+    assert run_shard(boom, shard) == done(shard)
+    other = Shard(shard.name, shard.input, shard.output, shard.ledger, "f2")
+    assert done(other) is None
+
+
+def test_an_empty_input_gives_an_empty_part(tmp_path):
+    shard = make(tmp_path, [])
+    assert run_shard(drop_short, shard)["docs_out"] == 0
+    assert storage.read_table(shard.part).schema.names == ["doc_id", "lang", "text"]

@@ -1,0 +1,68 @@
+"""The command line: every error is one sentence on stderr with exit code 2, JSON where a program reads it."""
+
+import json
+
+import pytest
+
+from ray_jobs import cli
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return exit_.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "no-such-recipe"],
+        ["run", "demo", "--set", "train.pretrian.lr=1"],
+        ["run", "demo", "--set", "dedup.bands"],
+        ["run", "demo", "--until", "cook", "--run-dir", "{tmp}"],
+        ["run", "demo", "--only", "dedup", "--run-dir", "{tmp}"],
+        [
+            "run",
+            "demo",
+            "--only",
+            "crawl",
+            "--set",
+            "sources=[{name: a, type: jsonl, path: /no/where/*.jsonl}]",
+            "--run-dir",
+            "{tmp}",
+        ],
+        ["status", "{tmp}"],
+        ["explain", "{tmp}", "https://example.org"],
+        ["report", "{tmp}"],
+        ["status", "nosuch://bucket/run"],
+        ["dance"],
+        ["run"],
+        [],
+    ],
+)
+def test_errors_are_one_sentence_with_code_2(capsys, tmp_path, arguments):
+    code, out, err = call(capsys, *(a.format(tmp=tmp_path) if "{tmp}" in a else a for a in arguments))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("pinisi: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_doctor_json(capsys):
+    code, out, _ = call(capsys, "doctor", "--json")
+    checks = json.loads(out)
+    assert {"Python 3.11", "Java 17 (Spark)", "ray", "torch"} <= {check["name"] for check in checks}
+    assert all(set(check) == {"name", "state", "found", "fix"} for check in checks)
+    assert code == (1 if any(check["state"] == "missing" for check in checks) else 0)
+
+
+def test_doctor_names_the_fix_for_a_missing_java(monkeypatch):
+    from cluster import doctor
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    java = next(check for check in doctor.checks() if check["name"].startswith("Java"))
+    assert java["state"] == "missing"
+    assert "JAVA_HOME" in java["fix"]

@@ -1,0 +1,170 @@
+"""The run engine on small stages of its own, on a local folder and on `memory://`."""
+
+import json
+import os
+import sys
+import types
+import uuid
+
+import pytest
+
+from cluster import storage
+from ray_jobs import recipe as recipes
+from ray_jobs import run as runs
+from ray_jobs import stages, status
+from ray_jobs.errors import UserError
+from ray_jobs.stages import Stage
+
+RECIPE = {"name": "tiny", "sources": [{"name": "s", "type": "jsonl", "path": "/nothing/*.jsonl", "optional": True}]}
+LINE = (
+    Stage("crawl", "fake_first", (), ("crawl",)),
+    Stage("filter/policy", "fake_second", ("crawl",), ("filter",)),
+    Stage("dedup", "fake_third", ("filter/policy",), ("dedup",)),
+)
+
+
+@pytest.fixture(params=["local", "memory"])
+def uri(request, tmp_path):
+    return str(tmp_path / "run") if request.param == "local" else f"memory://{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Three stages in a line; each writes a file that says how often it ran. `fail` names the stage that dies."""
+    log = types.SimpleNamespace(ran=[], fail=None)
+
+    def make(name):
+        def run(job):
+            log.ran.append(job.stage.name)
+            storage.write_text(job.path("part-00000.parquet"), job.fingerprint)
+            if log.fail == job.stage.name:
+                raise RuntimeError("killed")
+            return {"docs_in": 3, "docs_out": 2, "bytes": 10}
+
+        monkeypatch.setitem(sys.modules, f"ray_jobs.{name}", types.SimpleNamespace(run=run))
+
+    for stage in LINE:
+        make(stage.job)
+    monkeypatch.setattr(stages, "STAGES", LINE)
+    return log
+
+
+def make_run(uri, **changes):
+    return runs.Run(uri, recipes.parse({**RECIPE, **changes}, "test"))
+
+
+def execute(run, **options):
+    said = []
+    ran = run.execute(say=said.append, **options)
+    return ran, said
+
+
+def test_everything_runs_once_in_order(uri, calls):
+    assert execute(make_run(uri))[0]
+    assert calls.ran == ["crawl", "filter/policy", "dedup"]
+    assert not execute(make_run(uri))[0]
+    assert len(calls.ran) == 3
+
+
+def test_manifest_says_how_a_stage_was_made(uri, calls):
+    run = make_run(uri)
+    execute(run)
+    manifest = run.manifest("filter/policy")
+    assert manifest["inputs"] == {"crawl": run.manifest("crawl")["fingerprint"]}
+    assert (manifest["docs_in"], manifest["docs_out"]) == (3, 2)
+    assert {"config_hash", "code", "seconds", "hosts", "versions"} <= set(manifest)
+
+
+def test_a_changed_key_reruns_only_what_depends_on_it(uri, calls):
+    execute(make_run(uri))
+    calls.ran.clear()
+    _, said = execute(make_run(uri, dedup={"threshold": 0.8}))
+    assert calls.ran == ["dedup"]
+    assert said[0] == "dedup: runs again, recipe key dedup changed"
+    calls.ran.clear()
+    _, said = execute(make_run(uri, dedup={"threshold": 0.8}, filter={"policy": {"default": {}}}))
+    assert calls.ran == ["filter/policy", "dedup"]
+    assert "dedup: runs again, its input filter/policy changed" in said
+
+
+def test_a_key_of_another_stage_changes_nothing(uri, calls):
+    execute(make_run(uri))
+    calls.ran.clear()
+    execute(make_run(uri, tokenize={"vocab_size": 99}))
+    assert calls.ran == []
+
+
+def test_a_failed_stage_continues_with_what_it_wrote(uri, calls):
+    calls.fail = "filter/policy"
+    with pytest.raises(RuntimeError):
+        execute(make_run(uri))
+    marker = storage.join(uri, "filter/policy", "part-00000.parquet")
+    assert storage.exists(marker)
+    storage.write_text(storage.join(uri, "filter/policy", "_shards", "kept.json"), "{}")
+    calls.fail = None
+    calls.ran.clear()
+    _, said = execute(make_run(uri))
+    assert calls.ran == ["filter/policy", "dedup"]
+    assert said[0] == "filter/policy: continues where it stopped"
+    assert storage.exists(storage.join(uri, "filter/policy", "_shards", "kept.json"))
+
+
+def test_a_failed_stage_of_other_settings_starts_clean(uri, calls):
+    calls.fail = "dedup"
+    with pytest.raises(RuntimeError):
+        execute(make_run(uri))
+    storage.write_text(storage.join(uri, "dedup", "stale.parquet"), "old")
+    storage.write_text(storage.join(uri, "dropped", "dedup", "part-00009.parquet"), "old")
+    calls.fail = None
+    execute(make_run(uri, dedup={"threshold": 0.9}))
+    assert not storage.exists(storage.join(uri, "dedup", "stale.parquet"))
+    assert not storage.exists(storage.join(uri, "dropped", "dedup", "part-00009.parquet"))
+
+
+def test_until_only_from(uri, calls):
+    execute(make_run(uri), until="filter")
+    assert calls.ran == ["crawl", "filter/policy"]
+    with pytest.raises(UserError, match="--until tokenise: this recipe has no such stage"):
+        execute(make_run(uri), until="tokenise")
+    calls.ran.clear()
+    execute(make_run(uri), start="filter")
+    assert calls.ran == ["filter/policy", "dedup"]
+    calls.ran.clear()
+    assert not execute(make_run(uri), only="dedup")[0]
+
+
+def test_only_needs_its_inputs(uri, calls):
+    with pytest.raises(UserError, match=r"stage dedup needs filter/policy, which is not done"):
+        execute(make_run(uri), only="dedup")
+
+
+def test_status_rows(uri, calls):
+    run = make_run(uri)
+    calls.fail = "dedup"
+    with pytest.raises(RuntimeError):
+        execute(run)
+    rows = status.rows(runs.open_run(uri))
+    assert [(r["name"], r["state"]) for r in rows] == [
+        ("crawl", "done"),
+        ("filter/policy", "done"),
+        ("dedup", "started"),
+    ]
+    assert set(rows[0]) == {"name", "state", "docs_in", "docs_out", "bytes", "tokens", "seconds"}
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_two_runs_of_one_folder(tmp_path, calls):
+    uri = str(tmp_path / "run")
+    lock = {"host": runs.socket.gethostname(), "pid": os.getppid(), "started": runs._started(os.getppid())}
+    storage.write_json(storage.join(uri, "_lock.json"), lock)
+    with pytest.raises(UserError, match="is already running this"):
+        execute(make_run(uri))
+    storage.write_json(
+        storage.join(uri, "_lock.json"), {**lock, "started": 1.0}
+    )  # that process is gone, its number reused
+    assert execute(make_run(uri))[0]
+
+
+def test_no_run_here(tmp_path):
+    with pytest.raises(UserError, match="no run here"):
+        runs.open_run(str(tmp_path))

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from cluster import storage
 from train import checkpoint, optim, parallel
@@ -241,8 +240,9 @@ def fit(
 
 def _named_parameters(model: nn.Module, extra: list[dict]) -> tuple[dict[str, Tensor], list[dict]]:
     """What a checkpoint holds of the model and the extra parameters, by name; the extra groups in torch's form."""
+    tied = dict(model.named_parameters(remove_duplicate=False))
     named = {f"model/{name}": p for name, p in model.named_parameters()}
-    named |= {f"buffer/{name}": b for name, b in model.state_dict().items() if f"model/{name}" not in named and b.ndim}
+    named |= {f"buffer/{name}": b for name, b in model.state_dict().items() if name not in tied and b.ndim}
     groups = []
     for group in extra:
         named |= {f"extra/{name}": p for name, p in group["params"].items()}

@@ -1,9 +1,10 @@
 """A keyed permutation of range(n) that is computed, not stored: `permute(i, n, seed)` for any n up to 2**63.
 
-A Feistel network over the smallest power of two 2**b >= n: the b bits are split in two halves that take turns in being
-XORed with a hash of the other, which is a bijection whatever the hash (Luby and Rackoff 1988). A result outside range(n)
-goes through the network again until it falls inside (cycle walking, Black and Rogaway 2002); as 2**b < 2n that is under two
-passes on average. Not cryptography: an order that looks random, costs no memory, and can be entered at any index.
+A Feistel network over the smallest power of two 2**b >= n: the b bits are split in two halves that take turns in
+being XORed with a hash of the other, which is a bijection whatever the hash (Luby and Rackoff 1988). A result outside
+range(n) goes through the network again until it falls inside (cycle walking, Black and Rogaway 2002); as 2**b < 2n
+that is under two passes on average. Not cryptography: an order that looks random, costs no memory, and can be entered
+at any index.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def derive(seed: int, *parts: str | int) -> int:
 def permute(i: int | np.ndarray, n: int, seed: int) -> int | np.ndarray:
     """Where the permutation of range(n) that belongs to `seed` sends index `i`.
 
-    `i`: an int, or an integer array of any shape (result: int64, same shape). Raises ValueError outside range(n) or for an
-    n that is not in 1..2**63.
+    `i`: an int, or an integer array of any shape (result: int64, same shape). Raises ValueError outside range(n) or
+    for an n that is not in 1..2**63.
 
     >>> sorted(permute(i, 5, seed=1) for i in range(5))
     [0, 1, 2, 3, 4]

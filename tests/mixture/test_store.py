@@ -1,0 +1,132 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import storage
+from mixture.store import TokenStore, write_store
+
+DOCUMENTS = [
+    ("a" * 32, "th", 30, np.array([5, 6, 7], np.uint32)),
+    ("b" * 32, "lo", 0, np.array([], np.uint32)),
+    ("c" * 32, "th", 11, np.array([9], np.uint32)),
+]
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "store")
+    else:
+        uri = f"memory://test-store-{tmp_path.name}"
+        yield uri
+        storage.remove(uri)
+
+
+def test_layout_of_three_documents(folder):
+    meta = write_store(folder, iter(DOCUMENTS), vocab_size=100, eod=0)
+    store = TokenStore(folder)
+    assert (store.n_tokens, store.n_documents, store.n_bytes, store.eod, store.vocab_size) == (7, 3, 41, 0, 100)
+    assert store.tokens[0:7].tolist() == [5, 6, 7, 0, 0, 9, 0]
+    assert store.tokens[2:4].tolist() == [7, 0]
+    assert store.tokens[5:5].tolist() == []
+    assert store.starts.tolist() == [0, 4, 5, 7]
+    assert store.documents.to_pylist()[2] == {"doc_id": "c" * 32, "lang": "th", "start": 5, "length": 2, "bytes": 11}
+    assert meta["languages"] == {
+        "lo": {"documents": 1, "tokens": 1, "bytes": 0},
+        "th": {"documents": 2, "tokens": 6, "bytes": 41},
+    }
+    assert [ids.tolist() for _, ids in store] == [[5, 6, 7], [], [9]]
+    store.verify()
+
+
+def test_document_of_every_position(folder):
+    write_store(folder, iter(DOCUMENTS), vocab_size=100, eod=0)
+    store = TokenStore(folder)
+    assert [store.document_of(p) for p in range(7)] == [0, 0, 0, 0, 1, 2, 2]
+    assert store.document_of(np.arange(7)).tolist() == [0, 0, 0, 0, 1, 2, 2]
+    for start in range(7):
+        for stop in range(start + 1, 8):
+            expected = store.document_of(np.arange(start, stop))
+            np.testing.assert_array_equal(store.documents_between(start, stop), expected)
+    for position in (-1, 7):
+        with pytest.raises(ValueError, match="outside"):
+            store.document_of(position)
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32"), (151_936, "uint32")])
+def test_dtype_follows_the_vocabulary(tmp_path, vocab_size, dtype):
+    top = vocab_size - 1
+    write_store(str(tmp_path), iter([("d", "en", 1, np.array([top]))]), vocab_size, eod=0)
+    store = TokenStore(str(tmp_path))
+    assert store.tokens[:].dtype == dtype
+    assert store.tokens[:].tolist() == [top, 0]
+
+
+def test_same_documents_give_the_same_bytes(tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [(f"{i:032x}", "id", i, rng.integers(0, 900, rng.integers(0, 50))) for i in range(500)]
+    for name in ("one", "two"):
+        write_store(str(tmp_path / name), iter(documents), 1000, eod=3)
+    for file in ("tokens.bin", "documents.parquet", "store.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_more_documents_than_a_row_group(tmp_path, monkeypatch):
+    monkeypatch.setattr("mixture.store.ROW_GROUP", 7)
+    documents = [(str(i), "vi", 1, np.array([i])) for i in range(20)]
+    write_store(str(tmp_path), iter(documents), 100, eod=99)
+    store = TokenStore(str(tmp_path))
+    assert store.documents["doc_id"].to_pylist() == [str(i) for i in range(20)]
+    assert store.tokens[:].reshape(-1, 2).tolist() == [[i, 99] for i in range(20)]
+
+
+def test_empty_store(folder):
+    write_store(folder, iter([]), 100, eod=0)
+    store = TokenStore(folder)
+    assert (store.n_tokens, store.n_documents, list(store)) == (0, 0, [])
+    assert len(store.tokens[0:5]) == 0
+
+
+def test_a_copy_in_another_process_opens_the_files_again(tmp_path):
+    write_store(str(tmp_path), iter([("d", "en", 1, np.arange(10_000) % 7)]), 100, eod=0)
+    store = TokenStore(str(tmp_path))
+    assert len(store.tokens) == 10_001
+    data = pickle.dumps(store)
+    assert len(data) < 1000
+    np.testing.assert_array_equal(pickle.loads(data).tokens, store.tokens)
+
+
+def test_truncated_or_changed_files_are_refused(tmp_path):
+    write_store(str(tmp_path), iter(DOCUMENTS), 100, eod=0)
+    tokens = Path(tmp_path / "tokens.bin")
+    whole = tokens.read_bytes()
+    tokens.write_bytes(whole[:-2])
+    with pytest.raises(ValueError, match=r"tokens\.bin has 12 bytes instead of 14"):
+        TokenStore(str(tmp_path))
+    tokens.write_bytes(whole[:-2] + b"\x01\x00")
+    store = TokenStore(str(tmp_path))
+    with pytest.raises(ValueError, match=r"content of tokens\.bin"):
+        store.verify()
+
+
+def test_a_store_that_was_not_finished_is_not_a_store(tmp_path):
+    write_store(str(tmp_path), iter(DOCUMENTS), 100, eod=0)
+
+    def broken():
+        yield DOCUMENTS[0]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_store(str(tmp_path), broken(), 100, eod=0)
+    with pytest.raises(ValueError, match=r"store\.json is missing"):
+        TokenStore(str(tmp_path))
+
+
+@pytest.mark.parametrize("ids", [[100], [-1], [3, 2**32]])
+def test_tokens_outside_the_vocabulary_are_refused(tmp_path, ids):
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        write_store(str(tmp_path), iter([("d", "en", 1, np.array(ids))]), 100, eod=0)
+    with pytest.raises(ValueError, match="end-of-document"):
+        write_store(str(tmp_path), iter([]), 100, eod=100)

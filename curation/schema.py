@@ -1,0 +1,114 @@
+"""Tables at the input side of curation, and how a source reader hands them on.
+
+A reader yields pairs (batch of `RAW`, batch of ledger rows), so small that memory is bounded whatever a file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import xxhash
+
+from cluster import storage
+from cluster.shards import LEDGER, ledger_rows
+
+RAW = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("source_id", pa.string()),
+        ("crawl", pa.string()),
+        ("warc_file", pa.string()),
+        ("warc_offset", pa.int64()),
+        ("fetched_at", pa.string()),
+        ("content_type", pa.string()),
+        ("charset_hint", pa.string()),
+        ("lang_hint", pa.string()),
+        ("licence", pa.string()),
+        ("payload", pa.binary()),
+        ("text", pa.string()),
+        ("title", pa.string()),
+    ]
+)
+"""A record as its source has it: `payload` for HTML (bytes after transfer and content decoding), else `text`."""
+
+DOCUMENT = pa.schema(
+    [
+        (name, RAW.field(name).type)
+        for name in (
+            *("doc_id", "url", "source", "source_id", "crawl", "warc_file", "warc_offset", "fetched_at"),
+            *("lang_hint", "licence", "title", "text"),
+        )
+    ]
+)
+"""A document with its text; later stages append columns."""
+
+STAGE = "crawl"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a reader takes: a record or line above its limit is a ledger row, a batch is cut at its own."""
+
+    max_record_bytes: int = 10_000_000
+    max_line_bytes: int = 10_000_000
+    batch_rows: int = 256
+    batch_bytes: int = 16_000_000
+
+
+def doc_id(record_id: str, url: str) -> str:
+    """xxh3-128 of the record's id and its URL, 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(f"{record_id}\n{url}".encode("utf-8", "replace"))
+
+
+def file_name(uri: str) -> str:
+    """How a record names its file: the whole URI, or for a file of this machine its name without the folder."""
+    return uri.rsplit("/", 1)[-1] if storage.is_local(uri) else uri
+
+
+def raw(record_id: str, url: str, **columns) -> dict:
+    """One `RAW` row; columns left out are empty strings, or null where null means "none"."""
+    nullable = ("warc_offset", "payload", "text")
+    row = {field.name: None if field.name in nullable else "" for field in RAW}
+    return {**row, "doc_id": doc_id(record_id, url), "url": url, **columns}
+
+
+def drop(rule: str, *, record_id: str = "", url: str = "", value=None, threshold=None, detail: str = "") -> dict:
+    """One ledger row of a reader. Without a record id (a file that broke between records) it has no `doc_id`."""
+    return {
+        "doc_id": doc_id(record_id, url) if record_id else None,
+        "url": url or None,
+        "rule": rule,
+        "value": value,
+        "threshold": threshold,
+        "detail": detail[:500] or None,
+    }
+
+
+def batches(rows: Iterable[dict], limits: Limits) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """Cut a stream of `raw` and `drop` rows into pairs of batches; an empty stream gives one empty pair."""
+    kept: list[dict] = []
+    dropped: list[dict] = []
+    n_bytes = 0
+    sent = False
+
+    def pair() -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        return pa.RecordBatch.from_pylist(kept, schema=RAW), ledger_rows(STAGE, dropped)
+
+    for row in rows:
+        if "rule" in row:
+            dropped.append(row)
+        else:
+            kept.append(row)
+            n_bytes += len(row["payload"] or b"") + 4 * len(row["text"] or "")
+        if len(kept) + len(dropped) >= limits.batch_rows or n_bytes >= limits.batch_bytes:
+            yield pair()
+            kept, dropped, n_bytes, sent = [], [], 0, True
+    if kept or dropped or not sent:
+        yield pair()
+
+
+__all__ = ["DOCUMENT", "LEDGER", "RAW", "Limits", "batches", "doc_id", "drop", "file_name", "raw"]

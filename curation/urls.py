@@ -1,0 +1,85 @@
+"""One key for the many spellings of a URL, so that a page crawled twice is seen as one page.
+
+Normalised (RFC 3986 section 6.2.2-6.2.4 and what crawls show): scheme and host in lower case, `http` and `https` are the
+same, leading `www.` goes, default port and user name go, fragment goes, percent escapes of unreserved characters are
+decoded and the others upper-cased, `.` and `..` are resolved, a trailing slash goes, parameters that only track the visitor
+go and the rest is sorted. `www.` goes because one site on both names is common and two sites are very rare.
+Kept: letter case of the path and the order of equal parameters, which servers do tell apart.
+The rule (recipe section 2.1): of the documents of one URL the longest stays; at equal length the smallest doc_id.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import numpy as np
+import xxhash
+
+TRACKING = re.compile(
+    r"utm_\w+|fbclid|gclid|gclsrc|dclid|msclkid|yclid|twclid|ttclid|igshid|wbraid|gbraid|_ga|_gl|mc_[ce]id|mkt_tok|"
+    r"_hs(enc|mi)|hsctatracking|vero_(id|conv)|oly_(anon|enc)_id|wickedid|(php|asp|j)sess(ion)?id|aspsessionid\w*|sid_?hash",
+    re.IGNORECASE,
+)
+"""Names of query parameters that say who came from where, not which page."""
+
+_SESSION_IN_PATH = re.compile(r";(jsessionid|phpsessid)=[^/?;]*", re.IGNORECASE)
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_DEFAULT_PORTS = {"80", "443", ""}
+
+
+def normalise(url: str) -> str:
+    """The key text of a URL; "" for one that names no host. Never raises: a URL that cannot be parsed is its own key."""
+    url = url.strip()
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as an unclosed bracket of an IPv6 address
+        return url
+    host = parts.netloc.rpartition("@")[2].lower()
+    name, colon, port = host.rpartition(":")
+    if colon and (port in _DEFAULT_PORTS) and not name.endswith(":"):
+        host = name
+    host = host.removesuffix(".").removeprefix("www.")
+    if not host:
+        return ""
+    scheme = "http" if parts.scheme.lower() in ("http", "https") else parts.scheme.lower()
+    path = _dots(_escapes(_SESSION_IN_PATH.sub("", parts.path))).rstrip("/")
+    query = sorted(
+        pair for pair in _escapes(parts.query).split("&") if pair and not TRACKING.fullmatch(pair.partition("=")[0])
+    )
+    return f"{scheme}://{host}{path}" + ("?" + "&".join(query) if query else "")
+
+
+def url_keys(urls: list[str | None]) -> np.ndarray:
+    """64-bit key (uint64 [N], xxh3) of each normalised URL; 0 where there is no URL, which matches nothing."""
+    return np.array([_key(url) for url in urls], np.uint64)
+
+
+def _key(url: str | None) -> int:
+    text = normalise(url) if url else ""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")) or 1 if text else 0
+
+
+def _escapes(text: str) -> str:
+    if "%" not in text:
+        return text
+
+    def fold(match: re.Match) -> str:
+        character = chr(int(match[0][1:], 16))
+        return character if character in _UNRESERVED else match[0].upper()
+
+    return _ESCAPE.sub(fold, text)
+
+
+def _dots(path: str) -> str:
+    if "/." not in path:
+        return path
+    segments: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            if len(segments) > 1:
+                segments.pop()
+        elif segment != ".":
+            segments.append(segment)
+    return "/".join(segments)

@@ -90,7 +90,8 @@ class TokenStore:
 
     `n_tokens`, `n_documents`, `n_bytes` (UTF-8 of the texts), `vocab_size`, `eod`, `languages` (counts of each);
     `tokens` takes slices and gives arrays; `starts` int64 [n_documents + 1]: document d is
-    `tokens[starts[d]:starts[d + 1]]`. Raises ValueError when there is no complete store at `uri` or a file has not the size that store.json says.
+    `tokens[starts[d]:starts[d + 1]]`. Raises ValueError when there is no complete store at `uri`, or a file has not
+    the size that store.json says.
     """
 
     def __init__(self, uri: str) -> None:

@@ -46,8 +46,8 @@ def session(
 ) -> SparkSession:
     """The session of this process, made at the first call.
 
-    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, scratch files below `folder` (None: the
-    system's temporary folder), loopback only, no UI. `submit`: the session of the surrounding spark-submit, whose own
+    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, scratch files below `folder` (None:
+    the system's temporary folder), loopback only, no UI. `submit`: the session of the surrounding spark-submit, whose own
     options say cores and memory. Raises ValueError for an unknown mode or a missing Java.
     """
     if mode not in ("local", "submit"):

@@ -27,7 +27,7 @@ def connected_components(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.n
 
 @numba.njit(cache=True)
 def _union_find(a, b, n):
-    """Root of each of n nodes; a root is the smallest node of its tree at every moment, so that labels need no second look."""
+    """Root of each of n nodes; at every moment a root is the smallest node of its tree."""
     parent = np.arange(n)
     for e in range(len(a)):
         x, y = a[e], b[e]
@@ -49,8 +49,8 @@ def _union_find(a, b, n):
 def star_components(edges: DataFrame) -> DataFrame:
     """Components in Spark: from edges (a, b) to (id, label), both long, of every node whose label is not itself.
 
-    Large-star ties each larger neighbour of a node to the smallest of its neighbourhood; small-star ties the smaller ones and
-    the node itself to it. Both keep the components; alternated, they end in stars around the smallest id after
+    Large-star ties each larger neighbour of a node to the smallest of its neighbourhood; small-star ties the smaller ones
+    and the node itself to it. Both keep the components; alternated, they end in stars around the smallest id after
     O(log^2 n) rounds. A node's neighbours are never gathered in memory: both are a window minimum, which Spark spills.
     """
     from pyspark.sql import Window

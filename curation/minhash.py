@@ -2,10 +2,10 @@
 
 A document is its set of shingles: hashes of n consecutive units (`curation.units`). For each of P hash functions the
 signature keeps the smallest value over the set, and P(minima equal) = Jaccard(A, B) (Broder 1997). The P functions are
-multiply-add of 64 bits whose upper 32 are the value (Dietzfelbinger et al. 1997, "multiply-shift"). Each band of r rows is
-folded to one 64-bit key, so that documents with a key in common are the candidates: P(candidate) = 1 - (1 - J^r)^b.
+multiply-add of 64 bits whose upper 32 are the value (Dietzfelbinger et al. 1997, "multiply-shift"). Each band of r rows
+is folded to one 64-bit key, and documents with a key in common are candidates: P(candidate) = 1 - (1 - J^r)^b.
 Recipe section 2.6: 5-grams, 256 functions, 25 bands x 10 rows (half of the pairs of J = 0.725 collide).
-A document with fewer units than n has one shingle of all of them; one without units has none and never matches anything.
+A document with fewer units than n has one shingle of all of them; one without units has none and never matches.
 
 Cost: per shingle P multiply-add-min, 8 shingles at a time so that minima stay in vector registers; memory O(P).
 """
@@ -63,7 +63,7 @@ def signatures(text: pa.Array | pa.ChunkedArray, num_perm: int = 256, seed: int 
 
 
 def fold_bands(minima: np.ndarray, config: MinHash) -> tuple[np.ndarray, np.ndarray]:
-    """Band keys of signatures: (keys uint64 [N, bands], valid bool [N]); keys of texts without units are 0 and not valid."""
+    """Band keys of signatures: (keys uint64 [N, bands], valid bool [N]); texts without units have keys 0, not valid."""
     return _fold(minima, config.bands, config.rows)
 
 
@@ -102,13 +102,13 @@ def _lower_minima(minima, multiply, add, shingles, n):
         h4, h5, h6, h7 = shingles[j + 4], shingles[j + 5], shingles[j + 6], shingles[j + 7]
         for p in range(len(minima)):
             a, b = multiply[p], add[p]
-            low = min(min(h0 * a + b, h1 * a + b), min(h2 * a + b, h3 * a + b))
-            high = min(min(h4 * a + b, h5 * a + b), min(h6 * a + b, h7 * a + b))
+            low = min(h0 * a + b, h1 * a + b, h2 * a + b, h3 * a + b)
+            high = min(h4 * a + b, h5 * a + b, h6 * a + b, h7 * a + b)
             minima[p] = min(minima[p], np.uint32(min(low, high) >> np.uint64(32)))
 
 
 @numba.njit(cache=True)
-def _signatures(data, offsets, classes, lower, ascii_word, multiply, add, ngram, minima):
+def _signatures(data, offsets, classes, lower, ascii_word, multiply, add, ngram, minima):  # noqa: PLR0917
     power = np.uint64(1)
     for _ in range(ngram):
         power *= PRIME

@@ -1,8 +1,8 @@
 """Units: what counts as "one word" in text of any script, read straight from Arrow buffers by numba kernels.
 
-A unit is a maximal run of letters, digits and their marks, lower-cased (`\\w` runs, the recipe's tokens), except in scripts
-written without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese, Tibetan, ...), where each letter with the
-combining marks that follow it is a unit: five of them are 5 to 8 code points, the range recipe section 2.6 asks for there.
+A unit is a maximal run of letters, digits and their marks, lower-cased (`\\w` runs, the recipe's tokens), except in
+scripts written without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese, Tibetan, ...), where each letter with
+the combining marks that follow it is a unit: five are 5 to 8 code points, the range recipe section 2.6 asks for there.
 Marks never separate (`\\W` cuts Indic and Burmese words at vowel signs), and zero-width characters are as if not there.
 """
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 OTHER, SPACE, WORD, LETTER, MARK, IGNORED = range(6)
-"""Classes of code points: punctuation and symbols, whitespace, part of a spaced word, a unit by itself, mark, zero-width."""
+"""Classes of code points: punctuation and symbols, whitespace, part of a spaced word, a unit alone, mark, zero-width."""
 
 UNSPACED = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
@@ -103,7 +103,7 @@ def text_buffers(text: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarr
 def decode(lead, second, third, fourth):
     """Code point and length of the UTF-8 sequence of these bytes (0 past the end); a broken one gives (0xFFFD, 1).
 
-    Bytes, not the array, are handed over: numba counts references to an array at each call, which costs more than the rest.
+    Bytes, not the array, are handed over: numba counts references to an array at each call, which costs more than that.
     """
     if 0xE0 <= lead < 0xF0 and second & 0xC0 == 0x80 and third & 0xC0 == 0x80:
         return (lead & 0x0F) << 12 | (second & 0x3F) << 6 | (third & 0x3F), 3
@@ -126,10 +126,10 @@ def mix(h):
 
 
 @numba.njit(cache=True)
-def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):
+def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):  # noqa: PLR0917
     """Read units from byte `i` until `end` or until `hashes` is full: (how many, the index after the last).
 
-    `hashes` (uint64) and `kinds` (uint8, WORD or LETTER) receive one entry a unit; call again with the index for the rest.
+    `hashes` (uint64) and `kinds` (uint8, WORD or LETTER) get one entry a unit; call again with the index for the rest.
     """
     n = 0
     while i < end and n < len(hashes):
@@ -147,7 +147,7 @@ def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):
             code, size = decode(byte, second, third, fourth)
             i += size
             kind = classes[code]
-            if kind != WORD and kind != LETTER:
+            if kind not in (WORD, LETTER):
                 continue
             folded = np.uint64(lower[code])
         unit = (SEED ^ folded) * PRIME

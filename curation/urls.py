@@ -1,9 +1,9 @@
 """One key for the many spellings of a URL, so that a page crawled twice is seen as one page.
 
-Normalised (RFC 3986 section 6.2.2-6.2.4 and what crawls show): scheme and host in lower case, `http` and `https` are the
-same, leading `www.` goes, default port and user name go, fragment goes, percent escapes of unreserved characters are
-decoded and the others upper-cased, `.` and `..` are resolved, a trailing slash goes, parameters that only track the visitor
-go and the rest is sorted. `www.` goes because one site on both names is common and two sites are very rare.
+Normalised (RFC 3986 section 6.2.2-6.2.4 and what crawls show): scheme and host in lower case, `http` and `https` are
+the same, leading `www.` goes, default port and user name go, fragment goes, percent escapes of unreserved characters are
+decoded and the others upper-cased, `.` and `..` are resolved, a trailing slash goes, parameters that only track the
+visitor go and the rest is sorted. `www.` goes because one site on both names is common and two sites are very rare.
 Kept: letter case of the path and the order of equal parameters, which servers do tell apart.
 The rule (recipe section 2.1): of the documents of one URL the longest stays; at equal length the smallest doc_id.
 """
@@ -30,7 +30,7 @@ _DEFAULT_PORTS = {"80", "443", ""}
 
 
 def normalise(url: str) -> str:
-    """The key text of a URL; "" for one that names no host. Never raises: a URL that cannot be parsed is its own key."""
+    """The key text of a URL; "" for one that names no host. Never raises: a URL that does not parse is its own key."""
     url = url.strip()
     try:
         parts = urlsplit(url)

@@ -8,7 +8,7 @@ from ray_jobs import training
 from ray_jobs.run import Job
 from ray_jobs.trainer import launch
 from train import model
-from train.pretrain import loss_fn
+from train.pretrain import loss
 
 
 def run(job: Job) -> dict:
@@ -35,5 +35,5 @@ def run(job: Job) -> dict:
 
 def train_worker(settings: dict) -> dict:
     net = model.build(settings["shape"], settings["seed"])
-    summary = training.fit_and_save(net, training.packed_rows(settings), loss_fn, settings)
+    summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
     return {**summary, "parameters": training.parameters(net)}

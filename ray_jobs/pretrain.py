@@ -9,7 +9,7 @@ from ray_jobs.recipe import Optimiser
 from ray_jobs.run import Job
 from ray_jobs.trainer import launch
 from train import expand, model
-from train.pretrain import loss_fn
+from train.pretrain import loss
 
 
 def run(job: Job) -> dict:
@@ -48,5 +48,5 @@ def run(job: Job) -> dict:
 def train_worker(settings: dict) -> dict:
     net = model.load(settings["model"])
     expand.set_trainable(net, settings["trainable"], settings["new_layers"])
-    summary = training.fit_and_save(net, training.packed_rows(settings), loss_fn, settings)
+    summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
     return {**summary, "parameters": training.parameters(net)}

@@ -29,9 +29,9 @@ def rows(run: Run) -> list[dict]:
 
 def show(rows: list[dict]) -> None:
     table = Table(box=None, header_style="bold")
-    table.add_column("stage")
-    table.add_column("state")
-    for title in ("documents in", "out", "size", "tokens", "seconds", "per second"):
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for title in ("docs in", "docs out", "size", "tokens", "seconds", "per s"):
         table.add_column(title, justify="right")
     colours = {"done": "green", "changed": "yellow", "started": "cyan", "waiting": "dim"}
     for row in rows:

@@ -20,18 +20,22 @@ from train.metrics import JsonLines
 LOG_RECORDS = 60  # about so many points per loss curve
 
 
-def loop_config(job: Job, optimiser: Optimiser, steps: int) -> dict:
-    """The fields of a `LoopConfig` for `steps` updates, as plain data."""
+def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dict:
+    """The fields of a `LoopConfig` as plain data; `steps` may be set later by `with_steps`, when the rows are known."""
     train = job.recipe.train
-    return {
+    loop = {
         **optimiser.model_dump(),
-        "steps": steps,
-        "warmup_steps": min(optimiser.warmup_steps, steps),
         "seed": job.recipe.seed,
         "precision": train.precision,
         "parallel": train.parallel,
-        "log_every": max(1, steps // LOG_RECORDS),
     }
+    return with_steps(loop, steps) if steps else loop
+
+
+def with_steps(loop: dict, steps: int) -> dict:
+    """`loop` for `steps` updates."""
+    warmup = min(loop["warmup_steps"], steps)
+    return {**loop, "steps": steps, "warmup_steps": warmup, "log_every": max(1, steps // LOG_RECORDS)}
 
 
 def steps_for(tokens: int, rows_per_step: int, context: int) -> int:
@@ -76,6 +80,10 @@ def fit_and_save(net: nn.Module, batch_fn: BatchFn, loss_fn, settings: dict, **m
     model.save(net, load_tokenizer(settings), storage.join(settings["out"], "model"), settings["context"])
     checkpoint.clear(storage.join(settings["out"], "checkpoints"))
     return summary
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def parameters(net: nn.Module) -> int:

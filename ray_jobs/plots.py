@@ -1,0 +1,105 @@
+"""The report's plots, each an SVG string. Languages appear by code, so no plot needs a font for their scripts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # after the backend is chosen
+from matplotlib.ticker import FuncFormatter
+
+INK, MUTED, GRID = "#1f2933", "#667085", "#e4e7ec"
+COLOURS = ("#1d6fa5", "#d9822b", "#2f9e6e", "#b5485d", "#7a5cc2", "#8a8f98", "#c2a83e", "#3fa7b5", "#9c6b45", "#5b7f2f")
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pinisi",
+    "legend.frameon": False,
+}
+
+
+def _svg(figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True, bbox_inches="tight")
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def lines(series: dict[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
+    """`series`: name -> (x values, y values)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 2.9))
+        for (name, (xs, ys)), colour in zip(series.items(), COLOURS, strict=False):
+            axes.plot(xs, ys, label=name, color=colour, linewidth=1.6, marker="o" if len(xs) < 4 else None, markersize=3)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(series) > 1:
+            axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def grouped_bars(groups: Sequence[str], series: dict[str, Sequence[float | None]], y: str, width: float = 10.5) -> str:
+    """One group of bars per entry of `groups`, one bar per series; None leaves a gap."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, 3.0))
+        each = 0.8 / max(len(series), 1)
+        for index, ((name, values), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
+            xs = [g - 0.4 + each * (index + 0.5) for g, v in enumerate(values) if v is not None]
+            axes.bar(xs, [v for v in values if v is not None], width=each * 0.92, label=name, color=colour)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_xticks(range(len(groups)), groups)
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel(y)
+        if len(series) > 1:
+            axes.legend(fontsize=8, ncols=len(series), loc="upper center", bbox_to_anchor=(0.5, 1.16))
+        return _svg(figure)
+
+
+def stacked_rows(rows: Sequence[str], series: dict[str, Sequence[float]], x: str, width: float = 10.5) -> str:
+    """A horizontal bar per row, stacked from the series."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, 0.6 + 0.27 * len(rows)))
+        left = [0.0] * len(rows)
+        for index, (name, values) in enumerate(series.items()):
+            colour = COLOURS[index % len(COLOURS)]
+            axes.barh(range(len(rows)), values, left=left, label=name, color=colour, height=0.72)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(x)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return _svg(figure)
+
+
+def funnel(stages: Sequence[str], counts: Sequence[int]) -> str:
+    """Documents left after each stage, as horizontal bars with their numbers."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 0.5 + 0.34 * len(stages)))
+        axes.barh(range(len(stages)), counts, color=COLOURS[0], height=0.7)
+        for y, count in enumerate(counts):
+            axes.text(count, y, f" {count:,}", va="center", fontsize=8, color=INK)
+        axes.set_yticks(range(len(stages)), stages)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xlim(0, max([*counts, 1]) * 1.16)
+        return _svg(figure)

@@ -1,0 +1,179 @@
+"""report: one HTML page of a run, drawn from the manifests, the ledger, the metrics and the evaluation alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
+
+from cluster import storage
+from ray_jobs import plots, verdict
+from ray_jobs.run import Job, Run, read_manifest
+from train import metrics
+
+CORPUS = ("crawl", "extract", "language", "filter/policy", "dedup")
+MODELS = ("base", "expand", "pretrain/stage1", "pretrain/stage2", "control/stage1", "control/stage2")
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def run(job: Job) -> dict:
+    uri = _write(job.run_uri, job.recipe, list(job.stage.inputs))
+    return {"bytes": storage.size(uri)}
+
+
+def write(run: Run) -> str:
+    """Write the report of what is done so far and return its URI."""
+    return _write(run.uri, run.recipe, [stage.name for stage in run.stages])
+
+
+def _write(uri: str, recipe, stages: list[str]) -> str:
+    manifests = {name: found for name in stages if (found := read_manifest(uri, name))}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True)
+    evaluation = _json(uri, "evaluate/metrics.json")
+    page = environment.get_template("report.html").render(
+        recipe=recipe,
+        manifests=manifests,
+        total_seconds=sum(m["seconds"] for m in manifests.values()),
+        corpus=_corpus(manifests),
+        drops=_drops(manifests),
+        mixture=_mixture(uri),
+        curves=_curves(uri, manifests),
+        evaluation=_evaluation(evaluation, recipe),
+        verdict=verdict.sentences(evaluation, recipe) if evaluation else [],
+        throughput=_throughput(manifests),
+        versions=next((m["versions"] for m in manifests.values()), {}),
+        alignment=_alignment(uri, manifests),
+    )
+    target = storage.join(uri, "report", "index.html")
+    storage.write_text(target, page)
+    return target
+
+
+def _json(uri: str, path: str) -> dict | None:
+    target = storage.join(uri, path)
+    return storage.read_json(target) if storage.exists(target) else None
+
+
+def _corpus(manifests: dict) -> dict | None:
+    """The funnel in all, and documents per language after each stage that knows the language."""
+    stages = [name for name in CORPUS if name in manifests]
+    if not stages:
+        return None
+    counts = [manifests[name]["docs_out"] for name in stages]
+    by_lang = [name for name in stages if name not in ("crawl", "extract")]
+    langs = sorted({lang for name in by_lang for lang in manifests[name]["docs_per_lang"]})
+    table = [[lang, *(manifests[name]["docs_per_lang"].get(lang, 0) for name in by_lang)] for lang in langs]
+    tokens = manifests.get("tokenize", {}).get("tokens_per_lang", {})
+    size = manifests.get(by_lang[-1], {}).get("bytes_per_lang", {}) if by_lang else {}
+    for row in table:
+        row += [size.get(row[0], 0), tokens.get(row[0], 0)]
+    plot = None
+    if len(by_lang) > 1:
+        kept = {"kept": [row[len(by_lang)] for row in table]}
+        for before, after in zip(by_lang, by_lang[1:], strict=False):
+            column = by_lang.index(after) + 1
+            kept[f"dropped by {after}"] = [row[column - 1] - row[column] for row in table]
+        plot = Markup(plots.stacked_rows(langs, kept, "documents"))
+    first = ["read", *stages] if "docs_in" in manifests["crawl"] else stages
+    counts = [manifests["crawl"]["docs_in"], *counts] if len(first) > len(stages) else counts
+    return {"stages": by_lang, "rows": table, "funnel": Markup(plots.funnel(first, counts)), "by_language": plot}
+
+
+def _drops(manifests: dict) -> dict | None:
+    """How many documents broke each rule. A document may break several; each counts under every rule that it broke."""
+    rules: Counter[tuple[str, str]] = Counter()
+    for stage in CORPUS:
+        for rule, count in manifests.get(stage, {}).get("rules", {}).items():
+            rules[stage, rule] += count
+    if not rules:
+        return None
+    ordered = sorted(rules.items(), key=lambda item: (CORPUS.index(item[0][0]), -item[1]))
+    names = [f"{stage}: {rule}" for (stage, rule), _ in ordered]
+    series = {stage: [n if s == stage else 0 for (s, _), n in ordered] for stage in CORPUS if any(s == stage for s, _ in rules)}
+    return {"plot": Markup(plots.stacked_rows(names, series, "documents", 8.6))}
+
+
+def _mixture(uri: str) -> dict | None:
+    plan = _json(uri, "mixture/plan.json")
+    if plan is None:
+        return None
+    tables = {}
+    for name in ("base", "stage1", "stage2"):
+        if name in plan:
+            tables[name] = plan[name]["rows"]
+    langs = sorted({row["pool"].split("/")[-1] for rows in tables.values() for row in rows})
+    share = {
+        name: [sum(row["weight"] for row in rows if row["pool"].split("/")[-1] == lang) or None for lang in langs]
+        for name, rows in tables.items()
+    }
+    return {"plot": Markup(plots.grouped_bars(langs, share, "share of tokens")), "tables": tables}
+
+
+def _curves(uri: str, manifests: dict) -> list[tuple[str, Markup]]:
+    records = {name: metrics.read(storage.join(uri, "metrics", f"{name.replace('/', '-')}.jsonl")) for name in manifests}
+    groups = {
+        "Pre-training": ("base", *MODELS[2:]),
+        "Instruction tuning": ("sft/stage1", "sft/stage2"),
+        "Reward model and preference tuning": ("reward", "dpo/off_policy", "dpo/on_policy"),
+        "Pruning": ("prune",),
+    }
+    result = []
+    for title, names in groups.items():
+        series = {n: ([r["tokens"] for r in records[n]], [r["loss"] for r in records[n]]) for n in names if records.get(n)}
+        if series:
+            result.append((title, Markup(plots.lines(series, "tokens", "loss"))))
+    margins = {
+        n: ([r["step"] for r in records[n]], [r["reward_margin"] for r in records[n]])
+        for n in ("dpo/off_policy", "dpo/on_policy")
+        if records.get(n) and "reward_margin" in records[n][0]
+    }
+    if margins:
+        result.append(("Reward margin of chosen over rejected", Markup(plots.lines(margins, "step", "margin"))))
+    return result
+
+
+def _evaluation(evaluation: dict | None, recipe) -> dict | None:
+    if evaluation is None:
+        return None
+    bpb = evaluation["bits_per_byte"]
+    names = [name for name in MODELS if name in bpb]
+    replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb["base"]]
+    langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
+    shown = {name: [bpb[name].get(lang) for lang in langs] for name in names if name != "expand"}
+    forgetting = {
+        "with expansion": [bpb["pretrain/stage2"][lang] - bpb["base"][lang] for lang in replay] if "pretrain/stage2" in bpb else [],
+        "without expansion": [bpb["control/stage2"][lang] - bpb["base"][lang] for lang in replay] if "control/stage2" in bpb else [],
+    }
+    forgetting = {name: values for name, values in forgetting.items() if values}
+    return {
+        "plot": Markup(plots.grouped_bars(langs, shown, "bits per byte")),
+        "forgetting": Markup(plots.grouped_bars(replay, forgetting, "change of bits per byte", 4.8)) if forgetting else None,
+        "langs": langs,
+        "table": [[name, *(bpb[name].get(lang) for lang in langs)] for name in bpb],
+        "samples": evaluation.get("samples", {}),
+        "heldout": evaluation.get("heldout", {}),
+    }
+
+
+def _throughput(manifests: dict) -> list[list]:
+    rows = []
+    for name, manifest in manifests.items():
+        seconds = manifest["seconds"] or 1e-9
+        documents, tokens = manifest.get("docs_in"), manifest.get("tokens")
+        rate = manifest.get("tokens_per_second") or (tokens / seconds if tokens and "docs_in" not in manifest else None)
+        size = manifest.get("bytes") if documents else None
+        rows.append([name, manifest["seconds"], documents and documents / seconds, size and size / 1e6 / seconds, rate])
+    return rows
+
+
+def _alignment(uri: str, manifests: dict) -> list[tuple[str, dict]]:
+    """Counts and measures of the instruction and preference stages, as they stand in the manifests."""
+    skip = {"stage", "fingerprint", "config_hash", "config", "inputs", "code", "files", "hosts", "versions", "bytes"}
+    names = ("reward", "sft/stage1", "sft/select", "sft/stage2", "dpo/off_policy", "dpo/on_policy", "prune")
+    return [
+        (name, {k: v for k, v in manifests[name].items() if k not in skip and isinstance(v, int | float | str | dict)})
+        for name in names
+        if name in manifests
+    ]

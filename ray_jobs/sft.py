@@ -1,0 +1,39 @@
+"""sft/stage1: breadth, all valid conversations; sft/stage2: the selected ones (paper section 5.1)."""
+
+from __future__ import annotations
+
+from ray_jobs import chats, training
+from ray_jobs.run import Job
+from ray_jobs.trainer import launch
+from train import chat, examples, model, sft
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.sft
+    if job.stage.name == "sft/stage1":
+        stage, start = recipe.stage1, job.input("pretrain/stage2", "model")
+        rows = chats.conversations(job, recipe.instruct, recipe.max_rows)
+    else:
+        stage, start = recipe.stage2, job.input("sft/stage1", "model")
+        rows = chats.read_rows(job.input("sft/select", "rows.jsonl"))
+    chats.write_rows(job.path("rows.jsonl"), rows)
+    settings = training.settings(
+        job,
+        training.loop_config(job, stage.optimiser),
+        model=start,
+        rows=job.path("rows.jsonl"),
+        epochs=stage.epochs,
+    )
+    return {"conversations": len(rows), "per_language": chats.per_language(rows), **launch(job, train_worker, settings)}
+
+
+def train_worker(settings: dict) -> dict:
+    tokenizer = training.load_tokenizer(settings)
+    encoded = chat.encode(tokenizer, chats.read_rows(settings["rows"]))
+    fitting, too_long = examples.within(encoded, settings["context"])
+    packed = sft.pack([example.positions for example in fitting], settings["context"])
+    steps = examples.steps(len(packed), settings["epochs"], settings["loop"]["rows_per_step"])
+    settings["loop"] = training.with_steps(settings["loop"], steps)
+    batch_fn = sft.batch_fn(fitting, packed, settings["context"], settings["seed"])
+    summary = training.fit_and_save(model.load(settings["model"]), batch_fn, sft.loss, settings)
+    return {**summary, "packed_rows": len(packed), "left_out": len(too_long)}

@@ -42,13 +42,13 @@ def session(
     cores: int | None = None,
     memory: str = "1g",
     app_name: str = "pinisi",
-    folder: str | None = None,
+    temp_dir: str | None = None,
 ) -> SparkSession:
     """The session of this process, made at the first call.
 
-    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, scratch files below `folder` (None:
-    the system's temporary folder), loopback only, no UI. `submit`: the session of the surrounding spark-submit, whose own
-    options say cores and memory. Raises ValueError for an unknown mode or a missing Java.
+    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, scratch files below `temp_dir` (None:
+    the system's temporary folder), loopback only, no UI. `submit`: the session of the surrounding spark-submit, whose
+    own options say cores and memory. Raises ValueError for an unknown mode or a missing Java.
     """
     if mode not in ("local", "submit"):
         raise ValueError(f"unknown Spark mode {mode!r}: use local or submit")
@@ -76,9 +76,9 @@ def session(
             "spark.log.level": "ERROR",
             "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1" if cores <= 2 else "",
         }
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            settings |= {"spark.local.dir": folder, "spark.sql.warehouse.dir": str(Path(folder) / "warehouse")}
+        if temp_dir:
+            Path(temp_dir).mkdir(parents=True, exist_ok=True)
+            settings |= {"spark.local.dir": temp_dir, "spark.sql.warehouse.dir": str(Path(temp_dir) / "warehouse")}
     builder = SparkSession.builder.appName(app_name)
     if mode == "local":
         builder = builder.master(f"local[{cores}]")

@@ -21,7 +21,9 @@ def conversations(job: Job, pattern: str, limit: int | None) -> list[dict]:
     kept, faults = chat.validate(kept)
     write_ledger(job, rejects + faults)
     if not kept:
-        raise UserError(f"{pattern}: no valid conversation in the recipe's languages; see {job.ledger} for what is wrong")
+        raise UserError(
+            f"{pattern}: no valid conversation in the recipe's languages; see {job.ledger} for what is wrong"
+        )
     return sample(kept, limit)
 
 
@@ -31,7 +33,9 @@ def preferences(job: Job, pattern: str, limit: int | None) -> list[dict]:
     kept, faults = preference.validate(kept)
     write_ledger(job, rejects + faults)
     if not kept:
-        raise UserError(f"{pattern}: no valid preference pair in the recipe's languages; see {job.ledger} for what is wrong")
+        raise UserError(
+            f"{pattern}: no valid preference pair in the recipe's languages; see {job.ledger} for what is wrong"
+        )
     return sample(kept, limit)
 
 

@@ -6,6 +6,8 @@ consistency verifier. The reference of each round is the model that the round st
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.distributed as dist
 
 from cluster import storage
@@ -34,7 +36,13 @@ def run(job: Job) -> dict:
             net.save_pretrained(folder)
             training.load_tokenizer(_tokenizer(job)).save_pretrained(folder)
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
-    used = {"alpha": recipe.alpha} if recipe.loss == "lr_dpo" else {"gamma": recipe.gamma} if recipe.loss == "simpo" else {}
+    used = (
+        {"alpha": recipe.alpha}
+        if recipe.loss == "lr_dpo"
+        else {"gamma": recipe.gamma}
+        if recipe.loss == "simpo"
+        else {}
+    )
     settings = training.settings(
         job,
         training.loop_config(job, recipe.optimiser),
@@ -103,8 +111,7 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
         ]
         map_on_ray(job, _sample_and_score, tasks, "prompt shards")
         samples = [row for task in tasks for row in chats.read_rows(task["out"])]
-        name = language.namer(job.recipe.language.model, list(job.recipe.languages))
-        kept, rejects = preference.pairs(samples, name)
+        kept, rejects = preference.pairs(samples, _namer(job.recipe.language.model))
         chats.write_ledger(job, rejects, "part-00001")
         chats.write_rows(job.path("pairs.jsonl"), kept)
     samples = [row for part in storage.glob(job.path("samples", "*.jsonl")) for row in chats.read_rows(part)]
@@ -115,6 +122,12 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
         "engine_logprob_gap": max((row["gap"] for row in samples), default=0.0),
     }
     return chats.read_rows(job.path("pairs.jsonl")), facts
+
+
+def _namer(model_name: str) -> Callable[[str], str]:
+    """text -> its most probable language."""
+    identifier = language.MODELS[model_name]()
+    return lambda text: identifier.predict([text.lower().replace("\n", " ")])[0][0][0]
 
 
 def _sample_and_score(task: dict) -> dict:

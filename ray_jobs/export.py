@@ -67,5 +67,7 @@ def _licences(uri: str) -> list[tuple[str, int]]:
     """Licences of the documents in the token store as their sources state them, with document counts."""
     counts: Counter[str] = Counter()
     for part in storage.glob(storage.join(uri, "tokenize", "part-*.parquet")):
-        counts.update(licence or "not stated" for licence in storage.read_table(part, ["licence"])["licence"].to_pylist())
+        counts.update(
+            licence or "not stated" for licence in storage.read_table(part, ["licence"])["licence"].to_pylist()
+        )
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

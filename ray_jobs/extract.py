@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from curation.extract import Extractor
-
 from ray_jobs.run import Job
 from ray_jobs.shard_stage import run_kernel
 

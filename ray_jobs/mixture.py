@@ -17,7 +17,9 @@ def run(job: Job) -> dict:
     train, mixture = job.recipe.train, job.recipe.mixture
     everything = _pools(job, "all")
     if not everything:
-        raise UserError("tokenize: no document is left to train on; `pinisi status` and the ledger show where they went")
+        raise UserError(
+            "tokenize: no document is left to train on; `pinisi status` and the ledger show where they went"
+        )
     plans: dict[str, Stage] = {}
     if train is None:
         budget = sum(pool.tokens for pool in everything.values())
@@ -26,10 +28,14 @@ def run(job: Job) -> dict:
         if train.base.shape is not None:
             own = {name: pool for name, pool in everything.items() if name.split("/")[-1] in train.base.languages}
             if not own:
-                raise UserError(f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on")
+                raise UserError(
+                    f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on"
+                )
             plans["base"] = weights.stage1(own, train.base.tokens, mixture.temperature, mixture.max_epochs)
         plans["stage1"] = _stage1(everything, train.pretrain.stage1.tokens, mixture)
-        best = {n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages}
+        best = {
+            n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages
+        }
         plans["stage2"] = weights.stage2(
             best,
             _pools(job, "instructions"),
@@ -60,7 +66,9 @@ def _stage1(pools: dict[str, Pool], budget: int, mixture) -> Stage:
 def _pools(job: Job, kind: str) -> dict[str, Pool]:
     """Sizes of the pools `kind` or `kind/<lang>` that hold any tokens."""
     root = job.input("tokenize", "pools")
-    found = storage.glob(storage.join(root, kind, "*", "store.json")) + storage.glob(storage.join(root, kind, "store.json"))
+    found = storage.glob(storage.join(root, kind, "*", "store.json")) + storage.glob(
+        storage.join(root, kind, "store.json")
+    )
     stores = [TokenStore(uri.removesuffix("/store.json")) for uri in found]
     pools = {store.uri[store.uri.index("/pools/") + 7 :]: Pool(store.n_tokens, store.n_bytes) for store in stores}
     return {name: pool for name, pool in pools.items() if pool.tokens}

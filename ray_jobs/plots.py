@@ -46,7 +46,9 @@ def lines(series: dict[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 2.9))
         for (name, (xs, ys)), colour in zip(series.items(), COLOURS, strict=False):
-            axes.plot(xs, ys, label=name, color=colour, linewidth=1.6, marker="o" if len(xs) < 4 else None, markersize=3)
+            axes.plot(
+                xs, ys, label=name, color=colour, linewidth=1.6, marker="o" if len(xs) < 4 else None, markersize=3
+            )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if len(series) > 1:

@@ -91,7 +91,11 @@ def _drops(manifests: dict) -> dict | None:
         return None
     ordered = sorted(rules.items(), key=lambda item: (CORPUS.index(item[0][0]), -item[1]))
     names = [f"{stage}: {rule}" for (stage, rule), _ in ordered]
-    series = {stage: [n if s == stage else 0 for (s, _), n in ordered] for stage in CORPUS if any(s == stage for s, _ in rules)}
+    series = {
+        stage: [n if s == stage else 0 for (s, _), n in ordered]
+        for stage in CORPUS
+        if any(s == stage for s, _ in rules)
+    }
     return {"plot": Markup(plots.stacked_rows(names, series, "documents", 8.6))}
 
 
@@ -112,7 +116,9 @@ def _mixture(uri: str) -> dict | None:
 
 
 def _curves(uri: str, manifests: dict) -> list[tuple[str, Markup]]:
-    records = {name: metrics.read(storage.join(uri, "metrics", f"{name.replace('/', '-')}.jsonl")) for name in manifests}
+    records = {
+        name: metrics.read(storage.join(uri, "metrics", f"{name.replace('/', '-')}.jsonl")) for name in manifests
+    }
     groups = {
         "Pre-training": ("base", *MODELS[2:]),
         "Instruction tuning": ("sft/stage1", "sft/stage2"),
@@ -121,7 +127,9 @@ def _curves(uri: str, manifests: dict) -> list[tuple[str, Markup]]:
     }
     result = []
     for title, names in groups.items():
-        series = {n: ([r["tokens"] for r in records[n]], [r["loss"] for r in records[n]]) for n in names if records.get(n)}
+        series = {
+            n: ([r["tokens"] for r in records[n]], [r["loss"] for r in records[n]]) for n in names if records.get(n)
+        }
         if series:
             result.append((title, Markup(plots.lines(series, "tokens", "loss"))))
     margins = {
@@ -143,13 +151,19 @@ def _evaluation(evaluation: dict | None, recipe) -> dict | None:
     langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
     shown = {name: [bpb[name].get(lang) for lang in langs] for name in names if name != "expand"}
     forgetting = {
-        "with expansion": [bpb["pretrain/stage2"][lang] - bpb["base"][lang] for lang in replay] if "pretrain/stage2" in bpb else [],
-        "without expansion": [bpb["control/stage2"][lang] - bpb["base"][lang] for lang in replay] if "control/stage2" in bpb else [],
+        "with expansion": [bpb["pretrain/stage2"][lang] - bpb["base"][lang] for lang in replay]
+        if "pretrain/stage2" in bpb
+        else [],
+        "without expansion": [bpb["control/stage2"][lang] - bpb["base"][lang] for lang in replay]
+        if "control/stage2" in bpb
+        else [],
     }
     forgetting = {name: values for name, values in forgetting.items() if values}
     return {
         "plot": Markup(plots.grouped_bars(langs, shown, "bits per byte")),
-        "forgetting": Markup(plots.grouped_bars(replay, forgetting, "change of bits per byte", 4.8)) if forgetting else None,
+        "forgetting": Markup(plots.grouped_bars(replay, forgetting, "change of bits per byte", 4.8))
+        if forgetting
+        else None,
         "langs": langs,
         "table": [[name, *(bpb[name].get(lang) for lang in langs)] for name in bpb],
         "samples": evaluation.get("samples", {}),

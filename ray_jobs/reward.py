@@ -49,7 +49,9 @@ def _measure(net, tokenizer, rows: list[dict], context: int) -> dict:
     if not rows:
         return {}
     scores = [
-        reward.score(net, tokenizer, [[*row["prompt"], {"role": "assistant", "content": row[side]}] for row in rows], context)
+        reward.score(
+            net, tokenizer, [[*row["prompt"], {"role": "assistant", "content": row[side]}] for row in rows], context
+        )
         for side in ("chosen", "rejected")
     ]
     lengths = [np.array([len(row[side]) for row in rows]) for side in ("chosen", "rejected")]

@@ -18,7 +18,10 @@ from train import chat, examples, logprobs, model, reward, select
 def run(job: Job) -> dict:
     settings = job.recipe.train.sft.select
     context = job.recipe.train.context
-    common = {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer"), "rows": job.input("sft/stage1", "rows.jsonl")}
+    common = {
+        "tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer"),
+        "rows": job.input("sft/stage1", "rows.jsonl"),
+    }
     tasks = [
         (_rewards, {**common, "model": job.input("reward", "model"), "context": context}),
         (_surprise, {**common, "model": job.input("pretrain/stage2", "model"), "context": context}),

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from mixture.store import TokenStore, write_store
 
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
 from mixture import tokenizer as tokenizers
+from mixture.store import TokenStore, write_store
 from ray_jobs import files
 from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job

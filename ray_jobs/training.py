@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from mixture.sampler import Sampler, rows
-from mixture.store import TokenStore
 from torch import nn
 
 from cluster import storage
 from mixture import tokenizer as tokenizers
+from mixture.sampler import Sampler, rows
+from mixture.store import TokenStore
 from ray_jobs.recipe import Optimiser
 from ray_jobs.run import Job
 from train import checkpoint, model

@@ -1,0 +1,175 @@
+"""The whole chain on `sample/`, as a user runs it: one command, killed once on the way, then explained and reloaded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from ray_jobs.recipe import SAMPLE
+from ray_jobs.stages import STAGES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE = str(Path(__file__).parent / "tiny.yaml")
+DATA_STAGES = ("crawl", "extract", "language", "filter/signals", "filter/policy", "dedup", "quality", "tokenize")
+
+
+def pinisi(*arguments, check=True, home=None):
+    environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE), **({"HOME": str(home)} if home else {})}
+    result = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.cli", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600, check=False,
+    )  # fmt: skip
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, home):
+    """A finished run; the process was killed with SIGKILL in a Ray stage, in a Spark stage and in training."""
+    uri = str(tmp_path_factory.mktemp("runs") / "tiny")
+    for stage in ("extract", "dedup", "pretrain/stage1"):
+        kill_in(stage, uri, home)
+    pinisi("run", RECIPE, "--run-dir", uri, home=home)
+    return uri
+
+
+def kill_in(stage, uri, home):
+    """Start the run, kill it hard once `stage` has begun; nothing of it may live on."""
+    environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE), "HOME": str(home)}
+    command = [sys.executable, "-m", "ray_jobs.cli", "run", RECIPE, "--run-dir", uri]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = Path(uri) / stage / "_started.json"
+    deadline = time.monotonic() + 300
+    while not started.exists():
+        assert process.poll() is None, "the run ended before the stage began"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (Path(uri) / stage / "_manifest.json").exists(), f"{stage} ended before it was killed"
+
+
+def test_every_stage_is_done(run):
+    rows = json.loads(pinisi("status", run, "--json").stdout)
+    assert [row["name"] for row in rows] == [stage.name for stage in STAGES]
+    assert {row["state"] for row in rows} == {"done"}
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["crawl"]["docs_in"] > 90
+    assert by_name["tokenize"]["tokens"] > 10_000
+
+
+def test_running_again_does_nothing_in_seconds(run, home):
+    begin = time.monotonic()
+    result = pinisi("run", RECIPE, "--run-dir", run, home=home)
+    assert result.stdout.splitlines()[0] == "nothing to do: every stage is done"
+    assert time.monotonic() - begin < 20
+
+
+def test_data_stages_are_byte_identical_to_an_undisturbed_run(run, tmp_path, home):
+    uri = str(tmp_path / "undisturbed")
+    pinisi("run", RECIPE, "--run-dir", uri, "--until", "tokenize", home=home)
+    for stage in DATA_STAGES:
+        for folder in (stage, f"dropped/{stage}"):
+            files = sorted(
+                p
+                for p in (Path(uri) / folder).rglob("*")
+                if p.suffix in (".parquet", ".bin") and "_shards" not in p.parts
+            )
+            for file in files:
+                twin = Path(run) / file.relative_to(uri)
+                assert twin.read_bytes() == file.read_bytes(), file.relative_to(uri)
+            assert files, folder
+    assert (Path(uri) / "tokenize/tokenizer/tokenizer.json").read_bytes() == (
+        Path(run) / "tokenize/tokenizer/tokenizer.json"
+    ).read_bytes()
+
+
+def explain(run, document):
+    return json.loads(pinisi("explain", run, document, "--json").stdout)
+
+
+def test_explain_a_kept_a_filtered_and_a_deduplicated_page(run):
+    kept = storage.read_table(f"{run}/tokenize", ["doc_id", "url"]).to_pylist()[0]
+    events = explain(run, kept["url"])
+    assert [e["stage"] for e in events] == list(DATA_STAGES)
+    assert {e["outcome"] for e in events} == {"kept"}
+    assert {"stage", "outcome", "rule", "value", "threshold"} <= set(events[0])
+
+    dropped = storage.read_table(f"{run}/dropped/filter/policy").to_pylist()[0]
+    last = explain(run, dropped["doc_id"])[-1]
+    assert (last["stage"], last["outcome"]) == ("filter/policy", "dropped")
+    assert last["value"] is not None
+    assert last["threshold"] is not None
+
+    ledger = storage.read_table(f"{run}/dropped/dedup").to_pylist()
+    for rule in ("url_duplicate", "near_duplicate"):
+        duplicate = next(row for row in ledger if row["rule"] == rule)
+        event = next(e for e in explain(run, duplicate["doc_id"]) if e["outcome"] == "dropped")
+        assert event["rule"] == rule
+        survivors = explain(run, event["detail"])  # the ledger names the document that won
+        assert survivors[0]["doc_id"] == event["detail"]
+
+
+def test_explain_knows_nothing_of_a_stranger(run):
+    result = pinisi("explain", run, "https://nowhere.example/", check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+
+
+def test_exported_models_load_with_plain_transformers(run):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for name in ("base", "chat", "pruned"):
+        folder = f"{run}/export/{name}"
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokens = tokenizer("The river market", return_tensors="pt")
+        out = model.generate(**tokens, max_new_tokens=4, do_sample=False)
+        assert out.shape[1] > tokens["input_ids"].shape[1]
+        assert torch.isfinite(model(**tokens).logits).all()
+        card = Path(folder, "README.md").read_text()
+        assert "| th |" in card
+    assert model.config.hidden_size == 32
+
+
+def test_training_moved_what_it_should(run):
+    bpb = json.loads(Path(run, "evaluate/metrics.json").read_text())["bits_per_byte"]
+    assert bpb["expand"] == pytest.approx(bpb["base"], rel=1e-6)  # the same function
+    assert bpb["pretrain/stage2"]["th"] < bpb["base"]["th"]
+
+
+def test_report_holds_every_part(run):
+    page = Path(run, "report/index.html").read_text()
+    for part in ("corpus", "drops", "mixture", "training", "bits", "samples", "alignment", "throughput"):
+        assert f'id="{part}"' in page
+    assert page.count("<svg") >= 8
+
+
+def test_a_changed_threshold_runs_only_what_follows(run, tmp_path, home):
+    import shutil
+
+    uri = str(tmp_path / "copy")
+    shutil.copytree(run, uri)
+    result = pinisi("run", RECIPE, "--run-dir", uri, "--until", "dedup", "--set", "dedup.threshold=0.75", home=home)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "dedup: runs again, recipe key dedup changed"
+    assert not any(line.startswith(("crawl", "extract", "language", "filter")) for line in lines)
+
+
+def test_nothing_is_left_in_home(run, home):
+    assert not (home / ".ray").exists()

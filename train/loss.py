@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Partial
 IGNORE = -100
 """The label of a position without a loss."""
 
-_LOGIT_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+_LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
 def linear_cross_entropy(

@@ -72,8 +72,7 @@ def _corpus(manifests: dict) -> dict | None:
     plot = None
     if len(by_lang) > 1:
         kept = {"kept": [row[len(by_lang)] for row in table]}
-        for before, after in zip(by_lang, by_lang[1:], strict=False):
-            column = by_lang.index(after) + 1
+        for column, after in enumerate(by_lang[1:], 2):
             kept[f"dropped by {after}"] = [row[column - 1] - row[column] for row in table]
         plot = Markup(plots.stacked_rows(langs, kept, "documents"))
     first = ["read", *stages] if "docs_in" in manifests["crawl"] else stages

@@ -16,8 +16,8 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     better = [lang for lang in new if final[lang] < base[lang]]
     worse = [lang for lang in new if lang not in better]
     said = [
-        f"Continual pre-training made the model better in {len(better)} of {len(new)} new languages ({_changes(better, base, final)})"
-        + (f"; not in {_changes(worse, base, final)}." if worse else ".")
+        f"Continual pre-training made the model better in {len(better)} of {len(new)} new languages "
+        f"({_changes(better, base, final)})" + (f"; not in {_changes(worse, base, final)}." if worse else ".")
     ]
     for lang in replay:
         change = final[lang] - base[lang]

@@ -44,7 +44,7 @@ def dense_mask(mask: Mask, batch: int, length: int, device: torch.device | str =
 
 
 def attach(model: nn.Module) -> None:
-    """Let `model.model(..., doc_ids=[B, T])` attend within documents: the mask is built once per forward, not per layer.
+    """Let `model.model(..., doc_ids=[B, T])` attend within documents. The mask is built once per forward pass.
 
     `model` is a causal LM of `transformers` with `attn_implementation="pinisi"`.
     """
@@ -75,7 +75,7 @@ def _flex() -> Callable:
     return torch.compile(flex_attention)  # uncompiled, it materialises the full score matrix
 
 
-def attention(
+def attention(  # noqa: PLR0917 (the convention of transformers)
     module: nn.Module,
     query_BHTN: Tensor,
     key_BKTN: Tensor,

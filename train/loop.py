@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 BatchFn = Callable[[list[int]], Batch]
-"""Row numbers (global, 0 .. steps * rows_per_step - 1) to one micro-batch on CPU. A pure function: resuming calls it again.
+"""Row numbers (global, 0 .. steps * rows_per_step - 1) to one micro-batch on CPU; pure, as resuming calls it again.
 
 `batch["count"]` is a 0-d tensor with what the loss is divided by (valid tokens, or pairs); the loop adds `batch["step"]`,
 the 0-d number of the update, and counts `batch["input_ids"].numel()` as tokens where there is such a key."""
@@ -55,7 +55,7 @@ LossFn = Callable[[nn.Module, Batch], LossParts]
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """One training run. `steps`, `warmup_steps`, `decay_steps` (wsd only) count updates; `micro_rows` rows fit in memory.
+    """One run. `steps`, `warmup_steps` and `decay_steps` (of wsd) count updates; `micro_rows` rows fit in memory.
 
     `precision`: "fp32", or "bf16" (fp32 weights, bf16 matrix products by autocast). `parallel`: "replicate" or "fsdp".
     `checkpoint_every` = 0 writes no checkpoint.
@@ -200,7 +200,7 @@ def fit(
             log.warning("step %d: loss or gradient is not finite; the update is skipped", step + 1)
             if skips_in_a_row == MAX_SKIPS:
                 raise FloatingPointError(
-                    f"The loss or its gradient was not finite in {MAX_SKIPS} updates in a row, the last being {step + 1}; "
+                    f"The loss or its gradient was not finite in {MAX_SKIPS} updates in a row, up to {step + 1}; "
                     "lower the learning rate or look at the data of these steps."
                 )
         tokens_seen += int(tokens)

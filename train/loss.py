@@ -81,7 +81,7 @@ def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
 
 class _SumOfLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk: int, dtype: torch.dtype) -> Tensor:  # noqa: PLR0917
         grad_hidden, grad_weight = ctx.needs_input_grad[:2]
         w_VD = weight_VD.to(dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
@@ -122,7 +122,7 @@ class _SumOfLosses(torch.autograd.Function):
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk: int, dtype: torch.dtype) -> Tensor:  # noqa: PLR0917
         w_VD = weight_VD.to(dtype)
         logp_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
         lse_N = torch.empty_like(logp_N)

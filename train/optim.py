@@ -100,7 +100,7 @@ def set_learning_rate(optimizer: torch.optim.AdamW, step: int, config) -> float:
 
 
 def state_tensors(optimizer: torch.optim.AdamW, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The named tensors and, of those that are optimised, Adam's two moments: what a checkpoint saves and fills in place."""
+    """The named tensors and Adam's two moments of those that are optimised: what a checkpoint saves and fills."""
     tensors = {name: tensor.detach() for name, tensor in named.items()}
     for name, tensor in named.items():
         if state := optimizer.state.get(tensor):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -33,7 +33,7 @@ def sum_over_ranks(values: Iterable[float], device: torch.device) -> list[float]
 
 
 def shard(model: nn.Module, precision: str) -> None:
-    """Shard the model's parameters over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
+    """Shard the model over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
 
     The head is not a module that is called (its weight goes into the chunked loss): it is a sharded group of its own, or
     the embedding's parameter where the two are tied. Gradients are sums over ranks; `precision` "bf16" gathers and
@@ -79,7 +79,7 @@ class Gradients:
             dist.all_reduce(self._flat)
 
     def norm(self) -> float:
-        """L2 norm over all of the model's gradients, the same on every rank; not finite if a gradient or the loss is not."""
+        """L2 norm of the model's gradients, equal on every rank; not finite if any gradient or the loss is not."""
         squares = torch.linalg.vector_norm(self._model, dtype=torch.float64) ** 2
         if self.sharded:
             local = [torch.linalg.vector_norm(p.grad.to_local()) for p in self.sharded if p.grad is not None]

@@ -1,0 +1,139 @@
+"""Bits per byte of held-out documents, and greedy samples.
+
+bits per byte = - sum over tokens of log2 p(token | tokens before it) / UTF-8 bytes of the text
+
+Unlike loss or perplexity it does not depend on the tokenizer's granularity, so languages and vocabularies can be compared
+(Burmese has 2.5 times as many Qwen tokens in a byte as English).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from train.loss import IGNORE, token_logprobs
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: nn.Module,
+    documents: Iterable[tuple[str, Sequence[int], int]],
+    *,
+    context: int,
+    eod: int,
+    batch_rows: int = 8,
+    precision: str = "fp32",
+) -> dict[str, dict]:
+    """{language: {"bits_per_byte", "bits", "bytes", "tokens", "documents"}} of (language, token ids, UTF-8 bytes) triples.
+
+    Every token is scored once, the first after `eod` (the token between documents in training). A document longer than
+    `context` is cut in windows that each start from the last token of the one before. `precision` is "fp32" or "bf16".
+    """
+    sums: dict[str, dict] = {}
+    windows: list[tuple[str, np.ndarray]] = []
+    for lang, tokens, n_bytes in documents:
+        entry = sums.setdefault(lang, {"bits_per_byte": math.nan, "bits": 0.0, "bytes": 0, "tokens": 0, "documents": 0})
+        entry["bytes"] += int(n_bytes)
+        entry["tokens"] += len(tokens)
+        entry["documents"] += 1
+        sequence = np.concatenate([[eod], np.asarray(tokens, dtype=np.int64)])
+        windows += [(lang, sequence[i : i + context + 1]) for i in range(0, len(tokens), context)]
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    for rows in _batches(_pack(windows, context), batch_rows):
+        inputs_BT, labels_BT, doc_ids_BT, positions_BT = (t.to(device) for t in _tensors(rows, context, eod))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            hidden_BTD = model.model(
+                input_ids=inputs_BT, position_ids=positions_BT, doc_ids=doc_ids_BT, use_cache=False
+            ).last_hidden_state
+            logp_BT = token_logprobs(hidden_BTD, model.lm_head.weight, labels_BT)
+        logp = logp_BT.double().cpu().numpy()
+        for r, row in enumerate(rows):
+            start = 0
+            for lang, window in row:
+                stop = start + len(window) - 1
+                sums[lang]["bits"] -= float(logp[r, start:stop].sum()) / math.log(2)
+                start = stop
+    model.train(training)
+    for entry in sums.values():
+        if entry["bytes"]:
+            entry["bits_per_byte"] = entry["bits"] / entry["bytes"]
+    return dict(sorted(sums.items()))
+
+
+@torch.no_grad()
+def greedy(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 48
+) -> list[str]:
+    """The most likely continuation of each prompt, without the prompt; stops at the tokenizer's end token."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    samples = []
+    for prompt in prompts:
+        ids = torch.tensor([tokenizer.encode(prompt)], device=device)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        samples.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    model.train(training)
+    return samples
+
+
+Row = list[tuple[str, np.ndarray]]
+"""Windows (language, tokens with the one that they start from) that share one row of the batch."""
+
+
+def _pack(windows: list[tuple[str, np.ndarray]], context: int) -> Iterator[Row]:
+    """Rows of at most `context` scored tokens, windows in the order of their length, so that little is padding."""
+    row: Row = []
+    used = 0
+    for lang, window in sorted(windows, key=lambda w: -len(w[1])):
+        scored = len(window) - 1
+        if used + scored > context:
+            yield row
+            row, used = [], 0
+        row.append((lang, window))
+        used += scored
+    if row:
+        yield row
+
+
+def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _tensors(rows: list[Row], context: int, eod: int) -> tuple[torch.Tensor, ...]:
+    """(inputs, labels, document ids, positions), each [rows, context]; what is left over is a document of padding."""
+    inputs = np.full((len(rows), context), eod, dtype=np.int64)
+    labels = np.full_like(inputs, IGNORE)
+    doc_ids = np.full_like(inputs, -1)
+    positions = np.zeros_like(inputs)
+    for r, row in enumerate(rows):
+        start = 0
+        for d, (_, window) in enumerate(row):
+            stop = start + len(window) - 1
+            inputs[r, start:stop] = window[:-1]
+            labels[r, start:stop] = window[1:]
+            doc_ids[r, start:stop] = d
+            positions[r, start:stop] = np.arange(stop - start)
+            start = stop
+    return tuple(torch.from_numpy(a) for a in (inputs, labels, doc_ids, positions))

@@ -1,0 +1,95 @@
+"""Block expansion: a deeper model that computes exactly what the base computes (LLaMA-Pro, arXiv 2401.02415; recipe §4).
+
+With E new layers over L, after each group of L / E layers a clone of the group's last layer is inserted whose two output
+projections are zero. A layer is x + attention(x), then x + mlp(x); the clone's branches give exact zeros, so logits are
+equal bit for bit in any precision. At the first update only the zero matrices have a gradient, from the second on all do.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+TRAINABLE = ("all", "new_blocks")
+
+
+def expand(
+    model: nn.Module, new_layers: int, trainable: str = "all", *, untie: bool = False, vocab_size: int | None = None
+) -> nn.Module:
+    """Insert `new_layers` zero-output clones into a Qwen2- or Llama-shaped causal LM, in place, and return it.
+
+    `untie` gives the head its own copy of the embedding matrix. `vocab_size` cuts padding rows off embedding and head.
+    `trainable`: "all" as Sailor2, or "new_blocks" as LLaMA-Pro, which freezes the rest.
+    Raises ValueError when the layers cannot be grouped evenly, or a vocabulary would grow.
+    """
+    if new_layers:
+        _insert(model, new_layers)
+    if untie and model.config.tie_word_embeddings:
+        model.lm_head.weight = nn.Parameter(model.model.embed_tokens.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+        model.all_tied_weights_keys = {}
+    if vocab_size is not None:
+        _cut_vocabulary(model, vocab_size)
+    set_trainable(model, new_layers, trainable)
+    return model
+
+
+def inserted(layers: int, new_layers: int) -> list[int]:
+    """Indices, in the model of `layers` layers in all, of those that `expand(…, new_layers)` inserted."""
+    if not new_layers:
+        return []
+    group = layers // new_layers
+    return list(range(group - 1, layers, group))
+
+
+def set_trainable(model: nn.Module, new_layers: int, trainable: str) -> None:
+    """Choose the parameters that get gradients in an expanded model, also one that was saved and loaded again."""
+    if trainable not in TRAINABLE:
+        raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, not {trainable!r}.")
+    if trainable == "new_blocks" and not new_layers:
+        raise ValueError("trainable='new_blocks' needs new layers, but none were added.")
+    model.requires_grad_(trainable == "all")
+    if trainable == "new_blocks":
+        for index in inserted(len(model.model.layers), new_layers):
+            model.model.layers[index].requires_grad_(True)
+
+
+def _insert(model: nn.Module, new_layers: int) -> None:
+    config, old = model.config, list(model.model.layers)
+    if new_layers < 0 or new_layers > len(old) or len(old) % new_layers:
+        raise ValueError(
+            f"{new_layers} new layers cannot be spread evenly over {len(old)} layers; the number must divide {len(old)}."
+        )
+    group = len(old) // new_layers
+    layers, layer_types = [], []
+    for index, layer in enumerate(old):
+        layers.append(layer)
+        layer_types.append(config.layer_types[index])
+        if (index + 1) % group == 0:
+            clone = copy.deepcopy(layer, {id(config): config})  # the clone shares the one config
+            with torch.no_grad():
+                clone.self_attn.o_proj.weight.zero_()
+                clone.mlp.down_proj.weight.zero_()
+            layers.append(clone)
+            layer_types.append(config.layer_types[index])
+    for index, layer in enumerate(layers):
+        layer.self_attn.layer_idx = index  # its slot in the KV cache
+    model.model.layers = nn.ModuleList(layers)
+    config.max_window_layers += min(config.max_window_layers, len(old)) // group
+    config.num_hidden_layers, config.layer_types = len(layers), layer_types
+
+
+def _cut_vocabulary(model: nn.Module, vocab_size: int) -> None:
+    embedding = model.model.embed_tokens
+    if vocab_size > embedding.num_embeddings:
+        raise ValueError(
+            f"The vocabulary can be cut, not grown: it has {embedding.num_embeddings} rows, not {vocab_size}."
+        )
+    weight = nn.Parameter(embedding.weight.detach()[:vocab_size].clone())
+    head = model.lm_head.weight
+    model.lm_head.weight = weight if head is embedding.weight else nn.Parameter(head.detach()[:vocab_size].clone())
+    embedding.weight = weight
+    embedding.num_embeddings = model.lm_head.out_features = vocab_size
+    model.config.vocab_size = model.vocab_size = model.model.vocab_size = vocab_size

@@ -47,6 +47,6 @@ def run(job: Job) -> dict:
 
 def train_worker(settings: dict) -> dict:
     net = model.load(settings["model"])
-    expand.set_trainable(net, settings["trainable"], settings["new_layers"])
+    expand.set_trainable(net, settings["new_layers"], settings["trainable"])
     summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
     return {**summary, "parameters": training.parameters(net)}

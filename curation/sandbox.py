@@ -118,7 +118,7 @@ class Sandbox:
             stderr=subprocess.DEVNULL,
             env=environment,
         )
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
         ready = _receive(self._process.stdout.fileno(), START_SECONDS)
         if ready != b"ready":
             self.close()
@@ -128,7 +128,9 @@ class Sandbox:
         return self._process
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, owner: int) -> None:
+    if os.getpid() != owner:  # a fork of the owner that ends leaves the owner's worker alone
+        return
     process.kill()
     for pipe in (process.stdin, process.stdout):
         with contextlib.suppress(OSError):

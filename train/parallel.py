@@ -35,21 +35,23 @@ def sum_over_ranks(values: Iterable[float], device: torch.device) -> list[float]
 def shard(model: nn.Module, precision: str) -> None:
     """Shard the model over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
 
-    The head is not a module that is called (its weight goes into the chunked loss): it is a sharded group of its own, or
-    the embedding's parameter where the two are tied. Gradients are sums over ranks; `precision` "bf16" gathers and
+    The head is a sharded group of its own (an `lm_head` is never called: its weight goes into the chunked loss), or the
+    embedding's parameter where the two are tied. Gradients are sums over ranks; `precision` "bf16" gathers and
     computes in bf16 and reduces in fp32.
     """
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16" else MixedPrecisionPolicy()
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    parts = [*model.model.layers, model.model, *([] if tied else [model.lm_head])]
+    body = model.model
+    heads = [child for child in model.children() if child is not body]
+    tied = [head for head in heads if head.weight is body.embed_tokens.weight]
+    parts = [*body.layers, body, *(head for head in heads if head not in tied)]
     for part in parts:
         fully_shard(part, mesh=mesh, mp_policy=policy)
         part.set_force_sum_reduction_for_comms(True)
         part.set_gradient_divide_factor(1.0)
-    if tied:
-        model.lm_head.weight = model.model.embed_tokens.weight
+    for head in tied:
+        head.weight = body.embed_tokens.weight
 
 
 class Gradients:

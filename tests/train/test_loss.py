@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from train.loss import IGNORE, default_chunk, linear_cross_entropy, token_logprobs
+
+
+def case(rows=3, length=11, width=8, vocabulary=29, seed=0, scale=1.0):
+    g = torch.Generator().manual_seed(seed)
+    hidden = (torch.randn(rows, length, width, generator=g) * scale).requires_grad_()
+    weight = torch.randn(vocabulary, width, generator=g).requires_grad_()
+    labels = torch.randint(0, vocabulary, (rows, length), generator=g)
+    labels[0, :4] = IGNORE
+    return hidden, weight, labels
+
+
+def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
+    loss, count = linear_cross_entropy(torch.zeros(1, 5, 4), torch.randn(8, 4), torch.tensor([[0, 7, IGNORE, 3, 1]]))
+    assert count == 4 and loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(4 * math.log(8), abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 1000, None])
+def test_chunks_do_not_change_loss_or_gradients(chunk):
+    hidden, weight, labels = case()
+    loss, count = linear_cross_entropy(hidden, weight, labels, chunk)
+    grads = torch.autograd.grad(loss / count, (hidden, weight))
+    logits = (hidden @ weight.T).flatten(0, 1)
+    reference = cross_entropy(logits, labels.flatten(), reduction="sum")
+    expected = torch.autograd.grad(reference / count, (hidden, weight))
+    assert count == (labels != IGNORE).sum()
+    torch.testing.assert_close(loss, reference, rtol=1e-6, atol=0)
+    for got, want in zip(grads, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+def test_ignored_positions_get_no_gradient_and_nothing_at_all_is_no_loss():
+    hidden, weight, labels = case()
+    loss, _ = linear_cross_entropy(hidden, weight, labels, 4)
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    assert (gradient[0, :4] == 0).all() and (gradient[0, 4:].abs().sum(-1) > 0).all()
+    loss, count = linear_cross_entropy(hidden, weight, torch.full_like(labels, IGNORE), 4)
+    assert loss == 0 and count == 0
+    assert all((g == 0).all() for g in torch.autograd.grad(loss, (hidden, weight)))
+
+
+def test_very_large_logits_stay_exact():
+    hidden, weight, labels = case(scale=1e3)
+    loss, _ = linear_cross_entropy(hidden, weight, labels, 5)
+    reference = cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten(), reduction="sum")
+    assert torch.isfinite(loss)
+    torch.testing.assert_close(loss, reference, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [3, None])
+def test_token_logprobs_and_their_gradients_for_any_upstream_gradient(chunk):
+    hidden, weight, labels = case()
+    upstream = torch.randn(labels.shape, generator=torch.Generator().manual_seed(9))
+    logp = token_logprobs(hidden, weight, labels, chunk)
+    grads = torch.autograd.grad((logp * upstream).sum(), (hidden, weight))
+    full = log_softmax(hidden @ weight.T, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    full = torch.where(labels == IGNORE, 0.0, full)
+    expected = torch.autograd.grad((full * upstream).sum(), (hidden, weight))
+    assert (logp[0, :4] == 0).all() and logp.shape == labels.shape
+    torch.testing.assert_close(logp, full, rtol=0, atol=2e-6)
+    for got, want in zip(grads, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=5e-6)
+
+
+def test_the_full_logits_never_exist():
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    self.numel = max(self.numel, tensor.numel())
+            return out
+
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 64, 8, generator=g).requires_grad_()
+    weight = torch.randn(500, 8, generator=g).requires_grad_()
+    labels = torch.randint(0, 500, (2, 64), generator=g)
+    for compute in (
+        lambda: linear_cross_entropy(hidden, weight, labels, 16)[0],
+        lambda: token_logprobs(hidden, weight, labels, 16).sum(),
+    ):
+        with Largest() as largest:
+            compute().backward()
+        assert largest.numel <= 16 * 500 < labels.numel() * 500
+
+
+def test_under_autocast_products_are_bf16_and_sums_are_fp32():
+    hidden, weight, labels = case(rows=8, length=64, width=32, vocabulary=97)
+    exact, count = linear_cross_entropy(hidden, weight, labels)
+    exact_grads = torch.autograd.grad(exact / count, (hidden, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        many, _ = linear_cross_entropy(hidden, weight, labels, 2)
+    grads = torch.autograd.grad(many / count, (hidden, weight))
+    assert many.dtype == torch.float32 and all(g.dtype == torch.float32 for g in grads)
+    assert many.item() == pytest.approx(exact.item(), rel=2e-3) and many.item() != exact.item()
+    for got, want in zip(grads, exact_grads, strict=True):
+        # 256 chunks summed in bf16 would be off by more than a tenth
+        assert (got - want).norm() / want.norm() < 0.02
+
+
+def test_default_chunk_keeps_logits_in_cache_and_is_never_tiny():
+    assert default_chunk(torch.empty(16_384, 1)) * 16_384 * 4 <= 16 << 20
+    assert default_chunk(torch.empty(10_000_000, 1, device="meta")) == 16

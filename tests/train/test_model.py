@@ -1,0 +1,67 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from train import model
+
+SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+def test_the_seed_alone_decides_the_weights():
+    torch.manual_seed(5)
+    one = model.build(SHAPE, seed=3)
+    state = torch.get_rng_state()
+    two = model.build(SHAPE, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is untouched
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(one.lm_head.weight, model.build(SHAPE, seed=4).lm_head.weight)
+    assert one.lm_head.weight is one.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_a_saved_model_opens_with_and_without_our_code(tmp_path, place):
+    folder = str(tmp_path / "hf") if place == "local" else f"memory://{tmp_path.name}/hf"
+    net = model.build(SHAPE, seed=1).eval()
+    model.save(net, None, folder, context=48)
+    again = model.load(folder).eval()
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, net(ids).logits)
+    assert again.config._attn_implementation == "pinisi" and again.config.max_position_embeddings == 48
+    if place == "local":
+        config = json.loads((tmp_path / "hf" / "config.json").read_text())
+        assert config["max_position_embeddings"] == 48 and "pinisi" not in json.dumps(config)
+        assert {f.suffix for f in (tmp_path / "hf").iterdir()} == {".json", ".safetensors"}
+        plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(plain(ids).logits, net(ids).logits, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hiden_size": 3}, "hiden_size"),
+        ({"hidden_size": 34}, "not a multiple of num_attention_heads"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads"),
+    ],
+)
+def test_a_wrong_shape_is_one_clear_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        model.build(SHAPE | change)
+
+
+def test_rope_theta_reaches_the_model():
+    slow, fast = model.build(SHAPE, seed=1), model.build(SHAPE | {"rope_theta": 100.0}, seed=1)
+    assert slow.config.rope_parameters["rope_theta"] == 1e6
+    assert not torch.equal(slow.model.rotary_emb.inv_freq, fast.model.rotary_emb.inv_freq)

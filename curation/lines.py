@@ -1,9 +1,9 @@
 """Lines that come back all over a crawl: menus, cookie notices, licences of a theme.
 
-Recipe section 2.1: in each bucket of 10 M documents, lines seen more than 5 times are dropped, every copy of them. A line
-is stripped and its runs of whitespace become one space; then it is a 64-bit hash. Lines under `min_chars` characters are
-skipped: "Oleh:" or "1." repeat in honest text. The hash of a document's id says its bucket, so the result does not depend
-on how documents are split over files. Occurrences are counted: six times in one document are six.
+Recipe section 2.1: in each bucket of 10 M documents, lines seen more than 5 times are dropped, every copy of them. A
+line is stripped and its runs of whitespace become one space; then it is a 64-bit hash. Lines under `min_chars`
+characters are skipped: "Oleh:" or "1." repeat in honest text. The hash of a document's id says its bucket, so the
+result does not depend on how documents are split over files. Occurrences are counted: six times in one document are six.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Units: what counts as "one word" in text of any script, read straight from Arrow buffers by numba kernels.
 
 A unit is a maximal run of letters, digits and their marks, lower-cased (`\\w` runs, the recipe's tokens), except in
-scripts written without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese, Tibetan, ...), where each letter with
+scripts written without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese, Tibetan, ...): there a letter with
 the combining marks that follow it is a unit: five are 5 to 8 code points, the range recipe section 2.6 asks for there.
 Marks never separate (`\\W` cuts Indic and Burmese words at vowel signs), and zero-width characters are as if not there.
 """
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 OTHER, SPACE, WORD, LETTER, MARK, IGNORED = range(6)
-"""Classes of code points: punctuation and symbols, whitespace, part of a spaced word, a unit alone, mark, zero-width."""
+"""Classes of code points: punctuation and symbols, whitespace, part of a spaced word, a unit alone, mark, no width."""
 
 UNSPACED = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan

@@ -164,10 +164,11 @@ def _json_rows(stream: BinaryIO, name: str, origin: Origin) -> Iterator[dict]:
 
 def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
     """(line, its bytes), of a line beyond `max_bytes` not the whole; (error message, 0) when the stream breaks."""
+    read = getattr(stream, "read1", stream.read)  # of a gzip file that breaks, `read` would lose what came before
     buffer, skipped = b"", 0  # `skipped`: bytes of the present line that were let go
     while True:
         try:
-            chunk = stream.read(1 << 18)
+            chunk = read(1 << 18)
         except (OSError, EOFError, zlib.error) as problem:
             yield str(problem), 0
             return

@@ -28,6 +28,7 @@ STARTS = {
     b"\x28\xb5": b"\x28\xb5\x2f\xfd",
 }
 WANTED = WarcRecordType.response | WarcRecordType.conversion
+UNTYPED = (WarcRecordType.unknown, WarcRecordType.no_type)
 
 
 def read_warc(
@@ -67,7 +68,7 @@ def _rows(file: BinaryIO, columns: dict, limits: Limits) -> Iterator[dict]:
                 records += 1
                 position = record.stream_pos
                 if not record.record_type & WANTED:
-                    if "WARC-Record-ID" not in record.headers and record.record_type == WarcRecordType.unknown:
+                    if "WARC-Record-ID" not in record.headers and record.record_type in UNTYPED:
                         error = f"{columns['warc_file']}: record at byte {position} has no readable header"
                         break
                     if record.consume() < record.content_length:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -158,3 +159,17 @@ def test_unknown_engine():
 def test_same_input_same_output(extract):
     batch = table(*(page(lang, *both) for lang, both in PAGES.items()))
     assert extract(batch)[0].equals(extract(batch)[0])
+
+
+def _in_a_daemon(queue) -> None:
+    queue.put(Extractor()(table(b"<p>from a daemon"))[0]["text"].to_pylist())
+
+
+def test_works_where_child_processes_are_forbidden():
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_in_a_daemon, args=(queue,), daemon=True)  # as the workers of Spark and others
+    process.start()
+    assert queue.get(timeout=60) == ["from a daemon"]
+    process.join(10)
+    assert process.exitcode == 0

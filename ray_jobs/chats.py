@@ -57,7 +57,7 @@ def _in_languages(rows: list[dict], job: Job) -> tuple[list[dict], list[dict]]:
     return inside, outside
 
 
-def write_ledger(job: Job, rows: list[dict], part: str = "part-00000") -> None:
+def write_ledger(job: Job, rows: list[dict], part: str = "part-chats") -> None:
     batch = ledger_rows(job.stage.name, rows)
     storage.write_table(storage.join(job.ledger, f"{part}.parquet"), pa.Table.from_batches([batch], LEDGER))
 

@@ -112,7 +112,7 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
         map_on_ray(job, _sample_and_score, tasks, "prompt shards")
         samples = [row for task in tasks for row in chats.read_rows(task["out"])]
         kept, rejects = preference.pairs(samples, _namer(job.recipe.language.model))
-        chats.write_ledger(job, rejects, "part-00001")
+        chats.write_ledger(job, rejects, "part-samples")
         chats.write_rows(job.path("pairs.jsonl"), kept)
     samples = [row for part in storage.glob(job.path("samples", "*.jsonl")) for row in chats.read_rows(part)]
     facts = {

@@ -43,7 +43,8 @@ def run(job: Job) -> dict:
     map_on_ray(job, _measure, tasks, "models")
     found = {task["stage"]: storage.read_json(task["out"]) for task in tasks}
     heldout = {
-        lang: {key: entry[key] for key in ("documents", "bytes", "tokens")} for lang, entry in found["base"]["scores"].items()
+        lang: {key: entry[key] for key in ("documents", "bytes", "tokens")}
+        for lang, entry in found["base"]["scores"].items()
     }
     samples = {
         lang: {"prompt": prompt, "texts": {stage: found[stage]["samples"][lang] for stage in sampled}}

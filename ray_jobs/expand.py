@@ -16,9 +16,7 @@ def run(job: Job) -> dict:
     ids_BT = torch.arange(64).remainder(settings.vocab_size or net.config.vocab_size).view(1, 64)
     with torch.no_grad():
         before_BTV = net(ids_BT).logits
-        net = expand.expand(
-            net, settings.new_layers, untie=settings.untie_embeddings, vocab_size=settings.vocab_size
-        )
+        net = expand.expand(net, settings.new_layers, untie=settings.untie_embeddings, vocab_size=settings.vocab_size)
         after_BTV = net(ids_BT).logits
     if not torch.equal(after_BTV, before_BTV[..., : net.config.vocab_size]):
         raise AssertionError("the expanded model is not the same function as its base")

@@ -31,7 +31,9 @@ def run(job: Job) -> dict:
                 raise UserError(
                     f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on"
                 )
-            plans["base"] = weights.stage1(own, train.base.tokens, mixture.temperature, mixture.max_epochs)
+            plans["base"] = weights.stage1(
+                own, train.base.tokens, temperature=mixture.temperature, max_epochs=mixture.max_epochs
+            )
         plans["stage1"] = _stage1(everything, train.pretrain.stage1.tokens, mixture)
         best = {
             n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages
@@ -42,10 +44,10 @@ def run(job: Job) -> dict:
             everything,
             plans["stage1"].weights,
             train.pretrain.stage2.tokens,
-            mixture.temperature,
-            mixture.max_epochs,
-            mixture.stage2_replay_share,
-            mixture.stage2_instruction_share,
+            temperature=mixture.temperature,
+            max_epochs=mixture.max_epochs,
+            replay_share=mixture.stage2_replay_share,
+            instruction_share=mixture.stage2_instruction_share,
         )
     sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions")
     plan = {name: _as_json(stage, sizes) for name, stage in plans.items()}
@@ -60,7 +62,14 @@ def run(job: Job) -> dict:
 def _stage1(pools: dict[str, Pool], budget: int, mixture) -> Stage:
     replay = [name for name in pools if name.split("/")[-1] in mixture.replay_languages]
     share = mixture.replay_share if len(replay) < len(pools) else 1.0
-    return weights.stage1(pools, budget, mixture.temperature, mixture.max_epochs, replay, share)
+    return weights.stage1(
+        pools,
+        budget,
+        temperature=mixture.temperature,
+        max_epochs=mixture.max_epochs,
+        replay=replay,
+        replay_share=share,
+    )
 
 
 def _pools(job: Job, kind: str) -> dict[str, Pool]:

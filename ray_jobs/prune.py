@@ -43,7 +43,9 @@ def train_worker(settings: dict) -> dict:
         learnt = _learn_masks(settings, batch_fn, sliced)
     net = model.load(sliced)
     skipped = settings["mask_loop"]["steps"] * settings["mask_loop"]["rows_per_step"]  # rows that the masks have seen
-    summary = training.fit_and_save(net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings)
+    summary = training.fit_and_save(
+        net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings
+    )
     return {**summary, "parameters": training.parameters(net), **learnt}
 
 

@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
 from mixture import tokenizer as tokenizers
-from mixture.store import TokenStore, write_store
-from ray_jobs import files
+from mixture.store import write_store
+from ray_jobs import chats
 from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job
 from ray_jobs.shard_stage import run_kernel
+from train import chat
 
 PARTS = pa.schema(
     [
@@ -49,17 +50,23 @@ def run(job: Job) -> dict:
                 tokenizers.load(settings.tokenizer).save_pretrained(local)
     result = run_kernel(job, "quality", _kernel, folder, settings.heldout_share)
     tokenizer = tokenizers.load(storage.localize(folder))
-    vocab = len(tokenizer)
+    vocab, eod = len(tokenizer), tokenizer.eos_token_id
+    parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
     languages = sorted(result["docs_per_lang"])
-    parts = storage.glob(job.path("part-*.parquet"))
     tasks = [
-        (lang, parts, job.path(), job.recipe.quality.top_share, vocab, tokenizer.eos_token_id) for lang in languages
+        (
+            lang,
+            [uri for uri, langs in parts.items() if lang in langs],
+            job.path(),
+            job.recipe.quality.top_share,
+            vocab,
+            eod,
+        )
+        for lang in languages
     ]
-    tasks += (
-        [("", [], job.path(), 0.0, vocab, tokenizer.eos_token_id)] if _write_instructions(job, tokenizer, vocab) else []
-    )
-    sizes = map_on_ray(job, _write_pools, [task for task in tasks if task[0]], "languages")
-    _write_heldout(job, parts)
+    sizes = map_on_ray(job, _write_pools, tasks, "languages")
+    _write_instructions(job, tokenizer)
+    _write_heldout(job, list(parts))
     tokens = {lang: size["all"] for lang, size in zip(languages, sizes, strict=True)}
     text_bytes = {lang: size["bytes"] for lang, size in zip(languages, sizes, strict=True)}
     return {
@@ -114,45 +121,46 @@ def _kernel(folder: str, share: float) -> Kernel:
     return encode
 
 
+def _marker(part: str) -> str:
+    folder, name = part.rsplit("/", 1)
+    return storage.join(folder, "_shards", name.replace(".parquet", ".json"))
+
+
 def _write_pools(task: tuple[str, list[str], str, float, int, int]) -> dict:
     """The pools of one language. The threshold of `high_quality` is that quantile of the language's scores."""
     lang, parts, folder, top_share, vocab, eod = task
     mine = (pc.field("lang") == lang) & ~pc.field("heldout")
+    columns = ["doc_id", "lang", "quality", "bytes", "tokens", "heldout"]
     scores = [storage.read_table(part, ["lang", "heldout", "quality"]).filter(mine)["quality"] for part in parts]
     known = np.array([s for column in scores for s in column.to_pylist() if s is not None], np.float32)
     threshold = float(np.quantile(known, 1.0 - top_share)) if len(known) else None
 
     def documents(only_best: bool) -> Iterator[tuple[str, str, int, np.ndarray]]:
+        wanted = mine & (pc.field("quality") >= threshold) if only_best and threshold is not None else mine
         for part in parts:
-            table = storage.read_table(part, ["doc_id", "lang", "quality", "bytes", "tokens", "heldout"]).filter(mine)
-            for row in table.to_pylist():
-                if not only_best or threshold is None or (row["quality"] is not None and row["quality"] >= threshold):
-                    yield row["doc_id"], lang, row["bytes"], np.array(row["tokens"], np.uint32)
+            for batch in storage.read_table(part, columns).filter(wanted).to_batches():
+                tokens, ends = batch["tokens"].flatten().to_numpy(), np.cumsum(pc.list_value_length(batch["tokens"]))
+                pieces = np.split(tokens, ends[:-1])
+                yield from zip(
+                    batch["doc_id"].to_pylist(), [lang] * len(pieces), batch["bytes"].to_pylist(), pieces, strict=True
+                )
 
     sizes = {}
     for pool, only_best in (("all", False), ("high_quality", True)):
-        uri = storage.join(folder, "pools", pool, lang)
-        write_store(uri, documents(only_best), vocab, eod)
-        store = TokenStore(uri)
-        sizes[pool] = store.n_tokens
-        sizes.setdefault("bytes", int(pc.sum(store.documents["bytes"]).as_py() or 0))
+        meta = write_store(storage.join(folder, "pools", pool, lang), documents(only_best), vocab, eod)
+        sizes[pool] = meta["tokens"]
+        sizes.setdefault("bytes", meta["bytes"])
     return sizes
 
 
-def _write_instructions(job: Job, tokenizer, vocab: int) -> bool:
-    """The pool of instruction texts for stage 2, from the chat rows of `train.sft.instruct`; False when there are none."""
+def _write_instructions(job: Job, tokenizer) -> None:
+    """The pool of instruction texts for stage 2: the chat rows of `train.sft.instruct`, when the recipe has any."""
     if job.recipe.train is None or job.recipe.train.sft is None:
-        return False
-    rows = files.rows(job.recipe.train.sft.instruct)
-    rows = [row for row in rows if row.get("lang") in job.recipe.languages and row.get("messages")]
-    texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows]
-    tokens = tokenizers.encode(tokenizer, texts)
-    documents = (
-        (str(row["id"]), row["lang"], len(text.encode()), ids)
-        for row, text, ids in zip(rows, texts, tokens, strict=True)
-    )
-    write_store(job.path("pools", "instructions"), documents, vocab, tokenizer.eos_token_id)
-    return True
+        return
+    rows = chats.conversations(job, job.recipe.train.sft.instruct, None)
+    sizes = [len(chat.render(row["messages"])[0].encode()) for row in rows]
+    documents = ((e.id, e.lang, size, e.ids) for e, size in zip(chat.encode(tokenizer, rows), sizes, strict=True))
+    write_store(job.path("pools", "instructions"), documents, len(tokenizer), tokenizer.eos_token_id)
 
 
 def _write_heldout(job: Job, parts: list[str]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def save(uri: str, step: int, state: dict[str, Tensor], meta: dict | None = None
     _barrier()
     with _writable(folder) as path:
         writer = HuggingFaceStorageWriter(path, save_distributed=True)
-        dcp.save(state, storage_writer=writer, no_dist=not dist.is_initialized())
+        with _quiet():
+            dcp.save(state, storage_writer=writer, no_dist=not dist.is_initialized())
     _barrier()
     if _rank() == 0:
         files = {name: storage.size(storage.join(folder, name)) for name in _names(folder)}
@@ -82,7 +84,8 @@ def load(checkpoint: Checkpoint, state: dict[str, Tensor]) -> None:
                 raise ValueError(
                     f"{checkpoint.uri}: the run needs {name} of shape {tuple(value.shape)}, the checkpoint has {found}."
                 )
-        dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized())
+        with _quiet():
+            dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized())
 
 
 def clear(uri: str) -> None:
@@ -127,6 +130,14 @@ def _readable(checkpoint: Checkpoint) -> Iterator[str]:
         for name in checkpoint.files:
             fs.get_file(f"{remote}/{name}", f"{path}/{name}")
         yield path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without DCP's warning that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _rank() -> int:

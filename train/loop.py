@@ -85,6 +85,8 @@ class LoopConfig:
         for name in ("steps", "rows_per_step", "micro_rows", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, not {self.lr}.")
         for name, allowed in (
             ("schedule", optim.SCHEDULES),
             ("precision", ("fp32", "bf16")),
@@ -147,15 +149,17 @@ def fit(
     window = _Window(device)
     checkpoints = storage.join(out_uri, "checkpoints")
     start = tokens_seen = skipped = skips_in_a_row = 0
+    record: dict = {}
     if newest := checkpoint.latest(checkpoints):
         checkpoint.load(newest, optim.state_tensors(optimizer, named))
         start, tokens_seen, skipped = newest.step, newest.meta["tokens"], newest.meta["skipped"]
         skips_in_a_row = newest.meta["skips_in_a_row"]
         optim.set_updates(optimizer, newest.meta["updates"])
         window.restore(newest.meta["window"])
+        record = newest.meta["record"]
 
     began = window_began = time.perf_counter()
-    window_tokens, data_seconds, record = tokens_seen, 0.0, {}
+    window_tokens, data_seconds = tokens_seen, 0.0
     model.train()
     for step in range(start, config.steps):
         data_began = time.perf_counter()
@@ -232,6 +236,7 @@ def fit(
                 "skips_in_a_row": skips_in_a_row,
                 "updates": step + 1 - skipped,
                 "window": window.reduced(),
+                "record": record,
             }
             state = optim.state_tensors(optimizer, named)
             checkpoint.save(checkpoints, step + 1, state, meta, config.keep_checkpoints)

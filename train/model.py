@@ -13,9 +13,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from cluster import storage
 from train import attention
+
+transformers_logging.disable_progress_bar()  # one line per file loaded or saved is noise in a job's log
 
 
 def config_from(values: dict) -> Qwen2Config:

@@ -180,7 +180,8 @@ def reference_key(model: nn.Module, pairs: Pairs) -> str:
     Of the model its config, every weight, dtype and device; of every pair the tokens and which are scored, and so the
     tokenizer, the template and the length limit.
     """
-    key = xxh3_128(json.dumps(model.config.to_dict(), sort_keys=True, default=str))
+    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    key = xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         key.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.device.type}".encode())
         key.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -90,7 +90,7 @@ def draw(logits_SV: Tensor, u_S: Tensor, temperature: float, top_p: float) -> Te
     """One token [S] of each row: the nucleus' inverse distribution function at `u_S`; argmax at temperature 0."""
     if temperature == 0:
         return logits_SV.argmax(-1)
-    p_SV, token_SV = torch.softmax(logits_SV.double() / temperature, -1).sort(-1, descending=True, stable=True)
+    p_SV, token_SV = torch.softmax(logits_SV.double() / temperature, -1).sort(stable=True, dim=-1, descending=True)
     cumulative_SV = p_SV.cumsum(-1)
     # A token is in the nucleus when those before it hold less than top_p; so the first always is.
     kept_S1 = (cumulative_SV - p_SV < top_p).sum(-1, keepdim=True)

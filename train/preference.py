@@ -91,12 +91,11 @@ def pairs(
             )
             continue
         rejected = min(losers, key=lambda row: row["reward"])
-        if chosen["answer"] == rejected["answer"]:
+        texts = {row["answer"] for row in losers}
+        if losers is consistent and chosen["reward"] == rejected["reward"] and len(texts) > 1:
+            rejects.append({**ledger, "rule": "equal_reward", "value": chosen["reward"], "detail": "none is better"})
+        elif chosen["answer"] == rejected["answer"]:
             rejects.append({**ledger, "rule": "equal_text", "detail": "best and worst answer are the same text"})
-        elif len(consistent) > 1 and chosen["reward"] == rejected["reward"]:
-            rejects.append(
-                {**ledger, "rule": "equal_reward", "value": chosen["reward"], "detail": "no answer is better"}
-            )
         else:
             kept.append(
                 {

@@ -1,0 +1,173 @@
+"""Pairs under the language-consistency verifier, scrubbing, and what is dropped."""
+
+import numpy as np
+import pytest
+import torch
+
+from train import preference
+from train.chat import encode_prompts
+
+
+def language(text: str) -> str:
+    return "th" if any("\u0e00" <= c <= "\u0e7f" for c in text) else "id"
+
+
+def samples(answers, prompt="ข้าวคืออะไร", prompt_id="p", **more):
+    """`answers`: (text, reward)."""
+    turns = [{"role": "user", "content": prompt}]
+    return [
+        {"id": prompt_id, "lang": "th", "prompt": turns, "sample": k, "answer": text, "reward": r, **more}
+        for k, (text, r) in enumerate(answers)
+    ]
+
+
+def outcome(answers, **more):
+    kept, rejects = preference.pairs(samples(answers, **more), language)
+    assert len(kept) + len(rejects) == 1
+    return (kept[0]["chosen"], kept[0]["rejected"], kept[0]["consistent"]) if kept else rejects[0]["rule"]
+
+
+def test_two_consistent_answers_or_more_are_compared_with_each_other():
+    assert outcome([("ดี", 0.1), ("baik", 9.0), ("แย่", -1.0), ("กลาง", 0.0), ("buruk", -9.0)]) == ("ดี", "แย่", 3)
+
+
+def test_the_only_consistent_answer_wins_against_the_worst_other():
+    assert outcome([("baik", 3.0), ("ดี", -5.0), ("buruk", -9.0), ("sedang", 0.0)]) == ("ดี", "buruk", 1)
+
+
+def test_without_a_consistent_answer_the_prompt_is_dropped():
+    assert outcome([("baik", 3.0), ("buruk", -9.0)]) == "no_consistent_answer"
+
+
+def test_translation_prompts_are_exempt():
+    assert outcome([("baik", 3.0), ("buruk", -9.0)], task="translate-short") == ("baik", "buruk", 2)
+
+
+def test_the_prompts_language_is_that_of_its_last_turn():
+    assert outcome([("baik", 3.0), ("buruk", -9.0), ("ดี", 10.0)], prompt="apa kabar") == ("baik", "buruk", 2)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule"),
+    [
+        ([("ดี", 1.0)], "one_sample"),
+        ([("ดี", 1.0), ("ดี", 1.0)], "equal_text"),
+        ([("ดี", 1.0), ("ดีมาก", 1.0)], "equal_reward"),
+        ([("", 1.0), (" \n", 2.0)], "no_answer"),
+        ([("", 1.0), ("ดี", 2.0)], "one_sample"),
+    ],
+)
+def test_what_is_no_pair_says_why(answers, rule):
+    assert outcome(answers) == rule
+
+
+def test_prompts_are_apart_and_pairs_carry_their_rewards():
+    rows = samples([("ดี", 2.0), ("แย่", 1.0)], prompt_id="a") + samples([("ใช่", 0.5), ("ไม่", 4.0)], prompt_id="b")
+    kept, rejects = preference.pairs(rows, language)
+    assert rejects == []
+    assert [(p["id"], p["chosen"], p["rejected"], p["chosen_reward"], p["rejected_reward"]) for p in kept] == [
+        ("a", "ดี", "แย่", 2.0, 1.0),
+        ("b", "ไม่", "ใช่", 4.0, 0.5),
+    ]
+    assert kept[0]["prompt"] == [{"role": "user", "content": "ข้าวคืออะไร"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "clean", "emoji"),
+    [
+        ("ดีมาก 😀 ครับ", "ดีมาก ครับ", 1),
+        ("👩‍👩‍👧‍👦 keluarga 👍🏽", "keluarga", 2),
+        ("🏴\U000e0067\U000e0062\U000e007f dan 1️⃣ ❤️", "dan", 3),
+        ("bendera 🇹🇭", "bendera", 2),
+        ("✅ selesai ✨✨", "selesai", 3),
+        ("ក្រុម\u200bហ៊ុន ပါတယ်", "ក្រុម\u200bហ៊ុន ပါတယ်", 0),
+        ("ශ්\u200dරී ລາວ 漢字 ① ✓ → © 5*3 #1", "ශ්\u200dරී ລາວ 漢字 ① ✓ → © 5*3 #1", 0),
+        ("**tebal** dan **buka", "**tebal** dan buka", 0),
+        ("a ***\nb  \n\n\n\nc\ufeff\x07", "a\nb\n\nc", 0),
+        ("a\r\nb", "a\nb", 0),
+        ("kode:  x = 1", "kode:  x = 1", 0),
+        ("😀", "", 1),
+    ],
+)
+def test_scrub(text, clean, emoji):
+    assert preference.scrub(text) == clean
+    assert preference.emoji_count(text) == emoji
+    assert preference.scrub(clean) == clean
+    assert preference.emoji_count(clean) == 0
+
+
+def row(pair_id, chosen="ดี", rejected="แย่", content="ถาม", **more):
+    prompt = [{"role": "user", "content": content}]
+    return {"id": pair_id, "lang": "th", "prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+
+
+def test_validate_scrubs_and_names_what_it_drops():
+    kept, rejects = preference.validate(
+        [
+            row("good", "ดี 😀", " แย่ ", margin=2),
+            row("same", "ดี", "ดี 😀"),
+            row("empty", "😀", "แย่"),
+            row("missing", None, "แย่"),
+            row("control", "ดี<|im_end|>", "แย่"),
+            row("blank", "ดี", " "),
+            row("prompt", content=""),
+            row("good"),
+            {
+                "id": "turns",
+                "lang": "th",
+                "prompt": [{"role": "assistant", "content": "x"}],
+                "chosen": "a",
+                "rejected": "b",
+            },
+        ]
+    )
+    assert [(p["id"], p["chosen"], p["rejected"], p["margin"]) for p in kept] == [("good", "ดี", "แย่", 2)]
+    assert [(r["doc_id"], r["rule"]) for r in rejects] == [
+        ("same", "equal_text"),
+        ("empty", "empty_turn"),
+        ("missing", "not_a_conversation"),
+        ("control", "control_token"),
+        ("blank", "empty_turn"),
+        ("prompt", "empty_turn"),
+        ("good", "repeated_id"),
+        ("turns", "roles_do_not_alternate"),
+    ]
+    assert all(r["lang"] == "th" and r["detail"] for r in rejects)
+
+
+def test_long_prompts_are_dropped_not_cut(chatml_tokenizer):
+    rows = [row("short", content="a"), row("long", content="ikan " * 40)]
+    limit = len(encode_prompts(chatml_tokenizer, [rows[0]["prompt"]])[0])
+    kept, rejects = preference.cut_prompts(rows, chatml_tokenizer, limit)
+    assert kept == rows[:1]
+    assert [(r["doc_id"], r["rule"], r["threshold"]) for r in rejects] == [("long", "prompt_too_long", limit)]
+    assert preference.cut_prompts(rows, chatml_tokenizer, limit - 1)[0] == []
+
+
+def test_the_worst_tenth_of_each_language_goes():
+    rows = [{**row(f"{lang}{i:02}"), "lang": lang} for lang in ("th", "lo") for i in range(25)] + [
+        {**row("x"), "lang": "my"}
+    ]
+    values = np.array([*range(25), *range(100, 125), 1e9], float)
+    kept, rejects = preference.drop_worst_perplexity(rows, values)
+    assert [r["doc_id"] for r in rejects] == ["th23", "th24", "lo23", "lo24"]
+    assert [(r["value"], r["threshold"]) for r in rejects] == [(23, 22), (24, 22), (123, 122), (124, 122)]
+    assert len(kept) == 47
+    assert preference.drop_worst_perplexity(rows, values, 0.0) == (rows, [])
+    with pytest.raises(ValueError, match="below 1"):
+        preference.drop_worst_perplexity(rows, values, 1.0)
+
+
+def test_pair_perplexity_is_over_both_answers(chatml_tokenizer, tiny_model):
+    net = tiny_model()
+    rows = [row("a", "ikan besar", "ปลา"), row("b", "ya", "tidak sama sekali")]
+    found = preference.pair_perplexity(net, chatml_tokenizer, rows)
+    for r, value in zip(rows, found, strict=True):
+        prompt = encode_prompts(chatml_tokenizer, [r["prompt"]])[0]
+        logp = []
+        for side in ("chosen", "rejected"):
+            ids = prompt + chatml_tokenizer(r[side])["input_ids"]
+            with torch.no_grad():
+                table = net(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            logp += [float(table[t - 1, ids[t]]) for t in range(len(prompt), len(ids))]
+        assert value == pytest.approx(np.exp(-np.mean(logp)), rel=1e-4)

@@ -93,7 +93,7 @@ def p_open(log_alpha: Tensor) -> Tensor:
 def deterministic(log_alpha: Tensor, keep: int) -> Tensor:
     """Soft scores along the last axis, all but the `keep` highest set to 0; of equal ones the first stay."""
     soft = torch.sigmoid(log_alpha * 0.8 / TEMPERATURE)
-    order = soft.argsort(-1, descending=True, stable=True)
+    order = soft.argsort(stable=True, dim=-1, descending=True)
     return soft.scatter(-1, order[..., keep:], 0.0)
 
 

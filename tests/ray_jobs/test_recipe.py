@@ -95,3 +95,16 @@ def test_resolved_recipe_reads_back_equal(tmp_path):
 def test_missing_recipe_lists_the_shipped_ones():
     with pytest.raises(UserError, match=r"nowhere: no such recipe file.*demo"):
         recipes.load("nowhere")
+
+
+def test_every_key_is_documented():
+    text = (recipes.SAMPLE.parent / "docs" / "recipe.md").read_text()
+
+    def keys(model):
+        for name, field in model.model_fields.items():
+            yield name
+            for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if hasattr(part, "model_fields"):
+                    yield from keys(part)
+
+    assert [key for key in keys(recipes.Recipe) if key not in text] == []

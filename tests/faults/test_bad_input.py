@@ -54,11 +54,12 @@ def all_but(*numbers: int) -> list[str]:
 def peak_bytes(path: Path, reader: str) -> int:
     """Peak memory of a fresh process that reads the file, above that of one that only imports the readers."""
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from curation.documents import read_jsonl\n"
         "from curation.schema import Limits\n"
         "from curation.warc import read_warc\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        # not ru_maxrss, which a process inherits from the one that starts it
+        "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024\n"
         "before = peak()\n"
         f"for pair in {reader}(sys.argv[1], source='s', limits=Limits(max_line_bytes=1_000_000)): pass\n"
         "print(peak() - before)\n"

@@ -1,0 +1,135 @@
+"""Byte-level BPE: train one for a set of languages, load any Hugging Face one, encode in batches, compare languages.
+
+Text is put in Unicode NFC and cut into pieces that no token crosses, exactly as Qwen2 does it (words, single digits, runs
+of signs, white space), then byte pairs are merged over UTF-8 (Sennrich et al. 2016; Radford et al. 2019), so every text
+can be encoded. The cutting is Qwen2's for a reason: whatever a tokenizer.json says, transformers 5 gives the tokenizer of
+a `qwen2` model folder Qwen2's pieces, and other ones would change its tokens without a word. Special tokens and chat
+format (ChatML) are Qwen2.5's too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Regex, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+from cluster import storage
+
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+MAX_TRAINING_CHARS = 20_000  # of one document: one book must not decide the vocabulary
+MAX_TRAINING_LETTERS = 32  # of one piece: without spaces a piece can be a whole line, and training 12 times slower
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, folder: str, max_bytes: int = 1 << 30) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of at most `vocab_size` tokens, special ones included, and save it in `folder` (path or URI).
+
+    `texts` are documents, already sampled so that each language has the share that it shall have; reading stops after
+    `max_bytes` of UTF-8. Equal texts give a byte-identical tokenizer.json. `AutoTokenizer.from_pretrained(folder)` loads
+    it. Raises ValueError for a vocabulary that does not hold the 256 bytes and the special tokens, and without text.
+    """
+    special = [END_OF_TEXT, TURN_START, TURN_END]
+    if vocab_size < 256 + len(special):
+        raise ValueError(
+            f"vocab_size must be {256 + len(special)} (bytes and special tokens) or more, not {vocab_size}"
+        )
+    tokenizer = Qwen2Tokenizer(
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=[TURN_START, TURN_END],
+        clean_up_tokenization_spaces=False,
+        model_max_length=131_072,
+        chat_template=CHAT_TEMPLATE,
+    )
+    backend = tokenizer.backend_tokenizer
+    pieces = backend.pre_tokenizer
+    short = pre_tokenizers.Split(Regex(rf"\p{{L}}{{{MAX_TRAINING_LETTERS}}}"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pieces[0], short, pieces[1]])  # Qwen2's: cut, then map bytes
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    sample = _Sample(texts, max_bytes)
+    backend.train_from_iterator(sample, trainer)
+    if not sample.bytes:
+        raise ValueError("there is no text to train a tokenizer on")
+    backend.pre_tokenizer = pieces
+    with storage.atomic_folder(folder) as local:
+        tokenizer.save_pretrained(local)
+    return tokenizer
+
+
+class _Sample:
+    """The start of each document, until `max_bytes` are used up; `bytes` counts them."""
+
+    def __init__(self, texts: Iterable[str], max_bytes: int) -> None:
+        self.texts = texts
+        self.max_bytes = max_bytes
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            text = text[:MAX_TRAINING_CHARS]
+            self.bytes += len(text.encode())
+            yield text
+            if self.bytes >= self.max_bytes:
+                return
+
+
+def load(folder_or_name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder (local path or any URI) or of a Hugging Face name. Raises ValueError when there is none."""
+    path = folder_or_name
+    if storage.exists(path) if "://" in path else os.path.isdir(path):
+        path = storage.localize(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder_or_name}: no tokenizer in this folder, nor at Hugging Face by this name") from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"{folder_or_name}: only tokenizers with a tokenizer.json are supported")
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
+    """Token ids of each text: uint32 arrays. No special token is added, and one that stands in a text is encoded as the
+    letters it is made of, so that a web page can not end a document or open a chat turn. Runs on all cores that
+    RAYON_NUM_THREADS leaves, or one with TOKENIZERS_PARALLELISM=false."""
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    finally:
+        backend.encode_special_tokens = before
+    return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+
+def fertility(tokenizer: PreTrainedTokenizerFast, texts: dict[str, list[str]]) -> pa.Table:
+    """How well the tokenizer fits each language: lang, documents, bytes (UTF-8), tokens, bytes_per_token (more is better;
+    null without tokens). `texts`: language -> documents."""
+    rows = []
+    for lang in sorted(texts):
+        n_bytes = sum(len(text.encode()) for text in texts[lang])
+        n_tokens = sum(map(len, encode(tokenizer, texts[lang])))
+        rows.append((lang, len(texts[lang]), n_bytes, n_tokens, n_bytes / n_tokens if n_tokens else None))
+    schema = pa.schema(
+        [
+            ("lang", pa.string()),
+            ("documents", pa.int64()),
+            ("bytes", pa.int64()),
+            ("tokens", pa.int64()),
+            ("bytes_per_token", pa.float64()),
+        ]
+    )
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)

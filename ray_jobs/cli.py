@@ -1,4 +1,4 @@
-"""The `pinisi` command. Every user error is one sentence on stderr and exit code 2."""
+"""The `pinisi` command. An error is one sentence on stderr: exit code 2 when the user can mend it, else 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ray_jobs.errors import UserError
+from ray_jobs.errors import StageFailed, UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"pinisi: {error}", file=sys.stderr)
         code = 2
+    except StageFailed as error:
+        print(f"pinisi: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("pinisi: stopped; the same command continues", file=sys.stderr)
         code = 130

@@ -31,5 +31,10 @@ def map_on_ray(job: Job, function: Callable[[Any], dict], items: Sequence, unit:
 def _collect(ray, waiting: dict, results: list, job: Job) -> None:
     ready, _ = ray.wait(list(waiting), num_returns=1)
     for reference in ready:
-        results[waiting.pop(reference)] = ray.get(reference)
+        try:
+            results[waiting.pop(reference)] = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ValueError):  # raised for the user; Ray would wrap its sentence in a trace
+                raise ValueError(str(error.cause)) from error
+            raise
         job.progress.advance()

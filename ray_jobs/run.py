@@ -15,6 +15,7 @@ import os
 import platform
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from pathlib import Path
 from cluster import storage
 from ray_jobs import files
 from ray_jobs import recipe as recipes
-from ray_jobs.errors import UserError
+from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.progress import Progress
 from ray_jobs.recipe import Recipe
 from ray_jobs.stages import Stage, enabled, matches
@@ -208,9 +209,9 @@ class Run:
             say(f"{stage.name}: continues where it stopped")
         storage.remove(storage.join(folder, "_manifest.json"))
         storage.write_json(started, {"fingerprint": fingerprint})
-        module = importlib.import_module(f"ray_jobs.{stage.job}")
         begin = time.monotonic()
-        with Progress(stage.name, say) as progress:
+        with _faults(storage.join(folder, "_error.txt"), stage.name), Progress(stage.name, say) as progress:
+            module = importlib.import_module(f"ray_jobs.{stage.job}")
             result = module.run(Job(self.recipe, self.uri, stage, fingerprint, progress, address))
         parts = self._parts(stage, prints)
         manifest = {
@@ -246,6 +247,24 @@ def open_run(uri: str) -> Run:
     import yaml
 
     return Run(uri, recipes.parse(yaml.safe_load(storage.read_bytes(path)), path))
+
+
+@contextmanager
+def _faults(trace_uri: str, stage: str):
+    """A ValueError is the user's to mend (our functions raise it with a sentence for that); anything else leaves its trace."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{stage}: {error}") from error
+    except Exception as error:
+        storage.write_text(trace_uri, traceback.format_exc())
+        what = str(error).strip().splitlines() or [type(error).__name__]
+        raise StageFailed(
+            f"stage {stage} failed: {what[-1]}; the trace is in {trace_uri}, and the same command tries again from there"
+        ) from error
+    storage.remove(trace_uri)
 
 
 def _clear(uri: str, stage: str) -> None:

@@ -60,6 +60,8 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
         storage.remove(ray_folder)
     result = storage.read_json(result_uri)
     storage.remove(result_uri)
+    if "error" in result:
+        raise ValueError(result["error"])
     return result
 
 
@@ -71,7 +73,10 @@ def _worker(config: dict) -> None:
     function, result_uri = config.pop("_function"), config.pop("_result_uri")
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    result = function(config)
+    try:
+        result = function(config)
+    except (ValueError, FloatingPointError) as error:  # trying again would give the same
+        result = {"error": str(error)}
     if context.get_world_rank() == 0:
         storage.write_json(result_uri, result)
 

@@ -12,7 +12,7 @@ from cluster import storage
 from ray_jobs import recipe as recipes
 from ray_jobs import run as runs
 from ray_jobs import stages, status
-from ray_jobs.errors import UserError
+from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.stages import Stage
 
 RECIPE = {"name": "tiny", "sources": [{"name": "s", "type": "jsonl", "path": "/nothing/*.jsonl", "optional": True}]}
@@ -31,14 +31,14 @@ def uri(request, tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Three stages in a line; each writes a file that says how often it ran. `fail` names the stage that dies."""
-    log = types.SimpleNamespace(ran=[], fail=None)
+    log = types.SimpleNamespace(ran=[], fail=None, error=RuntimeError)
 
     def make(name):
         def run(job):
             log.ran.append(job.stage.name)
             storage.write_text(job.path("part-00000.parquet"), job.fingerprint)
             if log.fail == job.stage.name:
-                raise RuntimeError("killed")
+                raise log.error("killed")
             return {"docs_in": 3, "docs_out": 2, "bytes": 10}
 
         monkeypatch.setitem(sys.modules, f"ray_jobs.{name}", types.SimpleNamespace(run=run))
@@ -96,7 +96,7 @@ def test_a_key_of_another_stage_changes_nothing(uri, calls):
 
 def test_a_failed_stage_continues_with_what_it_wrote(uri, calls):
     calls.fail = "filter/policy"
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StageFailed):
         execute(make_run(uri))
     marker = storage.join(uri, "filter/policy", "part-00000.parquet")
     assert storage.exists(marker)
@@ -109,9 +109,19 @@ def test_a_failed_stage_continues_with_what_it_wrote(uri, calls):
     assert storage.exists(storage.join(uri, "filter/policy", "_shards", "kept.json"))
 
 
+def test_faults_are_one_sentence_and_the_trace_is_kept(uri, calls):
+    calls.fail = "crawl"
+    with pytest.raises(StageFailed, match=r"stage crawl failed: killed; the trace is in .*_error\.txt"):
+        execute(make_run(uri))
+    assert b"RuntimeError: killed" in storage.read_bytes(storage.join(uri, "crawl", "_error.txt"))
+    calls.error = ValueError
+    with pytest.raises(UserError, match="crawl: killed"):
+        execute(make_run(uri))
+
+
 def test_a_failed_stage_of_other_settings_starts_clean(uri, calls):
     calls.fail = "dedup"
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StageFailed):
         execute(make_run(uri))
     storage.write_text(storage.join(uri, "dedup", "stale.parquet"), "old")
     storage.write_text(storage.join(uri, "dropped", "dedup", "part-00009.parquet"), "old")
@@ -141,7 +151,7 @@ def test_only_needs_its_inputs(uri, calls):
 def test_status_rows(uri, calls):
     run = make_run(uri)
     calls.fail = "dedup"
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StageFailed):
         execute(run)
     rows = status.rows(runs.open_run(uri))
     assert [(r["name"], r["state"]) for r in rows] == [

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from py4j.java_gateway import JavaGateway
+    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
 JAVA_VERSION = 17
@@ -26,7 +28,7 @@ def java() -> str:
     if path is None or not os.access(path, os.X_OK):
         where = f"JAVA_HOME={home} has no bin/java" if home else "there is no `java` on the PATH"
         raise ValueError(
-            f"Spark needs Java {JAVA_VERSION}, but {where}; on Debian: apt-get install openjdk-17-jre-headless"
+            f"Spark needs Java {JAVA_VERSION}, but {where}: apt-get install openjdk-17-jre-headless"
         )
     said = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)
     version = re.search(r'version "(\d+)', said.stderr + said.stdout)
@@ -46,47 +48,58 @@ def session(
 ) -> SparkSession:
     """The session of this process, made at the first call.
 
-    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, scratch files below `temp_dir` (None:
-    the system's temporary folder), loopback only, no UI. `submit`: the session of the surrounding spark-submit, whose
-    own options say cores and memory. Raises ValueError for an unknown mode or a missing Java.
+    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, loopback only, no UI; scratch files and
+    Java's log (`spark.log`) lie below `temp_dir` (None: the system's temporary folder, and standard error).
+    `submit`: the session of the surrounding spark-submit, whose own options say cores and memory.
+    Raises ValueError for an unknown mode, a missing Java, or one that does not start.
     """
     if mode not in ("local", "submit"):
         raise ValueError(f"unknown Spark mode {mode!r}: use local or submit")
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
-    settings = {
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.adaptive.enabled": "true",
-    }
-    if mode == "local":
-        java()
-        os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-        cores = cores or os.cpu_count() or 1
-        settings |= {
-            "spark.driver.memory": memory,
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
-            "spark.default.parallelism": str(cores),
-            "spark.sql.shuffle.partitions": str(cores),
-            "spark.log.level": "ERROR",
-            "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1" if cores <= 2 else "",
-        }
-        if temp_dir:
-            Path(temp_dir).mkdir(parents=True, exist_ok=True)
-            settings |= {"spark.local.dir": temp_dir, "spark.sql.warehouse.dir": str(Path(temp_dir) / "warehouse")}
-    builder = SparkSession.builder.appName(app_name)
-    if mode == "local":
-        builder = builder.master(f"local[{cores}]")
-    for key, value in settings.items():
-        builder = builder.config(key, value)
-    spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
+    conf = SparkConf().setAppName(app_name)
+    conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
+    conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "65536")
+    conf.set("spark.sql.session.timeZone", "UTC")
+    conf.set("spark.log.level", "ERROR")
+    if mode == "local" and SparkContext._active_spark_context is None:
+        SparkContext(
+            conf=conf, gateway=_start_java(_local(conf, cores or os.cpu_count() or 1, memory, temp_dir), temp_dir)
+        )
+    return SparkSession.builder.config(conf=conf).getOrCreate()
+
+
+def _local(conf: SparkConf, cores: int, memory: str, temp_dir: str | None) -> SparkConf:
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    conf.setMaster(f"local[{cores}]")
+    conf.set("spark.driver.memory", memory)
+    conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
+    conf.set("spark.ui.enabled", "false").set("spark.ui.showConsoleProgress", "false")
+    conf.set("spark.default.parallelism", str(cores)).set("spark.sql.shuffle.partitions", str(cores))
+    if cores <= 4:  # a small machine: no compiler and collector threads that compete with the work
+        conf.set("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+    if temp_dir:
+        Path(temp_dir).mkdir(parents=True, exist_ok=True)
+        conf.set("spark.local.dir", temp_dir).set("spark.sql.warehouse.dir", str(Path(temp_dir) / "warehouse"))
+    return conf
+
+
+def _start_java(conf: SparkConf, temp_dir: str | None) -> JavaGateway:
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.java_gateway import launch_gateway
+
+    java()
+    if temp_dir is None:
+        return launch_gateway(conf)
+    log = Path(temp_dir) / "spark.log"
+    with open(log, "ab") as file:
+        try:
+            return launch_gateway(conf, {"stdout": file, "stderr": file})
+        except PySparkRuntimeError:
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise ValueError(f"Java for Spark did not start: {said[-1] if said else f'see {log}'}") from None
 
 
 def stop(spark: SparkSession) -> None:

@@ -261,10 +261,10 @@ def test_spark_submit_reads_the_job_of_the_run(result, tmp_path):
     ]
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     missing = subprocess.run(submit, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert missing.returncode != 0 and "_job.json is not there" in missing.stderr
+    assert missing.returncode != 0 and "_job.json is not there" in missing.stdout  # where spark-submit puts it
     storage.write_json(str(tmp_path / "dedup" / "_job.json"), job)
     done = subprocess.run(submit, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     assert json.loads(done.stdout.strip().splitlines()[-1]) == {"step": "dedup", **counts}
     for file in sorted((folder / "dedup").glob("*.parquet")):
         assert (tmp_path / "dedup" / file.name).read_bytes() == file.read_bytes()

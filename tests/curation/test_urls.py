@@ -1,0 +1,68 @@
+"""One key for the spellings of a URL, and different keys for different pages."""
+
+import numpy as np
+import pytest
+
+from curation.urls import normalise, url_keys
+
+SAME = [
+    [
+        "http://contoh.id",
+        "https://CONTOH.id/",
+        "http://www.contoh.id:80/#atas",
+        "https://contoh.id:443",
+        "http://contoh.id./",
+    ],
+    [
+        "https://a.id/x/y",
+        "https://a.id/x/y/",
+        "http://a.id/x/./y",
+        "http://a.id/z/../x/y",
+        "https://u:p@a.id/x/y",
+        " https://a.id/x/y ",
+    ],
+    [
+        "https://a.id/p?id=1&n=2",
+        "https://a.id/p?n=2&id=1",
+        "https://a.id/p?utm_source=t&id=1&fbclid=Q&n=2",
+        "https://a.id/p/?id=1&n=2&",
+    ],
+    ["https://a.id/%7Ebudi", "https://a.id/~budi", "https://a.id/%7ebudi"],
+    ["https://a.id/%e0%b8%81", "https://a.id/%E0%B8%81"],
+    ["https://a.id/x", "https://a.id/x;jsessionid=ABC123", "https://a.id/x?PHPSESSID=9"],
+]
+DIFFERENT = [
+    "https://a.id/Berita", "https://a.id/berita", "https://a.id/berita?page=2", "https://a.id/berita?page=3", "https://b.a.id/berita",
+    "https://a.id:8080/berita", "ftp://a.id/berita", "https://a.id/berita?q=a%26b", "https://a.id/berita?q=a&b", "https://a.id/a%2Fb",
+    "https://a.id/a/b", "https://a.id/b?id=2&id=1", "https://a.id/?sid=4", "http://[::1]/x", "https://a.id/?n=1", "https://wwwa.id/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spellings", SAME, ids=lambda s: s[0])
+def test_spellings_of_one_page_share_a_key(spellings):
+    assert len({normalise(url) for url in spellings}) == 1
+    assert len(set(url_keys(spellings).tolist())) == 1
+
+
+def test_pages_that_differ_keep_their_keys():
+    keys = url_keys(DIFFERENT)
+    assert keys.dtype == np.uint64 and len(np.unique(keys)) == len(DIFFERENT) and (keys != 0).all()
+    assert len({normalise(s[0]) for s in SAME}) == len(SAME)
+
+
+def test_normalising_twice_changes_nothing():
+    for url in [*DIFFERENT, *(url for same in SAME for url in same)]:
+        assert normalise(normalise(url)) == normalise(url)
+
+
+def test_no_url_has_no_key_and_a_broken_one_does_not_raise():
+    assert url_keys([None, "", "   ", "berkas.html", "http://"]).tolist() == [0] * 5
+    broken = [
+        "http://[::1",
+        "https://a.id:port/x",
+        "https://a.id/%zz%4",
+        "https://a.id/\udcff",
+        "//a.id/x",
+        "https://\x00",
+    ]
+    assert len(set(url_keys(broken).tolist())) == len(broken)

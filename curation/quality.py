@@ -1,0 +1,172 @@
+"""One fastText classifier per language that says how much a text is like the good ones (DCLM, arXiv 2406.11794).
+
+Sailor2, section 3.2: positives from chosen sources against negatives from the crawl, at most 10,000 of each; the best 20 %
+of a language's documents form the pool of the annealing stage. Settings are DCLM's: word 2-grams, otherwise fastText's own
+(learning rate 0.1, 100 dimensions, 5 epochs). Languages written without spaces are cut into character clusters first, as
+fastText sees words only between spaces. One thread, so that equal examples give a byte-identical model (with glibc).
+
+The score orders the documents of one language; it is not a probability across languages. A classifier can learn to tell the
+sources apart instead of their quality: look at the scores of good pages of the crawl before trusting it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fasttext
+import numpy as np
+import xxhash
+
+GOOD, REST = "__label__good", "__label__rest"
+UNSPACED = frozenset({"th", "lo", "km", "my", "zh"})
+MAX_CHARS = 20_000  # of one document that are looked at
+M_PERTURB = -6  # glibc's malloc.h
+MAX_BUCKETS = 2_000_000  # fastText's default number of hash buckets for 2-grams
+
+# A cluster: a consonant with what is written around it (a vowel before it, signs above and below, stacked consonants), or
+# one Han character. Khmer U+17D2 and Burmese U+1039 stack the next consonant; a Burmese consonant with U+103A closes a
+# syllable.
+CLUSTER = re.compile(
+    "[\u0e40-\u0e44]?[\u0e01-\u0e2e][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*[\u0e30\u0e32\u0e33\u0e45]*"
+    "|[\u0ec0-\u0ec4]?[\u0e81-\u0eae\u0edc-\u0edf][\u0eb1\u0eb4-\u0ebd\u0ec8-\u0ece]*[\u0eb0\u0eb2\u0eb3]*"
+    "|[\u1780-\u17b3](?:\u17d2[\u1780-\u17b3]|[\u17b4-\u17d1\u17d3\u17dd])*"
+    "|[\u1000-\u102a\u103f\u104c-\u1055\u105a-\u105d\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081]"
+    "(?:\u1039[\u1000-\u102a]|[\u102b-\u1038\u103a-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064\u1082-\u108d])*"
+    "(?:[\u1000-\u1021]\u103a[\u1037\u1038]*)*"
+    "|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+def train(
+    positives: list[str],
+    negatives: list[str],
+    lang: str,
+    path: str,
+    *,
+    per_side: int = 10_000,
+    min_examples: int = 20,
+    heldout_share: float = 0.1,
+    seed: int = 1,
+) -> dict | None:
+    """Train the classifier of `lang` and save it at the local `path`; returns what it was trained on and how good it is.
+
+    Of each side the `per_side` texts with the smallest hashes are used; empty and repeated texts, and those on both sides,
+    are left out. `heldout_share` of them only measure: `auc` is the probability that a held-out positive scores above a
+    held-out negative. None, and no file, when fewer than `min_examples` are left on a side.
+    """
+    sides = [{_hash(text, seed): text for text in map(str.strip, side) if text} for side in (positives, negatives)]
+    both = sides[0].keys() & sides[1].keys()
+    chosen = [[side[key] for key in sorted(side.keys() - both)[:per_side]] for side in sides]
+    if min(map(len, chosen)) < max(2, min_examples):
+        return None
+    # The order is by hash already, so the first ones are a random choice.
+    cuts = [max(1, round(heldout_share * len(texts))) for texts in chosen]
+    heldout = [texts[:cut] for texts, cut in zip(chosen, cuts, strict=True)]
+    lines = [
+        f"{label} {segment(text, lang)}"
+        for label, texts, cut in zip((GOOD, REST), chosen, cuts, strict=True)
+        for text in texts[cut:]
+    ]
+    lines.sort(key=lambda line: _hash(line, seed))
+    with tempfile.TemporaryDirectory() as folder, _zeroed_allocations() as zeroed:
+        examples = os.path.join(folder, "examples.txt")
+        with open(examples, "w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines)
+        model = fasttext.train_supervised(
+            examples,
+            lr=0.1,
+            dim=100,
+            epoch=5,
+            wordNgrams=2,
+            bucket=_buckets(lines),
+            thread=1 if zeroed else 10,
+            seed=seed,
+            verbose=0,
+        )
+    model.save_model(path)
+    scores = [score(model, texts, lang) for texts in heldout]
+    return {
+        "lang": lang,
+        "positives": len(chosen[0]) - cuts[0],
+        "negatives": len(chosen[1]) - cuts[1],
+        "heldout_positives": cuts[0],
+        "heldout_negatives": cuts[1],
+        "auc": round(auc(*scores), 4),
+    }
+
+
+def load(path: str) -> fasttext.FastText._FastText:
+    """The classifier at a local `path`."""
+    return fasttext.load_model(path)
+
+
+def score(model: fasttext.FastText._FastText, texts: list[str], lang: str) -> np.ndarray:
+    """P(good) of each text, float32 [len(texts)]; 0 for a text in which there is nothing to see."""
+    segmented = [segment(text, lang) for text in texts]
+    out = np.zeros(len(texts), np.float32)
+    seen = [i for i, text in enumerate(segmented) if text]
+    if seen:
+        labels, probabilities = model.predict([segmented[i] for i in seen], k=2)
+        for i, names, values in zip(seen, labels, probabilities, strict=True):
+            out[i] = min(1.0, dict(zip(names, values, strict=True)).get(GOOD, 0.0))
+    return out
+
+
+def threshold(scores: np.ndarray, top_share: float = 0.2) -> float:
+    """The score from which on a document of this language is among the best `top_share`: keep `score >= threshold`.
+
+    At least `top_share` of them are kept, more when scores are equal. Raises ValueError for no scores.
+    """
+    if not len(scores):
+        raise ValueError("no scores to take a threshold of")
+    keep = max(1, int(np.ceil(top_share * len(scores) - 1e-9)))
+    return float(np.partition(np.asarray(scores), len(scores) - keep)[len(scores) - keep])
+
+
+def auc(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """P(a positive scores above a negative), ties counting half (Mann and Whitney 1947)."""
+    ordered = np.sort(negatives)
+    below = np.searchsorted(ordered, positives, "left") + np.searchsorted(ordered, positives, "right")
+    return float(below.sum() / (2 * len(positives) * len(negatives)))
+
+
+def segment(text: str, lang: str) -> str:
+    """The text on one line as fastText shall see it: for languages without spaces, a space around each cluster."""
+    text = text[:MAX_CHARS].replace("\0", " ")
+    if lang in UNSPACED:
+        text = CLUSTER.sub(r" \g<0> ", text)
+    return " ".join(text.split())
+
+
+@contextmanager
+def _zeroed_allocations() -> Iterator[bool]:
+    """Make malloc give zeroed memory while a model is trained; False where the C library cannot.
+
+    With t < 10 threads fastText draws only the first t tenths of its input matrix and trains on whatever memory held in
+    the rest: measured here, 10 % of the rows with one thread, another model at each call in one process, often NaN.
+    Zeros instead are a sound start, as the rows of the most frequent words, which come first, are drawn.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        yield False
+        return
+    mallopt(M_PERTURB, 0xFF)  # memory is filled with the complement of this byte
+    try:
+        yield True
+    finally:
+        mallopt(M_PERTURB, 0)
+
+
+def _buckets(lines: list[str]) -> int:
+    """Hash buckets for 2-grams: fastText's 2,000,000 (800 MB) only for texts that fill them."""
+    grams = sum(line.count(" ") for line in lines)
+    return min(MAX_BUCKETS, 1 << max(14, (grams // 4).bit_length()))
+
+
+def _hash(text: str, seed: int) -> int:
+    return xxhash.xxh3_128_intdigest(text.encode("utf-8", "replace"), seed)

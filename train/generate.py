@@ -22,6 +22,8 @@ from train.chat import encode_prompts, im_end_id
 from train.examples import Example
 from train.logprobs import logprobs
 
+_NUCLEUS = 1024  # tokens looked at before a row is sorted
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -90,13 +92,26 @@ def draw(logits_SV: Tensor, u_S: Tensor, temperature: float, top_p: float) -> Te
     """One token [S] of each row: the nucleus' inverse distribution function at `u_S`; argmax at temperature 0."""
     if temperature == 0:
         return logits_SV.argmax(-1)
-    p_SV, token_SV = torch.softmax(logits_SV.double() / temperature, -1).sort(stable=True, dim=-1, descending=True)
-    cumulative_SV = p_SV.cumsum(-1)
+    p_SV = torch.softmax(logits_SV / temperature, -1)
+    # The nucleus is mostly small, and to sort a whole vocabulary takes longer than the model: only where it must be.
+    top_SK = p_SV.topk(min(_NUCLEUS, p_SV.shape[-1]), -1)
+    token_S = _invert(top_SK.values, top_SK.indices, u_S, top_p)
+    wide_S = top_SK.values.double().sum(-1) < top_p
+    if wide_S.any():
+        sorted_SV = p_SV[wide_S].sort(stable=True, dim=-1, descending=True)
+        token_S[wide_S] = _invert(sorted_SV.values, sorted_SV.indices, u_S[wide_S], top_p)
+    return token_S
+
+
+def _invert(p_SK: Tensor, token_SK: Tensor, u_S: Tensor, top_p: float) -> Tensor:
+    """The token [S] at u of each row's nucleus, given its tokens in descending order of probability."""
+    p_SK = p_SK.double()
+    cumulative_SK = p_SK.cumsum(-1)
     # A token is in the nucleus when those before it hold less than top_p; so the first always is.
-    kept_S1 = (cumulative_SV - p_SV < top_p).sum(-1, keepdim=True)
-    mass_S1 = cumulative_SV.gather(-1, kept_S1 - 1)
-    rank_S1 = torch.searchsorted(cumulative_SV, u_S.double().unsqueeze(-1) * mass_S1, right=True)
-    return token_SV.gather(-1, rank_S1.minimum(kept_S1 - 1)).squeeze(-1)
+    kept_S1 = (cumulative_SK - p_SK < top_p).sum(-1, keepdim=True)
+    mass_S1 = cumulative_SK.gather(-1, kept_S1 - 1)
+    rank_S1 = torch.searchsorted(cumulative_SK, u_S.double().unsqueeze(-1) * mass_S1, right=True)
+    return token_SK.gather(-1, rank_S1.minimum(kept_S1 - 1)).squeeze(-1)
 
 
 @torch.no_grad()

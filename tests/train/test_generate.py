@@ -81,6 +81,19 @@ def test_draw_has_the_frequencies_of_the_nucleus():
     assert torch.allclose(everything, torch.softmax(logits.double(), -1), atol=1e-4)
 
 
+def test_draw_in_a_large_vocabulary_equals_the_sorted_definition():
+    torch.manual_seed(0)
+    logits = torch.cat([torch.randn(20, 3000) * 4, torch.randn(20, 3000) * 0.1])  # nuclei of few and of most tokens
+    u = torch.rand(40, dtype=torch.float64)
+    found = draw(logits, u, temperature=0.8, top_p=0.9)
+    for row, u_row, token in zip(logits, u.tolist(), found.tolist(), strict=True):
+        p = torch.softmax(row / 0.8, -1).double()
+        order = p.argsort(descending=True)
+        size = int((p[order].cumsum(-1) < 0.9).sum()) + 1
+        nucleus = p[order[:size]] / p[order[:size]].sum()
+        assert token == int(order[int((nucleus.cumsum(-1) <= u_row).sum())])
+
+
 def test_draw_at_the_ends():
     logits = torch.tensor([[0.0, 5.0, 1.0]]).expand(3, -1)
     u = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)

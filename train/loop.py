@@ -57,7 +57,8 @@ LossFn = Callable[[nn.Module, Batch], LossParts]
 class LoopConfig:
     """One run. `steps`, `warmup_steps` and `decay_steps` (of wsd) count updates; `micro_rows` rows fit in memory.
 
-    `precision`: "fp32", or "bf16" (fp32 weights, bf16 matrix products by autocast). `parallel`: "replicate" or "fsdp".
+    `precision`: "fp32", "bf16" (fp32 weights, bf16 matrix products by autocast), or "auto": bf16 where the hardware
+    multiplies it natively. `parallel`: "replicate" or "fsdp".
     `checkpoint_every` = 0 writes no checkpoint.
     """
 
@@ -89,7 +90,7 @@ class LoopConfig:
             raise ValueError(f"lr must be above 0, not {self.lr}.")
         for name, allowed in (
             ("schedule", optim.SCHEDULES),
-            ("precision", ("fp32", "bf16")),
+            ("precision", ("fp32", "bf16", "auto")),
             ("parallel", ("replicate", "fsdp")),
         ):
             if getattr(self, name) not in allowed:
@@ -131,11 +132,12 @@ def fit(
         raise ValueError("The loop trains fp32 weights: load the model in fp32, precision='bf16' gives bf16 products.")
     if config.rows_per_step < world or (config.parallel == "fsdp" and config.rows_per_step % world):
         raise ValueError(f"rows_per_step {config.rows_per_step} cannot be shared by {world} ranks.")
+    device = next(model.parameters()).device
+    precision = parallel.native_precision(device) if config.precision == "auto" else config.precision
     fsdp = config.parallel == "fsdp" and dist.is_initialized()
     if fsdp:
-        parallel.shard(model, config.precision)
-    device = next(model.parameters()).device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and not fsdp)
+        parallel.shard(model, precision)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and not fsdp)
     named, groups = _named_parameters(model, extra_params or [])
     gradients = parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]])
     optimizer = optim.adamw(
@@ -240,7 +242,8 @@ def fit(
             }
             state = optim.state_tensors(optimizer, named)
             checkpoint.save(checkpoints, step + 1, state, meta, config.keep_checkpoints)
-    return {**record, "steps": config.steps, "tokens": tokens_seen, "skipped_steps": skipped, "resumed_from": start}
+    totals = {"steps": config.steps, "tokens": tokens_seen, "skipped_steps": skipped}
+    return {**record, **totals, "resumed_from": start, "precision": precision}
 
 
 def _named_parameters(model: nn.Module, extra: list[dict]) -> tuple[dict[str, Tensor], list[dict]]:

@@ -32,6 +32,13 @@ def sum_over_ranks(values: Iterable[float], device: torch.device) -> list[float]
     return values
 
 
+def native_precision(device: torch.device) -> str:
+    """ "bf16" if the devices of all ranks multiply it in hardware (1.4 to 1.6 times as fast on an AVX-512 core), else "fp32"."""
+    cpu = torch.cpu.get_capabilities()
+    native = device.type != "cpu" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    return "fp32" if sum_over_ranks([not native], device)[0] else "bf16"
+
+
 def shard(model: nn.Module, precision: str) -> None:
     """Shard the model over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
 
@@ -82,7 +89,11 @@ class Gradients:
 
     def norm(self) -> float:
         """L2 norm of the model's gradients, equal on every rank; not finite if any gradient or the loss is not."""
-        squares = torch.linalg.vector_norm(self._model, dtype=torch.float64) ** 2
+        # pieces: one fp32 sum over millions of squares would lose digits, and an fp64 one would copy the buffer
+        pieces = torch._foreach_norm(self._model.split(1 << 16))
+        squares = (
+            torch.stack(pieces).double().square().sum() if pieces else self._model.new_zeros((), dtype=torch.float64)
+        )
         if self.sharded:
             local = [torch.linalg.vector_norm(p.grad.to_local()) for p in self.sharded if p.grad is not None]
             squares_sharded = (torch.stack(local).double() ** 2).sum()

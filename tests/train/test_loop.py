@@ -172,6 +172,21 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert checkpoint.latest(f"{uri}/checkpoints") is None
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision_is_bf16_only_where_the_hardware_has_it(tmp_path, monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    seen = []
+
+    def losses(model, batch):
+        product = batch["x"][:, None] @ model.w
+        seen.append(product.dtype)
+        return LossParts(product.float().sum(), len(product), {})
+
+    _, _, summary = run(tmp_path, losses=losses, precision="auto", steps=1)
+    assert summary["precision"] == ("bf16" if native else "fp32")
+    assert set(seen) == {torch.bfloat16 if native else torch.float32}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -179,7 +194,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
         ({"micro_rows": 0}, "micro_rows must be at least 1"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"schedule": "step"}, "schedule must be one of constant, cosine, linear, wsd, not 'step'"),
-        ({"precision": "fp16"}, "precision must be one of fp32, bf16"),
+        ({"precision": "fp16"}, "precision must be one of fp32, bf16, auto"),
         ({"parallel": "pipeline"}, "parallel must be one of replicate, fsdp"),
         ({"warmup_steps": 3, "decay_steps": 1}, "must not exceed the 3 steps"),
     ],

@@ -1,9 +1,11 @@
 """One fastText classifier per language that says how much a text is like the good ones (DCLM, arXiv 2406.11794).
 
-Sailor2, section 3.2: positives from chosen sources against negatives from the crawl, at most 10,000 of each; the best 20 %
-of a language's documents form the pool of the annealing stage. Settings are DCLM's: word 2-grams, otherwise fastText's own
-(learning rate 0.1, 100 dimensions, 5 epochs). Languages written without spaces are cut into character clusters first, as
-fastText sees words only between spaces. One thread, so that equal examples give a byte-identical model (with glibc).
+Sailor2, section 3.2: positives from chosen sources against negatives from the crawl, at most 10,000 of each; the best
+20 % of a language's documents form the pool of the annealing stage. Settings are DCLM's: word 2-grams, otherwise
+fastText's own (100 dimensions, 5 epochs, learning rate 0.1). With fewer than 20,000 examples the learning rate rises
+with their lack, to 0.5 at most: on 927 English examples 0.1 gave a held-out AUC of 0.70, every score near 0.5, and 0.5
+gave 0.98. Languages written without spaces are cut into character clusters first, as fastText sees words only between
+spaces. One thread, so that equal examples give a byte-identical model (with glibc).
 
 The score orders the documents of one language; it is not a probability across languages. A classifier can learn to tell the
 sources apart instead of their quality: look at the scores of good pages of the crawl before trusting it.
@@ -79,7 +81,7 @@ def train(
             file.writelines(line + "\n" for line in lines)
         model = fasttext.train_supervised(
             examples,
-            lr=0.1,
+            lr=0.1 * min(5.0, max(1.0, 20_000 / len(lines))),
             dim=100,
             epoch=5,
             wordNgrams=2,
@@ -163,9 +165,12 @@ def _zeroed_allocations() -> Iterator[bool]:
 
 
 def _buckets(lines: list[str]) -> int:
-    """Hash buckets for 2-grams: fastText's 2,000,000 (800 MB) only for texts that fill them."""
+    """Hash buckets for 2-grams: fastText's 2,000,000 (800 MB) only for texts that fill them.
+
+    A quarter as many buckets (grams / 16 instead of / 4) changed AUC by less than 0.002 in English, Thai and Sundanese.
+    """
     grams = sum(line.count(" ") for line in lines)
-    return min(MAX_BUCKETS, 1 << max(14, (grams // 4).bit_length()))
+    return min(MAX_BUCKETS, 1 << max(14, (grams // 16).bit_length()))
 
 
 def _hash(text: str, seed: int) -> int:

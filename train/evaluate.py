@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -31,18 +33,19 @@ def bits_per_byte(
 ) -> dict[str, dict]:
     """{language: {"bits_per_byte", "bits", "bytes", "tokens", "documents"}} of (language, token ids, UTF-8 bytes) triples.
 
-    Every token is scored once, the first after `eod` (the token between documents in training). A document longer than
-    `context` is cut in windows that each start from the last token of the one before. `precision` is "fp32" or "bf16".
+    Every token is scored once: the first of a document after `eod` alone, the others after the document's own tokens only,
+    as in packed training rows. A longer document is cut in windows of `context` that each start from the last token of the
+    one before. `precision` is "fp32" or "bf16".
     """
     sums: dict[str, dict] = {}
-    windows: list[tuple[str, np.ndarray]] = []
+    windows: list[Window] = []
     for lang, tokens, n_bytes in documents:
         entry = sums.setdefault(lang, {"bits_per_byte": math.nan, "bits": 0.0, "bytes": 0, "tokens": 0, "documents": 0})
         entry["bytes"] += int(n_bytes)
         entry["tokens"] += len(tokens)
         entry["documents"] += 1
         sequence = np.concatenate([[eod], np.asarray(tokens, dtype=np.int64)])
-        windows += [(lang, sequence[i : i + context + 1]) for i in range(0, len(tokens), context)]
+        windows += [Window(lang, sequence[i : i + context + 1], i == 0) for i in range(0, len(tokens), context)]
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -56,9 +59,9 @@ def bits_per_byte(
         logp = logp_BT.double().cpu().numpy()
         for r, row in enumerate(rows):
             start = 0
-            for lang, window in row:
-                stop = start + len(window) - 1
-                sums[lang]["bits"] -= float(logp[r, start:stop].sum()) / math.log(2)
+            for window in row:
+                stop = start + window.scored
+                sums[window.lang]["bits"] -= float(logp[r, start:stop].sum()) / math.log(2)
                 start = stop
     model.train(training)
     for entry in sums.values():
@@ -77,7 +80,7 @@ def greedy(
     model.eval()
     samples = []
     for prompt in prompts:
-        ids = torch.tensor([tokenizer.encode(prompt)], device=device)
+        ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eos_token_id]], device=device)
         out = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -91,37 +94,39 @@ def greedy(
     return samples
 
 
-Row = list[tuple[str, np.ndarray]]
-"""Windows (language, tokens with the one that they start from) that share one row of the batch."""
+@dataclass(frozen=True)
+class Window:
+    """A piece of a document: the token that it starts from, and those that are scored. `first`: it starts from `eod`."""
+
+    lang: str
+    tokens: np.ndarray
+    first: bool
+
+    @property
+    def scored(self) -> int:
+        return len(self.tokens) - 1
 
 
-def _pack(windows: list[tuple[str, np.ndarray]], context: int) -> Iterator[Row]:
+def _pack(windows: list[Window], context: int) -> Iterator[list[Window]]:
     """Rows of at most `context` scored tokens, windows in the order of their length, so that little is padding."""
-    row: Row = []
+    row: list[Window] = []
     used = 0
-    for lang, window in sorted(windows, key=lambda w: -len(w[1])):
-        scored = len(window) - 1
-        if used + scored > context:
+    for window in sorted(windows, key=lambda w: -w.scored):
+        if used + window.scored > context:
             yield row
             row, used = [], 0
-        row.append((lang, window))
-        used += scored
+        row.append(window)
+        used += window.scored
     if row:
         yield row
 
 
-def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batches(rows: Iterator[list[Window]], size: int) -> Iterator[list[list[Window]]]:
+    while batch := list(islice(rows, size)):
         yield batch
 
 
-def _tensors(rows: list[Row], context: int, eod: int) -> tuple[torch.Tensor, ...]:
+def _tensors(rows: list[list[Window]], context: int, eod: int) -> tuple[torch.Tensor, ...]:
     """(inputs, labels, document ids, positions), each [rows, context]; what is left over is a document of padding."""
     inputs = np.full((len(rows), context), eod, dtype=np.int64)
     labels = np.full_like(inputs, IGNORE)
@@ -129,11 +134,13 @@ def _tensors(rows: list[Row], context: int, eod: int) -> tuple[torch.Tensor, ...
     positions = np.zeros_like(inputs)
     for r, row in enumerate(rows):
         start = 0
-        for d, (_, window) in enumerate(row):
-            stop = start + len(window) - 1
-            inputs[r, start:stop] = window[:-1]
-            labels[r, start:stop] = window[1:]
-            doc_ids[r, start:stop] = d
+        for d, window in enumerate(row):
+            stop = start + window.scored
+            inputs[r, start:stop] = window.tokens[:-1]
+            labels[r, start:stop] = window.tokens[1:]
+            doc_ids[r, start:stop] = 2 * d + 1
+            if window.first:
+                doc_ids[r, start] = 2 * d  # in training, a document does not see what ends the one before
             positions[r, start:stop] = np.arange(stop - start)
             start = stop
     return tuple(torch.from_numpy(a) for a in (inputs, labels, doc_ids, positions))

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -35,18 +36,25 @@ def documents(lengths: dict[str, list[int]]) -> list[tuple[str, np.ndarray, int]
     return [(lang, rng.integers(1, 61, n), 3 * n + 1) for lang, ns in lengths.items() for n in ns]
 
 
+@torch.no_grad()
 def naive(net, documents, context: int) -> dict[str, tuple[float, int]]:
     """A loop over documents and windows with the full logits of transformers."""
+
+    def bits(inputs: list[int], labels: list[int]) -> float:
+        logp = net(torch.tensor([inputs])).logits[0].double().log_softmax(-1)
+        return -sum(float(logp[i, label]) for i, label in enumerate(labels)) / math.log(2)
+
     out: dict[str, tuple[float, int]] = {}
     for lang, tokens, n_bytes in documents:
-        sequence, bits = [EOD, *tokens.tolist()], 0.0
-        for start in range(0, len(tokens), context):
-            window = torch.tensor([sequence[start : start + context + 1]])
-            with torch.no_grad():
-                logp = net(window[:, :-1]).logits.double().log_softmax(-1)
-            bits -= float(logp.gather(-1, window[:, 1:, None]).sum()) / math.log(2)
+        ids = tokens.tolist()
         total, size = out.get(lang, (0.0, 0))
-        out[lang] = (total + bits, size + n_bytes)
+        total += bits([EOD], ids[:1])
+        # the first window scores `context` tokens, one of them after the end-of-document token, which the rest do not see
+        cuts = [1, *range(context, len(ids), context), len(ids)]
+        for start, stop in pairwise(cuts):
+            if stop > start:
+                total += bits(ids[start - 1 : stop - 1], ids[start:stop])
+        out[lang] = (total, size + n_bytes)
     return out
 
 

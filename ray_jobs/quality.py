@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections import defaultdict
 from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -32,10 +33,14 @@ def run(job: Job) -> dict:
             for lang, (positives, negatives) in examples.items()
             if min(len(positives), len(negatives)) >= settings.min_examples
         ]
+        limits = {"per_side": settings.per_side, "min_examples": settings.min_examples}
         trained = map_on_ray(
-            job, _train, [(lang, *examples[lang], job.path("models", f"{lang}.bin")) for lang in ready], "models"
+            job,
+            _train,
+            [(lang, *examples[lang], job.path("models", f"{lang}.bin"), limits) for lang in ready],
+            "models",
         )
-        storage.write_json(job.path(MARK), dict(zip(ready, trained, strict=True)))
+        storage.write_json(job.path(MARK), {lang: one for lang, one in zip(ready, trained, strict=True) if one})
     models = storage.read_json(job.path(MARK))
     result = run_kernel(job, "dedup", _kernel, {lang: job.path("models", f"{lang}.bin") for lang in models})
     return {**result, "classifiers": models}
@@ -59,13 +64,14 @@ def _examples(job: Job) -> dict[str, tuple[list[str], list[str]]]:
     }
 
 
-def _train(task: tuple[str, list[str], list[str], str]) -> dict:
-    lang, positives, negatives, uri = task
+def _train(task: tuple[str, list[str], list[str], str, dict]) -> dict | None:
+    """The report of one language's classifier; None when too few examples are left without repeats."""
+    lang, positives, negatives, uri, limits = task
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.bin")
-        report = quality.train(positives, negatives, lang, path)
-        with open(path, "rb") as file:
-            storage.write_bytes(uri, file.read())
+        report = quality.train(positives, negatives, lang, path, **limits)
+        if report is not None:
+            storage.write_bytes(uri, Path(path).read_bytes())
     return report
 
 

@@ -230,6 +230,7 @@ class Dpo(Section):
     alpha: Annotated[float, Field(ge=0.0)] = 1e-3
     gamma: Annotated[float, Field(ge=0.0)] = 0.5
     max_prompt_tokens: Positive = 1024
+    drop_worst_perplexity: Share = 0.1  # of each language's pairs, by the base model
     max_rows: Positive | None = None
     optimiser: Optimiser
     on_policy: OnPolicy = OnPolicy()

@@ -10,6 +10,8 @@ from cluster.shards import Kernel, Shard, run_shard
 from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job
 
+BATCH_ROWS = 256  # of pages, so that a batch of large ones still fits in memory
+
 _kernels: dict[str, Kernel] = {}
 
 
@@ -36,7 +38,7 @@ def _run_one(task: tuple[Callable[..., Kernel], tuple, Shard]) -> dict:
     if key not in _kernels:
         _kernels.clear()
         _kernels[key] = make(*arguments)
-    return run_shard(_kernels[key], one)
+    return run_shard(_kernels[key], one, BATCH_ROWS)
 
 
 def totals(markers: Iterable[dict], docs_in: int | None = None) -> dict:

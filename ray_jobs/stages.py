@@ -88,7 +88,7 @@ STAGES = (
     Stage(
         "dpo/off_policy",
         "dpo",
-        ("sft/stage2",),
+        ("sft/stage2", "pretrain/stage2"),
         ("train.dpo", *LOOP),
         _has("sft", "reward", "dpo"),
         ("train.dpo.preference",),

@@ -1,10 +1,11 @@
 """MinHash signatures and LSH band keys of texts, computed on Arrow buffers without building one string.
 
 A document is its set of shingles: hashes of n consecutive units (`curation.units`). For each of P hash functions the
-signature keeps the smallest value over the set, and P(minima equal) = Jaccard(A, B) (Broder 1997). The P functions are
-multiply-add of 64 bits whose upper 32 are the value (Dietzfelbinger et al. 1997, "multiply-shift"). Each band of r rows
-is folded to one 64-bit key, and documents with a key in common are candidates: P(candidate) = 1 - (1 - J^r)^b.
-Recipe section 2.6: 5-grams, 256 functions, 25 bands x 10 rows (half of the pairs of J = 0.725 collide).
+signature keeps the smallest value over the set, and P(minima equal) = Jaccard(A, B) (Broder 1997). A function is a linear
+permutation of 32 bits, h -> a h + b mod 2^32 with a odd, of well-mixed shingle hashes: 2.4 times as fast as multiply-shift
+of 64 bits, and the estimate's error is binomial as it should be (tests/equality). Each band of r rows is folded to one 64-bit
+key, and documents with a key in common are candidates: P(candidate) = 1 - (1 - J^r)^b.
+Recipe section 2.6: 5-grams, 256 functions, 25 bands x 10 rows: half of the pairs of J = 0.70 collide, 64 % of J = 0.725.
 A document with fewer units than n has one shingle of all of them; one without units has none and never matches.
 
 Cost: per shingle P multiply-add-min, 8 shingles at a time so that minima stay in vector registers; memory O(P).
@@ -21,6 +22,7 @@ import pyarrow as pa
 from curation.units import ASCII_WORD, CHUNK, CLASSES, LOWER, PRIME, mix, read_units, text_buffers
 
 BLOCK = 8
+bits = np.uint32  # numba widens sums to 64 bits; cut back at once, they stay 32 bits wide in the vector registers
 EMPTY = np.uint32(0xFFFFFFFF)
 
 
@@ -48,9 +50,10 @@ class MinHash:
 
 
 def functions(num_perm: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Odd multipliers and addends of the hash functions, uint64 [P] each. Functions of a smaller P are its prefix."""
+    """Odd multipliers and addends of the hash functions, uint32 [P] each. Functions of a smaller P are its prefix."""
     values = _draw(2 * num_perm, np.uint64(seed))
-    return values[0::2] | np.uint64(1), values[1::2].copy()
+    values = (values >> np.uint64(32)).astype(np.uint32)
+    return values[0::2] | np.uint32(1), values[1::2].copy()
 
 
 def signatures(text: pa.Array | pa.ChunkedArray, num_perm: int = 256, seed: int = 42, ngram: int = 5) -> np.ndarray:
@@ -102,9 +105,9 @@ def _lower_minima(minima, multiply, add, shingles, n):
         h4, h5, h6, h7 = shingles[j + 4], shingles[j + 5], shingles[j + 6], shingles[j + 7]
         for p in range(len(minima)):
             a, b = multiply[p], add[p]
-            low = min(h0 * a + b, h1 * a + b, h2 * a + b, h3 * a + b)
-            high = min(h4 * a + b, h5 * a + b, h6 * a + b, h7 * a + b)
-            minima[p] = min(minima[p], np.uint32(min(low, high) >> np.uint64(32)))
+            low = min(bits(h0 * a + b), bits(h1 * a + b), bits(h2 * a + b), bits(h3 * a + b))
+            high = min(bits(h4 * a + b), bits(h5 * a + b), bits(h6 * a + b), bits(h7 * a + b))
+            minima[p] = min(minima[p], low, high)
 
 
 @numba.njit(cache=True)
@@ -114,7 +117,7 @@ def _signatures(data, offsets, classes, lower, ascii_word, multiply, add, ngram,
         power *= PRIME
     units = np.empty(CHUNK, np.uint64)
     kinds = np.empty(CHUNK, np.uint8)
-    shingles = np.empty(CHUNK + BLOCK, np.uint64)
+    shingles = np.empty(CHUNK + BLOCK, np.uint32)
     window = np.empty(ngram, np.uint64)  # hashes of the last n units, a ring
     for d in range(len(offsets) - 1):
         i, end = offsets[d], offsets[d + 1]
@@ -130,10 +133,10 @@ def _signatures(data, offsets, classes, lower, ascii_word, multiply, add, ngram,
                 slot = slot + 1 if slot + 1 < ngram else 0
                 seen += 1
                 if seen >= ngram:
-                    shingles[filled] = mix(rolling)
+                    shingles[filled] = mix(rolling) >> np.uint64(32)
                     filled += 1
             if i >= end and 0 < seen < ngram:
-                shingles[0] = mix(rolling)
+                shingles[0] = mix(rolling) >> np.uint64(32)
                 filled = 1
             while filled % BLOCK:  # a shingle twice changes no minimum
                 shingles[filled] = shingles[0]

@@ -17,7 +17,7 @@ from cluster import spark as spark_session
 from cluster import storage
 from cluster.shards import LEDGER, Shard
 from curation.components import star_components
-from curation.spark_job import DedupConfig, dedup, run_shards
+from curation.spark_job import DedupConfig, dedup, main, run_shards
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("doc_id", "url", "lang", "text")])
 CONFIG = DedupConfig(line_max_count=5, line_min_chars=20, min_words_left=5)
@@ -238,6 +238,12 @@ def test_run_shards_in_order_and_skips_finished(spark, tmp_path):
     assert run_shards(spark, keep_long, []) == []
 
 
+def test_main_without_a_job_says_which_file_is_missing(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--run-dir", str(tmp_path), "--steps", "dedup"])
+    assert stop.value.code == 2 and f"{tmp_path}/dedup/_job.json is not there" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_spark_submit_reads_the_job_of_the_run(result, tmp_path):
     folder, _, (counts, _, _) = result
@@ -248,23 +254,16 @@ def test_spark_submit_reads_the_job_of_the_run(result, tmp_path):
         "ledger": str(tmp_path / "dropped" / "dedup"),
         "fingerprint": "f1",
     }
-    root = Path(__file__).parents[2]
-    submit = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[2]", "--driver-memory", "1g"]
-    submit += [
-        "--conf",
-        "spark.ui.enabled=false",
-        "curation/spark_job.py",
-        "--run-dir",
-        str(tmp_path),
-        "--steps",
-        "dedup",
-    ]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    missing = subprocess.run(submit, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert missing.returncode != 0 and "_job.json is not there" in missing.stdout  # where spark-submit puts it
     storage.write_json(str(tmp_path / "dedup" / "_job.json"), job)
-    done = subprocess.run(submit, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-    assert json.loads(done.stdout.strip().splitlines()[-1]) == {"step": "dedup", **counts}
+    settings = ["spark.ui.enabled=false", "spark.sql.shuffle.partitions=2"]
+    settings += ["spark.driver.extraJavaOptions=-XX:+UseSerialGC -XX:TieredStopAtLevel=1"]
+    submit = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[2]", "--driver-memory", "1g"]
+    submit += [word for setting in settings for word in ("--conf", setting)]
+    submit += ["curation/spark_job.py", "--run-dir", str(tmp_path), "--steps", "dedup"]
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    root = Path(__file__).parents[2]
+    run = subprocess.run(submit, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-2000:]
+    assert json.loads(run.stdout.strip().splitlines()[-1]) == {"step": "dedup", **counts}
     for file in sorted((folder / "dedup").glob("*.parquet")):
         assert (tmp_path / "dedup" / file.name).read_bytes() == file.read_bytes()

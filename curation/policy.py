@@ -1,0 +1,265 @@
+"""Policies: what a language's file says about editing, measuring and judging its documents, and the judgement itself.
+
+A policy is read from `languages/default.yaml`, then `languages/script_<script>.yaml`, then `languages/<lang>.yaml`; each
+overrides single bounds of the ones before. A rule is a bound on one signal (`curation.signal_schema`):
+`rules: {word_count: {min: 20, max: 100000}, char_repetition: {max: 0.106, n: 10}, flagged_ratio: off}`.
+A document is kept when it breaks no rule; every rule that it breaks is a ledger row named after signal and bound.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from cluster.shards import LEDGER
+from curation.characters import script_number
+from curation.signal_schema import FIELDS, LIST_SIGNALS, NGRAM_SIGNALS, SIGNALS
+
+FOLDER = Path(__file__).parent / "languages"
+STAGE = "filter/policy"
+KEYS = ("name", "script", "lid", "edit", "rules", "stop_words", "flagged_words")
+EDITS = ("ascii_punctuation", "delete_url_tokens", "long_token_chars")
+BOUNDS = ("min", "max")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One language. `rules` is signal -> bound (`min`, `max`) -> threshold; `ngram` is signal -> n."""
+
+    lang: str
+    name: str
+    script: str | None
+    lid: Mapping[str, str] = field(default_factory=dict)  # language-identification model -> its label
+    ascii_punctuation: bool = False  # typographic and full-width punctuation becomes ASCII
+    delete_url_tokens: bool = False
+    long_token_chars: int | None = None  # longer tokens are deleted
+    rules: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ngram: Mapping[str, int] = field(default_factory=dict)
+    stop_words: tuple[str, ...] | None = None
+    flagged_words: tuple[str, ...] | None = None
+
+
+def languages() -> list[str]:
+    """Codes of the languages that have a file, sorted."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "default" and not p.stem.startswith("script_"))
+
+
+def load(lang: str, overrides: Mapping[str, Mapping | None] | None = None) -> Policy:
+    """The policy of a language, with a recipe's `overrides` (signal -> bounds, or off) of its rules on top.
+
+    `lang` "default" gives the policy of no language in particular. Raises ValueError naming the file or override, the key
+    and the nearest right one when a language, key, rule or value is wrong.
+    """
+    policy = _from_files(lang)
+    if not overrides:
+        return policy
+    where = f"filter.policy override of {lang}"
+    rules = {signal: dict(bounds) for signal, bounds in policy.rules.items()}
+    if any(isinstance(bounds, Mapping) and "n" in bounds for bounds in overrides.values()):
+        raise ValueError(f"{where}: n belongs to the measurement of a signal; set it in curation/languages/{lang}.yaml")
+    _merge_rules(rules, {}, overrides, where)
+    return _checked(Policy(**{**vars(policy), "rules": rules}), where)
+
+
+def of_language(lang: str | None) -> Policy:
+    """The policy of a document's language, or "default" where that has no file."""
+    return load(lang if lang in languages() else "default")
+
+
+def load_all(langs: list[str], overrides: Mapping[str, Mapping] | None = None) -> dict[str, Policy]:
+    """Policies of the languages and of "default".
+
+    `overrides` is language or "default" -> rules; those of "default" hold for every language, under the language's own.
+    """
+    overrides = overrides or {}
+    for lang in overrides:
+        if lang not in (*langs, "default"):
+            raise ValueError(
+                f"filter.policy: {lang!r} is not a language of the recipe{_nearest(lang, [*langs, 'default'])}"
+            )
+    everywhere = overrides.get("default") or {}
+    return {
+        lang: load(lang, {**everywhere, **(overrides.get(lang) or {} if lang != "default" else {})})
+        for lang in ("default", *langs)
+    }
+
+
+def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tuple[pa.BooleanArray, pa.RecordBatch]:
+    """Judge a batch with columns doc_id, url, lang and signals: (keep mask, ledger with one row per broken rule).
+
+    A signal that is null breaks nothing. Languages without a policy are judged by `policies["default"]`.
+    """
+    langs = np.array([lang if lang in policies else "default" for lang in signals_batch["lang"].to_pylist()], object)
+    values: dict[str, np.ndarray] = {}
+    broken: list[tuple[np.ndarray, str, np.ndarray, float]] = []  # rows, rule, their values, threshold
+    for lang in sorted(set(langs)):
+        of_lang = langs == lang
+        for signal, bounds in policies[lang].rules.items():
+            if signal not in values:
+                values[signal] = signals_batch[signal].to_numpy(zero_copy_only=False).astype(np.float64)
+            value = values[signal]
+            for bound, threshold in bounds.items():
+                # Shares are float32: so must the threshold be, or 0.3 would not satisfy a minimum of 0.3.
+                real = signals_batch.schema.field(signal).type == pa.float32()
+                limit = float(np.float32(threshold)) if real else threshold
+                rows = np.flatnonzero(of_lang & (value < limit if bound == "min" else value > limit))
+                if len(rows):
+                    broken.append((rows, f"{signal}_{bound}", value[rows], float(threshold)))
+    keep = np.ones(len(langs), bool)
+    if not broken:
+        return pa.array(keep), _EMPTY
+    rows = np.concatenate([b[0] for b in broken])
+    keep[rows] = False
+    order = np.argsort(rows, kind="stable")
+    sizes = [len(b[0]) for b in broken]
+    columns = {
+        **{name: signals_batch[name].take(pa.array(rows[order])) for name in ("doc_id", "url", "lang")},
+        "stage": [STAGE] * len(rows),
+        "rule": np.repeat(np.array([b[1] for b in broken], object), sizes)[order],
+        "value": np.concatenate([b[2] for b in broken])[order],
+        "threshold": np.repeat([b[3] for b in broken], sizes)[order],
+        "detail": pa.nulls(len(rows), pa.string()),
+    }
+    return pa.array(keep), pa.record_batch([pa.array(columns[f.name], f.type) for f in LEDGER], schema=LEDGER)
+
+
+def filter_batch(
+    documents: pa.RecordBatch, signals: pa.RecordBatch, policies: Mapping[str, Policy]
+) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """(Kept documents with the signal columns appended, ledger). Row i of `signals` measures row i of `documents`."""
+    assert signals["doc_id"].equals(documents["doc_id"]), "signals of other documents"
+    keep, ledger = apply(signals, policies)
+    schema = pa.schema([*documents.schema, *FIELDS], documents.schema.metadata)
+    columns = [*documents.columns, *(signals[name] for name in SIGNALS)]
+    return pa.record_batch(columns, schema=schema).filter(keep), ledger
+
+
+def policy_kernel(
+    langs: list[str], overrides: Mapping[str, Mapping] | None = None
+) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """Kernel of filter/policy: documents with signal columns -> (those that break no rule, ledger)."""
+    return partial(_judge, load_all(langs, overrides))
+
+
+def _judge(policies: Mapping[str, Policy], batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    keep, ledger = apply(batch, policies)
+    return batch.filter(keep), ledger
+
+
+_EMPTY = pa.RecordBatch.from_pylist([], schema=LEDGER)
+
+
+@cache
+def _from_files(lang: str) -> Policy:
+    if lang != "default" and lang not in languages():
+        raise ValueError(f"no file curation/languages/{lang}.yaml for language {lang!r}{_nearest(lang, languages())}")
+    last = _read(f"{lang}.yaml")
+    layers = [("default.yaml", _read("default.yaml"))]
+    if script := last.get("script"):
+        if not (FOLDER / f"script_{script}.yaml").exists():
+            scripts = sorted(p.stem.removeprefix("script_") for p in FOLDER.glob("script_*.yaml"))
+            raise ValueError(f"curation/languages/{lang}.yaml: no file script_{script}.yaml{_nearest(script, scripts)}")
+        layers.append((f"script_{script}.yaml", _read(f"script_{script}.yaml")))
+    if lang != "default":
+        layers.append((f"{lang}.yaml", last))
+    edit: dict = {}
+    rules: dict[str, dict[str, float]] = {}
+    ngram: dict[str, int] = {}
+    for file, content in layers:
+        where = f"curation/languages/{file}"
+        edit |= _known(content.get("edit") or {}, EDITS, where, "edit")
+        _merge_rules(rules, ngram, content.get("rules") or {}, where)
+    where = f"curation/languages/{lang}.yaml"
+    long_token = edit.get("long_token_chars")
+    policy = Policy(
+        lang=lang,
+        name=last.get("name", lang),
+        script=script,
+        lid=last.get("lid") or {},
+        ascii_punctuation=bool(edit.get("ascii_punctuation")),
+        delete_url_tokens=bool(edit.get("delete_url_tokens")),
+        long_token_chars=int(long_token) if long_token else None,
+        rules=rules,
+        ngram=ngram,
+        stop_words=_words(last.get("stop_words"), where, "stop_words"),
+        flagged_words=_words(last.get("flagged_words"), where, "flagged_words"),
+    )
+    return _checked(policy, where)
+
+
+def _read(file: str) -> dict:
+    try:
+        content = yaml.safe_load((FOLDER / file).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"curation/languages/{file} is not YAML: {str(error).splitlines()[0]}") from None
+    return _known(content, KEYS, f"curation/languages/{file}", "")
+
+
+def _known(section: object, keys: tuple[str, ...], where: str, path: str) -> dict:
+    at = f"{where}: {path}" if path else where
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{at} must be a mapping of {', '.join(keys)}, not {section!r}")
+    for key in section:
+        if key not in keys:
+            raise ValueError(f"{at}: unknown key {key!r}{_nearest(str(key), keys)}")
+    return dict(section)
+
+
+def _merge_rules(rules: dict, ngram: dict, new: object, where: str) -> None:
+    """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one."""
+    for signal, bounds in _known(new, SIGNALS, where, "rules").items():
+        if bounds is None or bounds is False:
+            rules.pop(signal, None)
+            continue
+        keys = (*BOUNDS, "n") if signal in NGRAM_SIGNALS else BOUNDS
+        for key, value in _known(bounds, keys, where, f"rules.{signal}").items():
+            if value is None or value is False:
+                rules.get(signal, {}).pop(key, None)
+            elif isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{where}: rules.{signal}.{key} must be a number or off, not {value!r}")
+            elif key != "n":
+                rules.setdefault(signal, {})[key] = value
+            elif not isinstance(value, int) or value < 1:
+                raise ValueError(f"{where}: rules.{signal}.n must be a whole number of at least 1, not {value!r}")
+            else:
+                ngram[signal] = value
+
+
+def _checked(policy: Policy, where: str) -> Policy:
+    for signal, bounds in policy.rules.items():
+        if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
+            raise ValueError(
+                f"{where}: rules.{signal}: min {bounds['min']} is above max {bounds['max']}, so nothing passes"
+            )
+        key = LIST_SIGNALS.get(signal)
+        if bounds and key and getattr(policy, key) is None and policy.lang != "default":
+            raise ValueError(
+                f"{where}: rules.{signal} has a bound, but {policy.lang} has no {key}: write them or turn it off"
+            )
+    if "script_share" in policy.rules and policy.script is None and policy.lang != "default":
+        raise ValueError(f"{where}: rules.script_share has a bound, but there is no script")
+    if policy.script is not None:
+        script_number(policy.script)
+    return policy
+
+
+def _words(text: object, where: str, key: str) -> tuple[str, ...] | None:
+    """Entries of a list, which is one text with commas (as a YAML list, `no`, `on` and `yes` would be read as booleans)."""
+    if text is None or text is False:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: {key} must be one text with a comma after each entry, not {type(text).__name__}")
+    entries = [" ".join(entry.split()) for entry in text.split(",")]
+    return tuple(dict.fromkeys(entry for entry in entries if entry))
+
+
+def _nearest(wrong: str, right) -> str:
+    close = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.4)
+    return f" (did you mean {close[0]!r}?)" if close else f"; known: {', '.join(right)}"

@@ -1,0 +1,79 @@
+"""The signals: one number per document each, measured for every document; a policy puts bounds on them.
+
+Terms. *Character*: code point of the edited text. *Special*: see `curation.characters`. *Word*: what stands between
+whitespace, special characters trimmed off both ends, lower-cased; in scripts written without spaces each letter with its
+combining marks is a word (`curation.units`), so counts there are about three times those of SentencePiece pieces. *Line*:
+what stands between newlines, stripped, empty ones left out. *Paragraph*: lines between empty lines. A share of nothing is 0.
+Sources: SailCraft (recipe 2.4), Gopher (Rae et al. 2021, A1.1), C4 (Raffel et al. 2020), FineWeb (Penedo et al. 2024).
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_INT, _REAL = pa.int32(), pa.float32()
+
+_TABLE = (
+    # SailCraft
+    ("word_count", _INT, "words"),
+    (
+        "char_repetition",
+        _REAL,
+        "share of the k most frequent among character n-grams; k = min(sqrt distinct, repeated ones)",
+    ),
+    ("word_repetition", _REAL, "share of word n-grams that occur more than once"),
+    ("special_ratio", _REAL, "special characters / characters"),
+    ("stopword_ratio", _REAL, "words that are stop words / words; null without a list"),
+    (
+        "flagged_ratio",
+        _REAL,
+        "(distinct flagged entries found + words in them) / words, at most 1; null without a list",
+    ),
+    # Gopher quality
+    ("mean_word_length", _REAL, "characters per word"),
+    ("symbol_word_ratio", _REAL, "hash signs or ellipses, whichever are more, per word"),
+    ("bullet_line_share", _REAL, "lines that start with a bullet"),
+    ("ellipsis_line_share", _REAL, "lines that end in an ellipsis"),
+    ("alphabetic_word_share", _REAL, "whitespace-delimited tokens with at least one letter"),
+    # Gopher repetition; duplicate lines also C4, FineWeb
+    ("duplicate_line_share", _REAL, "lines equal to an earlier one / lines"),
+    ("duplicate_line_char_share", _REAL, "characters of these lines / characters of lines"),
+    ("duplicate_paragraph_share", _REAL, "paragraphs equal to an earlier one / paragraphs"),
+    ("duplicate_paragraph_char_share", _REAL, "characters of these paragraphs / characters of paragraphs"),
+    *(
+        (f"top_{n}gram_char_share", _REAL, f"word characters of the most frequent repeated {n}-gram / characters")
+        for n in (2, 3, 4)
+    ),
+    *(
+        (
+            f"duplicate_{n}gram_char_share",
+            _REAL,
+            f"word characters of {n}-grams met before, none counted twice / characters",
+        )
+        for n in range(5, 11)
+    ),
+    # C4 and FineWeb
+    ("terminal_line_share", _REAL, "lines that end in terminal punctuation"),
+    ("short_line_share", _REAL, "lines of at most 30 characters"),
+    ("newline_word_ratio", _REAL, "newlines per word"),
+    # Ours
+    ("script_share", _REAL, "letters of the language's script / letters"),
+    ("n_chars", _INT, "characters"),
+    ("n_bytes", _INT, "UTF-8 bytes"),
+    ("n_lines", _INT, "lines"),
+)
+
+MEANING = {name: meaning for name, _, meaning in _TABLE}
+"""Signal -> what it measures."""
+
+SIGNALS = tuple(MEANING)
+"""Names of the signals, in the order of their columns."""
+
+FIELDS = [pa.field(name, kind) for name, kind, _ in _TABLE]
+"""The columns that `curation.signals` appends."""
+
+NGRAM_SIGNALS = ("char_repetition", "word_repetition")
+"""Signals whose n is set per language."""
+
+LIST_SIGNALS = {"stopword_ratio": "stop_words", "flagged_ratio": "flagged_words"}
+"""Signals that are null without a list -> the key of that list in a language file."""

@@ -27,9 +27,7 @@ def java() -> str:
     path = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     if path is None or not os.access(path, os.X_OK):
         where = f"JAVA_HOME={home} has no bin/java" if home else "there is no `java` on the PATH"
-        raise ValueError(
-            f"Spark needs Java {JAVA_VERSION}, but {where}: apt-get install openjdk-17-jre-headless"
-        )
+        raise ValueError(f"Spark needs Java {JAVA_VERSION}, but {where}: apt-get install openjdk-17-jre-headless")
     said = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)
     version = re.search(r'version "(\d+)', said.stderr + said.stdout)
     if version and int(version[1]) < JAVA_VERSION:

@@ -49,8 +49,8 @@ def _union_find(a, b, n):
 def star_components(edges: DataFrame) -> DataFrame:
     """Components in Spark: from edges (a, b) to (id, label), both long, of every node whose label is not itself.
 
-    Large-star ties each larger neighbour of a node to the smallest of its neighbourhood; small-star ties the smaller ones
-    and the node itself to it. Both keep the components; alternated, they end in stars around the smallest id after
+    Large-star ties each larger neighbour of a node to the smallest of its neighbourhood; small-star ties the smaller
+    ones and the node itself to it. Both keep the components; alternated, they end in stars around the smallest id after
     O(log^2 n) rounds. A node's neighbours are never gathered in memory: both are a window minimum, which Spark spills.
     """
     from pyspark.sql import Window

@@ -79,7 +79,7 @@ class DedupConfig:
 def part_keys(uri: str, part: int, config: MinHash) -> Iterator[pa.RecordBatch]:
     """KEYS of the documents in the Parquet file `uri`, which is part number `part`."""
     first = 0
-    for batch in _read(uri, ("doc_id", "url", "lang", "text")):
+    for batch in _read(uri, ("doc_id", "url", "crawl", "lang", "text")):
         yield _keys(batch, part, first, config)
         first += batch.num_rows
 
@@ -87,8 +87,11 @@ def part_keys(uri: str, part: int, config: MinHash) -> Iterator[pa.RecordBatch]:
 def _keys(batch: pa.RecordBatch, part: int, first: int, config: MinHash) -> pa.RecordBatch:
     n = batch.num_rows
     ids = batch["doc_id"].to_pylist()
-    pages = url_keys(_column(batch, "url"))
-    for i in np.flatnonzero(pages == 0):  # no URL: only the same record read twice is the same page
+    urls = _column(batch, "url")
+    if "crawl" in batch.schema.names:  # outside a crawl a URL is a citation: the chapters of a book share it
+        urls = [url if crawl else "" for url, crawl in zip(urls, _column(batch, "crawl"), strict=True)]
+    pages = url_keys(urls)
+    for i in np.flatnonzero(pages == 0):  # no page: only the same record read twice is the same
         pages[i] = xxhash.xxh3_64_intdigest(b"doc_id " + ids[i].encode())
     minima = signatures(batch["text"], config.num_perm, config.seed, config.ngram)
     bands, valid = fold_bands(minima, config)

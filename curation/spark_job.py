@@ -76,11 +76,12 @@ def dedup(  # noqa: PLR0917
 ) -> dict[str, int]:
     """Deduplicate the documents of the Parquet files `parts` into shards of the same names under `out_uri`.
 
-    Parts have doc_id, text and, where known, url and lang. The ledger gets for each dropped document its rule:
-    `url_duplicate` (detail: the doc_id that stays; value and threshold: characters of this one and of that),
-    `repeated_id` (the same record read twice), `near_duplicate` (detail: the survivor; value: estimated Jaccard with it)
-    or `frequent_lines` (value: words left). A chain of near-duplicates may join a document to its survivor, so its value
-    can lie under the threshold. Finished shards are kept. Returns the counts of documents in, out and per rule.
+    Parts have doc_id, text and, where known, url, crawl and lang. Documents without a url, or with an empty crawl (those
+    of a source that is no crawl, whose url may name the whole book), skip step 2. The ledger gets for each dropped
+    document its rule: `url_duplicate` (detail: the doc_id that stays; value and threshold: characters of this one and of
+    that), `repeated_id` (the same record read twice), `near_duplicate` (detail: the survivor; value: estimated Jaccard
+    with it) or `frequent_lines` (value: words left). A chain of near-duplicates may join a document to its survivor, so
+    its value can lie under the threshold. Finished shards are kept. Returns counts of documents in, out and per rule.
     """
     if not parts:
         raise ValueError("dedup: there are no parts to deduplicate")

@@ -1,7 +1,7 @@
 """One key for the many spellings of a URL, so that a page crawled twice is seen as one page.
 
 Normalised (RFC 3986 section 6.2.2-6.2.4 and what crawls show): scheme and host in lower case, `http` and `https` are
-the same, leading `www.` goes, default port and user name go, fragment goes, percent escapes of unreserved characters are
+the same, leading `www.` goes, default port and user name go, fragment goes, percent escapes of unreserved letters are
 decoded and the others upper-cased, `.` and `..` are resolved, a trailing slash goes, parameters that only track the
 visitor go and the rest is sorted. `www.` goes because one site on both names is common and two sites are very rare.
 Kept: letter case of the path and the order of equal parameters, which servers do tell apart.

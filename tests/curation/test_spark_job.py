@@ -175,6 +175,19 @@ def test_line_buckets_are_counted_apart(spark, tmp_path):
     assert not any(MENU in text for text in kept["text"].to_pylist())
 
 
+def test_url_outside_a_crawl_is_a_citation_and_drops_nothing(spark, tmp_path):
+    docs = [
+        {**document(f"{crawl}{i}", " ".join(words(i + at, 60)), "https://buku.id/kitab"), "crawl": crawl}
+        for at, crawl in ((0, ""), (100, "CC-MAIN-2024-10"))
+        for i in range(4)
+    ]
+    schema = SCHEMA.append(pa.field("crawl", pa.string()))
+    storage.write_table(str(tmp_path / "in" / "part-0.parquet"), pa.Table.from_pylist(docs, schema))
+    counts, kept, _ = run(spark, tmp_path, [str(tmp_path / "in" / "part-0.parquet")])
+    assert counts == {"docs_in": 8, "docs_out": 5, "url_duplicate": 3}
+    assert sum(crawl == "" for crawl in kept["crawl"].to_pylist()) == 4
+
+
 def test_parts_without_rows_or_drops(spark, tmp_path):
     parts = write_parts(tmp_path / "in", [document("only", "satu dua tiga empat lima enam")], 2)
     counts, kept, ledger = run(spark, tmp_path, parts)

@@ -106,17 +106,18 @@ class _SumOfLosses(torch.autograd.Function):
                 d_hidden_ND[start : start + chunk] = d_CV @ w_VD
             if grad_weight:
                 _add_product(d_weight_VD, d_CV.T, h_CD)
-        ctx.save_for_backward(d_hidden_ND, d_weight_VD)
-        ctx.weight_dtype = weight_VD.dtype
+        ctx.gradients, ctx.weight_dtype = (d_hidden_ND, d_weight_VD), weight_VD.dtype
         return loss
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        d_hidden_ND, d_weight_VD = ctx.saved_tensors
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy can be differentiated once: its gradients are scaled in place.")
+        (d_hidden_ND, d_weight_VD), ctx.gradients = ctx.gradients, None
         if d_hidden_ND is not None:
-            d_hidden_ND = d_hidden_ND * grad
+            d_hidden_ND *= grad
         if d_weight_VD is not None:
-            d_weight_VD = (d_weight_VD * grad).to(ctx.weight_dtype)
+            d_weight_VD = d_weight_VD.mul_(grad).to(ctx.weight_dtype)
         return d_hidden_ND, d_weight_VD, None, None, None
 
 

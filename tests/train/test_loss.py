@@ -120,6 +120,14 @@ def test_gradients_of_many_bf16_chunks_are_summed_in_fp32():
         assert (gradient[1:] == 32).all() and (gradient[0] == 32 - 1024).all()
 
 
+def test_a_second_backward_is_refused_rather_than_wrong():
+    hidden, weight, labels = case()
+    loss, _ = linear_cross_entropy(hidden, weight, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        loss.backward()
+
+
 def test_default_chunk_keeps_logits_in_cache_and_is_never_tiny():
     assert default_chunk(torch.empty(16_384, 1)) * 16_384 * 4 <= 16 << 20
     assert default_chunk(torch.empty(10_000_000, 1, device="meta")) == 16

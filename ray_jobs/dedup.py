@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from cluster import storage
 from ray_jobs.run import Job
 from ray_jobs.shard_stage import totals
@@ -13,6 +15,9 @@ def run(job: Job) -> dict:
 
     parts = storage.glob(job.input("filter/policy", "part-*.parquet"))
     config = DedupConfig(**job.recipe.dedup.model_dump(), seed=job.recipe.seed)
+    # what `spark-submit curation/spark_job.py --run-dir RUN --steps dedup` reads
+    where = {"parts": parts, "out": job.path(), "ledger": job.ledger, "fingerprint": job.fingerprint}
+    storage.write_json(job.path("_job.json"), {"config": dataclasses.asdict(config), **where})
     job.progress.start(len(parts), "shards")
     with on_spark(job) as spark:
         counts = dedup(spark, parts, job.path(), job.ledger, config, job.fingerprint, job.progress.set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster import storage
@@ -105,7 +106,7 @@ def show(found: list[dict]) -> None:
                     event["rule"] or "",
                     _number(event["value"]),
                     _number(event["threshold"]),
-                    event["detail"] or "",
+                    escape(event["detail"] or ""),
                 )
         Console().print(table)
 

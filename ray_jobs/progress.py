@@ -13,7 +13,7 @@ EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """`start(total, unit)` once the amount of work is known, then `advance(n)`; a context manager."""
+    """`start(total, unit)` (0 = unknown) when the work begins, then `advance(n)` or `set(done)`; a context manager."""
 
     def __init__(self, stage: str, say: Callable[[str], None] = print):
         self.stage, self.say = stage, say
@@ -46,7 +46,7 @@ class Progress:
         self.total, self.unit, self.done = total, unit, 0
         self.begin = self.last = time.monotonic()
         if self.bar:
-            self.bar.reset(self.task, total=total, unit=unit)
+            self.bar.reset(self.task, total=total or None, unit=unit)
 
     def advance(self, n: int = 1) -> None:
         self.set(self.done + n)
@@ -61,5 +61,8 @@ class Progress:
             return
         self.last = now
         rate = done / (now - self.begin)
-        left = (self.total - done) / rate if rate else 0
-        self.say(f"{self.stage}: {done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, about {left:.0f} s left")
+        if self.total:
+            left = (self.total - done) / rate
+            self.say(f"{self.stage}: {done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, about {left:.0f} s left")
+        else:
+            self.say(f"{self.stage}: {done:,} {self.unit}, {rate:,.1f}/s")

@@ -249,7 +249,7 @@ class Prune(Section):
 
 class Train(Section):
     context: Positive = 4096
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device computes it natively
     parallel: Literal["replicate", "fsdp"] = "replicate"
     workers: Positive = 2
     base: Base

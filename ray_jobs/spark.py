@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster import spark
 from ray_jobs.errors import UserError
 from ray_jobs.run import Job
 
@@ -17,8 +18,6 @@ _sessions: dict[str, object] = {}
 def on_spark(job: Job) -> Iterator[object]:
     """A session, started at its first use and kept for the stages that follow. Raises UserError when Java is missing."""
     if "local" not in _sessions:
-        from cluster import spark
-
         folder = tempfile.TemporaryDirectory(prefix="pinisi-spark-")
         settings = job.recipe.cluster
         try:
@@ -36,4 +35,4 @@ def on_spark(job: Job) -> Iterator[object]:
 def stop() -> None:
     """End the session, so that its memory is free for training."""
     if session := _sessions.pop("local", None):
-        session.stop()
+        spark.stop(session)

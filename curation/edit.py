@@ -4,7 +4,7 @@
   line between paragraphs. Control characters and byte-order marks go.
 - `ascii_punctuation`: typographic and full-width punctuation becomes ASCII; full-width digits and letters are left alone.
 - `delete_url_tokens`: a token that contains http, www, .com, href or // goes, in any case.
-- `long_token_chars`: a token with more characters than that between its outermost non-special ones goes.
+- `long_token_chars`: a token goes that has more characters than that, special ones at its ends not counted.
 
 A token is what stands between whitespace, without the stretches in scripts that have no spaces: those are never deleted,
 and a URL glued to them goes alone (recipe 2.5: SailCraft deletes half of a Thai text as "long tokens").

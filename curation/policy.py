@@ -174,18 +174,17 @@ def _from_files(lang: str) -> Policy:
     ngram: dict[str, int] = {}
     for file, content in layers:
         where = f"curation/languages/{file}"
-        edit |= _known(content.get("edit") or {}, EDITS, where, "edit")
+        edit |= _edits(content.get("edit") or {}, where)
         _merge_rules(rules, ngram, content.get("rules") or {}, where)
     where = f"curation/languages/{lang}.yaml"
-    long_token = edit.get("long_token_chars")
     policy = Policy(
         lang=lang,
         name=last.get("name", lang),
         script=script,
         lid=last.get("lid") or {},
-        ascii_punctuation=bool(edit.get("ascii_punctuation")),
-        delete_url_tokens=bool(edit.get("delete_url_tokens")),
-        long_token_chars=int(long_token) if long_token else None,
+        ascii_punctuation=edit["ascii_punctuation"],
+        delete_url_tokens=edit["delete_url_tokens"],
+        long_token_chars=edit["long_token_chars"] or None,
         rules=rules,
         ngram=ngram,
         stop_words=_words(last.get("stop_words"), where, "stop_words"),
@@ -210,6 +209,17 @@ def _known(section: object, keys: tuple[str, ...], where: str, path: str) -> dic
         if key not in keys:
             raise ValueError(f"{at}: unknown key {key!r}{_nearest(str(key), keys)}")
     return dict(section)
+
+
+def _edits(section: object, where: str) -> dict:
+    edits = _known(section, EDITS, where, "edit")
+    for key, value in edits.items():
+        if key == "long_token_chars":
+            if value is not False and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{where}: edit.{key} must be a whole number of at least 1 or off, not {value!r}")
+        elif not isinstance(value, bool):
+            raise ValueError(f"{where}: edit.{key} must be on or off, not {value!r}")
+    return edits
 
 
 def _merge_rules(rules: dict, ngram: dict, new: object, where: str) -> None:

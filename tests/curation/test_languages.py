@@ -39,8 +39,9 @@ PARAGRAPHS = {
     "su": "Unggal isuk ema indit ka pasar pikeun meuli lauk jeung sayuran. Pasarna henteu jauh ti imah, jadi ema leumpang waé "
     "jeung tatanggana. Di jalan duanana ngobrol ngeunaan anak incuna nepi ka teu karasa geus anjog. Lamun geus réngsé "
     "balanja, ema sok eureun heula di warung bari nginum cai entéh haneut, tuluy balik saméméh panonpoé panas.",
-    "th": "ทุกเช้าแม่จะเดินไปตลาดเพื่อซื้อปลาและผักสด ตลาดอยู่ไม่ไกลจากบ้าน แม่จึงชวนเพื่อนบ้านเดินไปด้วยกัน ระหว่างทางทั้งสองคนคุยกันเรื่องลูกหลานจนถึงที่หมายโดยไม่รู้ตัว "
-    "ตอนเย็นทุกคนในครอบครัวจะนั่งกินข้าวพร้อมหน้ากันใต้ต้นมะม่วง แล้วฟังคุณตาเล่านิทานเก่าที่ไม่มีใครเบื่อเลย",
+    "th": "ทุกเช้าแม่จะเดินไปตลาดเพื่อซื้อปลาและผักสด ตลาดอยู่ไม่ไกลจากบ้าน แม่จึงชวนเพื่อนบ้านเดินไปด้วยกัน "
+    "ระหว่างทางทั้งสองคนคุยกันเรื่องลูกหลานจนถึงที่หมายโดยไม่รู้ตัว ตอนเย็นทุกคนในครอบครัวจะนั่งกินข้าวพร้อมหน้ากันใต้ต้นมะม่วง "
+    "แล้วฟังคุณตาเล่านิทานเก่าที่ไม่มีใครเบื่อเลย",
     "tl": "Tuwing umaga, pumupunta si Nanay sa palengke upang bumili ng isda at gulay. Hindi malayo ang palengke sa aming "
     "bahay, kaya naglalakad lamang siya kasama ang kapitbahay. Habang nasa daan, nagkukuwentuhan sila tungkol sa kanilang mga "
     "anak hanggang sa hindi nila namamalayang nakarating na pala sila. Pag-uwi niya, gising na kaming lahat.",

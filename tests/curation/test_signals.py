@@ -150,7 +150,7 @@ def repeats(items: list) -> tuple[int, int]:
     return count, chars
 
 
-def twin(text: str, char_n: int, word_n: int, stop: set[str], flagged: set[str], script: str) -> dict:
+def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[str], script: str) -> dict:
     words = words_of(text)
     lines = [line.strip() for line in text.split("\n")]
     paragraphs: list[list[str]] = [[]]
@@ -266,7 +266,7 @@ def test_equals_the_twin(script, char_n, word_n):
     got = measure(texts, policy)
     repeated = 0
     for text, row in zip(texts, got, strict=True):
-        expected = twin(text, char_n, word_n, stop, flagged, script)
+        expected = twin(text, char_n=char_n, word_n=word_n, stop=stop, flagged=flagged, script=script)
         assert set(expected) == set(SIGNALS)
         assert {k: row[k] for k in expected} == pytest.approx(expected, abs=1e-6), repr(text)
         repeated += expected["duplicate_5gram_char_share"] > 0

@@ -128,6 +128,7 @@ def _ray_auth() -> dict:
 
 def show(results: list[dict]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -135,5 +136,6 @@ def show(results: list[dict]) -> None:
         table.add_column(title, overflow="fold")
     colours = {"ok": "green", "missing": "red", "optional": "yellow"}
     for check in results:
-        table.add_row(check["name"], f"[{colours[check['state']]}]{check['state']}[/]", check["found"], check["fix"])
+        state = f"[{colours[check['state']]}]{check['state']}[/]"
+        table.add_row(check["name"], state, escape(check["found"]), escape(check["fix"]))
     Console().print(table)

@@ -109,7 +109,9 @@ class Run:
     """The run directory at `uri` for `recipe`."""
 
     def __init__(self, uri: str, recipe: Recipe):
-        self.uri, self.recipe = uri.rstrip("/"), recipe
+        # absolute, because workers have other working directories
+        self.uri = os.path.abspath(storage.local(uri)) if storage.is_local(uri) else uri.rstrip("/")
+        self.recipe = recipe
         self.stages = enabled(recipe)
 
     def manifest(self, stage: str) -> dict | None:

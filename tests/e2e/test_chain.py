@@ -1,5 +1,6 @@
 """The whole chain on `sample/`, as a user runs it: one command, killed once on the way, then explained and reloaded."""
 
+import gzip
 import json
 import os
 import signal
@@ -9,15 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster import storage
-from ray_jobs.recipe import SAMPLE
+from ray_jobs.recipe import RECIPES, SAMPLE
 from ray_jobs.stages import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
-RECIPE = str(Path(__file__).parent / "tiny.yaml")
+RECIPE = Path(__file__).parent / "tiny.yaml"
 DATA_STAGES = ("crawl", "extract", "language", "filter/signals", "filter/policy", "dedup", "quality", "tokenize")
 
 
@@ -36,20 +38,57 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
+def warc_record(url, body):
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + body
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:{url}>\r\nWARC-Target-URI: {url}\r\n"
+    head += f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
+    return gzip.compress(head.encode() + http + b"\r\n\r\n")
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, home):
+def recipe(tmp_path_factory):
+    """The tiny recipe on `sample/` and on a folder of bad input: bombs, cut archives, endless lines, endless nesting."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "nested.warc.gz").write_bytes(
+        warc_record("https://bad.example/nested", b"<html><body>" + b"<div>" * 100_000 + b"deep")
+        + warc_record("https://bad.example/bomb", b"<html><body>" + b" " * 40_000_000)
+    )
+    (folder / "cut.warc.gz").write_bytes(warc_record("https://bad.example/cut", os.urandom(5000))[:-2000])
+    rows = [
+        json.dumps({"id": "long", "lang": "en", "text": "x" * 20_000_000}).encode(),
+        b'{"id": "utf8", "lang": "en", "text": "\xff\xfe broken"}',
+        b"{not json",
+        json.dumps(
+            {"id": "fine", "lang": "en", "text": "The boat came back late because the wind had turned. " * 2}
+        ).encode(),
+    ]
+    (folder / "rows.jsonl").write_bytes(b"\n".join(rows) + b"\n")
+    values = yaml.safe_load(RECIPE.read_text())
+    demo = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    values["sources"] = [
+        *demo["sources"],
+        {"name": "bad-pages", "type": "warc", "path": str(folder / "*.warc.gz")},
+        {"name": "bad-rows", "type": "jsonl", "path": str(folder / "*.jsonl"), "trust_language": True},
+    ]
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, home, recipe):
     """A finished run; the process was killed with SIGKILL in a Ray stage, in a Spark stage and in training."""
     uri = str(tmp_path_factory.mktemp("runs") / "tiny")
     for stage in ("extract", "dedup", "pretrain/stage1"):
-        kill_in(stage, uri, home)
-    pinisi("run", RECIPE, "--run-dir", uri, home=home)
+        kill_in(stage, uri, home, recipe)
+    pinisi("run", recipe, "--run-dir", uri, home=home)
     return uri
 
 
-def kill_in(stage, uri, home):
-    """Start the run, kill it hard once `stage` has begun; nothing of it may live on."""
+def kill_in(stage, uri, home, recipe):
+    """Start the run, kill it hard once `stage` has begun."""
     environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE), "HOME": str(home)}
-    command = [sys.executable, "-m", "ray_jobs.cli", "run", RECIPE, "--run-dir", uri]
+    command = [sys.executable, "-m", "ray_jobs.cli", "run", recipe, "--run-dir", uri]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = Path(uri) / stage / "_started.json"
     deadline = time.monotonic() + 300
@@ -72,16 +111,36 @@ def test_every_stage_is_done(run):
     assert by_name["tokenize"]["tokens"] > 10_000
 
 
-def test_running_again_does_nothing_in_seconds(run, home):
+def test_bad_input_is_in_the_ledger_and_the_rest_of_its_file_is_read(run):
+    ledger = (
+        storage.read_table(f"{run}/dropped/crawl").to_pylist()
+        + storage.read_table(f"{run}/dropped/extract").to_pylist()
+    )
+    rules = {row["url"] or row["detail"]: row["rule"] for row in ledger}
+    by_rule = [row["rule"] for row in ledger]
+    assert rules["https://bad.example/bomb"] == "record_too_large"
+    assert rules["https://bad.example/nested"] in (
+        "extract_crash",
+        "extract_timeout",
+        "too_many_nodes",
+        "too_deep",
+        "empty",
+    )
+    for rule in ("bad_record", "record_too_large", "invalid_utf8", "invalid_json"):
+        assert rule in by_rule, rule
+    assert explain(run, "fine")[-1]["stage"] == "tokenize"
+
+
+def test_running_again_does_nothing_in_seconds(run, home, recipe):
     begin = time.monotonic()
-    result = pinisi("run", RECIPE, "--run-dir", run, home=home)
+    result = pinisi("run", recipe, "--run-dir", run, home=home)
     assert result.stdout.splitlines()[0] == "nothing to do: every stage is done"
     assert time.monotonic() - begin < 20
 
 
-def test_data_stages_are_byte_identical_to_an_undisturbed_run(run, tmp_path, home):
+def test_data_stages_are_byte_identical_to_an_undisturbed_run(run, tmp_path, home, recipe):
     uri = str(tmp_path / "undisturbed")
-    pinisi("run", RECIPE, "--run-dir", uri, "--until", "tokenize", home=home)
+    pinisi("run", recipe, "--run-dir", uri, "--until", "tokenize", home=home)
     for stage in DATA_STAGES:
         for folder in (stage, f"dropped/{stage}"):
             files = sorted(
@@ -160,12 +219,12 @@ def test_report_holds_every_part(run):
     assert page.count("<svg") >= 8
 
 
-def test_a_changed_threshold_runs_only_what_follows(run, tmp_path, home):
+def test_a_changed_threshold_runs_only_what_follows(run, tmp_path, home, recipe):
     import shutil
 
     uri = str(tmp_path / "copy")
     shutil.copytree(run, uri)
-    result = pinisi("run", RECIPE, "--run-dir", uri, "--until", "dedup", "--set", "dedup.threshold=0.75", home=home)
+    result = pinisi("run", recipe, "--run-dir", uri, "--until", "dedup", "--set", "dedup.threshold=0.75", home=home)
     lines = result.stdout.splitlines()
     assert lines[0] == "dedup: runs again, recipe key dedup changed"
     assert not any(line.startswith(("crawl", "extract", "language", "filter")) for line in lines)

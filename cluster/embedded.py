@@ -17,6 +17,7 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
     and ends with this process."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the end of a short run is seen at the next poll
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     import ray
 
@@ -27,6 +28,9 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
         ray.init(address, **quiet)
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster file turns tokens on
+    # each is one more process to start for every training run, of no use on one machine
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     folder = tempfile.mkdtemp(prefix="pinisi-ray-")
     ray.init(
         "local",

@@ -192,7 +192,8 @@ class Pretrain(Section):
 
 
 class Reward(Section):
-    preference: str | None = None  # glob of preference rows for our own Bradley-Terry model
+    preference: str  # glob of rows {id, lang, prompt, chosen, rejected} for our own Bradley-Terry model
+    max_rows: Positive | None = None  # by a hash of their id
     epochs: Positive = 1
     optimiser: Optimiser
 

@@ -15,7 +15,7 @@ HELDOUT = 10  # one pair in so many is held out, by a hash of its id
 
 def run(job: Job) -> dict:
     recipe = job.recipe.train.reward
-    rows = chats.preferences(job, recipe.preference, None)
+    rows = chats.preferences(job, recipe.preference, recipe.max_rows)
     chats.write_rows(job.path("rows.jsonl"), rows)
     settings = training.settings(
         job,

@@ -7,6 +7,7 @@ remembers of checkpoints is not used (`report()` can lose the last one when a wo
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import uuid
@@ -32,7 +33,9 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
     result_uri = job.path(f"_result-{uuid.uuid4().hex[:8]}.json")
     ray_folder = storage.join(job.run_uri, "_ray", job.stage.name.replace("/", "-"))
     metrics_uri = storage.join(job.metrics, f"{job.stage.name.replace('/', '-')}.jsonl")
-    config = {**settings, "metrics_uri": metrics_uri, "_function": function, "_result_uri": result_uri}
+    # by name: else Ray's controller, which only hands it on, would import transformers first, 3 s for every stage
+    name = f"{function.__module__}:{function.__qualname__}"
+    config = {**settings, "metrics_uri": metrics_uri, "_function": name, "_result_uri": result_uri}
     workers = min(job.recipe.train.workers, embedded.cpus())
     trainer = TorchTrainer(
         _worker,
@@ -70,7 +73,8 @@ def _worker(config: dict) -> None:
     import torch
 
     context = ray.train.get_context()
-    function, result_uri = config.pop("_function"), config.pop("_result_uri")
+    module, name = config.pop("_function").split(":")
+    function, result_uri = getattr(importlib.import_module(module), name), config.pop("_result_uri")
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     try:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 
+TRAIN_SLOT = "train_slot"  # a resource of the embedded Ray: training workers that wait for work hold one, and no CPU
 OBJECT_STORE_BYTES = 512 << 20  # stages exchange data through storage, so little lies in the object store
 
 
@@ -35,6 +36,7 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
     ray.init(
         "local",
         num_cpus=cpus or os.cpu_count(),
+        resources={TRAIN_SLOT: 1024},
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=folder,

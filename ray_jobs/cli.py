@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from cluster import storage
     from ray_jobs import recipe as recipes
+    from ray_jobs import trainer
     from ray_jobs.run import Run
 
     recipe = recipes.load(options.recipe, options.set)
@@ -87,7 +88,9 @@ def _run(options: argparse.Namespace) -> None:
         address=options.address,
         say=lambda s: print(s, flush=True),
     )
-    if not ran:
+    if ran:
+        trainer.stop()
+    else:
         print("nothing to do: every stage is done")
     report = storage.join(uri, "report", "index.html")
     if storage.exists(report):

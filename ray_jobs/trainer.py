@@ -1,66 +1,52 @@
-"""Run a function on the workers of a Ray Train group and follow its metrics.
+"""Run functions on the workers of a Ray Train group and follow their metrics.
 
-The function gets one settings dict and finds torch.distributed initialised. It resumes by itself from its newest complete
+A function gets one settings dict and finds torch.distributed initialised. It resumes by itself from its newest complete
 checkpoint on storage, so a restarted worker group (FailureConfig) and a restarted run continue in the same way; what Ray
 remembers of checkpoints is not used (`report()` can lose the last one when a worker dies at once).
+
+On the embedded Ray the group stays warm between stages: its workers wait for the next command, because starting a group
+(seven processes, torch and transformers in each worker) takes longer than most training runs of the demo. Waiting workers
+hold no CPU there. On a cluster a group ends with its stage, so that its nodes are free.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
-import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 
 from cluster import embedded, storage
 from ray_jobs.run import Job
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.3
+MAX_FAILURES = 3
+
+_warm: list[_Group] = []
 
 
 def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: int = 0) -> dict:
     """`function(settings)` on every worker; returns what rank 0 returned. `steps` is the length of the progress bar.
 
-    Raises what the worker group failed with after its retries."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
+    Raises ValueError for what the function raises as one, and what the group failed with after its retries."""
     embedded.start(job.address, job.recipe.cluster.cpus)
-    import torch
-
-    gpus = torch.cuda.is_available()
+    group = _warm.pop() if _warm else _Group(job)
     result_uri = job.path(f"_result-{uuid.uuid4().hex[:8]}.json")
-    ray_folder = storage.join(job.run_uri, "_ray", job.stage.name.replace("/", "-"))
     metrics_uri = storage.join(job.metrics, f"{job.stage.name.replace('/', '-')}.jsonl")
-    # by name: else Ray's controller, which only hands it on, would import transformers first, 3 s for every stage
-    name = f"{function.__module__}:{function.__qualname__}"
-    config = {**settings, "metrics_uri": metrics_uri, "_function": name, "_result_uri": result_uri}
-    workers = min(job.recipe.train.workers, embedded.cpus())
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpus,
-            resources_per_worker=None if gpus else {"CPU": embedded.cpus() // workers},
-        ),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex[:8],
-            storage_path=ray_folder if not storage.is_local(ray_folder) else os.path.abspath(storage.local(ray_folder)),
-            failure_config=FailureConfig(max_failures=3),
-        ),
-    )
     job.progress.start(steps, "steps")
-    ended = threading.Event()
-    follower = threading.Thread(target=_follow, args=(job, metrics_uri, ended), daemon=True)
-    follower.start()
-    try:
-        trainer.fit()
-    finally:
-        ended.set()
-        follower.join()
-        storage.remove(ray_folder)
+    command = {
+        "function": f"{function.__module__}:{function.__qualname__}",
+        "settings": {**settings, "metrics_uri": metrics_uri},
+        "result_uri": result_uri,
+    }
+    group.run(command, lambda: _follow(job, metrics_uri))
+    if job.address is None:
+        _warm.append(group)
+    else:
+        group.end()
     result = storage.read_json(result_uri)
     storage.remove(result_uri)
     if "error" in result:
@@ -68,27 +54,119 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
     return result
 
 
+class _Mailbox:
+    """An actor with the command that the workers shall run next. Commands are numbered from 1; None ends the group."""
+
+    def __init__(self):
+        self.number, self.command, self.done = 0, None, 0
+
+    def post(self, command: dict | None) -> None:
+        self.number, self.command = self.number + 1, command
+
+    def after(self, number: int) -> tuple[int, dict | None] | None:
+        return (self.number, self.command) if self.number > number else None
+
+    def finish(self, number: int) -> None:
+        self.done = number
+
+    def finished(self) -> int:
+        return self.done
+
+
+class _Group:
+    """A Ray Train worker group that runs commands one after another; `fit` waits in a thread of this process."""
+
+    def __init__(self, job: Job):
+        import ray
+        import torch
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        self.mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        self.posted = 0
+        self.fault: BaseException | None = None
+        folder = storage.join(job.run_uri, "_ray")
+        gpus = torch.cuda.is_available()
+        workers = job.recipe.train.workers
+        threads = max(1, embedded.cpus() // workers)
+        per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
+        self.folder = folder
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"mailbox": self.mailbox, "threads": threads},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=per_worker),
+            run_config=RunConfig(
+                name=uuid.uuid4().hex[:8],
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        self.thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self.thread.start()
+
+    def _fit(self, trainer) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # raised again by `run`, in the thread that waits for the result
+            self.fault = error
+
+    def run(self, command: dict, follow: Callable[[], None]) -> None:
+        """Run one command to its end, calling `follow` now and then. Raises what the group failed with."""
+        import ray
+
+        ray.get(self.mailbox.post.remote(command))
+        self.posted += 1
+        while ray.get(self.mailbox.finished.remote()) < self.posted:
+            if not self.thread.is_alive():
+                raise self.fault or RuntimeError("the worker group ended before its work was done")
+            time.sleep(POLL_SECONDS)
+            follow()
+
+    def end(self) -> None:
+        import ray
+
+        ray.get(self.mailbox.post.remote(None))
+        self.thread.join()
+        storage.remove(self.folder)
+
+
+def stop() -> None:
+    """End the warm group, if there is one."""
+    while _warm:
+        _warm.pop().end()
+
+
 def _worker(config: dict) -> None:
+    import ray
     import ray.train
     import torch
 
-    context = ray.train.get_context()
-    module, name = config.pop("_function").split(":")
-    function, result_uri = getattr(importlib.import_module(module), name), config.pop("_result_uri")
+    mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    try:
-        result = function(config)
-    except (ValueError, FloatingPointError) as error:  # trying again would give the same
-        result = {"error": str(error)}
-    if context.get_world_rank() == 0:
-        storage.write_json(result_uri, result)
+        torch.set_num_threads(config["threads"])
+    number = ray.get(mailbox.finished.remote())  # a restarted group runs the unfinished command again
+    while True:
+        waiting = ray.get(mailbox.after.remote(number))
+        if waiting is None:
+            time.sleep(POLL_SECONDS)
+            continue
+        number, command = waiting
+        if command is None:
+            return
+        module, name = command["function"].split(":")
+        try:
+            result = getattr(importlib.import_module(module), name)(command["settings"])
+        except (ValueError, FloatingPointError) as error:  # trying again would give the same
+            result = {"error": str(error)}
+        gc.collect()
+        if rank == 0:
+            storage.write_json(command["result_uri"], result)
+            ray.get(mailbox.finish.remote(number))
 
 
-def _follow(job: Job, metrics_uri: str, ended: threading.Event) -> None:
+def _follow(job: Job, metrics_uri: str) -> None:
     from train.metrics import read
 
-    while not ended.wait(POLL_SECONDS):
-        records = read(metrics_uri)
-        if records:
+    with contextlib.suppress(OSError):
+        if records := read(metrics_uri):
             job.progress.set(records[-1]["step"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ray_jobs.recipe import Recipe
 
+NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
+
 
 def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     """Sentences about bits per byte of base, final and control model; lower is better."""
@@ -38,6 +40,18 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
             f"On average over {', '.join(replay)} the expanded model is {abs(gain):.3f} bits per byte "
             f"{'better' if gain > 0 else 'worse'} than the control after the same tokens."
         )
+        if gain < NOISE:
+            shape = recipe.train.base.shape
+            said.append(
+                f"So in this run expansion did {'not protect' if gain > -NOISE else 'harm to'} the replay languages."
+                + (
+                    f" Why: a base trained on {recipe.train.base.tokens:,} tokens is far from saturated, so replay teaches "
+                    "about as much as the new languages take away, and there is little for new blocks to shelter; the paper "
+                    "measured its effect on bases of 18 trillion tokens."
+                    if shape is not None
+                    else ""
+                )
+            )
     return said
 
 

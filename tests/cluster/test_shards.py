@@ -10,7 +10,9 @@ from cluster.shards import Shard, done, ledger_rows, run_shard
 def make(tmp_path, texts):
     uri = str(tmp_path / "in" / "part-00000.parquet")
     rows = [{"doc_id": str(i), "lang": "th", "text": text} for i, text in enumerate(texts)]
-    table = pa.Table.from_pylist(rows, pa.schema([("doc_id", pa.string()), ("lang", pa.string()), ("text", pa.string())]))
+    table = pa.Table.from_pylist(
+        rows, pa.schema([("doc_id", pa.string()), ("lang", pa.string()), ("text", pa.string())])
+    )
     storage.write_table(uri, table)
     return Shard("part-00000", uri, str(tmp_path / "out"), str(tmp_path / "dropped"), "f1")
 

@@ -91,8 +91,9 @@ def _sample(batch: pa.RecordBatch, share: float) -> pa.RecordBatch:
 
 
 def _stamp(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:
-    """Rows that state no licence get that of their source."""
-    if not source.licence:
-        return batch
-    licence = pc.if_else(pc.equal(pc.fill_null(batch["licence"], ""), ""), source.licence, batch["licence"])
-    return batch.set_column(batch.schema.get_field_index("licence"), "licence", licence)
+    """Rows that state no licence or snapshot of their own get those of their source."""
+    for name, value in (("licence", source.licence), ("crawl", source.crawl)):
+        if value:
+            column = pc.if_else(pc.equal(pc.fill_null(batch[name], ""), ""), value, batch[name])
+            batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+    return batch

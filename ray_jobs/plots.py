@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # after the backend is chosen
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 INK, MUTED, GRID = "#1f2933", "#667085", "#e4e7ec"
 COLOURS = ("#1d6fa5", "#d9822b", "#2f9e6e", "#b5485d", "#7a5cc2", "#8a8f98", "#c2a83e", "#3fa7b5", "#9c6b45", "#5b7f2f")
@@ -51,6 +51,10 @@ def lines(series: dict[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
             )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value / 1000:,g}k" if value >= 10_000 else f"{value:g}")
+        )
         if len(series) > 1:
             axes.legend(fontsize=8)
         return _svg(figure)

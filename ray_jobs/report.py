@@ -106,11 +106,13 @@ def _mixture(uri: str) -> dict | None:
     for name in ("base", "stage1", "stage2"):
         if name in plan:
             tables[name] = plan[name]["rows"]
-    langs = sorted({row["pool"].split("/")[-1] for rows in tables.values() for row in rows})
+    langs = sorted({row["pool"].split("/")[-1] for rows in tables.values() for row in rows} - {"instructions"})
+    langs += ["instructions"]
     share = {
         name: [sum(row["weight"] for row in rows if row["pool"].split("/")[-1] == lang) or None for lang in langs]
         for name, rows in tables.items()
     }
+    langs[-1] = "chats"  # short enough for an axis
     return {"plot": Markup(plots.grouped_bars(langs, share, "share of tokens")), "tables": tables}
 
 

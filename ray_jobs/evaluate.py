@@ -9,24 +9,13 @@ from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job
 from train import evaluate, model
 
-SAMPLED = ("base", "pretrain/stage2", "dpo/on_policy", "sft/stage2")
-MODELS = (
-    "base",
-    "expand",
-    "pretrain/stage1",
-    "pretrain/stage2",
-    "control/stage1",
-    "control/stage2",
-    "sft/stage2",
-    "dpo/on_policy",
-    "prune",
-)
+SAMPLED = ("base", "pretrain/stage2", "dpo/on_policy")
+MODELS = ("base", "expand", "pretrain/stage1", "pretrain/stage2", "control/stage2", "dpo/on_policy", "prune")
 
 
 def run(job: Job) -> dict:
     settings = job.recipe.evaluate
     stages = [stage for stage in MODELS if job.has(stage)]
-    sampled = [stage for stage in SAMPLED if stage in stages][:3]
     tasks = [
         {
             "stage": stage,
@@ -35,7 +24,7 @@ def run(job: Job) -> dict:
             "heldout": job.input("tokenize", "heldout.parquet"),
             "context": job.recipe.train.context,
             "prompt_chars": settings.sample_prompt_chars,
-            "sample_tokens": settings.sample_tokens if stage in sampled else 0,
+            "sample_tokens": settings.sample_tokens if stage in SAMPLED else 0,
             "out": job.path("models", f"{stage.replace('/', '-')}.json"),
         }
         for stage in stages
@@ -47,7 +36,10 @@ def run(job: Job) -> dict:
         for lang, entry in found["base"]["scores"].items()
     }
     samples = {
-        lang: {"prompt": prompt, "texts": {stage: found[stage]["samples"][lang] for stage in sampled}}
+        lang: {
+            "prompt": prompt,
+            "texts": {stage: found[stage]["samples"][lang] for stage in stages if stage in SAMPLED},
+        }
         for lang, prompt in found["base"]["prompts"].items()
     }
     scores = {

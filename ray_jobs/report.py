@@ -14,7 +14,7 @@ from ray_jobs.run import Job, Run, read_manifest
 from train import metrics
 
 CORPUS = ("crawl", "extract", "language", "filter/policy", "dedup")
-MODELS = ("base", "expand", "pretrain/stage1", "pretrain/stage2", "control/stage1", "control/stage2")
+PLOTTED = ("base", "pretrain/stage1", "pretrain/stage2", "control/stage2")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -121,7 +121,7 @@ def _curves(uri: str, manifests: dict) -> list[tuple[str, Markup]]:
         name: metrics.read(storage.join(uri, "metrics", f"{name.replace('/', '-')}.jsonl")) for name in manifests
     }
     groups = {
-        "Pre-training": ("base", *MODELS[2:]),
+        "Pre-training": ("base", "pretrain/stage1", "pretrain/stage2", "control/stage1", "control/stage2"),
         "Instruction tuning": ("sft/stage1", "sft/stage2"),
         "Reward model and preference tuning": ("reward", "dpo/off_policy", "dpo/on_policy"),
         "Pruning": ("prune",),
@@ -147,10 +147,10 @@ def _evaluation(evaluation: dict | None, recipe) -> dict | None:
     if evaluation is None:
         return None
     bpb = evaluation["bits_per_byte"]
-    names = [name for name in MODELS if name in bpb]
+    names = [name for name in PLOTTED if name in bpb]
     replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb["base"]]
     langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
-    shown = {name: [bpb[name].get(lang) for lang in langs] for name in names if name != "expand"}
+    shown = {name: [bpb[name].get(lang) for lang in langs] for name in names}
     forgetting = {
         "with expansion": [bpb["pretrain/stage2"][lang] - bpb["base"][lang] for lang in replay]
         if "pretrain/stage2" in bpb

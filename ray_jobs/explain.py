@@ -16,7 +16,7 @@ DOCUMENT_STAGES = ("crawl", "extract", "language", "filter/signals", "filter/pol
 
 
 def events(run: Run, document: str) -> list[dict]:
-    """Events in the order of the stages: `doc_id, stage, outcome, rule, value, threshold, detail`.
+    """Events in the order of the stages: `doc_id, url, stage, outcome, rule, value, threshold, detail`.
 
     `document` is a doc_id, the id in its source, or a URL (several documents may share one). Outcome is `kept`, `dropped`
     or, in tokenize, `trained on` or `held out`. Raises UserError when no stage has seen it."""
@@ -27,12 +27,11 @@ def events(run: Run, document: str) -> list[dict]:
             if run.manifest(stage) is None:
                 continue
             dropped = _rows(storage.join(run.uri, "dropped", stage), pc.field("doc_id") == doc_id)
-            for row in dropped:
-                result.append(_event(doc_id, stage, "dropped", row))
+            result += [_event(doc_id, stage, "dropped", row) for row in dropped]
             if dropped:
                 break
             if kept := _rows(storage.join(run.uri, stage), pc.field("doc_id") == doc_id, _shown(stage)):
-                result.append(_event(doc_id, stage, "kept", _found(stage, kept[0])))
+                result.append(_event(doc_id, stage, "kept", {**kept[0], **_found(stage, kept[0])}))
     return result
 
 
@@ -58,7 +57,7 @@ def _shown(stage: str) -> list[str]:
         "quality": ["lang", "quality"],
         "tokenize": ["lang", "heldout", "n_tokens"],
     }
-    return ["doc_id", *extra.get(stage, [])]
+    return ["doc_id", "url", *extra.get(stage, [])]
 
 
 def _found(stage: str, row: dict) -> dict:
@@ -78,7 +77,7 @@ def _found(stage: str, row: dict) -> dict:
 
 def _event(doc_id: str, stage: str, outcome: str, row: dict) -> dict:
     fields = {key: row.get(key) for key in ("rule", "value", "threshold", "detail")}
-    return {"doc_id": doc_id, "stage": stage, "outcome": outcome, **fields}
+    return {"doc_id": doc_id, "url": row.get("url"), "stage": stage, "outcome": outcome, **fields}
 
 
 def _rows(folder: str, condition: pc.Expression, columns: list[str] | None = None) -> list[dict]:
@@ -93,10 +92,13 @@ def _rows(folder: str, condition: pc.Expression, columns: list[str] | None = Non
 
 
 def show(found: list[dict]) -> None:
-    for doc_id in dict.fromkeys(event["doc_id"] for event in found):
-        table = Table(title=f"document {doc_id}", title_justify="left", box=None, header_style="bold")
+    for doc_id, url in dict.fromkeys((event["doc_id"], event["url"]) for event in found):
+        Console().print(f"document {doc_id}  {escape(url or '')}", soft_wrap=True)
+        table = Table(box=None, header_style="bold")
         for title in ("stage", "outcome", "rule", "value", "threshold", "detail"):
-            table.add_column(title, overflow="fold")
+            table.add_column(
+                title, overflow="fold", no_wrap=title != "detail", min_width=32 if title == "detail" else None
+            )
         for event in found:
             if event["doc_id"] == doc_id:
                 colour = "red" if event["outcome"] == "dropped" else "green"

@@ -43,7 +43,7 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
         if gain < NOISE:
             shape = recipe.train.base.shape
             said.append(
-                f"So in this run expansion did {'not protect' if gain > -NOISE else 'harm to'} the replay languages."
+                f"So in this run expansion {'did not protect' if gain > -NOISE else 'did harm to'} the replay languages."
                 + (
                     f" Why: a base trained on {recipe.train.base.tokens:,} tokens is far from saturated, so replay teaches "
                     "about as much as the new languages take away, and there is little for new blocks to shelter; the paper "

@@ -29,6 +29,7 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
         ray.init(address, **quiet)
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster file turns tokens on
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # each is one more process to start for every training run, of no use on one machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")

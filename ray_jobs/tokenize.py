@@ -22,6 +22,8 @@ from ray_jobs.run import Job
 from ray_jobs.shard_stage import run_kernel
 from train import chat
 
+MIN_HELDOUT, MAX_HELDOUT = 3, 0.25  # documents of a language, and the share of it that they may take
+
 PARTS = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -48,7 +50,7 @@ def run(job: Job) -> dict:
                 tokenizers.train_bpe(_training_texts(job), settings.vocab_size, local)
             else:
                 tokenizers.load(settings.tokenizer).save_pretrained(local)
-    result = run_kernel(job, "quality", _kernel, folder, settings.heldout_share)
+    result = run_kernel(job, "quality", _kernel, folder, _heldout_rates(job))
     tokenizer = tokenizers.load(storage.localize(folder))
     vocab, eod = len(tokenizer), tokenizer.eos_token_id
     parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
@@ -82,32 +84,40 @@ def run(job: Job) -> dict:
     }
 
 
-def heldout(doc_ids: pa.Array, share: float) -> pa.Array:
-    """Which documents are held out: those whose id, a hash, ends in the first `share` of its range."""
-    return pc.less(pc.utf8_slice_codeunits(doc_ids, 24, 32), format(int(share * (16**8 - 1)), "08x"))
+def heldout(batch: pa.RecordBatch | pa.Table, rates: dict[str, float]) -> list[bool]:
+    """Which documents are held out: those whose id, a hash, ends in the first `rates[lang]` of its range."""
+    ends = pc.utf8_slice_codeunits(batch["doc_id"], 24, 32).to_pylist()
+    limits = {lang: format(int(rate * (16**8 - 1)), "08x") for lang, rate in rates.items()}
+    return [end < limits[lang] for end, lang in zip(ends, batch["lang"].to_pylist(), strict=True)]
+
+
+def _heldout_rates(job: Job) -> dict[str, float]:
+    """`heldout_share`, and more for a language of few documents, so that about three of it can be scored."""
+    share = job.recipe.tokenize.heldout_share
+    few = {lang: min(MAX_HELDOUT, MIN_HELDOUT / n) for lang, n in job.manifest("quality")["docs_per_lang"].items()}
+    return {lang: max(share, rate) for lang, rate in few.items()}
 
 
 def _training_texts(job: Job) -> Iterator[str]:
     """Texts for the tokenizer: each language in proportion to the square root of its bytes, chosen by id."""
     sizes = {lang: size for lang, size in job.manifest("quality")["bytes_per_lang"].items() if size}
     total = sum(size**0.5 for size in sizes.values())
-    budget = job.recipe.tokenize.train_bytes
+    budget, held_rates = job.recipe.tokenize.train_bytes, _heldout_rates(job)
     rates = {lang: min(1.0, budget * size**0.5 / total / size) for lang, size in sizes.items()}
     for part in storage.glob(job.input("quality", "part-*.parquet")):
         table = storage.read_table(part, ["doc_id", "lang", "text"])
-        held = heldout(table["doc_id"], job.recipe.tokenize.heldout_share).to_pylist()
-        for row, out in zip(table.to_pylist(), held, strict=True):
+        for row, out in zip(table.to_pylist(), heldout(table, held_rates), strict=True):
             if not out and int(row["doc_id"][8:16], 16) < rates[row["lang"]] * 16**8:
                 yield row["text"]
 
 
-def _kernel(folder: str, share: float) -> Kernel:
+def _kernel(folder: str, rates: dict[str, float]) -> Kernel:
     tokenizer = tokenizers.load(storage.localize(folder))
 
     def encode(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        held = heldout(batch["doc_id"], share)
+        out = heldout(batch, rates)
+        held = pa.array(out, pa.bool_())
         tokens = tokenizers.encode(tokenizer, batch["text"].to_pylist())
-        out = held.to_pylist()
         columns = {
             **{name: batch[name] for name in ("doc_id", "lang", "url", "licence", "quality")},
             "bytes": pc.cast(pc.binary_length(batch["text"]), pa.int64()),

@@ -15,7 +15,7 @@ def run(job: Job) -> dict:
     base = job.recipe.train.base
     if base.model is not None:
         net = model.load(base.model)
-        tokenizer = training.load_tokenizer({"tokenizer": job.input("tokenize", "tokenizer")})
+        tokenizer = training.load_tokenizer(training.tokenizer_of(job))
         model.save(net, tokenizer, job.path("model"), net.config.max_position_embeddings)
         return {"parameters": training.parameters(net)}
     plan = storage.read_json(job.input("mixture", "plan.json"))["base"]

@@ -31,24 +31,16 @@ def run(job: Job) -> dict:
         start = job.input("dpo/off_policy", "model")
         rows, facts = _on_policy_pairs(job, start)
     if not rows:  # a policy whose answers are all alike, or all in the wrong language, has nothing to learn from
-        with storage.atomic_folder(job.path("model")) as folder:
-            net = model.load(start)
-            net.save_pretrained(folder)
-            training.load_tokenizer(_tokenizer(job)).save_pretrained(folder)
+        tokenizer = training.load_tokenizer(training.tokenizer_of(job))
+        model.save(model.load(start), tokenizer, job.path("model"), job.recipe.train.context)
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
-    used = (
-        {"alpha": recipe.alpha}
-        if recipe.loss == "lr_dpo"
-        else {"gamma": recipe.gamma}
-        if recipe.loss == "simpo"
-        else {}
-    )
+    own = {"lr_dpo": {"alpha": recipe.alpha}, "simpo": {"gamma": recipe.gamma}}.get(recipe.loss, {})
     settings = training.settings(
         job,
         training.loop_config(job, recipe.optimiser),
         model=start,
         rows=job.path("pairs.jsonl"),
-        objective={"loss": recipe.loss, "beta": recipe.beta, **used},
+        objective={"loss": recipe.loss, "beta": recipe.beta, **own},
         max_prompt_tokens=recipe.max_prompt_tokens,
     )
     result = launch(job, train_worker, settings)
@@ -79,7 +71,7 @@ def train_worker(settings: dict) -> dict:
 def _without_worst(job: Job, rows: list[dict]) -> list[dict]:
     """Pairs without the share per language that the base finds least likely: bad translations."""
     share = job.recipe.train.dpo.drop_worst_perplexity
-    task = {**_tokenizer(job), "model": job.input("pretrain/stage2", "model"), "rows": rows, "share": share}
+    task = {**training.tokenizer_of(job), "model": job.input("pretrain/stage2", "model"), "rows": rows, "share": share}
     context = job.recipe.train.context
     kept, rejects = map_on_ray(job, _by_perplexity, [{**task, "context": context}], "perplexities")[0]
     chats.write_ledger(job, rejects, "part-perplexity")
@@ -94,10 +86,6 @@ def _by_perplexity(task: dict) -> tuple[list[dict], list[dict]]:
     perplexities = preference.pair_perplexity(net, tokenizer, rows)
     kept, rejects = preference.drop_worst_perplexity(rows, perplexities, task["share"])
     return kept, rejects + long
-
-
-def _tokenizer(job: Job) -> dict:
-    return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
 
 
 def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
@@ -120,7 +108,7 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
         shards = [prompts[i : i + PROMPTS_PER_TASK] for i in range(0, len(prompts), PROMPTS_PER_TASK)]
         tasks = [
             {
-                **_tokenizer(job),
+                **training.tokenizer_of(job),
                 "policy": policy,
                 "reward": job.input("reward", "model"),
                 "context": job.recipe.train.context,

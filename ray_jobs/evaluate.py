@@ -20,7 +20,7 @@ def run(job: Job) -> dict:
         {
             "stage": stage,
             "model": job.input(stage, "model"),
-            "tokenizer": job.input("tokenize", "tokenizer"),
+            **training.tokenizer_of(job),
             "heldout": job.input("tokenize", "heldout.parquet"),
             "context": job.recipe.train.context,
             "prompt_chars": settings.sample_prompt_chars,

@@ -20,7 +20,7 @@ def run(job: Job) -> dict:
         after_BTV = net(ids_BT).logits
     if not torch.equal(after_BTV, before_BTV[..., : net.config.vocab_size]):
         raise AssertionError("the expanded model is not the same function as its base")
-    tokenizer = training.load_tokenizer({"tokenizer": f"{job.run_uri}/tokenize/tokenizer"})
+    tokenizer = training.load_tokenizer(training.tokenizer_of(job))
     model.save(net, tokenizer, job.path("model"), context)
     return {
         "layers_before": layers_before,

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -77,7 +77,6 @@ class Job:
     fingerprint: str
     progress: Progress
     address: str | None = None
-    notes: dict = field(default_factory=dict)
 
     def path(self, *parts: str) -> str:
         """A URI inside this stage's folder."""

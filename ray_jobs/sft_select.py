@@ -19,7 +19,7 @@ def run(job: Job) -> dict:
     settings = job.recipe.train.sft.select
     context = job.recipe.train.context
     common = {
-        "tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer"),
+        **training.tokenizer_of(job),
         "rows": job.input("sft/stage1", "rows.jsonl"),
     }
     tasks = [

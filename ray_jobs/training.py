@@ -50,10 +50,15 @@ def settings(job: Job, loop: dict, **more) -> dict:
         "loop": loop,
         "out": job.path(),
         "context": job.recipe.train.context,
-        "tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer"),
+        **tokenizer_of(job),
         "seed": job.recipe.seed,
         **more,
     }
+
+
+def tokenizer_of(job: Job) -> dict:
+    """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
+    return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
 
 
 def load_tokenizer(settings: dict):

@@ -14,8 +14,8 @@ from curation.schema import RAW
 from ray_jobs import files
 from ray_jobs.errors import UserError
 from ray_jobs.parallel import map_on_ray
-from ray_jobs.recipe import Crawl, Source
 from ray_jobs.run import Job
+from ray_jobs.sections import Crawl, Source
 from ray_jobs.shard_stage import shard, totals
 
 READERS = {

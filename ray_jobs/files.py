@@ -7,7 +7,7 @@ import hashlib
 from cluster import storage
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import UserError
-from ray_jobs.recipe import Recipe, Source
+from ray_jobs.sections import Recipe, Source
 
 
 def of_source(source: Source) -> list[str]:

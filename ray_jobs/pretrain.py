@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from cluster import storage
 from ray_jobs import training
-from ray_jobs.recipe import Optimiser
 from ray_jobs.run import Job
+from ray_jobs.sections import Optimiser
 from ray_jobs.trainer import launch
 from train import expand, model
 from train.pretrain import loss

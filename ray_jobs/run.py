@@ -27,7 +27,7 @@ from ray_jobs import files
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.progress import Progress
-from ray_jobs.recipe import Recipe
+from ray_jobs.sections import Recipe
 from ray_jobs.stages import Stage, enabled, matches
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ray_jobs.recipe import Recipe
+from ray_jobs.sections import Recipe
 
 
 def _train(recipe: Recipe) -> bool:

@@ -12,8 +12,8 @@ from cluster import storage
 from mixture import tokenizer as tokenizers
 from mixture.sampler import Sampler, rows
 from mixture.store import TokenStore
-from ray_jobs.recipe import Optimiser
 from ray_jobs.run import Job
+from ray_jobs.sections import Optimiser
 from train import checkpoint, model
 from train.loop import BatchFn, LoopConfig, fit
 from train.metrics import JsonLines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_jobs.recipe import Recipe
+from ray_jobs.sections import Recipe
 
 NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
 

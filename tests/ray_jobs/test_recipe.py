@@ -4,6 +4,7 @@ import pytest
 
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import UserError
+from ray_jobs.sections import LANGUAGES, Recipe
 
 MINIMAL = "name: tiny\nsources:\n  - {name: web, type: jsonl, path: /data/*.jsonl}\n"
 
@@ -16,7 +17,7 @@ def write(tmp_path, text, name="tiny.yaml"):
 
 def test_minimal_recipe_has_all_defaults(tmp_path):
     recipe = recipes.load(write(tmp_path, MINIMAL))
-    assert recipe.languages == list(recipes.LANGUAGES)
+    assert recipe.languages == list(LANGUAGES)
     assert (recipe.dedup.num_perm, recipe.dedup.bands, recipe.dedup.rows) == (256, 25, 10)
     assert recipe.train is None
 
@@ -107,4 +108,4 @@ def test_every_key_is_documented():
                 if hasattr(part, "model_fields"):
                     yield from keys(part)
 
-    assert [key for key in keys(recipes.Recipe) if key not in text] == []
+    assert [key for key in keys(Recipe) if key not in text] == []

@@ -1,0 +1,291 @@
+"""The sections of a recipe as typed models that refuse unknown keys. Numbers are the paper's where it gives them.
+
+Sailor2, arXiv 2502.12982. Each key is documented in docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Section):
+    """Where documents come from. `path` is a glob at any URI; for `hf` the name of a data set."""
+
+    name: str
+    type: Literal["warc", "wet", "jsonl", "parquet", "hf", "html"]
+    path: str
+    crawl: str = ""  # snapshot name, kept with every document
+    licence: str = ""
+    trust_language: bool = False  # take the language that the row declares, not the identifier's
+    optional: bool = False  # no error when nothing matches
+    share: Share = 1.0  # keep this share of the documents, chosen by a hash of their id
+    text_field: str = "text"
+    id_field: str = "id"
+    url_field: str = "url"
+    lang_field: str = "lang"
+    split: str = "train"  # of an `hf` data set
+
+
+class Crawl(Section):
+    max_record_bytes: Positive = 10_000_000
+    max_line_bytes: Positive = 10_000_000
+    max_bad_share: Share = 0.5  # the run fails when more records than this are broken
+
+
+class Extract(Section):
+    engine: Literal["resiliparse", "trafilatura"] = "resiliparse"
+    timeout_seconds: Rate = 10.0
+    max_nodes: Positive = 200_000
+
+
+class Language(Section):
+    model: Literal["lid.176"] = "lid.176"
+    min_score: dict[str, Share] = {"default": 0.5}  # a language, or `default`
+
+
+class Filter(Section):
+    policy: dict[str, dict] = {}  # language or `default` -> rules that replace those of curation/languages/<lang>.yaml
+
+
+class Dedup(Section):
+    num_perm: Positive = 256
+    bands: Positive = 25
+    rows: Positive = 10
+    ngram: Positive = 5
+    threshold: Share = 0.7
+    line_max_count: Positive = 5
+    line_min_chars: Positive = 20
+    line_bucket_documents: Positive = 10_000_000
+    min_words_left: Positive = 10
+    max_driver_edges: Positive = 20_000_000
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> Dedup:
+        if self.bands * self.rows > self.num_perm:
+            raise ValueError(f"bands x rows = {self.bands * self.rows} needs more than num_perm = {self.num_perm}")
+        return self
+
+
+class Quality(Section):
+    """fastText classifier per language, positives against negatives (DCLM); the best share feeds stage 2."""
+
+    positives: list[str] = []  # names of sources
+    negatives: list[str] = []
+    per_side: Positive = 10_000
+    min_examples: Positive = 50  # a language with fewer on either side gets no classifier
+    top_share: Share = 0.2
+
+
+class Tokenize(Section):
+    tokenizer: str = "train"  # `train`, or a folder or Hugging Face name
+    vocab_size: Positive = 16_384
+    train_bytes: Positive = 12_000_000
+    heldout_share: Share = 0.02  # documents kept for evaluation, by a hash of their id
+    heldout_bytes_per_language: Positive = 100_000
+
+
+class Mixture(Section):
+    temperature: Rate = 2.0  # weights ~ tokens^(1/temperature)
+    max_epochs: Rate = 4.0
+    replay_languages: list[str] = ["en", "zh"]
+    replay_share: Share = 0.2  # of stage 1, for the replay languages together
+    stage2_replay_share: Share = 0.2  # of stage 2: the blend of stage 1
+    stage2_instruction_share: Share = 0.04  # of stage 2: instruction texts
+
+
+class Shape(Section):
+    """A Qwen2 configuration."""
+
+    hidden_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    intermediate_size: Positive
+    tie_word_embeddings: bool = True
+    rope_theta: Rate = 10_000.0
+
+
+class Optimiser(Section):
+    """One training run of the loop. `rows` are packed sequences (or preference pairs) per optimiser step."""
+
+    rows_per_step: Positive
+    micro_rows: Positive = 8
+    lr: Rate
+    min_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: Rate = 1e-8
+    clip: Rate = 1.0
+    checkpoint_every: Annotated[int, Field(ge=0)] = 50  # steps; 0 = only at the end
+
+
+class Base(Section):
+    """The model that is continued: `model` (a folder or Hugging Face name), or a new one of `shape` trained on `languages`."""
+
+    model: str | None = None
+    shape: Shape | None = None
+    languages: list[str] = ["en", "zh"]
+    tokens: Positive = 1_000_000
+    optimiser: Optimiser | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Base:
+        if (self.model is None) == (self.shape is None):
+            raise ValueError("give either `model` or `shape`")
+        if self.shape is not None and self.optimiser is None:
+            raise ValueError("a new model of `shape` needs an `optimiser`")
+        return self
+
+
+class Expand(Section):
+    new_layers: Positive
+    trainable: Literal["all", "new_blocks"] = "all"
+    untie_embeddings: bool = False
+    vocab_size: Positive | None = None
+
+
+class PretrainStage(Section):
+    tokens: Positive
+    rows_per_step: Positive
+    lr: Rate | None = None  # None: `pretrain.lr` in stage 1, a tenth of it in stage 2
+    min_lr: Annotated[float, Field(ge=0.0)] | None = None
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class Pretrain(Section):
+    """Continual pre-training in two stages (paper section 4.4)."""
+
+    lr: Rate = 1e-4
+    eps: Rate = 1e-5
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    micro_rows: Positive = 8
+    checkpoint_every: Annotated[int, Field(ge=0)] = 50
+    stage1: PretrainStage
+    stage2: PretrainStage
+    control: bool = False  # also train the base without expansion, to measure what expansion is worth
+
+
+class Reward(Section):
+    preference: str  # glob of rows {id, lang, prompt, chosen, rejected} for our own Bradley-Terry model
+    max_rows: Positive | None = None  # by a hash of their id
+    epochs: Positive = 1
+    optimiser: Optimiser
+
+
+class SftStage(Section):
+    epochs: Positive = 1
+    optimiser: Optimiser
+
+
+class Select(Section):
+    per_cell: Positive = 40  # examples kept for each (language, category)
+    max_similarity: Share = 0.6
+
+
+class Sft(Section):
+    instruct: str  # glob of rows {id, lang, messages}
+    max_rows: Positive | None = None  # by a hash of their id
+    stage1: SftStage
+    select: Select = Select()
+    stage2: SftStage
+
+
+class OnPolicy(Section):
+    prompts: Positive = 64
+    samples: Positive = 5
+    temperature: Rate = 0.9
+    top_p: Share = 0.95
+    max_new_tokens: Positive = 2048
+
+
+class Dpo(Section):
+    preference: str  # glob of rows {id, lang, prompt, chosen, rejected}
+    loss: Literal["lr_dpo", "dpo", "ln_dpo", "simpo"] = "lr_dpo"
+    beta: Rate = 0.01
+    alpha: Annotated[float, Field(ge=0.0)] = 1e-3
+    gamma: Annotated[float, Field(ge=0.0)] = 0.5
+    max_prompt_tokens: Positive = 1024
+    drop_worst_perplexity: Share = 0.1  # of each language's pairs, by the base model
+    max_rows: Positive | None = None
+    optimiser: Optimiser
+    on_policy: OnPolicy = OnPolicy()
+
+
+class Prune(Section):
+    hidden_size: Positive
+    num_attention_heads: Positive
+    intermediate_size: Positive
+    mask_steps: Positive = 60
+    mask_lr: Rate = 1.0
+    warmup_steps: Positive = 20
+    heal_tokens: Positive
+    optimiser: Optimiser
+
+
+class Train(Section):
+    context: Positive = 4096
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device computes it natively
+    parallel: Literal["replicate", "fsdp"] = "replicate"
+    workers: Positive = 2
+    base: Base
+    expand: Expand
+    pretrain: Pretrain
+    reward: Reward | None = None
+    sft: Sft | None = None
+    dpo: Dpo | None = None
+    prune: Prune | None = None
+
+
+class Evaluate(Section):
+    sample_prompt_chars: Positive = 60
+    sample_tokens: Positive = 40
+
+
+class Cluster(Section):
+    cpus: Positive | None = None  # of an embedded Ray; None = all cores
+    spark_memory: str = "1g"
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    seed: int = 42
+    languages: list[str] = list(LANGUAGES)
+    sources: Annotated[list[Source], Field(min_length=1)]
+    crawl: Crawl = Crawl()
+    extract: Extract = Extract()
+    language: Language = Language()
+    filter: Filter = Filter()
+    dedup: Dedup = Dedup()
+    quality: Quality = Quality()
+    tokenize: Tokenize = Tokenize()
+    mixture: Mixture = Mixture()
+    train: Train | None = None  # None: curation and mixture only
+    evaluate: Evaluate = Evaluate()
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _sources(self) -> Recipe:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError("two sources have the same `name`")
+        for key in ("positives", "negatives"):
+            for name in getattr(self.quality, key):
+                if name not in names:
+                    raise ValueError(f"quality.{key} names the source {name!r}, which is not in `sources`")
+        return self

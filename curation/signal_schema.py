@@ -63,13 +63,24 @@ _TABLE = (
     ("n_lines", _INT, "lines"),
 )
 
-MEANING = {name: meaning for name, _, meaning in _TABLE}
+_LATER = (
+    (
+        "perplexity",
+        _REAL,
+        "perplexity per piece under the language's n-gram model (curation.perplexity); null without a model",
+    ),
+)
+
+MEANING = {name: meaning for name, _, meaning in (*_TABLE, *_LATER)}
 """Signal -> what it measures."""
 
 SIGNALS = tuple(MEANING)
 """Names of the signals, in the order of their columns."""
 
-FIELDS = [pa.field(name, kind) for name, kind, _ in _TABLE]
+MEASURED = tuple(name for name, _, _ in _TABLE)
+"""Those that one pass over the text measures; the others are null there, and filled in by a file of their own."""
+
+FIELDS = [pa.field(name, kind) for name, kind, _ in (*_TABLE, *_LATER)]
 """The columns that `curation.signals` appends."""
 
 NGRAM_SIGNALS = ("char_repetition", "word_repetition")

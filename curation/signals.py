@@ -24,7 +24,7 @@ from curation.edit import normalise
 from curation.ngrams import char_repetition, number, table_size, word_ngrams
 from curation.phrases import count_phrases, follow, phrase_tables
 from curation.policy import Policy, load, of_language
-from curation.signal_schema import FIELDS, SIGNALS
+from curation.signal_schema import FIELDS, MEASURED, SIGNALS
 from curation.units import LOWER, mix, text_buffers
 from curation.words import decode_text, read_words
 
@@ -102,6 +102,7 @@ class Meter:
         data, offsets = text_buffers(batch["text"])
         langs = np.array([self.index.get(lang, 0) for lang in batch["lang"].to_pylist()], np.int64)
         values_SN = np.zeros((len(SIGNALS), len(langs)))
+        values_SN[len(MEASURED) :] = np.nan
         _measure(data, offsets, langs, self.settings, self.phrases, BITS, SCRIPT, LOWER, values_SN)
         return [
             pa.array(values.astype(field.type.to_pandas_dtype()), field.type, mask=np.isnan(values))

@@ -84,14 +84,26 @@ def run_shard(kernel: Kernel, shard: Shard, batch_rows: int = 1024) -> dict:
             for batch in parquet.iter_batches(batch_rows):
                 yield kernel(batch)
 
-    return write_shard(batches(), shard)
+    return write_shard(batches(), shard, input_ids(shard))
 
 
-def write_shard(batches: Batches, shard: Shard) -> dict:
-    """Write the part, then the ledger part, then the marker with counts (documents and UTF-8 bytes per language)."""
+def input_ids(shard: Shard) -> list[str]:
+    """The doc_id of every row of the shard's input, against which `write_shard` checks its own result."""
+    with storage.open_parquet(shard.input) as parquet:
+        return parquet.read(["doc_id"])["doc_id"].to_pylist()
+
+
+def write_shard(batches: Batches, shard: Shard, ids: list[str] | None = None) -> dict:
+    """Write the part, then the ledger part, then the marker with counts (documents and UTF-8 bytes per language).
+
+    `ids` are the doc_ids of the input: each must then be kept, or be in the ledger, once for each time it was read; a
+    stage that loses or invents a document raises RuntimeError and commits nothing. Without them (a reader, whose input
+    is no table) every record of the ledger counts as one that was dropped.
+    """
     docs: Counter[str] = Counter()
     text_bytes: Counter[str] = Counter()
-    dropped: set[str] = set()
+    kept_ids: list[str] = []
+    dropped: list[str] = []
     rules: Counter[str] = Counter()
     ledger = []
     first = next(batches, None)
@@ -102,15 +114,17 @@ def write_shard(batches: Batches, shard: Shard) -> dict:
             if kept.num_rows:
                 writer.write_batch(kept)
                 _count(kept, docs, text_bytes)
+                if ids is not None:
+                    kept_ids += kept["doc_id"].to_pylist()
             if drops.num_rows:
                 ledger.append(drops)
-                dropped.update(i for i in drops["doc_id"].to_pylist() if i)
+                dropped += [i for i in drops["doc_id"].to_pylist() if i]
                 rules.update(drops["rule"].to_pylist())
     storage.write_table(shard.ledger_part, pa.Table.from_batches(ledger, LEDGER))
     marker = {
         "fingerprint": shard.fingerprint,
         "docs_out": sum(docs.values()),
-        "dropped": len(dropped),
+        "dropped": len(dropped) if ids is None else _dropped(shard, ids, kept_ids, dropped),
         "bytes": sum(text_bytes.values()),
         "docs_per_lang": dict(sorted(docs.items())),
         "bytes_per_lang": dict(sorted(text_bytes.items())),
@@ -118,6 +132,20 @@ def write_shard(batches: Batches, shard: Shard) -> dict:
     }
     storage.write_json(shard.marker, marker)
     return marker
+
+
+def _dropped(shard: Shard, ids: list[str], kept: list[str], ledger: list[str]) -> int:
+    """How many documents were dropped. A ledger may name one several times, as it may break several rules."""
+    gone, invented = Counter(ids), Counter(kept)
+    invented.subtract(gone)
+    gone.subtract(kept)
+    lost = {i for i, n in gone.items() if n > 0} ^ set(ledger)
+    if lost or max(invented.values(), default=0) > 0:
+        wrong = sorted(lost) or [i for i, n in invented.items() if n > 0]
+        raise RuntimeError(
+            f"{shard.part}: {len(wrong)} documents are neither kept nor in the ledger, or both, such as {wrong[0]}"
+        )
+    return len(ids) - len(kept)
 
 
 def _chain(first, rest: Batches) -> Batches:

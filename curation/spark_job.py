@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster import storage
-from cluster.shards import Kernel, Shard, done, run_shard, write_shard
+from cluster.shards import Kernel, Shard, done, input_ids, run_shard, write_shard
 from curation.components import connected_components, star_components
 from curation.dedup import ACTIONS, KEYS, LINES, STAGE, DedupConfig, part_cleaned, part_keys, part_lines
 from curation.minhash import jaccard_estimate
@@ -281,7 +281,7 @@ def _write(shards: list[Shard], n_buckets: int, config: DedupConfig, written) ->
         if actions.num_rows:
             shard = shards[actions["part"][0].as_py()]
             if not done(shard):
-                write_shard(part_cleaned(shard.input, actions, n_buckets, config), shard)
+                write_shard(part_cleaned(shard.input, actions, n_buckets, config), shard, input_ids(shard))
             written.add(1)
             yield pa.RecordBatch.from_pydict({"part": actions["part"][:1].combine_chunks()})
 

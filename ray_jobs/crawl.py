@@ -13,6 +13,7 @@ from curation import documents, warc
 from curation.schema import RAW
 from ray_jobs import files
 from ray_jobs.errors import UserError
+from ray_jobs.locate import Keys
 from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job
 from ray_jobs.sections import Crawl, Source
@@ -34,7 +35,7 @@ def run(job: Job) -> dict:
         patterns = ", ".join(source.path for source in job.recipe.sources)
         raise UserError(f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths")
     tasks = [
-        (source, job.recipe.crawl, paths, shard(job, f"part-{number:05d}", paths[0]))
+        (job.run_uri, source, job.recipe.crawl, paths, shard(job, f"part-{number:05d}", paths[0]))
         for number, (source, paths) in enumerate(groups)
     ]
     result = totals(map_on_ray(job, _read, tasks, "files"))
@@ -70,15 +71,20 @@ def _fields(source: Source) -> dict[str, str]:
     }
 
 
-def _read(task: tuple[Source, Crawl, list[str], Shard]) -> dict:
-    source, crawl, paths, one = task
+def _read(task: tuple[str, Source, Crawl, list[str], Shard]) -> dict:
+    run_uri, source, crawl, paths, one = task
     limits = warc.Limits(max_record_bytes=crawl.max_record_bytes, max_line_bytes=crawl.max_line_bytes)
 
     def batches() -> Batches:
         yield pa.RecordBatch.from_pylist([], RAW), ledger_rows("crawl", [])  # the schema, should the file hold nothing
+        keys = Keys()
         for path in paths:
-            for kept, drops in READERS[source.type](path, source, limits):
-                yield _stamp(_sample(kept, source.share), source), drops
+            for read, drops in READERS[source.type](path, source, limits):
+                kept = _stamp(_sample(read, source.share), source)
+                keys.add(kept)
+                keys.add(drops)
+                yield kept, drops
+        keys.write(run_uri, f"{one.name}.parquet")
 
     return write_shard(batches(), one)
 

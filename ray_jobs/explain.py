@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cluster import storage
+from curation.urls import normalise
 from ray_jobs.errors import UserError
+from ray_jobs.locate import parts
 from ray_jobs.run import Run
 
 DOCUMENT_STAGES = ("crawl", "extract", "language", "filter/signals", "filter/policy", "dedup", "quality", "tokenize")
@@ -20,30 +21,32 @@ def events(run: Run, document: str) -> list[dict]:
 
     `document` is a doc_id, the id in its source, or a URL (several documents may share one). Outcome is `kept`, `dropped`
     or, in tokenize, `trained on` or `held out`. Raises UserError when no stage has seen it."""
-    ids = _ids(run, document)
     result = []
-    for doc_id in ids:
+    for doc_id, part in _documents(run, document):
         for stage in DOCUMENT_STAGES:
             if run.manifest(stage) is None:
                 continue
-            dropped = _rows(storage.join(run.uri, "dropped", stage), pc.field("doc_id") == doc_id)
+            same = pc.field("doc_id") == doc_id
+            dropped = _rows(storage.join(run.uri, "dropped", stage, part), same)
+            kept = _rows(storage.join(run.uri, stage, part), same, _shown(stage))
             result += [_event(doc_id, stage, "dropped", row) for row in dropped]
-            if dropped:
-                break
-            if kept := _rows(storage.join(run.uri, stage), pc.field("doc_id") == doc_id, _shown(stage)):
+            if kept:
                 result.append(_event(doc_id, stage, "kept", {**kept[0], **_found(stage, kept[0])}))
+            elif dropped:
+                break
     return result
 
 
-def _ids(run: Run, document: str) -> list[str]:
-    """The doc_ids that `document` names, sorted."""
-    found: set[str] = set()
-    same = (pc.field("doc_id") == document) | (pc.field("url") == document) | (pc.field("source_id") == document)
-    for row in _rows(storage.join(run.uri, "crawl"), same, ["doc_id", "url", "source_id"]):
-        found.add(row["doc_id"])
-    same = (pc.field("doc_id") == document) | (pc.field("url") == document)
-    for row in _rows(storage.join(run.uri, "dropped", "crawl"), same, ["doc_id", "url"]):
-        found.add(row["doc_id"])
+def _documents(run: Run, document: str) -> list[tuple[str, str]]:
+    """(doc_id, file name of the part) of each document that `document` names, sorted."""
+    page = normalise(document)
+    found: set[tuple[str, str]] = set()
+    for part in parts(run.uri, document):
+        for folder in ("crawl", "dropped/crawl"):
+            for row in _rows(storage.join(run.uri, folder, part), None, ["doc_id", "url", "source_id"]):
+                named = document in (row["doc_id"], row.get("source_id"), row["url"])
+                if row["doc_id"] and (named or (page and row["url"] and normalise(row["url"]) == page)):
+                    found.add((row["doc_id"], part))
     if not found:
         raise UserError(
             f"{document}: no document of {run.uri} has this id or URL; `pinisi status {run.uri}` lists what was read"
@@ -80,15 +83,16 @@ def _event(doc_id: str, stage: str, outcome: str, row: dict) -> dict:
     return {"doc_id": doc_id, "url": row.get("url"), "stage": stage, "outcome": outcome, **fields}
 
 
-def _rows(folder: str, condition: pc.Expression, columns: list[str] | None = None) -> list[dict]:
-    """Rows of a folder's parts that meet `condition`; only the named columns are read."""
-    rows: list[dict] = []
-    for part in storage.glob(storage.join(folder, "part-*.parquet")):
-        with storage.open_parquet(part) as parquet:
-            known = parquet.schema_arrow.names
-            table = parquet.read([c for c in columns if c in known] if columns else None)
-        rows += pa.Table.filter(table, condition).to_pylist()
-    return rows
+def _rows(uri: str, condition: pc.Expression | None, columns: list[str] | None = None) -> list[dict]:
+    """Rows of one part that meet `condition`; only the named columns are read. None when the part is not there."""
+    if not storage.exists(uri):
+        return []
+    with storage.open_parquet(uri) as parquet:
+        known = parquet.schema_arrow.names
+        if condition is None:
+            return parquet.read([c for c in columns if c in known]).to_pylist()
+        hits = parquet.read(["doc_id"]).filter(condition).num_rows
+        return parquet.read([c for c in columns or known if c in known]).filter(condition).to_pylist() if hits else []
 
 
 def show(found: list[dict]) -> None:

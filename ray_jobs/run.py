@@ -214,6 +214,7 @@ class Run:
         with _faults(storage.join(folder, "_error.txt"), stage.name), Progress(stage.name, say) as progress:
             module = importlib.import_module(f"ray_jobs.{stage.job}")
             result = module.run(Job(self.recipe, self.uri, stage, fingerprint, progress, address))
+            _check_counts(stage.name, result)
         parts = self._parts(stage, prints)
         manifest = {
             "stage": stage.name,
@@ -229,6 +230,14 @@ class Run:
             manifest["bytes"] = storage.size(folder)
         storage.write_json(storage.join(folder, "_manifest.json"), manifest)
         say(f"{stage.name}: done in {manifest['seconds']:.0f} s{_summary(manifest)}")
+
+
+def _check_counts(stage: str, result: dict) -> None:
+    """Every document that came in has been kept or dropped. Raises RuntimeError otherwise: the stage is not committed."""
+    if "dropped" in result and result["docs_in"] != result["docs_out"] + result["dropped"]:
+        raise RuntimeError(
+            f"{stage}: {result['docs_in']:,} documents in, but {result['docs_out']:,} kept and {result['dropped']:,} dropped"
+        )
 
 
 def read_manifest(uri: str, stage: str) -> dict | None:

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from cluster import storage
 from cluster.shards import Shard, done, ledger_rows, run_shard
@@ -52,3 +53,33 @@ def test_an_empty_input_gives_an_empty_part(tmp_path):
     shard = make(tmp_path, [])
     assert run_shard(drop_short, shard)["docs_out"] == 0
     assert storage.read_table(shard.part).schema.names == ["doc_id", "lang", "text"]
+
+
+def lose(batch):
+    return batch.slice(1), ledger_rows("test", [])
+
+
+def repeat(batch):
+    return pa.concat_batches([batch, batch.slice(0, 1)]), ledger_rows("test", [])
+
+
+def keep_and_drop(batch):
+    return batch, ledger_rows("test", [{"doc_id": "1", "rule": "short"}])
+
+
+@pytest.mark.parametrize("kernel", [lose, repeat, keep_and_drop])
+def test_a_kernel_that_loses_or_invents_documents_is_not_committed(tmp_path, kernel):
+    shard = make(tmp_path, ["hello", "there"])
+    with pytest.raises(
+        RuntimeError, match=r"part-00000.parquet: 1 documents are neither kept nor in the ledger, or both"
+    ):
+        run_shard(kernel, shard)
+    assert done(shard) is None
+
+
+def test_a_document_that_was_read_twice_counts_twice(tmp_path):
+    shard = make(tmp_path, ["hello", "no"])
+    table = storage.read_table(shard.input)
+    storage.write_table(shard.input, pa.concat_tables([table, table.slice(1), table]))
+    marker = run_shard(drop_short, shard)
+    assert (marker["docs_out"], marker["dropped"]) == (2, 3)

@@ -8,6 +8,7 @@ from cluster.shards import LEDGER, ledger_rows
 from ray_jobs import explain
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import UserError
+from ray_jobs.locate import Keys, parts
 from ray_jobs.run import Run
 
 RECIPE = {"name": "tiny", "sources": [{"name": "s", "type": "jsonl", "path": "/nothing/*.jsonl", "optional": True}]}
@@ -23,6 +24,9 @@ def run(tmp_path):
     for stage, rows in (("crawl", ROWS), ("language", ROWS), ("filter/policy", ROWS[:1])):
         storage.write_table(storage.join(run.uri, stage, "part-00000.parquet"), pa.Table.from_pylist(rows))
         storage.write_json(storage.join(run.uri, stage, "_manifest.json"), {"fingerprint": "f"})
+    keys = Keys()
+    keys.add(pa.RecordBatch.from_pylist(ROWS))
+    keys.write(run.uri, "part-00000.parquet")
     drop = [
         {
             "doc_id": "b2",
@@ -38,7 +42,7 @@ def run(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", ["b2", "row-b", "https://x.example/b"])
+@pytest.mark.parametrize("name", ["b2", "row-b", "https://x.example/b", "http://www.x.example/b/"])
 def test_a_dropped_document_by_any_of_its_names(run, name):
     found = explain.events(run, name)
     assert [(e["stage"], e["outcome"]) for e in found] == [
@@ -61,3 +65,19 @@ def test_a_kept_document(run, capsys):
 def test_a_stranger(run):
     with pytest.raises(UserError, match="no document of"):
         explain.events(run, "https://x.example/c")
+
+
+def test_a_name_is_looked_up_in_the_parts_that_hold_it(tmp_path):
+    names = [f"doc-{i}" for i in range(200_000)]
+    for part in range(2):
+        keys = Keys()
+        keys.add(
+            pa.RecordBatch.from_pydict(
+                {"doc_id": names[part::2], "url": [f"https://{n}.example/" for n in names[part::2]]}
+            )
+        )
+        keys.write(str(tmp_path), f"part-{part:05d}.parquet")
+    for i in (0, 1, 77_777, 199_998):
+        here = [f"part-{i % 2:05d}.parquet"]
+        assert parts(str(tmp_path), f"doc-{i}") == parts(str(tmp_path), f"https://www.doc-{i}.example") == here
+    assert parts(str(tmp_path), "doc-200000") == []

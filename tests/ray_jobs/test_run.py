@@ -178,3 +178,12 @@ def test_two_runs_of_one_folder(tmp_path, calls):
 def test_no_run_here(tmp_path):
     with pytest.raises(UserError, match="no run here"):
         runs.open_run(str(tmp_path))
+
+
+def test_a_stage_that_loses_documents_is_not_committed(uri, calls, monkeypatch):
+    wrong = types.SimpleNamespace(run=lambda job: {"docs_in": 3, "docs_out": 1, "dropped": 1})
+    monkeypatch.setitem(sys.modules, "ray_jobs.fake_second", wrong)
+    run = make_run(uri)
+    with pytest.raises(StageFailed, match="3 documents in, but 1 kept and 1 dropped"):
+        execute(run)
+    assert run.manifest("filter/policy") is None and run.manifest("crawl")

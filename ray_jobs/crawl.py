@@ -1,15 +1,18 @@
 """crawl: read every source file into records (page bytes or document text), one part per file.
 
 The bytes are kept, so that extraction can be run again with other settings without reading the sources a second time.
+Pages on the user's block lists are refused here, before anything is parsed.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.shards import Batches, Shard, ledger_rows, write_shard
-from curation import documents, warc
+from curation import block, documents, warc
 from curation.schema import RAW
 from ray_jobs import files
 from ray_jobs.errors import UserError
@@ -34,8 +37,11 @@ def run(job: Job) -> dict:
     if not groups:
         patterns = ", ".join(source.path for source in job.recipe.sources)
         raise UserError(f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths")
+    crawl = job.recipe.crawl
+    lists = tuple(tuple(files.named(getattr(crawl, key), f"crawl.{key}")) for key in ("block_domains", "block_urls"))
+    block.load(*lists)  # a wrong entry is told before anything is read
     tasks = [
-        (job.run_uri, source, job.recipe.crawl, paths, shard(job, f"part-{number:05d}", paths[0]))
+        (job.run_uri, source, crawl, lists, paths, shard(job, f"part-{number:05d}", paths[0]))
         for number, (source, paths) in enumerate(groups)
     ]
     result = totals(map_on_ray(job, _read, tasks, "files"))
@@ -71,8 +77,15 @@ def _fields(source: Source) -> dict[str, str]:
     }
 
 
-def _read(task: tuple[str, Source, Crawl, list[str], Shard]) -> dict:
-    run_uri, source, crawl, paths, one = task
+@lru_cache(maxsize=1)
+def _block_lists(fingerprint: str, domain_files: tuple[str, ...], url_files: tuple[str, ...]) -> block.BlockLists:
+    """The lists as they are under this fingerprint of the stage, read once a worker process."""
+    return block.load(domain_files, url_files)
+
+
+def _read(task: tuple[str, Source, Crawl, tuple, list[str], Shard]) -> dict:
+    run_uri, source, crawl, lists, paths, one = task
+    blocked = _block_lists(one.fingerprint, *lists) if any(lists) else None
     limits = warc.Limits(max_record_bytes=crawl.max_record_bytes, max_line_bytes=crawl.max_line_bytes)
 
     def batches() -> Batches:
@@ -81,6 +94,9 @@ def _read(task: tuple[str, Source, Crawl, list[str], Shard]) -> dict:
         for path in paths:
             for read, drops in READERS[source.type](path, source, limits):
                 kept = _stamp(_sample(read, source.share), source)
+                if blocked:
+                    kept, refused = block.block(kept, blocked)
+                    drops = pa.concat_batches([drops, refused])
                 keys.add(kept)
                 keys.add(drops)
                 yield kept, drops

@@ -30,13 +30,22 @@ def expand(pattern: str) -> list[str]:
         raise UserError(f"{pattern}: cannot be listed: {error}") from None
 
 
+def named(patterns: list[str], key: str) -> list[str]:
+    """The files of the globs of a recipe key, each once, sorted. Raises UserError for a glob that matches nothing."""
+    found = {pattern: expand(pattern) for pattern in patterns}
+    for pattern, names in found.items():
+        if not names:
+            raise UserError(f"{key}: no file matches {pattern}; correct the path in the recipe")
+    return sorted({name for names in found.values() for name in names})
+
+
 def listing(recipe: Recipe, key: str) -> str | None:
     """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset."""
     if key == "sources":
         patterns = [source.path for source in recipe.sources if source.type != "hf"]
     else:
         value = recipes.lookup(recipe, key)
-        patterns = [value] if value else []
+        patterns = value if isinstance(value, list) else [value] if value else []
     if not patterns:
         return None
     seen = hashlib.sha256()

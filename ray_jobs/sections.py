@@ -42,6 +42,8 @@ class Crawl(Section):
     max_record_bytes: Positive = 10_000_000
     max_line_bytes: Positive = 10_000_000
     max_bad_share: Share = 0.5  # the run fails when more records than this are broken
+    block_domains: list[str] = []  # globs of lists: one domain a line, its subdomains too
+    block_urls: list[str] = []  # globs of lists: one URL a line, and what lies below it
 
 
 class Extract(Section):

@@ -39,7 +39,7 @@ class Stage:
 LOOP = ("seed", "train.context", "train.precision", "train.parallel", "train.workers")
 
 STAGES = (
-    Stage("crawl", "crawl", (), ("sources", "crawl"), files=("sources",)),
+    Stage("crawl", "crawl", (), ("sources", "crawl"), files=("sources", "crawl.block_domains", "crawl.block_urls")),
     Stage("extract", "extract", ("crawl",), ("extract",)),
     Stage("language", "language", ("extract",), ("languages", "language", "sources")),
     Stage("filter/signals", "filter_signals", ("language",), ("languages",)),

@@ -18,6 +18,9 @@ import pyarrow.compute as pc
 OTHER, SPACE, WORD, LETTER, MARK, IGNORED = range(6)
 """Classes of code points: punctuation and symbols, whitespace, part of a spaced word, a unit alone, mark, no width."""
 
+HAN = 6
+"""Kind of a unit that is a Han character (its class is LETTER), as it says more than a letter of an alphabet."""
+
 UNSPACED = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
     (0x1000, 0x109F),  # Burmese, with Shan, Mon, Karen
@@ -129,7 +132,7 @@ def mix(h):
 def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):  # noqa: PLR0917
     """Read units from byte `i` until `end` or until `hashes` is full: (how many, the index after the last).
 
-    `hashes` (uint64) and `kinds` (uint8, WORD or LETTER) get one entry a unit; call again with the index for the rest.
+    `hashes` (uint64) and `kinds` (uint8: WORD, LETTER or HAN) get one entry a unit; call again with the index for the rest.
     """
     n = 0
     while i < end and n < len(hashes):
@@ -151,6 +154,7 @@ def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):  # noqa
                 continue
             folded = np.uint64(lower[code])
         unit = (SEED ^ folded) * PRIME
+        han = 0x3400 <= folded <= 0x9FFF or 0xF900 <= folded <= 0xFAFF or folded >= 0x20000
         while i < end:
             byte = data[i]
             if byte < 0x80:
@@ -171,7 +175,7 @@ def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):  # noqa
                     break
                 i += size
         hashes[n] = mix(unit)
-        kinds[n] = kind
+        kinds[n] = HAN if han and kind == LETTER else kind
         n += 1
     return n, i
 

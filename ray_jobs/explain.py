@@ -13,7 +13,17 @@ from ray_jobs.errors import UserError
 from ray_jobs.locate import parts
 from ray_jobs.run import Run
 
-DOCUMENT_STAGES = ("crawl", "extract", "language", "filter/signals", "filter/policy", "dedup", "quality", "tokenize")
+DOCUMENT_STAGES = (
+    "crawl",
+    "extract",
+    "language",
+    "filter/signals",
+    "filter/policy",
+    "dedup",
+    "decontaminate",
+    "quality",
+    "tokenize",
+)
 
 
 def events(run: Run, document: str) -> list[dict]:

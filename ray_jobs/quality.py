@@ -26,8 +26,9 @@ MARK = "_models.json"
 
 def run(job: Job) -> dict:
     settings = job.recipe.quality
+    stage = "decontaminate" if job.has("decontaminate") else "dedup"
     if not storage.exists(job.path(MARK)):
-        examples = _examples(job)
+        examples = _examples(job, stage)
         ready = [
             lang
             for lang, (positives, negatives) in examples.items()
@@ -42,16 +43,16 @@ def run(job: Job) -> dict:
         )
         storage.write_json(job.path(MARK), {lang: one for lang, one in zip(ready, trained, strict=True) if one})
     models = storage.read_json(job.path(MARK))
-    result = run_kernel(job, "dedup", _kernel, {lang: job.path("models", f"{lang}.bin") for lang in models})
+    result = run_kernel(job, stage, _kernel, {lang: job.path("models", f"{lang}.bin") for lang in models})
     return {**result, "classifiers": models}
 
 
-def _examples(job: Job) -> dict[str, tuple[list[str], list[str]]]:
+def _examples(job: Job, stage: str) -> dict[str, tuple[list[str], list[str]]]:
     """Per language at most `per_side` positive and negative texts: those with the smallest ids, which are hashes."""
     settings = job.recipe.quality
     sides = [{name: index for index, names in enumerate((settings.positives, settings.negatives)) for name in names}][0]
     rows: dict[tuple[str, int], list[tuple[str, str]]] = defaultdict(list)
-    for part in storage.glob(job.input("dedup", "part-*.parquet")) if sides else []:
+    for part in storage.glob(job.input(stage, "part-*.parquet")) if sides else []:
         table = storage.read_table(part, ["doc_id", "lang", "source", "text"])
         for row in table.to_pylist():
             if row["source"] in sides:

@@ -13,7 +13,7 @@ from ray_jobs import plots, verdict
 from ray_jobs.run import Job, Run, read_manifest
 from train import metrics
 
-CORPUS = ("crawl", "extract", "language", "filter/policy", "dedup")
+CORPUS = ("crawl", "extract", "language", "filter/policy", "dedup", "decontaminate")
 PLOTTED = ("base", "pretrain/stage1", "pretrain/stage2", "control/stage2")
 TEMPLATES = Path(__file__).parent / "templates"
 

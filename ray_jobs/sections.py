@@ -80,11 +80,22 @@ class Dedup(Section):
         return self
 
 
+class Decontaminate(Section):
+    """Documents that hold a passage of an evaluation set go (GPT-3's 13-grams, by script)."""
+
+    against: list[str] = []  # globs of JSON Lines; none: no such stage
+    fields: list[str] = []  # none: every string of a row
+    words: Positive = 13
+    letters: Positive = 48  # of scripts without spaces
+    han: Positive = 21
+
+
 class Quality(Section):
     """fastText classifier per language, positives against negatives (DCLM); the best share feeds stage 2."""
 
     positives: list[str] = []  # names of sources
     negatives: list[str] = []
+    native: list[str] = []  # good native texts that are never trained on: do they score above the median negative?
     per_side: Positive = 10_000
     min_examples: Positive = 50  # a language with fewer on either side gets no classifier
     top_share: Share = 0.2
@@ -274,6 +285,7 @@ class Recipe(Section):
     language: Language = Language()
     filter: Filter = Filter()
     dedup: Dedup = Dedup()
+    decontaminate: Decontaminate = Decontaminate()
     quality: Quality = Quality()
     tokenize: Tokenize = Tokenize()
     mixture: Mixture = Mixture()
@@ -286,8 +298,10 @@ class Recipe(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError("two sources have the same `name`")
-        for key in ("positives", "negatives"):
+        for key in ("positives", "negatives", "native"):
             for name in getattr(self.quality, key):
                 if name not in names:
                     raise ValueError(f"quality.{key} names the source {name!r}, which is not in `sources`")
+        if both := sorted(set(self.quality.native) & {*self.quality.positives, *self.quality.negatives}):
+            raise ValueError(f"quality.native: {both[0]!r} is trained on too, so it can check nothing")
         return self

@@ -45,7 +45,15 @@ STAGES = (
     Stage("filter/signals", "filter_signals", ("language",), ("languages",)),
     Stage("filter/policy", "filter_policy", ("filter/signals",), ("languages", "filter")),
     Stage("dedup", "dedup", ("filter/policy",), ("dedup", "seed")),
-    Stage("quality", "quality", ("dedup",), ("quality", "seed", "languages")),
+    Stage(
+        "decontaminate",
+        "decontaminate",
+        ("dedup",),
+        ("decontaminate",),
+        lambda recipe: bool(recipe.decontaminate.against),
+        ("decontaminate.against",),
+    ),
+    Stage("quality", "quality", ("dedup", "decontaminate"), ("quality", "seed", "languages")),
     Stage(
         "tokenize",
         "tokenize",

@@ -20,7 +20,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = Path(__file__).parent / "tiny.yaml"
-DATA_STAGES = ("crawl", "extract", "language", "filter/signals", "filter/policy", "dedup", "quality", "tokenize")
+LEAKED = """Which of the four islands did the old captain mean when he told the children that the wind had never been kinder
+than in the year of the long rains? They guessed for a whole evening. Nobody found the answer until his daughter showed
+them the map, and on it they saw a small harbour that none of them had ever heard about before."""
+DATA_STAGES = (
+    "crawl",
+    "extract",
+    "language",
+    "filter/signals",
+    "filter/policy",
+    "dedup",
+    "decontaminate",
+    "quality",
+    "tokenize",
+)
 
 
 def pinisi(*arguments, check=True, home=None):
@@ -61,15 +74,18 @@ def recipe(tmp_path_factory):
         json.dumps(
             {"id": "fine", "lang": "en", "text": "The boat came back late because the wind had turned. " * 2}
         ).encode(),
+        json.dumps({"id": "leaked", "lang": "en", "text": LEAKED}).encode(),
     ]
+    (folder / "quiz.jsonl").write_text(json.dumps({"id": "q7", "question": LEAKED.split("? ", maxsplit=1)[0]}) + "\n")
     (folder / "rows.jsonl").write_bytes(b"\n".join(rows) + b"\n")
     values = yaml.safe_load(RECIPE.read_text())
     demo = yaml.safe_load((RECIPES / "demo.yaml").read_text())
     values["sources"] = [
         *demo["sources"],
         {"name": "bad-pages", "type": "warc", "path": str(folder / "*.warc.gz")},
-        {"name": "bad-rows", "type": "jsonl", "path": str(folder / "*.jsonl"), "trust_language": True},
+        {"name": "bad-rows", "type": "jsonl", "path": str(folder / "rows.jsonl"), "trust_language": True},
     ]
+    values["decontaminate"] = {"against": [str(folder / "quiz.jsonl")]}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     return str(path)
@@ -131,6 +147,14 @@ def test_bad_input_is_in_the_ledger_and_the_rest_of_its_file_is_read(run):
     assert [e["outcome"] for e in explain(run, "fine") if e["stage"] in ("crawl", "extract", "language")] == [
         "kept"
     ] * 3
+
+
+def test_a_quoted_test_question_is_taken_out(run):
+    event = explain(run, "leaked")[-1]
+    assert (event["stage"], event["outcome"], event["rule"]) == ("decontaminate", "dropped", "contaminated")
+    assert event["detail"] == "quiz.jsonl q7"
+    manifest = storage.read_json(f"{run}/decontaminate/_manifest.json")
+    assert manifest["documents_per_set"] == {"quiz.jsonl": 1} and manifest["items"] == 1
 
 
 def test_running_again_does_nothing_in_seconds(run, home, recipe):

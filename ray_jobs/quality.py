@@ -31,7 +31,7 @@ def run(job: Job) -> dict:
         examples = _examples(job, stage)
         ready = [
             lang
-            for lang, (positives, negatives) in examples.items()
+            for lang, (positives, negatives, _) in examples.items()
             if min(len(positives), len(negatives)) >= settings.min_examples
         ]
         limits = {"per_side": settings.per_side, "min_examples": settings.min_examples}
@@ -44,13 +44,24 @@ def run(job: Job) -> dict:
         storage.write_json(job.path(MARK), {lang: one for lang, one in zip(ready, trained, strict=True) if one})
     models = storage.read_json(job.path(MARK))
     result = run_kernel(job, stage, _kernel, {lang: job.path("models", f"{lang}.bin") for lang in models})
-    return {**result, "classifiers": models}
+    return {**result, "classifiers": models, "warnings": warnings(models)}
 
 
-def _examples(job: Job, stage: str) -> dict[str, tuple[list[str], list[str]]]:
-    """Per language at most `per_side` positive and negative texts: those with the smallest ids, which are hashes."""
+def warnings(classifiers: dict[str, dict]) -> list[str]:
+    """One sentence for each classifier that good native texts do not please (recipe 2.7)."""
+    return [
+        f"quality: the {lang} classifier puts only {report['above_median']:.0%} of {report['native']:,} good native texts "
+        f"(quality.native) above the median negative, so it tells sources apart rather than quality; choose other positives"
+        for lang, report in classifiers.items()
+        if report.get("shortcut")
+    ]
+
+
+def _examples(job: Job, stage: str) -> dict[str, tuple[list[str], list[str], list[str]]]:
+    """Per language at most `per_side` positive, negative and native texts: those with the smallest ids, which are hashes."""
     settings = job.recipe.quality
-    sides = [{name: index for index, names in enumerate((settings.positives, settings.negatives)) for name in names}][0]
+    groups = (settings.positives, settings.negatives, settings.native)
+    sides = {name: index for index, names in enumerate(groups) for name in names}
     rows: dict[tuple[str, int], list[tuple[str, str]]] = defaultdict(list)
     for part in storage.glob(job.input(stage, "part-*.parquet")) if sides else []:
         table = storage.read_table(part, ["doc_id", "lang", "source", "text"])
@@ -60,17 +71,17 @@ def _examples(job: Job, stage: str) -> dict[str, tuple[list[str], list[str]]]:
         for key, values in rows.items():
             rows[key] = sorted(values)[: settings.per_side]
     return {
-        lang: tuple([text for _, text in rows.get((lang, side), [])] for side in (0, 1))
+        lang: tuple([text for _, text in rows.get((lang, side), [])] for side in (0, 1, 2))
         for lang in sorted({lang for lang, _ in rows})
     }
 
 
-def _train(task: tuple[str, list[str], list[str], str, dict]) -> dict | None:
+def _train(task: tuple[str, list[str], list[str], list[str], str, dict]) -> dict | None:
     """The report of one language's classifier; None when too few examples are left without repeats."""
-    lang, positives, negatives, uri, limits = task
+    lang, positives, negatives, native, uri, limits = task
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.bin")
-        report = quality.train(positives, negatives, lang, path, **limits)
+        report = quality.train(positives, negatives, lang, path, native=native, **limits)
         if report is not None:
             storage.write_bytes(uri, Path(path).read_bytes())
     return report

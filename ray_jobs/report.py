@@ -45,6 +45,7 @@ def _write(uri: str, recipe, stages: list[str]) -> str:
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),
         alignment=_alignment(uri, manifests),
+        warnings=[warning for manifest in manifests.values() for warning in manifest.get("warnings", [])],
     )
     target = storage.join(uri, "report", "index.html")
     storage.write_text(target, page)

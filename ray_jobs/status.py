@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster import storage
@@ -12,7 +13,7 @@ KEYS = ("docs_in", "docs_out", "bytes", "tokens", "seconds")
 
 
 def rows(run: Run) -> list[dict]:
-    """`name, state, docs_in, docs_out, bytes, tokens, seconds` of every stage; null where a stage has no such number.
+    """`name, state, docs_in, docs_out, bytes, tokens, seconds, warnings` of every stage; null where it has no such number.
 
     States: done, changed (must run again, the recipe, code or input differs), started, waiting."""
     prints = run.fingerprints()
@@ -21,6 +22,7 @@ def rows(run: Run) -> list[dict]:
         manifest = run.manifest(stage.name) or {}
         state = run.state(stage, prints)
         row = {"name": stage.name, "state": state, **{key: manifest.get(key) for key in KEYS}}
+        row["warnings"] = manifest.get("warnings", [])
         if state == "started":
             row["shards_done"] = len(storage.glob(storage.join(run.uri, stage.name, "_shards", "*.json")))
         result.append(row)
@@ -50,6 +52,8 @@ def show(rows: list[dict]) -> None:
             rate,
         )
     Console().print(table)
+    for warning in (warning for row in rows for warning in row["warnings"]):
+        Console().print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
 
 
 def _n(value: float | None) -> str:

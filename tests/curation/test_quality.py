@@ -152,3 +152,48 @@ def test_buckets_follow_the_size_of_the_examples():
     assert quality._buckets(["a b"]) == 1 << 14
     assert quality._buckets(["a " * 1_000_000]) == 1 << 16
     assert quality._buckets(["a " * 40_000_000]) == 2_000_000
+
+
+TRANSLATED = ["adalah", "merupakan", "tersebut", "dimana", "daripada"]
+NATIVE = ["nah", "lho", "begini", "ya", "toh"]
+
+
+def styled(words, style, n, seed):
+    """Texts of `words` in a style: five words in six say what it is about, the sixth who wrote it."""
+    rng = random.Random(seed)
+    return [
+        " ".join(rng.choice(style) if rng.random() < 1 / 6 else rng.choice(words) for _ in range(60)) for _ in range(n)
+    ]
+
+
+def checked(positives, negatives, native, tmp_path):
+    return quality.train(positives, negatives, "id", str(tmp_path / "model.bin"), native=native, heldout_share=0.2)
+
+
+def test_a_classifier_of_translationese_is_caught(tmp_path):
+    """Positives are translations about anything; the web is about anything too, and more than half machine-translated."""
+    both = ESSAY["id"] + SPAM["id"]
+    positives = styled(both, TRANSLATED, 300, 1)
+    negatives = styled(both, TRANSLATED, 180, 2) + styled(both, NATIVE, 120, 3)
+    report = checked(positives, negatives, styled(ESSAY["id"], NATIVE, 100, 4), tmp_path)
+    assert report["auc"] > 0.6, "it has learnt something, but not what is good"
+    assert report["native"] == 100 and report["above_median"] < 0.3
+    assert report["shortcut"]
+
+
+def test_a_classifier_of_quality_passes(tmp_path):
+    positives = styled(ESSAY["id"], TRANSLATED, 150, 1) + styled(ESSAY["id"], NATIVE, 150, 2)
+    negatives = styled(SPAM["id"], TRANSLATED, 150, 3) + styled(SPAM["id"], NATIVE, 150, 4)
+    native = styled(ESSAY["id"], NATIVE, 100, 5)
+    report = checked(positives, negatives, native, tmp_path)
+    assert report["above_median"] > 0.9 and not report["shortcut"]
+    assert "native" not in checked(positives, negatives, [], tmp_path)
+
+
+def test_native_texts_are_never_trained_on(tmp_path):
+    positives, negatives = styled(ESSAY["id"], NATIVE, 60, 1), styled(SPAM["id"], NATIVE, 60, 2)
+    report = checked(positives, negatives, positives[:25] + negatives[:5], tmp_path)
+    assert report["positives"] + report["heldout_positives"] == 35
+    assert report["negatives"] + report["heldout_negatives"] == 55
+    assert report["native"] == 30
+    assert checked(positives, negatives, positives[:45], tmp_path) is None

@@ -52,6 +52,7 @@ def test_unknown_key_in_a_list_item(tmp_path):
             "dedup.threshold: input should be less than or equal to 1 (given: 1.5)",
         ),
         (MINIMAL + "quality: {positives: [wiki]}\n", "quality.positives names the source 'wiki'"),
+        (MINIMAL + "quality: {negatives: [web], native: [web]}\n", "quality.native: 'web' is trained on too"),
     ],
 )
 def test_errors_are_one_sentence(tmp_path, text, message):

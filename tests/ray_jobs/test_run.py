@@ -159,7 +159,7 @@ def test_status_rows(uri, calls):
         ("filter/policy", "done"),
         ("dedup", "started"),
     ]
-    assert set(rows[0]) == {"name", "state", "docs_in", "docs_out", "bytes", "tokens", "seconds"}
+    assert set(rows[0]) == {"name", "state", "docs_in", "docs_out", "bytes", "tokens", "seconds", "warnings"}
     assert json.loads(json.dumps(rows)) == rows
 
 

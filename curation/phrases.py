@@ -1,7 +1,7 @@
 """Word lists (stop words, flagged words) as a trie over words, so that an entry of several words matches as a whole.
 
-In scripts without spaces an entry is a sequence of letters and matches that sequence; elsewhere an entry matches whole words
-only (recipe 2.5: SailCraft's substring match condemns innocent words). Of the entries that start at a word the longest counts.
+An entry matches whole words only (recipe 2.5: SailCraft's substring match condemns innocent words), or in scripts without
+spaces, when asked, whole clusters, i.e. any stretch of letters. Of the entries that start at a word the longest counts.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class PhraseTables(NamedTuple):
     n_entries: int
 
 
-def phrase_tables(lists: Sequence[Sequence[str] | None]) -> tuple[PhraseTables, np.ndarray]:
+def phrase_tables(lists: Sequence[Sequence[str] | None], segmented: Sequence[bool]) -> tuple[PhraseTables, np.ndarray]:
     """Tables of the lists and the root node of each, int32 [lists]; the root of None is -1.
 
+    `segmented` says of each list whether its entries are cut into words by dictionary, or into clusters.
     Raises ValueError for an entry without a word.
     """
     edges: dict[tuple[int, int], int] = {}
@@ -42,7 +43,7 @@ def phrase_tables(lists: Sequence[Sequence[str] | None]) -> tuple[PhraseTables, 
         roots[i] = len(entry)
         entry.append(-1)
         for phrase in phrases:
-            words = word_hashes(phrase).tolist()
+            words = word_hashes(phrase, segmented[i]).tolist()
             if not words:
                 raise ValueError(f"{phrase!r} in a word list has no letters")
             node = int(roots[i])

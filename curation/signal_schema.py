@@ -1,10 +1,12 @@
 """The signals: one number per document each, measured for every document; a policy puts bounds on them.
 
 Terms. *Character*: code point of the edited text. *Special*: see `curation.characters`. *Word*: what stands between
-whitespace, special characters trimmed off both ends, lower-cased; in scripts written without spaces each letter with its
-combining marks is a word (`curation.units`), so counts there are about three times those of SentencePiece pieces. *Line*:
-what stands between newlines, stripped, empty ones left out. *Paragraph*: lines between empty lines. A share of nothing is 0.
-Sources: SailCraft (recipe 2.4), Gopher (Rae et al. 2021, A1.1), C4 (Raffel et al. 2020), FineWeb (Penedo et al. 2024).
+whitespace, special characters trimmed off both ends, lower-cased; Thai, Lao, Khmer, Burmese, Han and kana are cut into words
+by dictionary (`curation.words`). *Cluster*: a word too, but in scripts without spaces a letter with its marks. *Line*: what
+stands between newlines, stripped, empty ones left out. *Paragraph*: lines between empty lines. *Sentence*: what has a letter or
+digit and ends in `. ! ? …` before whitespace, in `。！？｡។៕။`, or with its line. A share of nothing is 0.
+Sources: SailCraft (recipe 2.4), Gopher (Rae et al. 2021, A1.1), C4 (Raffel et al. 2020; lines of fewer than 3 words and
+paragraphs of 200 characters as datatrove reads it), FineWeb (Penedo et al. 2024).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _TABLE = (
     (
         "flagged_ratio",
         _REAL,
-        "(distinct flagged entries found + words in them) / words, at most 1; null without a list",
+        "(distinct flagged entries found + clusters in them) / clusters, at most 1; null without a list",
     ),
     # Gopher quality
     ("mean_word_length", _REAL, "characters per word"),
@@ -35,6 +37,7 @@ _TABLE = (
     ("bullet_line_share", _REAL, "lines that start with a bullet"),
     ("ellipsis_line_share", _REAL, "lines that end in an ellipsis"),
     ("alphabetic_word_share", _REAL, "whitespace-delimited tokens with at least one letter"),
+    ("stopword_kinds", _INT, "different stop words found; null without a list"),
     # Gopher repetition; duplicate lines also C4, FineWeb
     ("duplicate_line_share", _REAL, "lines equal to an earlier one / lines"),
     ("duplicate_line_char_share", _REAL, "characters of these lines / characters of lines"),
@@ -56,6 +59,19 @@ _TABLE = (
     ("terminal_line_share", _REAL, "lines that end in terminal punctuation"),
     ("short_line_share", _REAL, "lines of at most 30 characters"),
     ("newline_word_ratio", _REAL, "newlines per word"),
+    # C4
+    ("sentence_count", _INT, "sentences"),
+    ("few_word_line_share", _REAL, "lines of fewer than 3 words"),
+    ("long_line_count", _INT, "lines of at least 200 characters"),
+    ("longest_word", _INT, "characters of the longest word"),
+    ("javascript_line_share", _REAL, "lines with 'javascript'"),
+    (
+        "policy_line_share",
+        _REAL,
+        "lines with 'terms of use', 'privacy policy', 'cookie policy' or '(uses, use, use of) cookies'",
+    ),
+    ("lorem_ipsum", _INT, "times that 'lorem ipsum' occurs"),
+    ("curly_brackets", _INT, "opening curly brackets"),
     # Ours
     ("script_share", _REAL, "letters of the language's script / letters"),
     ("n_chars", _INT, "characters"),
@@ -86,5 +102,5 @@ FIELDS = [pa.field(name, kind) for name, kind, _ in (*_TABLE, *_LATER)]
 NGRAM_SIGNALS = ("char_repetition", "word_repetition")
 """Signals whose n is set per language."""
 
-LIST_SIGNALS = {"stopword_ratio": "stop_words", "flagged_ratio": "flagged_words"}
+LIST_SIGNALS = {"stopword_ratio": "stop_words", "stopword_kinds": "stop_words", "flagged_ratio": "flagged_words"}
 """Signals that are null without a list -> the key of that list in a language file."""

@@ -2,10 +2,10 @@
 
 No signal is skipped because another already condemns a document, so that any policy can be applied, changed and explained
 afterwards. What is measured: `curation.signal_schema`. How, per document: decode UTF-8 once, then scan the code points for
-characters and lines, for words (`curation.words`), for repetition (`curation.ngrams`) and for listed words
-(`curation.phrases`).
+characters, for words (`curation.words`), for repetition (`curation.ngrams`), for listed words (`curation.phrases`) and for
+lines (`curation.line_signals`).
 
-Cost: time linear in the text; scratch memory up to about 60 bytes per character of the largest document of a batch.
+Cost: time linear in the text; scratch memory up to about 70 bytes per character of the largest document of a batch.
 """
 
 from __future__ import annotations
@@ -19,29 +19,34 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.shards import LEDGER
-from curation.characters import ALPHABETIC, BITS, BULLET, SCRIPT, SPACE, SPECIAL, TERMINAL, script_number
+from curation.characters import ALPHABETIC, SCRIPT, SPACE, SPECIAL, script_number
 from curation.edit import normalise
+from curation.line_signals import line_signals
 from curation.ngrams import char_repetition, number, table_size, word_ngrams
 from curation.phrases import count_phrases, follow, phrase_tables
 from curation.policy import Policy, load, of_language
 from curation.signal_schema import FIELDS, MEASURED, SIGNALS
-from curation.units import LOWER, mix, text_buffers
-from curation.words import decode_text, read_words
+from curation.units import text_buffers
+from curation.words import alphabet, decode_text, read_words
 
-SHORT_LINE_CHARS = 30
-BASE = np.uint64(0x9E3779B97F4A7C15)
-NEWLINE, HASH_SIGN, DOT, ELLIPSIS = 0x0A, 0x23, 0x2E, 0x2026
+NEWLINE, HASH_SIGN, DOT, ELLIPSIS, CURLY_BRACKET = 0x0A, 0x23, 0x2E, 0x2026, 0x7B
 KEYS = ("doc_id", "url", "lang")
 
 # Columns of the kernel's output.
-(WORD_COUNT, CHAR_REPETITION, WORD_REPETITION, SPECIAL_RATIO, STOPWORD_RATIO, FLAGGED_RATIO, MEAN_WORD_LENGTH) = range(
-    7
+WORD_COUNT, MEAN_WORD_LENGTH, LONGEST_WORD = map(SIGNALS.index, ("word_count", "mean_word_length", "longest_word"))
+CHAR_REPETITION, WORD_REPETITION = map(SIGNALS.index, ("char_repetition", "word_repetition"))
+STOPWORD_RATIO, STOPWORD_KINDS, FLAGGED_RATIO = map(
+    SIGNALS.index, ("stopword_ratio", "stopword_kinds", "flagged_ratio")
 )
-(SYMBOL_WORD_RATIO, BULLET_LINES, ELLIPSIS_LINES, ALPHABETIC_WORDS, DUPLICATE_LINES) = range(7, 12)
-TOP_2GRAM, DUPLICATE_5GRAM = SIGNALS.index("top_2gram_char_share"), SIGNALS.index("duplicate_5gram_char_share")
-TERMINAL_LINES = SIGNALS.index("terminal_line_share")
-(SHORT_LINES, NEWLINE_WORDS, SCRIPT_SHARE, N_CHARS, N_BYTES, N_LINES) = range(TERMINAL_LINES + 1, TERMINAL_LINES + 7)
-assert SIGNALS.index("duplicate_line_share") == DUPLICATE_LINES and SIGNALS.index("n_lines") == N_LINES
+SPECIAL_RATIO, SYMBOL_WORD_RATIO, ALPHABETIC_WORDS, NEWLINE_WORDS, SCRIPT_SHARE, CURLY_BRACKETS = map(
+    SIGNALS.index,
+    (
+        *("special_ratio", "symbol_word_ratio", "alphabetic_word_share", "newline_word_ratio"),
+        *("script_share", "curly_brackets"),
+    ),
+)
+TOP_2GRAM, DUPLICATE_5GRAM = map(SIGNALS.index, ("top_2gram_char_share", "duplicate_5gram_char_share"))
+N_CHARS, N_BYTES = map(SIGNALS.index, ("n_chars", "n_bytes"))
 
 
 class Settings(NamedTuple):
@@ -88,13 +93,13 @@ class Meter:
     def __init__(self, policies: Mapping[str, Policy]):
         every = {"default": load("default"), **policies}
         self.index = {lang: i for i, lang in enumerate(every)}
-        lists = [words for policy in every.values() for words in (policy.stop_words, policy.flagged_words)]
-        self.phrases, roots = phrase_tables(lists)
+        stop, flagged = [p.stop_words for p in every.values()], [p.flagged_words for p in every.values()]
+        self.phrases, roots = phrase_tables([*stop, *flagged], [True] * len(stop) + [False] * len(flagged))
         self.settings = Settings(
             char_n=np.array([p.ngram["char_repetition"] for p in every.values()], np.int64),
             word_n=np.array([p.ngram["word_repetition"] for p in every.values()], np.int64),
             script=np.array([script_number(p.script) if p.script else 0 for p in every.values()], np.uint8),
-            roots=roots.reshape(-1, 2),
+            roots=roots.reshape(2, -1).T.copy(),
         )
 
     def columns(self, batch: pa.RecordBatch) -> list[pa.Array]:
@@ -103,9 +108,9 @@ class Meter:
         langs = np.array([self.index.get(lang, 0) for lang in batch["lang"].to_pylist()], np.int64)
         values_SN = np.zeros((len(SIGNALS), len(langs)))
         values_SN[len(MEASURED) :] = np.nan
-        _measure(data, offsets, langs, self.settings, self.phrases, BITS, SCRIPT, LOWER, values_SN)
+        _measure(data, offsets, langs, self.settings, self.phrases, alphabet(), alphabet(False), SCRIPT, values_SN)
         return [
-            pa.array(values.astype(field.type.to_pandas_dtype()), field.type, mask=np.isnan(values))
+            pa.array(np.nan_to_num(values).astype(field.type.to_pandas_dtype()), field.type, mask=np.isnan(values))
             for values, field in zip(values_SN, FIELDS, strict=True)
         ]
 
@@ -116,11 +121,12 @@ def _share(part, whole):
 
 
 @numba.njit(cache=True)
-def _measure(data, offsets, langs, settings, phrases, bits, script_of, lower, values_SN):  # noqa: PLR0917
+def _measure(data, offsets, langs, settings, phrases, by_word, by_cluster, script_of, values_SN):  # noqa: PLR0917
     size = 0
     for d in range(len(langs)):
         size = max(size, offsets[d + 1] - offsets[d])
     codes, word_hash, word_chars = np.empty(size, np.uint32), np.empty(size, np.uint64), np.empty(size, np.int32)
+    spans = np.empty((size, 2), np.int32)
     keys, slots = np.empty(table_size(size), np.uint64), np.empty(table_size(size), np.int32)
     by_count = np.zeros(size + 2, np.int32)
     ids, ends, gram = np.empty(size + 1, np.int32), np.zeros(size + 1, np.int64), np.empty(size + 1, np.int32)
@@ -135,27 +141,20 @@ def _measure(data, offsets, langs, settings, phrases, bits, script_of, lower, va
         n = decode_text(data, offsets[d], offsets[d + 1], codes)
         out[N_CHARS], out[N_BYTES] = n, offsets[d + 1] - offsets[d]
 
-        n_words = read_words(codes, n, bits, lower, word_hash, word_chars)
+        n_words, by_dictionary = read_words(codes, n, by_word, keys, gram, counts, word_hash, word_chars, spans)
+        longest = 0
         for i in range(n_words):
             ends[i + 1] = ends[i] + word_chars[i]
+            longest = max(longest, word_chars[i])
         out[WORD_COUNT] = n_words
         out[MEAN_WORD_LENGTH] = _share(ends[n_words], n_words)
+        out[LONGEST_WORD] = longest
         n_ids = number(word_hash, n_words, keys, slots, ids)
-        for i in range(n_words):
-            hash_of_id[ids[i]] = word_hash[i]
-
-        for which, column in ((0, STOPWORD_RATIO), (1, FLAGGED_RATIO)):
-            root = settings.roots[lang, which]
-            if root < 0:
-                out[column] = np.nan
-                continue
-            for i in range(n_ids):
-                gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
-            stamp = 2 * d + which
-            covered, distinct = count_phrases(
-                ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp
-            )
-            out[column] = min(1.0, _share(covered + (distinct if which else 0), n_words))
+        covered, distinct = _listed(
+            ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, settings.roots[lang, 0], entries_met, 2 * d
+        )
+        out[STOPWORD_RATIO] = _share(covered, n_words) if distinct >= 0 else np.nan
+        out[STOPWORD_KINDS] = distinct if distinct >= 0 else np.nan
 
         ngram_chars[:] = 0
         out[WORD_REPETITION] = word_ngrams(
@@ -178,16 +177,39 @@ def _measure(data, offsets, langs, settings, phrases, bits, script_of, lower, va
         for k in range(5, 11):
             out[DUPLICATE_5GRAM + k - 5] = _share(ngram_chars[k], n)
         out[CHAR_REPETITION] = char_repetition(codes, n, settings.char_n[lang], keys, slots, by_count)
+        _characters(codes, n, n_words, by_word.bits, script_of, settings.script[lang], out)
 
-        _characters(codes, n, n_words, bits, script_of, settings.script[lang], out)
+        # Terms of spam pages are in no dictionary, so flagged entries are looked for by cluster.
+        root = settings.roots[lang, 1]
+        n_clusters = n_words
+        if by_dictionary and root >= 0:
+            n_clusters, _ = read_words(codes, n, by_cluster, keys, gram, counts, word_hash, word_chars, None)
+            n_ids = number(word_hash, n_clusters, keys, slots, ids)
+        covered, distinct = _listed(
+            ids, n_clusters, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, 2 * d + 1
+        )
+        out[FLAGGED_RATIO] = min(1.0, _share(covered + distinct, n_clusters)) if distinct >= 0 else np.nan
+
         # The arrays of words are free now: they take the lines.
-        _lines(codes, n, bits, word_hash, word_chars, keys, slots, ids, out)
+        line_signals(codes, n, by_word.bits, spans, n_words, word_hash, word_chars, keys, slots, ids, out)
+
+
+@numba.njit(cache=True)
+def _listed(ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, stamp):  # noqa: PLR0917
+    """(Words inside entries of the list at `root`, distinct entries), (0, -1) without a list. `gram`, `hash_of_id`: scratch."""
+    if root < 0:
+        return 0, -1
+    for i in range(n_words):
+        hash_of_id[ids[i]] = word_hash[i]
+    for i in range(n_ids):
+        gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
+    return count_phrases(ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp)
 
 
 @numba.njit(cache=True)
 def _characters(codes, n, n_words, bits, script_of, script, out):  # noqa: PLR0917
     """Special characters, letters by script, symbols, and whitespace-delimited tokens with a letter."""
-    special = letters = of_script = hashes = ellipses = newlines = tokens = alphabetic_tokens = dots = 0
+    special = letters = of_script = hashes = ellipses = newlines = tokens = alphabetic_tokens = dots = curly = 0
     in_token = has_letter = False
     for i in range(n):
         code = codes[i]
@@ -205,78 +227,13 @@ def _characters(codes, n, n_words, bits, script_of, script, out):  # noqa: PLR09
             in_token = True
             has_letter = has_letter or kind & ALPHABETIC != 0
         hashes += code == HASH_SIGN
+        curly += code == CURLY_BRACKET
         dots = dots + 1 if code == DOT else 0
         ellipses += code == ELLIPSIS or (dots > 0 and dots % 3 == 0)
     alphabetic_tokens += has_letter
     out[SPECIAL_RATIO] = _share(special, n)
+    out[CURLY_BRACKETS] = curly
     out[SYMBOL_WORD_RATIO] = _share(max(hashes, ellipses), n_words)
     out[ALPHABETIC_WORDS] = _share(alphabetic_tokens, tokens)
     out[NEWLINE_WORDS] = _share(newlines, n_words)
     out[SCRIPT_SHARE] = _share(of_script, letters) if script else 1.0
-
-
-@numba.njit(cache=True)
-def _lines(codes, n, bits, hashes, lengths, keys, slots, ids, out):  # noqa: PLR0917
-    """Kinds of lines, and lines and paragraphs that repeat. Everything but `codes`, `bits` and `out` is scratch.
-
-    Lines are written to `hashes` and `lengths` from the front, paragraphs from the back: there are never more of both than
-    characters, since a paragraph after the first needs an empty line before it.
-    """
-    n_lines = n_paragraphs = bullet = ellipsis = terminal = short = 0
-    paragraph, paragraph_chars = np.uint64(0), 0
-    running, kept = np.uint64(0), np.uint64(0)  # hash of the line so far, and up to its last character that is no space
-    length, kept_length, dots, kept_dots = 0, 0, 0, 0
-    starts_bullet = False
-    last = np.uint32(0)
-    for i in range(n + 1):
-        code = codes[i] if i < n else np.uint32(NEWLINE)
-        if code == NEWLINE:
-            if kept_length:
-                bullet += starts_bullet
-                ellipsis += last == ELLIPSIS or kept_dots >= 3
-                terminal += bits[last] & TERMINAL != 0
-                short += kept_length <= SHORT_LINE_CHARS
-                hashes[n_lines], lengths[n_lines] = mix(kept), kept_length
-                n_lines += 1
-                paragraph = mix(paragraph + kept)
-                paragraph_chars += kept_length
-            if paragraph_chars and (not kept_length or i == n):
-                n_paragraphs += 1
-                hashes[n - n_paragraphs], lengths[n - n_paragraphs] = paragraph, paragraph_chars
-                paragraph, paragraph_chars = np.uint64(0), 0
-            running, kept, length, kept_length, dots = np.uint64(0), np.uint64(0), 0, 0, 0
-            continue
-        kind = bits[code]
-        if kind & SPACE and not length:
-            continue
-        if not length:
-            starts_bullet = kind & BULLET != 0
-        running = (running ^ np.uint64(code)) * BASE
-        length += 1
-        dots = dots + 1 if code == DOT else 0
-        if not kind & SPACE:
-            kept, kept_length, kept_dots, last = running, length, dots, code
-    out[N_LINES] = n_lines
-    out[BULLET_LINES] = _share(bullet, n_lines)
-    out[ELLIPSIS_LINES] = _share(ellipsis, n_lines)
-    out[TERMINAL_LINES] = _share(terminal, n_lines)
-    out[SHORT_LINES] = _share(short, n_lines)
-    first = n - n_paragraphs
-    repeated, chars, total = _repeated(hashes[first:n], lengths[first:n], n_paragraphs, keys, slots, ids)
-    out[DUPLICATE_LINES + 2], out[DUPLICATE_LINES + 3] = _share(repeated, n_paragraphs), _share(chars, total)
-    repeated, chars, total = _repeated(hashes, lengths, n_lines, keys, slots, ids)
-    out[DUPLICATE_LINES], out[DUPLICATE_LINES + 1] = _share(repeated, n_lines), _share(chars, total)
-
-
-@numba.njit(cache=True)
-def _repeated(hashes, lengths, n, keys, slots, ids):  # noqa: PLR0917
-    """(Values equal to an earlier one, sum of their lengths, sum of all lengths) of `hashes[:n]`."""
-    distinct = number(hashes, n, keys, slots, ids)
-    chars = total = met = 0
-    for i in range(n):
-        total += lengths[i]
-        if ids[i] < met:  # numbers come in order of appearance
-            chars += lengths[i]
-        else:
-            met += 1
-    return n - distinct, chars, total

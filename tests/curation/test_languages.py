@@ -5,8 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from curation.policy import languages, load, policy_kernel
+from curation.policy import FOLDER, languages, load, policy_kernel
 from curation.signals import signals_kernel
+from curation.words import split_words
 
 LANGUAGES = ["ceb", "en", "id", "ilo", "jv", "km", "lo", "ms", "my", "su", "th", "tl", "vi", "war", "zh"]
 
@@ -79,9 +80,14 @@ def test_file(lang):
     assert policy.name != lang
     assert policy.lid == {"lid.176": lang}
     assert {"char_repetition", "word_repetition", "special_ratio", "word_count", "script_share"} <= set(policy.rules)
-    if policy.stop_words:
-        assert 30 <= len(policy.stop_words) <= 130
-        assert all(word == word.lower() for word in policy.stop_words)
+    assert 60 <= len(policy.stop_words) <= 130
+    assert all(word == word.lower() for word in policy.stop_words)
+    text = (FOLDER / f"{lang}.yaml").read_text(encoding="utf-8")
+    assert f"# Stop words: {len(policy.stop_words)} very common function words, written for this file" in text
+    if policy.flagged_words:
+        assert f"# Flagged words: {len(policy.flagged_words)} terms" in text
+    else:
+        assert "flagged_ratio" not in policy.rules
 
 
 def test_no_list_is_another_s():
@@ -103,6 +109,34 @@ def test_good_paragraphs_are_kept_and_unedited():
         {"doc_id": LANGUAGES, "url": LANGUAGES, "lang": LANGUAGES, "text": list(PARAGRAPHS.values())}
     )
     assert signals_kernel(LANGUAGES)(batch)[0]["text"].equals(batch["text"])
+
+
+WORDS = {  # of the first sentence of each paragraph in a script without spaces, by hand after ICU's dictionary
+    "km": "ជា រៀងរាល់ ព្រឹក ម្ដាយ របស់ខ្ញុំ ទៅ ផ្សារ ដើម្បី ទិញ ត្រី និង បន្លែ",
+    "lo": "ທຸກ ໆ ເຊົ້າ ແມ່ ຂອງ ຂ້ອຍ ໄປ ຕະຫຼາດ ເພື່ອ ຊື້ ປາ ແລະ ຜັກ",
+    "my": "မနက် တိုင်း အ မေ သည် ငါး နှင့် ဟင်းသီးဟင်းရွက် များ ဝယ် ရန် ဈေး သို့ သွား သည်",
+    "th": "ทุก เช้า แม่ จะ เดิน ไป ตลาด เพื่อ ซื้อ ปลา และ ผัก สด",
+    "zh": "每天 早上 妈妈 都会 走路 去 菜 市场 买 鱼 和 蔬菜",
+}
+
+
+@pytest.mark.parametrize("lang", WORDS)
+def test_words_of_the_first_sentence(lang):
+    words = WORDS[lang].split()
+    assert split_words(PARAGRAPHS[lang])[: len(words)] == words
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_stop_words_are_found_in_prose_and_belong_to_the_language(lang):
+    """At least a sixth of the words of the paragraph, and fewer in any other language's (Indonesian and Malay share most)."""
+    entries = {tuple(split_words(word)) for word in load(lang).stop_words}
+    single = {entry[0] for entry in entries if len(entry) == 1}
+    share = {other: sum(w in single for w in split_words(text)) for other, text in PARAGRAPHS.items()}
+    share = {other: count / len(split_words(PARAGRAPHS[other])) for other, count in share.items()}
+    assert share[lang] >= 1 / 6
+    if lang in ("id", "ms"):
+        del share["ms" if lang == "id" else "id"]
+    assert max(share, key=share.get) == lang
 
 
 JUNK = {

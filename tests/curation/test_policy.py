@@ -145,8 +145,8 @@ def test_wrong_overrides(overrides, message):
 
 
 def test_a_rule_needs_its_list():
-    with pytest.raises(ValueError, match="stopword_ratio has a bound, but th has no stop_words"):
-        load("th", {"stopword_ratio": {"min": 0.1}})
+    with pytest.raises(ValueError, match="flagged_ratio has a bound, but lo has no flagged_words"):
+        load("lo", {"flagged_ratio": {"max": 0.1}})
 
 
 def test_wrong_languages():

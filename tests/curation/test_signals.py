@@ -6,14 +6,16 @@ import dataclasses
 import math
 import pickle
 import random
+import re
 import unicodedata
 from collections import Counter
 
 import pyarrow as pa
 import pytest
+from naive_words import category, words_of
 
 from curation.policy import Policy
-from curation.signal_schema import FIELDS, MEASURED, SIGNALS
+from curation.signal_schema import FIELDS, LIST_SIGNALS, MEASURED, SIGNALS
 from curation.signals import signals, signals_kernel
 
 PLAIN = Policy("xx", "test", "latin", ngram={"char_repetition": 3, "word_repetition": 2})
@@ -39,7 +41,7 @@ def one(text: str, policy: Policy = PLAIN) -> dict:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", {name: 0 for name in MEASURED if name not in ("stopword_ratio", "flagged_ratio")} | {"perplexity": None}),
+        ("", {name: 0 for name in MEASURED if name not in LIST_SIGNALS} | {"perplexity": None}),
         # 8 characters; 3-grams aba bab aba bab aba bab: D 2, S 0, k = min(1, 2) = 1: 3 of 6.
         ("abababab", {"n_chars": 8, "word_count": 1, "char_repetition": 3 / 6, "mean_word_length": 8}),
         # D 8, S 8: k = min(2, 0) = 0.
@@ -68,8 +70,18 @@ def one(text: str, policy: Policy = PLAIN) -> dict:
         # words p q r s t twice: the second 5-gram is met before, 5 of 19 characters.
         ("p q r s t p q r s t", {"duplicate_5gram_char_share": 5 / 19, "duplicate_6gram_char_share": 0.0}),
         ("Тест abc", {"script_share": 3 / 7}),
-        ("မြန်မာစာ", {"word_count": 4, "n_chars": 8, "n_bytes": 24, "script_share": 0.0, "mean_word_length": 2.0}),
+        ("မြန်မာစာ", {"word_count": 2, "n_chars": 8, "n_bytes": 24, "script_share": 0.0, "longest_word": 6}),
+        # ฉัน รัก แมว ฉัน รัก: the first two words are the last two.
+        ("ฉันรักแมวฉันรัก", {"word_count": 5, "word_repetition": 2 / 4, "mean_word_length": 3.0}),
         ("我爱我爱", {"word_count": 4, "word_repetition": 2 / 3}),
+        ("Is it 3.5? Yes... it is!\nNo\n。。", {"sentence_count": 4, "few_word_line_share": 2 / 3}),
+        ("他走了。她笑了！", {"sentence_count": 2}),
+        ("ເຂົາໄປ. ລາວມາ", {"sentence_count": 2}),
+        (
+            "Please enable JavaScript {here}\nPrivacy Policy\nWe use cookies\nwe use  cookies\nLorem ipsum lorem ipsum",
+            {"javascript_line_share": 1 / 5, "policy_line_share": 2 / 5, "lorem_ipsum": 2, "curly_brackets": 1},
+        ),
+        ("x" * 199 + "\n" + "y" * 200, {"long_line_count": 1, "longest_word": 200}),
     ],
 )
 def test_by_hand(text, expected):
@@ -80,6 +92,7 @@ def test_by_hand(text, expected):
 def test_lists():
     # "in the" counts as two stop words, and the longest entry wins over "the" alone: the, of, in the = 4 of 6 words.
     assert one("The end of it in the", LISTS)["stopword_ratio"] == pytest.approx(4 / 6)
+    assert one("The end of it in the in the", LISTS)["stopword_kinds"] == 3
     # One entry with two words found: (1 + 2) / 5. "spammer" only contains a flagged word.
     assert one("Buy NOW, dear spammer friend", LISTS)["flagged_ratio"] == pytest.approx(3 / 5)
     assert one("spam spam", LISTS)["flagged_ratio"] == 1.0
@@ -91,45 +104,11 @@ def test_lists():
 
 def test_without_lists_their_signals_are_null():
     got = one("the spam of it")
-    assert got["stopword_ratio"] is None
+    assert got["stopword_ratio"] is got["stopword_kinds"] is None
     assert got["flagged_ratio"] is None
 
 
 # ---- a plain twin
-
-UNSPACED_BLOCKS = ("THAI", "LAO", "KHMER", "MYANMAR", "CJK", "HIRAGANA", "KATAKANA")
-
-
-def category(c: str) -> str:
-    if unicodedata.category(c) == "Cf" or "\ufe00" <= c <= "\ufe0f":
-        return "ignored"
-    major = unicodedata.category(c)[0]
-    if major == "M":
-        return "mark"
-    if major == "L":
-        return "unspaced" if unicodedata.name(c, "").startswith(UNSPACED_BLOCKS) else "letter"
-    return "letter-like" if unicodedata.category(c) == "Nl" else "special"
-
-
-def words_of(text: str) -> list[str]:
-    words = []
-    for token in "".join(c for c in text if category(c) != "ignored").split():
-        pieces = [""]
-        joins = True  # whether the next letter belongs to the last piece
-        for c in token:
-            kind = category(c)
-            if kind == "unspaced" or (kind in ("letter", "letter-like", "special") and not joins):
-                pieces.append("")
-            joins = kind != "unspaced" if kind != "mark" else joins
-            pieces[-1] += c
-        for piece in pieces:
-            while piece and category(piece[0]) == "special":
-                piece = piece[1:]
-            while piece and category(piece[-1]) == "special":
-                piece = piece[:-1]
-            if piece:
-                words.append("".join(c.lower() if len(c.lower()) == 1 else c for c in piece))
-    return words
 
 
 def ngrams(items, n: int) -> list[tuple]:
@@ -150,6 +129,17 @@ def repeats(items: list) -> tuple[int, int]:
     return count, chars
 
 
+POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+
+
+def sentences(line: str) -> int:
+    """Stretches with a letter or digit (x) that end in a mark for all places (s), in one before a space (w), or at the end."""
+    kinds = {"special": "-", "mark": "-", "ignored": "-"}
+    marks = {**dict.fromkeys(".!?…", "w"), **dict.fromkeys("。！？｡។៕။", "s"), **dict.fromkeys("0123456789", "x")}
+    shape = "".join(marks.get(c) or (" " if c.isspace() else kinds.get(category(c), "x")) for c in line)
+    return sum("x" in piece for piece in re.split(r"w[^x]* |s", shape))
+
+
 def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[str], script: str) -> dict:
     words = words_of(text)
     lines = [line.strip() for line in text.split("\n")]
@@ -166,14 +156,16 @@ def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[st
     k = min(math.isqrt(len(grams)), sum(c > 1 for c in grams.values()))
     word_grams = Counter(ngrams(words, word_n))
     tokens = text.split()
-    found = [w for w in words if w in flagged]
+    clusters = words_of(text, segmented=False)
+    found = [w for w in clusters if w in flagged]
     out = {
         "word_count": len(words),
         "char_repetition": share(sum(sorted(grams.values(), reverse=True)[:k]), sum(grams.values())),
         "word_repetition": share(sum(c for c in word_grams.values() if c > 1), sum(word_grams.values())),
         "special_ratio": share(sum(category(c) == "special" for c in text), len(text)),
         "stopword_ratio": share(sum(w in stop for w in words), len(words)),
-        "flagged_ratio": min(1.0, share(len(found) + len(set(found)), len(words))),
+        "flagged_ratio": min(1.0, share(len(found) + len(set(found)), len(clusters))),
+        "stopword_kinds": len(stop & set(words)),
         "mean_word_length": share(sum(map(len, words)), len(words)),
         "symbol_word_ratio": share(max(text.count("#"), text.count("…") + text.count("...")), len(words)),
         "bullet_line_share": share(sum(line[0] in "•-*–—·" for line in lines), len(lines)),
@@ -182,6 +174,14 @@ def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[st
         "terminal_line_share": share(sum(line[-1] in ".!?…។။。\"'ฯ" for line in lines), len(lines)),
         "short_line_share": share(sum(len(line) <= 30 for line in lines), len(lines)),
         "newline_word_ratio": share(text.count("\n"), len(words)),
+        "sentence_count": sum(map(sentences, lines)),
+        "few_word_line_share": share(sum(len(words_of(line)) < 3 for line in lines), len(lines)),
+        "long_line_count": sum(len(line) >= 200 for line in lines),
+        "longest_word": max(map(len, words), default=0),
+        "javascript_line_share": share(sum("javascript" in line.lower() for line in lines), len(lines)),
+        "policy_line_share": share(sum(any(p in line.lower() for p in POLICY) for line in lines), len(lines)),
+        "lorem_ipsum": text.lower().count("lorem ipsum"),
+        "curly_brackets": text.count("{"),
         "script_share": share(sum(unicodedata.name(c, "").startswith(script) for c in letters), len(letters)),
         "n_chars": len(text),
         "n_bytes": len(text.encode()),
@@ -233,6 +233,15 @@ SHARED = [" "] * 6 + [
     "x",
     "\u00a0",
     "*",
+    "{",
+    "! ",
+    '."',
+    "。",
+    "JavaScript",
+    " privacy Policy ",
+    "use of cookies",
+    "lorem ipsum",
+    "x" * 12,
 ]
 
 
@@ -255,7 +264,8 @@ def test_equals_the_twin(script, char_n, word_n):
     texts = ["", " ", "\n\n", "\u0301", *(random_text(rng, ALPHABETS[script]) for _ in range(120))]
     vocabulary = sorted({w for text in texts for w in words_of(text)})
     usable = [w for w in vocabulary if words_of(w) == [w]]
-    stop, flagged = set(rng.sample(usable, len(usable) // 3)), set(rng.sample(usable, len(usable) // 8))
+    clusters = sorted({c for text in texts for c in words_of(text, segmented=False) if words_of(c, False) == [c]})
+    stop, flagged = set(rng.sample(usable, len(usable) // 3)), set(rng.sample(clusters, len(clusters) // 8))
     name = "han" if script == "CJK" else script.lower()
     policy = Policy(
         *("xx", "test", name),

@@ -5,7 +5,7 @@ import pytest
 
 from curation.characters import BITS, SPECIAL, TERMINAL, script_number
 from curation.phrases import phrase_tables
-from curation.words import decode_text, word_hashes
+from curation.words import decode_text, split_words, word_hashes
 
 
 def same(text: str, *words: str) -> bool:
@@ -24,11 +24,12 @@ def same(text: str, *words: str) -> bool:
         ("(E-mail) don't U.S.", ("e-mail", "don't", "u.s")),
         ("Rp1.500, abad ke-21", ("rp", "abad", "ke")),
         ("ÂNG Ñame", ("âng", "ñame")),
-        ("ภาษาไทย", ("ภ", "า", "ษ", "า", "ไ", "ท", "ย")),
+        ("ภาษาไทย", ("ภาษา", "ไทย")),
         ("ที่นี่", ("ที่", "นี่")),
         ("ດີ ๑๒", ("ດີ",)),
-        ("ខ្មែរ", ("ខ្", "មែ", "រ")),
-        ("မြန်မာ", ("မြ", "န်", "မာ")),
+        ("ខ្មែរ", ("ខ្មែរ",)),
+        ("မြန်မာ", ("မြန်မာ",)),
+        ("བོད་ཡིག", ("བོ", "ད", "ཡི", "ག")),
         ("我用Python写", ("我", "用", "python", "写")),
         ("用(abc)了", ("用", "abc", "了")),
         ("sala\u200bma", ("salama",)),
@@ -37,6 +38,11 @@ def same(text: str, *words: str) -> bool:
 )
 def test_words(text, words):
     assert same(text, *words)
+
+
+def test_clusters():
+    clusters = split_words("ภาษาไทย ខ្មែរ မြန်မာ 我用", segmented=False)
+    assert " ".join(clusters) == "ภ า ษ า ไ ท ย ខ្ មែ រ မြ န် မာ 我 用"
 
 
 def test_decode_gives_the_code_points():
@@ -60,4 +66,4 @@ def test_scripts():
 
 def test_word_list_entry_without_letters():
     with pytest.raises(ValueError, match="--"):
-        phrase_tables([["--"]])
+        phrase_tables([["--"]], [True])

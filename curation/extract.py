@@ -1,8 +1,9 @@
 """HTML to the text of its main content.
 
-Engines: resiliparse (a rule-based reader of main content, hundreds of pages a second) and trafilatura (better on news
-pages, about ten times slower). Both run in a `Sandbox`, so that a page which hangs, crashes or swells becomes a ledger
-row: `too_large`, `too_many_nodes`, `extract_timeout`, `extract_crash`, and `empty` when nothing is left.
+Engines: `lines`, our own reader (`curation.main_content`, thousands of pages a second); `cascade`, the same with resiliparse
+and trafilatura as second and third opinion on the pages where it left out much prose; each of these two alone. All run in a
+`Sandbox`, so that a page which hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`,
+`extract_timeout`, `extract_crash`, and `empty` when nothing is left.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ class Extractor:
     """Kernel: `RAW` batch -> (`DOCUMENT` batch, ledger batch). Rows that come with a text pass through.
 
     engine: a key of `pages.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
-    that a page may open. memory_bytes: address space of the worker process. The object can be sent to other processes;
+    that a page may open. memory_bytes: address space of the worker process beyond its libraries. The object can be sent to other processes;
     each starts its own worker at the first page and ends it with `close` or when the object goes.
     """
 
     def __init__(
         self,
-        engine: str = "resiliparse",
+        engine: str = "cascade",
         timeout_seconds: float = 10.0,
         max_bytes: int = 10_000_000,
         max_nodes: int = 200_000,
         *,
-        memory_bytes: int = 4_000_000_000,
+        memory_bytes: int = 3_500_000_000,
     ) -> None:
         if engine not in pages.ENGINES:
             raise ValueError(f"there is no extraction engine {engine!r}: take one of {', '.join(pages.ENGINES)}")
@@ -55,7 +56,7 @@ class Extractor:
         payloads = batch["payload"]
         n_bytes = pc.fill_null(pc.binary_length(payloads), 0).to_pylist()
         is_page = pc.is_valid(payloads).to_pylist()
-        texts, titles, hints = (batch[name].to_pylist() for name in ("text", "title", "lang_hint"))
+        texts, titles, hints, days = (batch[name].to_pylist() for name in ("text", "title", "lang_hint", "published"))
         ids, urls = batch["doc_id"].to_pylist(), batch["url"].to_pylist()
         drops: list[dict] = []
         keep = [True] * batch.num_rows
@@ -81,11 +82,12 @@ class Extractor:
             else:
                 texts[row], titles[row] = page["text"], titles[row] or page["title"]
                 hints[row] = hints[row] or page["lang"]
+                days[row] = days[row] or page["published"]
         for row in range(batch.num_rows):
             if keep[row] and not re.search(r"\S", texts[row] or ""):
                 drop(row, "empty", value=len(texts[row] or ""), threshold=1)
 
-        columns = {"text": texts, "title": titles, "lang_hint": hints}
+        columns = {"text": texts, "title": titles, "lang_hint": hints, "published": days}
         arrays = [
             pa.array(columns[field.name], field.type) if field.name in columns else batch[field.name]
             for field in DOCUMENT

@@ -3,7 +3,7 @@
 A parser in C can hang or crash on a hostile page, and no exception handler of its own process stops that. So items go
 in batches through pipes to one persistent worker: the cost is a copy of the bytes, not a process per item. The worker
 has limits of CPU time per item (`ITIMER_PROF`: other load on the machine does not count, so results do not depend on
-it) and of memory (`RLIMIT_AS`). When an item kills it, the item is reported and a new worker goes on behind it.
+it) and of memory beyond that of the loaded libraries (`RLIMIT_AS`). When an item kills it, the item is reported and a new worker goes on behind it.
 
 The worker is started by `subprocess` and not `multiprocessing`, whose children may not have children: so it runs inside
 Ray and Spark workers alike. Messages are a length and JSON or raw bytes; nothing is pickled.
@@ -37,7 +37,8 @@ class Sandbox:
 
     `function(header: dict, payload: bytes, **options) -> dict` must give a JSON-ready dict. Each result is that dict,
     or `{"failure": "timeout" | "crash", "detail": ...}`. An item that crashes a worker is tried once more in a fresh
-    one, so that it does not pay for what went before.
+    one, so that it does not pay for what went before. A `prepare(**options)` in the module runs once as a worker starts,
+    before the limits.
     """
 
     def __init__(self, function: str, options: dict, seconds: float, memory_bytes: int) -> None:
@@ -172,9 +173,12 @@ def _serve(setup: dict) -> None:
 
     try:
         module, name = setup["function"].split(":")
-        function = getattr(importlib.import_module(module), name)
+        module = importlib.import_module(module)
+        function = getattr(module, name)
+        if hasattr(module, "prepare"):
+            module.prepare(**setup["options"])
         _limit(resource.RLIMIT_CORE, 0)
-        _limit(resource.RLIMIT_AS, setup["memory_bytes"])
+        _limit(resource.RLIMIT_AS, _address_space() + setup["memory_bytes"])
     except Exception as problem:
         send(f"{type(problem).__name__}: {problem}".encode())
         return
@@ -192,6 +196,15 @@ def _serve(setup: dict) -> None:
             data = json.dumps(result).encode()
             signal.setitimer(signal.ITIMER_PROF, 0)
             send(data)
+
+
+def _address_space() -> int:
+    """Bytes of address space that the process has now; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _limit(what: int, value: int) -> None:

@@ -24,6 +24,7 @@ RAW = pa.schema(
         ("warc_file", pa.string()),
         ("warc_offset", pa.int64()),
         ("fetched_at", pa.string()),
+        ("published", pa.string()),
         ("content_type", pa.string()),
         ("charset_hint", pa.string()),
         ("lang_hint", pa.string()),
@@ -33,13 +34,14 @@ RAW = pa.schema(
         ("title", pa.string()),
     ]
 )
-"""A record as its source has it: `payload` for HTML (bytes after transfer and content decoding), else `text`."""
+"""A record as its source has it: `payload` for HTML (bytes after transfer and content decoding), else `text`. `fetched_at` is
+when it was crawled; `published` the day its publisher gives (`YYYY-MM-DD`), empty when unknown."""
 
 DOCUMENT = pa.schema(
     [
         (name, RAW.field(name).type)
         for name in (
-            *("doc_id", "url", "source", "source_id", "crawl", "warc_file", "warc_offset", "fetched_at"),
+            *("doc_id", "url", "source", "source_id", "crawl", "warc_file", "warc_offset", "fetched_at", "published"),
             *("lang_hint", "licence", "title", "text"),
         )
     ]

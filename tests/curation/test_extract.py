@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from curation.extract import Extractor
+from curation.pages import ENGINES
 from curation.schema import DOCUMENT, RAW, raw
 
 NAVIGATION = "<nav><ul><li><a href=/>{home}</a></li><li><a href=/a>{about}</a></li></ul></nav>"
@@ -50,7 +51,7 @@ def rules(ledger: pa.RecordBatch) -> list[str]:
     return ledger["rule"].to_pylist()
 
 
-@pytest.mark.parametrize("engine", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_main_text_title_and_language_in_every_script(engine: str):
     kernel = Extractor(engine)
     documents, ledger = kernel(table(*(page(lang, home, text) for lang, (home, text) in PAGES.items())))
@@ -110,7 +111,7 @@ def test_limits_are_ledgered_with_value_and_threshold():
 
 
 def test_a_crash_costs_one_page_and_an_innocent_page_is_tried_again():
-    kernel = Extractor(max_nodes=10**9, memory_bytes=120_000_000)
+    kernel = Extractor("resiliparse", max_nodes=10**9, memory_bytes=60_000_000)
     documents, ledger = kernel(table(b"<p>one", b"<table><tr><td>" * 120_000, b"<p>two", b"<p>three"))
     kernel.close()
     assert documents["text"].to_pylist() == ["one", "two", "three"]
@@ -152,7 +153,7 @@ def test_can_be_sent_to_another_process_and_ends_with_it():
 
 
 def test_unknown_engine():
-    with pytest.raises(ValueError, match=r"'lynx'.*resiliparse, trafilatura"):
+    with pytest.raises(ValueError, match=r"'lynx'.*cascade, lines, resiliparse, trafilatura"):
         Extractor("lynx")
 
 

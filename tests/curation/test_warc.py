@@ -65,6 +65,7 @@ def test_columns_of_a_page(tmp_path):
         "warc_file": "a.warc.gz",
         "warc_offset": len(gzip.compress(first)),
         "fetched_at": "2024-05-18T01:58:10Z",
+        "published": "",
         "content_type": "text/html",
         "charset_hint": "utf-8",
         "lang_hint": "",

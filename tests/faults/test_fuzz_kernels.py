@@ -19,6 +19,7 @@ from curation.extract import Extractor
 from curation.language import identify
 from curation.lines import line_hashes, remove_lines
 from curation.minhash import MinHash, band_keys
+from curation.pages import ENGINES
 from curation.policy import policy_kernel
 from curation.schema import DOCUMENT, RAW, raw
 from curation.script import share
@@ -136,7 +137,7 @@ def test_50_megabytes_end_in_time(name):
     assert time.process_time() - begin < SECONDS_OF_50_MB * len(long)
 
 
-@pytest.mark.parametrize("engine", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_no_page_raises(engine):
     pages = [data for seed in range(3) for data in random_bytes(seed)]
     pages += [text.encode("utf-8", "surrogatepass") for text in texts()[:60]]

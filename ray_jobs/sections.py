@@ -47,7 +47,7 @@ class Crawl(Section):
 
 
 class Extract(Section):
-    engine: Literal["resiliparse", "trafilatura"] = "resiliparse"
+    engine: Literal["cascade", "lines", "resiliparse", "trafilatura"] = "cascade"
     timeout_seconds: Rate = 10.0
     max_nodes: Positive = 200_000
 

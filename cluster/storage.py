@@ -2,6 +2,9 @@
 
 A URI is a local path or anything fsspec knows (`s3://`, `gs://`, `memory://`). On a local disk a file is written under a
 temporary name, flushed and renamed; an object store publishes an object only when its upload has ended.
+
+Requests that an object store refuses (throttling, 5xx) or that are lost on the way are sent again by its client, after
+pauses that double and vary; what still fails after that is raised.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,6 +23,8 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+S3_ATTEMPTS = 8  # of each request: about half a minute of pauses; AWS_MAX_ATTEMPTS says otherwise
 
 
 def is_local(uri: str) -> bool:
@@ -34,9 +40,19 @@ def local(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of `uri` and the path inside it. S3 endpoints come from `AWS_ENDPOINT_URL`."""
     options = {}
-    if uri.startswith(("s3://", "s3a://")) and os.environ.get("AWS_ENDPOINT_URL"):
-        options["endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]
+    if uri.startswith(("s3://", "s3a://")):
+        if os.environ.get("AWS_ENDPOINT_URL"):
+            options["endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]
+        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", S3_ATTEMPTS))
+        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": attempts}}
+        options["use_listings_cache"] = False  # other processes write below the same prefixes
     return fsspec.core.url_to_fs(uri, **options)
+
+
+def faults() -> tuple[type[Exception], ...]:
+    """What reading and writing raise when the storage is at fault: full, gone, or refusing."""
+    s3 = sys.modules.get("botocore.exceptions")
+    return (OSError, s3.BotoCoreError) if s3 else (OSError,)
 
 
 def join(uri: str, *parts: str) -> str:

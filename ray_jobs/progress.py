@@ -1,7 +1,9 @@
-"""Progress of one stage: a bar on a terminal, plain lines with rate and ETA in a log."""
+"""Progress of one stage: a bar on a terminal, plain lines with rate and ETA in a log, and a small file in the run's folder
+from which `pinisi status` reads on any machine how far the stage is."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -9,14 +11,20 @@ from collections.abc import Callable
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from cluster import storage
+
 EVERY_SECONDS = 10.0
+FILE = "_progress.json"
 
 
 class Progress:
-    """`start(total, unit)` (0 = unknown) when the work begins, then `advance(n)` or `set(done)`; a context manager."""
+    """`start(total, unit)` (0 = unknown) when the work begins, then `advance(n)` or `set(done)`; a context manager.
 
-    def __init__(self, stage: str, say: Callable[[str], None] = print):
+    `folder` is where the file lies while the stage runs: done, total, unit, and seconds since the work began."""
+
+    def __init__(self, stage: str, say: Callable[[str], None] = print, folder: str | None = None):
         self.stage, self.say = stage, say
+        self.uri = storage.join(folder, FILE) if folder else None
         self.bar: Bar | None = None
         self.total = self.done = 0
         self.unit = ""
@@ -41,10 +49,13 @@ class Progress:
     def __exit__(self, *exception) -> None:
         if self.bar:
             self.bar.stop()
+        if self.uri and exception == (None, None, None):
+            storage.remove(self.uri)
 
     def start(self, total: int, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
         self.begin = self.last = time.monotonic()
+        self._write()
         if self.bar:
             self.bar.reset(self.task, total=total or None, unit=unit)
 
@@ -55,14 +66,24 @@ class Progress:
         self.done = done
         if self.bar:
             self.bar.update(self.task, completed=done)
-            return
         now = time.monotonic()
         if now - self.last < EVERY_SECONDS or not done:
             return
         self.last = now
+        self._write()
+        if self.bar:
+            return
         rate = done / (now - self.begin)
         if self.total:
             left = (self.total - done) / rate
             self.say(f"{self.stage}: {done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, about {left:.0f} s left")
         else:
             self.say(f"{self.stage}: {done:,} {self.unit}, {rate:,.1f}/s")
+
+    def _write(self) -> None:
+        if self.uri:
+            seconds = round(time.monotonic() - self.begin, 1)
+            with contextlib.suppress(*storage.faults()):  # it only informs; the stage itself will meet the fault
+                storage.write_json(
+                    self.uri, {"done": self.done, "total": self.total, "unit": self.unit, "seconds": seconds}
+                )

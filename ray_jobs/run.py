@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from cluster import storage
-from ray_jobs import files
+from ray_jobs import files, lock
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.progress import Progress
@@ -165,7 +166,7 @@ class Run:
                 raise UserError(
                     f"{flag} {wanted}: this recipe has no such stage; it has {', '.join(s.name for s in self.stages)}"
                 )
-        with _lock(self.uri):
+        with _reachable(self.uri), lock.held(self.uri, say):
             storage.write_text(storage.join(self.uri, "recipe.yaml"), recipes.resolved(self.recipe))
             ran = False
             prints = self.fingerprints()
@@ -211,7 +212,7 @@ class Run:
         storage.remove(storage.join(folder, "_manifest.json"))
         storage.write_json(started, {"fingerprint": fingerprint})
         begin = time.monotonic()
-        with _faults(storage.join(folder, "_error.txt"), stage.name), Progress(stage.name, say) as progress:
+        with _faults(storage.join(folder, "_error.txt"), stage.name), Progress(stage.name, say, folder) as progress:
             module = importlib.import_module(f"ray_jobs.{stage.job}")
             result = module.run(Job(self.recipe, self.uri, stage, fingerprint, progress, address))
             _check_counts(stage.name, result)
@@ -269,12 +270,26 @@ def _faults(trace_uri: str, stage: str):
     except ValueError as error:
         raise UserError(f"{stage}: {error}") from error
     except Exception as error:
-        storage.write_text(trace_uri, traceback.format_exc())
         what = str(error).strip().splitlines() or [type(error).__name__]
+        where = f"the trace is in {trace_uri}"
+        try:
+            storage.write_text(trace_uri, traceback.format_exc())
+        except Exception:  # a full disk or a lost object store is often what the stage failed of
+            print(traceback.format_exc(), file=sys.stderr)
+            where = "the trace is above, as it could not be written to the run's folder"
         raise StageFailed(
-            f"stage {stage} failed: {what[-1]}; the trace is in {trace_uri}, and the same command tries again from there"
+            f"stage {stage} failed: {what[-1]}; {where}, and the same command tries again from there"
         ) from error
     storage.remove(trace_uri)
+
+
+@contextmanager
+def _reachable(uri: str):
+    """Outside of the stages: a run directory that fails is one sentence too."""
+    try:
+        yield
+    except storage.faults() as error:
+        raise StageFailed(f"{uri}: the run directory cannot be read or written: {error}; try again later") from error
 
 
 def _clear(uri: str, stage: str) -> None:
@@ -295,33 +310,3 @@ def _summary(manifest: dict) -> str:
     if manifest.get("tokens"):
         parts.append(f"{manifest['tokens']:,} tokens")
     return ": " + ", ".join(parts) if parts else ""
-
-
-@contextmanager
-def _lock(uri: str):
-    """One `pinisi run` per run directory; the lock of a process that died on this machine is taken over."""
-    path = storage.join(uri, "_lock.json")
-    if storage.exists(path):
-        holder = storage.read_json(path)
-        same_host = holder["host"] == socket.gethostname()
-        if same_host and holder["pid"] != os.getpid() and _alive(holder["pid"], holder["started"]):
-            raise UserError(f"{uri}: process {holder['pid']} is already running this; wait for it or stop it")
-        if not same_host:
-            raise UserError(f"{uri}: host {holder['host']} holds this run; if it is gone, delete {path}")
-    storage.write_json(path, {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
-    try:
-        yield
-    finally:
-        storage.remove(path)
-
-
-def _started(pid: int) -> float:
-    import psutil
-
-    return psutil.Process(pid).create_time()
-
-
-def _alive(pid: int, started: float) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid) and abs(_started(pid) - started) < 1.0

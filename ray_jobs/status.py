@@ -1,13 +1,21 @@
-"""`pinisi status`: one row per stage with its state, documents, bytes, tokens and time."""
+"""`pinisi status`: one row per stage with its state, documents, bytes, tokens and time, and how far the running one is.
+
+All of it is read from the run's folder, so it works on any machine that reaches the folder, also while the run goes on.
+"""
 
 from __future__ import annotations
+
+import socket
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cluster import storage
-from ray_jobs.run import Run
+from ray_jobs import lock, progress
+from ray_jobs import recipe as recipes
+from ray_jobs.run import Run, digest
+from ray_jobs.stages import Stage
 
 KEYS = ("docs_in", "docs_out", "bytes", "tokens", "seconds")
 
@@ -15,27 +23,66 @@ KEYS = ("docs_in", "docs_out", "bytes", "tokens", "seconds")
 def rows(run: Run) -> list[dict]:
     """`name, state, docs_in, docs_out, bytes, tokens, seconds, warnings` of every stage; null where it has no such number.
 
-    States: done, changed (must run again, the recipe, code or input differs), started, waiting."""
-    prints = run.fingerprints()
+    States: done, changed (must run again: the recipe, code or input differs), running, started (and stopped), waiting.
+    A running or started stage has `progress`: done, total (null when unknown), unit, per_second, seconds_left.
+    """
+    manifests = {stage.name: run.manifest(stage.name) for stage in run.stages}
+    hosts = {host for manifest in manifests.values() if manifest for host in manifest["hosts"]}
+    # source files and code of another machine cannot be compared from here
+    prints = run.fingerprints() if hosts <= {socket.gethostname()} else None
+    alive = lock.alive(run.uri)
     result = []
     for stage in run.stages:
-        manifest = run.manifest(stage.name) or {}
-        state = run.state(stage, prints)
+        manifest = manifests[stage.name] or {}
+        state = run.state(stage, prints) if prints else _state(run, stage, manifests)
+        if state == "started" and alive:
+            state = "running"
         row = {"name": stage.name, "state": state, **{key: manifest.get(key) for key in KEYS}}
         row["warnings"] = manifest.get("warnings", [])
-        if state == "started":
-            row["shards_done"] = len(storage.glob(storage.join(run.uri, stage.name, "_shards", "*.json")))
+        if state in ("running", "started"):
+            row["progress"] = _progress(run, stage)
         result.append(row)
     return result
+
+
+def _state(run: Run, stage: Stage, manifests: dict[str, dict | None]) -> str:
+    """As `Run.state`, from manifests and the recipe alone."""
+    manifest = manifests[stage.name]
+    if manifest is None:
+        return "started" if storage.exists(storage.join(run.uri, stage.name, "_started.json")) else "waiting"
+    config = {key: recipes.lookup(run.recipe, key) for key in stage.config}
+    inputs = {name: (manifests[name] or {}).get("fingerprint") for name in stage.inputs}
+    same = digest(manifest["config"]) == digest(config) and manifest["inputs"] == inputs
+    return "done" if same else "changed"
+
+
+def _progress(run: Run, stage: Stage) -> dict:
+    """From the file that the running stage writes; without it, from the markers of finished shards."""
+    uri = storage.join(run.uri, stage.name, progress.FILE)
+    if storage.exists(uri):
+        found = storage.read_json(uri)
+    else:
+        shards = storage.glob(storage.join(run.uri, stage.name, "_shards", "*.json"))
+        parts = [storage.glob(storage.join(run.uri, name, "part-*.parquet")) for name in stage.inputs[:1]]
+        found = {"done": len(shards), "total": len(parts[0]) if parts else 0, "unit": "shards", "seconds": 0}
+    rate = found["done"] / found["seconds"] if found["seconds"] else None
+    left = (found["total"] - found["done"]) / rate if rate and found["total"] else None
+    return {
+        "done": found["done"],
+        "total": found["total"] or None,
+        "unit": found["unit"],
+        "per_second": rate and round(rate, 3),
+        "seconds_left": left if left is None else round(left),
+    }
 
 
 def show(rows: list[dict]) -> None:
     table = Table(box=None, header_style="bold")
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for title in ("docs in", "docs out", "size", "tokens", "seconds", "per s"):
+    for title in ("docs in", "docs out", "size", "tokens", "seconds", "per s", "progress"):
         table.add_column(title, justify="right")
-    colours = {"done": "green", "changed": "yellow", "started": "cyan", "waiting": "dim"}
+    colours = {"done": "green", "changed": "yellow", "running": "cyan", "started": "magenta", "waiting": "dim"}
     for row in rows:
         amount = row["docs_in"] or row["tokens"]
         rate = f"{amount / row['seconds']:,.0f}" if amount and row["seconds"] else ""
@@ -50,10 +97,20 @@ def show(rows: list[dict]) -> None:
             _n(row["tokens"]),
             _n(row["seconds"]),
             rate,
+            _so_far(row.get("progress")),
         )
     Console().print(table)
     for warning in (warning for row in rows for warning in row["warnings"]):
         Console().print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+
+
+def _so_far(found: dict | None) -> str:
+    if not found:
+        return ""
+    total = f"/{found['total']:,}" if found["total"] else ""
+    rate = f", {found['per_second']:,.1f}/s" if found["per_second"] else ""
+    left = f", {found['seconds_left']:,} s left" if found["seconds_left"] is not None else ""
+    return f"{found['done']:,}{total} {found['unit']}{rate}{left}"
 
 
 def _n(value: float | None) -> str:

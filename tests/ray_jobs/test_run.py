@@ -1,7 +1,6 @@
 """The run engine on small stages of its own, on a local folder and on `memory://`."""
 
 import json
-import os
 import sys
 import types
 import uuid
@@ -161,18 +160,6 @@ def test_status_rows(uri, calls):
     ]
     assert set(rows[0]) == {"name", "state", "docs_in", "docs_out", "bytes", "tokens", "seconds", "warnings"}
     assert json.loads(json.dumps(rows)) == rows
-
-
-def test_two_runs_of_one_folder(tmp_path, calls):
-    uri = str(tmp_path / "run")
-    lock = {"host": runs.socket.gethostname(), "pid": os.getppid(), "started": runs._started(os.getppid())}
-    storage.write_json(storage.join(uri, "_lock.json"), lock)
-    with pytest.raises(UserError, match="is already running this"):
-        execute(make_run(uri))
-    storage.write_json(
-        storage.join(uri, "_lock.json"), {**lock, "started": 1.0}
-    )  # that process is gone, its number reused
-    assert execute(make_run(uri))[0]
 
 
 def test_no_run_here(tmp_path):

@@ -1,9 +1,9 @@
 """HTML to the text of its main content.
 
-Engines: `lines`, our own reader (`curation.main_content`, thousands of pages a second); `cascade`, the same with resiliparse
-and trafilatura as second and third opinion on the pages where it left out much prose; each of these two alone. All run in a
-`Sandbox`, so that a page which hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`,
-`extract_timeout`, `extract_crash`, and `empty` when nothing is left.
+Engines: `lines`, our own reader (`curation.main_content`); `cascade`, the same with resiliparse and trafilatura as second and
+third opinion on pages where it left out much prose; each of these two alone. All run in a `Sandbox`, so that a page which
+hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`, `extract_timeout`, `extract_crash`, and `empty`
+when nothing is left.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ CHUNK_BYTES = 16_000_000
 class Extractor:
     """Kernel: `RAW` batch -> (`DOCUMENT` batch, ledger batch). Rows that come with a text pass through.
 
-    engine: a key of `pages.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
-    that a page may open. memory_bytes: address space of the worker process beyond its libraries. The object can be sent to other processes;
-    each starts its own worker at the first page and ends it with `close` or when the object goes.
+    engine: one of `pages.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
+    that a page may open. memory_bytes: address space of the worker process beyond its libraries. The object can be sent
+    to other processes; each starts its own worker at the first page and ends it with `close` or when the object goes.
     """
 
     def __init__(

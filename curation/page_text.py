@@ -28,6 +28,16 @@ def text(html: bytes, tree: Tree, lines: Lines, keep: np.ndarray) -> str:
     return entities.unescape(found).replace("\xa0", " ") if "&" in found or "\xa0" in found else found
 
 
+@numba.njit(cache=True, inline="always")
+def _hard_space(html, j, end):
+    """Bytes of a no-break space that begins here, as UTF-8 or `&nbsp;`; 0 when none does."""
+    if html[j] == 0xC2 and j + 1 < end and html[j + 1] == 0xA0:
+        return 2
+    if html[j] == 38 and j + 5 < end and html[j + 1] == 110 and html[j + 2] == 98 and html[j + 3] == 115:
+        return 6 if html[j + 4] == 112 and html[j + 5] == 59 else 0
+    return 0
+
+
 @numba.njit(cache=True)
 def _render(html, tag, parent, start, end, stop, space, first, until, owner, chars, gap, keep, flags):  # noqa: PLR0917
     n, n_lines = len(tag), len(first)
@@ -88,10 +98,14 @@ def _render(html, tag, parent, start, end, stop, space, first, until, owner, cha
                             at += 1
                     gap_open = False
                 else:
-                    for j in range(start[i], end[i]):
+                    j = start[i] - 1
+                    while j + 1 < end[i]:
+                        j += 1
                         b = html[j]
-                        if is_space(b):
+                        hard = _hard_space(html, j, end[i])
+                        if hard or is_space(b):
                             gap_open = True
+                            j += max(hard - 1, 0)
                             continue
                         if gap_open and at > line_start:
                             out[at] = 32

@@ -3,7 +3,8 @@
 A parser in C can hang or crash on a hostile page, and no exception handler of its own process stops that. So items go
 in batches through pipes to one persistent worker: the cost is a copy of the bytes, not a process per item. The worker
 has limits of CPU time per item (`ITIMER_PROF`: other load on the machine does not count, so results do not depend on
-it) and of memory beyond that of the loaded libraries (`RLIMIT_AS`). When an item kills it, the item is reported and a new worker goes on behind it.
+it) and of memory beyond that of the loaded libraries (`RLIMIT_AS`). When an item kills it, the item is reported and a new
+worker goes on behind it.
 
 The worker is started by `subprocess` and not `multiprocessing`, whose children may not have children: so it runs inside
 Ray and Spark workers alike. Messages are a length and JSON or raw bytes; nothing is pickled.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -66,13 +67,30 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (status, explain, report):
         sub.add_argument("run", metavar="RUN", help="run directory (any URI)")
     explain.add_argument("document", metavar="DOC", help="a document id, a source's own id, or a URL")
+    cluster = commands.add_parser("cluster", help="make the files of a cluster").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    text = "write the files for ray up, KubeRay and the Spark operator from one cluster.yaml"
+    render = cluster.add_parser("render", help=text, description=text)
+    render.set_defaults(command=_render)
+    render.add_argument("cluster", metavar="CLUSTER", help="a cluster.yaml; cluster/cluster.yaml is an example")
+    render.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
+    render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
+    render.add_argument("--recipe", default="demo", help="what the RayJob and the SparkApplication run")
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
     for sub in (status, explain, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON for a program")
     return parser
 
 
+def _terminate(number: int, frame) -> None:
+    """SIGTERM ends a run as Ctrl-C does; sent again it changes nothing, what must be written is being written."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _run(options: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     from cluster import storage
     from ray_jobs import recipe as recipes
     from ray_jobs import trainer
@@ -118,6 +136,17 @@ def _report(options: argparse.Namespace) -> None:
     from ray_jobs.run import open_run
 
     print(f"report: {report.write(open_run(options.run))}")
+
+
+def _render(options: argparse.Namespace) -> None:
+    from cluster import render, spec
+
+    try:
+        paths = render.render(spec.load(options.cluster), options.out, options.target, options.recipe)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    for path in paths:
+        print(path)
 
 
 def _doctor(options: argparse.Namespace) -> int:

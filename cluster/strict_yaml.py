@@ -26,7 +26,7 @@ def read(path: Path, what: str) -> dict:
 
 
 def explain(error: ValidationError, model: type[BaseModel], path: Path | str) -> str:
-    """One sentence for the first unknown key, else the first problem: file, line, key, what is wrong and the nearest right key of `model`."""
+    """One sentence for the first unknown key, else the first problem: file, line, key, what is wrong, the nearest right key."""
     problems = error.errors()
     # a misspelt key that is required is missing too; its own name says more
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])

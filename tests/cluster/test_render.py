@@ -215,7 +215,7 @@ def test_entrypoint_runs_what_it_is_given(rendered, tmp_path):
         ("role: cpu", "role: tpu", "input should be 'cpu' or 'gpu'"),
         ("gcp: n2-standard-8, ", "", "head: instance.gcp is missing, but there is a section `gcp`"),
         ("- name: train", "- name: curate", "two groups have the same `name`"),
-        ('  ssh_from: ["203.0.113.0/24"]', "  cache: 1", "aws.ssh_from: this key is required"),
+        ('  ssh_from: ["203.0.113.0/24"]', "", "aws.ssh_from: this key is required"),
     ],
 )
 def test_errors_are_one_sentence_with_file_and_key(tmp_path, old, new, message):

@@ -43,11 +43,16 @@ def read_warc(
     columns = {"source": source, "crawl": crawl, "licence": licence, "warc_file": file_name(path)}
     fs, inner = storage.filesystem(path)
     with fs.open(inner, "rb") as file:
-        yield from batches(_rows(file, columns, limits), limits)
+        yield from batches(read_records(file, columns, limits), limits)
 
 
-def _rows(file: BinaryIO, columns: dict, limits: Limits) -> Iterator[dict]:
-    """Rows of the file. A pass of the outer loop reads until a record breaks; the next begins at the member after."""
+def read_records(file: BinaryIO, columns: dict, limits: Limits, begin: int = 0) -> Iterator[dict]:
+    """Rows (`schema.raw` and `schema.drop`) of an open file, as `read_warc` gives them.
+
+    `columns` are those that the file itself cannot tell: `source`, `crawl`, `licence`, and `warc_file`, its name. `begin`
+    is where `file` begins in that one, when it is a part that was cut out.
+    """
+    # A pass of the outer loop reads until a record breaks; the next begins at the member after.
     start = file.read(2)
     marker = STARTS.get(start, b"WARC/1.")
     position, found, broken = 0, False, None
@@ -75,7 +80,7 @@ def _rows(file: BinaryIO, columns: dict, limits: Limits) -> Iterator[dict]:
                         error = f"{columns['warc_file']}: record at byte {position} ends before its Content-Length"
                         break
                     continue
-                identity = _identity(record, columns)
+                identity = _identity(record, columns, begin)
                 if record.content_length > limits.max_record_bytes:
                     yield _too_large(identity, record.content_length, limits)
                     error = ""  # on to the next member: the rest of this one need not be unpacked
@@ -86,7 +91,7 @@ def _rows(file: BinaryIO, columns: dict, limits: Limits) -> Iterator[dict]:
                     yield drop("bad_record", **identity, detail=f"record ends early: {detail}")
                     error = ""
                     break
-                row = _row(record, block, identity, columns, limits)
+                row = _row(record, block, identity, {**columns, "warc_offset": begin + record.stream_pos}, limits)
                 held = (row, identity, record.headers.get("WARC-Block-Digest"), block) if row else None
         except (OSError, ValueError, EOFError) as problem:
             error = f"{columns['warc_file']}: after byte {position}: {problem}"
@@ -120,10 +125,10 @@ def _next(file: BinaryIO, marker: bytes, position: int, chunk_bytes: int = 1 << 
     return None
 
 
-def _identity(record: WarcRecord, columns: dict) -> dict:
+def _identity(record: WarcRecord, columns: dict, begin: int) -> dict:
     url = (record.headers.get("WARC-Target-URI") or "").strip().strip("<>")
     record_id = (record.headers.get("WARC-Record-ID") or "").strip()
-    return {"record_id": record_id or f"{columns['warc_file']}:{record.stream_pos}", "url": url}
+    return {"record_id": record_id or f"{columns['warc_file']}:{begin + record.stream_pos}", "url": url}
 
 
 def _too_large(identity: dict, n_bytes: int, limits: Limits) -> dict:
@@ -145,7 +150,6 @@ def _row(record: WarcRecord, block: bytes, identity: dict, columns: dict, limits
     columns = {
         **columns,
         "source_id": identity["record_id"],
-        "warc_offset": record.stream_pos,
         "fetched_at": headers.get("WARC-Date") or "",
     }
     if record.record_type == WarcRecordType.conversion:

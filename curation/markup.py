@@ -14,7 +14,8 @@ import numba
 import numpy as np
 
 from curation import tags
-from curation.hints import HIDDEN, HINT_KEYS, HINT_VALUES, LANG, LINK
+from curation.attributes import is_space, lower, read_attributes
+from curation.hints import HINT_KEYS, HINT_VALUES
 from curation.tags import CLOSES_P, FLAGS, HEAD, RAW, SCOPE, SPECIAL, TAG_KEYS, TAG_VALUES, VOID, look_up
 
 SEARCH = 400  # open elements that an end tag looks through
@@ -27,15 +28,6 @@ HEAD_TAG, OPTION, OPTGROUP, SELECT, ADDRESS, DIV = (
 TD, TH, TR, TBODY, THEAD, TFOOT = (tags.TAG[n] for n in ["td", "th", "tr", "tbody", "thead", "tfoot"])
 NAV, HEADER, FOOTER, ASIDE, SVG, MATH = (tags.TAG[n] for n in ["nav", "header", "footer", "aside", "svg", "math"])
 H1, H6, UL, OL, TITLE, PRE = (tags.TAG[n] for n in ["h1", "h6", "ul", "ol", "title", "pre"])
-
-
-def _hash(word: str) -> np.uint64:
-    return np.uint64(tags.word_hash(word))
-
-
-_CLASS, _ID, _ROLE, _ITEMPROP = (_hash(n) for n in ("class", "id", "role", "itemprop"))
-_HREF, _HIDDEN, _STYLE, _ARIA_HIDDEN = (_hash(n) for n in ("href", "hidden", "style", "aria-hidden"))
-_LANG, _XML_LANG, _DISPLAY, _NONE = (_hash(n) for n in ("lang", "xml:lang", "display", "none"))
 
 
 class Tree(NamedTuple):
@@ -69,107 +61,6 @@ def depth(tree: Tree) -> int:
     return int(_depth(tree.parent))
 
 
-@numba.njit(cache=True, inline="always")
-def _lower(c):
-    return c + 32 if 65 <= c <= 90 else c
-
-
-@numba.njit(cache=True, inline="always")
-def is_space(c):
-    return c == 32 or 9 <= c <= 13
-
-
-@numba.njit(cache=True)
-def _words(html, start, end, keys, values):
-    """Union of the hints of the words in an attribute: runs of letters and digits, parted also where a capital follows."""
-    found = np.int64(0)
-    key = np.uint64(0)
-    previous = np.uint8(0)
-    for i in range(start, end + 1):
-        c = html[i] if i < end else np.uint8(32)
-        letter = 97 <= _lower(c) <= 122 or 48 <= c <= 57
-        if key != 0 and (not letter or (65 <= c <= 90 and 97 <= previous <= 122)):
-            found |= look_up(keys, values, key)
-            key = np.uint64(0)
-        if letter:
-            key = key * np.uint64(131) + np.uint64(_lower(c))
-        previous = c
-    return found
-
-
-@numba.njit(cache=True)
-def _displays_none(html, start, end):
-    key = np.uint64(0)
-    display = False
-    for i in range(start, end + 1):
-        c = html[i] if i < end else np.uint8(59)
-        if 97 <= _lower(c) <= 122:
-            key = key * np.uint64(131) + np.uint64(_lower(c))
-        elif key != 0:
-            if display and key == _NONE:
-                return True
-            display = key == _DISPLAY if c == 58 or is_space(c) else False
-            key = np.uint64(0)
-        elif c == 59:
-            display = False
-    return False
-
-
-@numba.njit(cache=True)
-def _attributes(html, i, quotes, keys, values):
-    """(position after `>`, hints) of a start tag, read from behind its name; position -1 when the tag never ends."""
-    n = len(html)
-    hints = np.int64(0)
-    while i < n:
-        while i < n and (is_space(html[i]) or html[i] == 47):
-            i += 1
-        if i >= n:
-            return -1, hints
-        if html[i] == 62:
-            return i + 1, hints
-        name = np.uint64(0)
-        first = i
-        while i < n and not is_space(html[i]) and html[i] != 62 and html[i] != 47 and (html[i] != 61 or i == first):
-            name = name * np.uint64(131) + np.uint64(_lower(html[i]))
-            i += 1
-        while i < n and is_space(html[i]):
-            i += 1
-        start = end = i
-        if i < n and html[i] == 61:
-            i += 1
-            while i < n and is_space(html[i]):
-                i += 1
-            if i < n and quotes and (html[i] == 34 or html[i] == 39):
-                quote = html[i]
-                i += 1
-                start = i
-                while i < n and html[i] != quote:
-                    i += 1
-                if i >= n:
-                    return -1, hints
-                end = i
-                i += 1
-            else:
-                start = i
-                while i < n and not is_space(html[i]) and html[i] != 62:
-                    i += 1
-                end = i
-        if name in (_CLASS, _ID, _ROLE, _ITEMPROP):
-            hints |= _words(html, start, end, keys, values)
-        elif name == _HREF:
-            hints |= LINK
-        elif name in (_LANG, _XML_LANG):
-            hints |= LANG
-        elif name == _HIDDEN:
-            hints |= HIDDEN
-        elif name == _STYLE:
-            if _displays_none(html, start, end):
-                hints |= HIDDEN
-        elif name == _ARIA_HIDDEN and end > start and _lower(html[start]) == 116:
-            hints |= HIDDEN
-    return -1, hints
-
-
 @numba.njit(cache=True)
 def _raw_end(html, i, name):
     """Position of the `</name` that ends a raw text, -1 when there is none. `name` is the hash of the name."""
@@ -178,8 +69,8 @@ def _raw_end(html, i, name):
         if html[i] == 60 and html[i + 1] == 47:
             key = np.uint64(0)
             j = i + 2
-            while j < n and 97 <= _lower(html[j]) <= 122:
-                key = key * np.uint64(131) + np.uint64(_lower(html[j]))
+            while j < n and 97 <= lower(html[j]) <= 122:
+                key = key * np.uint64(131) + np.uint64(lower(html[j]))
                 j += 1
             if key == name:
                 return i
@@ -308,7 +199,7 @@ def _parse(html, tag_keys, tag_values, hint_keys, hint_values, flags):  # noqa: 
             c = html[i]
             if c == 60 and i + 1 < n:
                 d = html[i + 1]
-                if 97 <= _lower(d) <= 122 or d in {47, 33, 63}:
+                if 97 <= lower(d) <= 122 or d in {47, 33, 63}:
                     break
             if blank and not is_space(c):
                 blank = False
@@ -348,7 +239,7 @@ def _parse(html, tag_keys, tag_values, hint_keys, hint_values, flags):  # noqa: 
         j = i + 2 if closing else i + 1
         key = np.uint64(0)
         while j < n and html[j] != 62 and html[j] != 47 and not is_space(html[j]):
-            key = key * np.uint64(131) + np.uint64(_lower(html[j]))
+            key = key * np.uint64(131) + np.uint64(lower(html[j]))
             j += 1
         t = look_up(tag_keys, tag_values, key)
         if t == 0:
@@ -372,7 +263,7 @@ def _parse(html, tag_keys, tag_values, hint_keys, hint_values, flags):  # noqa: 
                 begin[count] = end[count] = i
                 count += 1
             continue
-        after, found = _attributes(html, j, quotes, hint_keys, hint_values)
+        after, found = read_attributes(html, j, quotes, hint_keys, hint_values)
         if after < 0:  # the tag runs to the end of the page: take it as ended at its first `>`, quotes being unreliable
             quotes = False
             after = j

@@ -11,8 +11,9 @@ import numba
 import numpy as np
 
 from curation import tags
+from curation.attributes import is_space
 from curation.hints import LINK
-from curation.markup import Tree, is_space
+from curation.markup import Tree
 from curation.tags import FLAGS, LINE, PARAGRAPH, SILENT
 
 A, TD, TH, PRE, BR = (tags.TAG[n] for n in ["a", "td", "th", "pre", "br"])

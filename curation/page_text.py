@@ -8,7 +8,8 @@ import numba
 import numpy as np
 
 from curation import tags
-from curation.markup import Tree, is_space
+from curation.attributes import is_space
+from curation.markup import Tree
 from curation.page_lines import BLOCK, Lines
 from curation.tags import FLAGS, SILENT
 

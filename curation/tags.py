@@ -2,6 +2,7 @@
 
 A tag is a small number; 0 is a text node, 1 any tag that is not listed. `FLAGS[tag]` has the bits below. The sets follow
 the HTML standard (WHATWG, §13.2.4 "special", §13.2.4.2 "scope", §13.2.6.4.7 "in body"), as far as they matter for text.
+Numbers are constants in compiled kernels, and numba's cache does not look here: new tags go to the end, so none changes.
 """
 
 from __future__ import annotations

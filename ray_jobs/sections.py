@@ -256,6 +256,7 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device computes it natively
     parallel: Literal["replicate", "fsdp"] = "replicate"
     workers: Positive = 2
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # one GPU for each worker; auto: where this machine or the cluster has one
     base: Base
     expand: Expand
     pretrain: Pretrain

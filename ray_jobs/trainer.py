@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from cluster import embedded, storage
+from cluster import embedded, placement, storage
 from ray_jobs.run import Job
 
 POLL_SECONDS = 0.3
@@ -78,7 +78,6 @@ class _Group:
 
     def __init__(self, job: Job):
         import ray
-        import torch
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -86,7 +85,7 @@ class _Group:
         self.posted = 0
         self.fault: BaseException | None = None
         folder = storage.join(job.run_uri, "_ray")
-        gpus = torch.cuda.is_available()
+        gpus = wants_gpus(job)
         workers = job.recipe.train.workers
         threads = max(1, embedded.cpus() // workers)
         per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
@@ -94,7 +93,12 @@ class _Group:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"mailbox": self.mailbox, "threads": threads},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=per_worker),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpus,
+                resources_per_worker=per_worker,
+                label_selector=placement.GPU if gpus else placement.CPU,
+            ),
             run_config=RunConfig(
                 name=uuid.uuid4().hex[:8],
                 storage_path=folder,
@@ -128,6 +132,14 @@ class _Group:
         ray.get(self.mailbox.post.remote(None))
         self.thread.join()
         storage.remove(self.folder)
+
+
+def wants_gpus(job: Job) -> bool:
+    """Whether training asks for GPUs: `train.device`, or, when that is auto, whether this machine or the cluster has one."""
+    import torch
+
+    device = job.recipe.train.device
+    return device == "gpu" or (device == "auto" and (torch.cuda.is_available() or placement.has_gpus()))
 
 
 def stop() -> None:

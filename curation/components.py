@@ -1,85 +1,233 @@
 """Connected components of a graph of near-duplicates: each node is labelled with the smallest id of its component.
 
-Two ways with equal results: union-find on int64 arrays in one process, and alternating large-star/small-star in Spark
-(Kiveris et al. 2014, "Connected Components in MapReduce and Beyond") when the edges do not fit one process.
+Two ways with equal results: union-find on int64 arrays in one process, and alternating large-star/small-star (Kiveris et
+al. 2014, "Connected Components in MapReduce and Beyond") on an engine when the edges do not fit one process.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numba
 import numpy as np
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+from cluster.exchange import Engine, Input, place
+from curation.units import mix
+
+EDGES = pa.schema([("a", pa.int64()), ("b", pa.int64())])
+BUCKET_BITS = 7  # tables of so many buckets of ids stay in the cache of a core
+DENSE = 8  # ids in a range of so many times the number of edges are their own index
 
 
 def connected_components(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Components of the undirected edges (a[i], b[i]), int64 [E] each, any ids.
 
-    Returns (ids, labels): the distinct ids in rising order and the smallest id of the component of each.
-    Cost: a sort of 2 E ids, then near-linear union-find.
+    Returns (ids, labels): the distinct ids, in no particular order, and the smallest id of the component of each.
+    Cost: linear to number the ids (by hash, or as they are when they lie close), then near-linear union-find.
     """
-    ids, dense = np.unique(np.concatenate([a, b]).astype(np.int64, copy=False), return_inverse=True)
-    return ids, ids[_union_find(dense[: len(a)], dense[len(a) :], len(ids))]
+    a, b = (np.ascontiguousarray(x, np.int64) for x in (a, b))
+    if not len(a):
+        return a, b
+    low = min(int(a.min()), int(b.min()))
+    span = max(int(a.max()), int(b.max())) - low + 1
+    number = np.int32 if max(2 * len(a), min(span, DENSE * len(a))) < 2**31 else np.int64
+    if span <= DENSE * len(a):
+        x, y = (a - low).astype(number), (b - low).astype(number)
+        present = np.zeros(span, bool)
+        present[x] = present[y] = True
+        ids = np.flatnonzero(present)
+        return ids + low, _union_find(x, y, np.arange(span, dtype=number))[ids] + np.int64(low)
+    ends = np.concatenate([a, b])
+    dense, ids = np.empty(len(ends), number), np.empty(len(ends), np.int64)
+    ids = ids[: _number(ends, dense, ids)]
+    parent = _union_find(dense[: len(a)], dense[len(a) :], np.arange(len(ids), dtype=number))
+    return ids, _least(parent, ids)
+
+
+def star_pairs(keys: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every key (int64 [N]) its smallest id with each of its other ids: (a, b), a < b, int64 [M] each, M < N.
+
+    A key of k documents gives k - 1 pairs, so one that a million share costs no more than a million that two share.
+    """
+    keys, ids = (np.ascontiguousarray(x, np.int64) for x in (keys, ids))
+    number = np.int32 if len(keys) < 2**31 else np.int64
+    dense, known = np.empty(len(keys), number), np.empty(len(keys), np.int64)
+    n = _number(keys, dense, known)
+    return _stars(dense, ids, n)
 
 
 @numba.njit(cache=True)
-def _union_find(a, b, n):
-    """Root of each of n nodes; at every moment a root is the smallest node of its tree."""
-    parent = np.arange(n)
+def _number(ids, dense, known):
+    """Number the distinct ids: dense[i] is the number of ids[i], known[number] the id. Returns how many there are.
+
+    Ids are split by a hash first, so that the table of one bucket is small.
+    """
+    n = len(ids)
+    buckets = 1 << BUCKET_BITS
+    last = np.uint64(buckets - 1)
+    starts = np.zeros(buckets + 1, np.int64)
+    for i in range(n):
+        starts[(mix(np.uint64(ids[i])) & last) + np.uint64(1)] += 1
+    most = starts.max()
+    for p in range(buckets):
+        starts[p + 1] += starts[p]
+    fill = starts.copy()
+    split, origin = np.empty(n, np.int64), np.empty(n, dense.dtype)
+    for i in range(n):
+        p = mix(np.uint64(ids[i])) & last
+        split[fill[p]], origin[fill[p]] = ids[i], i
+        fill[p] += 1
+    size = 16
+    while size < 2 * most:
+        size *= 2
+    slot_id, slot_number = np.empty(size, np.int64), np.empty(size, dense.dtype)
+    count = 0
+    for p in range(buckets):
+        size = 16
+        while size < 2 * (starts[p + 1] - starts[p]):
+            size *= 2
+        slot_number[:size] = -1
+        mask = np.uint64(size - 1)
+        for i in range(starts[p], starts[p + 1]):
+            slot = (mix(np.uint64(split[i])) >> np.uint64(BUCKET_BITS)) & mask
+            while slot_number[slot] >= 0 and slot_id[slot] != split[i]:
+                slot = (slot + np.uint64(1)) & mask
+            if slot_number[slot] < 0:
+                slot_number[slot], slot_id[slot], known[count] = count, split[i], split[i]
+                count += 1
+            dense[origin[i]] = slot_number[slot]
+    return count
+
+
+@numba.njit(cache=True)
+def _union_find(a, b, parent):
+    """Root of each node of `parent` (0, 1, ...); at every moment a root is the smallest node of its tree.
+
+    Rem's algorithm with splicing (Patwary, Blair, Manne 2010).
+    """
     for e in range(len(a)):
         x, y = a[e], b[e]
-        while parent[x] != x:  # path halving
-            parent[x] = parent[parent[x]]
-            x = parent[x]
-        while parent[y] != y:
-            parent[y] = parent[parent[y]]
-            y = parent[y]
-        if x < y:
-            parent[y] = x
-        elif y < x:
-            parent[x] = y
-    for x in range(n):  # a parent is smaller than its child and already points to its root
+        up, vp = parent[x], parent[y]
+        while up != vp:
+            if up > vp:
+                parent[x] = vp
+                if up == x:
+                    break
+                x = up
+                up = parent[x]
+            else:
+                parent[y] = up
+                if vp == y:
+                    break
+                y = vp
+                vp = parent[y]
+    for x in range(len(parent)):  # a parent is smaller than its child and already points to its root
         parent[x] = parent[parent[x]]
     return parent
 
 
-def star_components(edges: DataFrame) -> DataFrame:
-    """Components in Spark: from edges (a, b) to (id, label), both long, of every node whose label is not itself.
+@numba.njit(cache=True)
+def _least(parent, ids):
+    """The smallest id of the component of each node."""
+    low = ids.copy()
+    for x in range(len(ids)):
+        low[parent[x]] = min(low[parent[x]], ids[x])
+    labels = np.empty(len(ids), np.int64)
+    for x in range(len(ids)):
+        labels[x] = low[parent[x]]
+    return labels
+
+
+@numba.njit(cache=True)
+def _stars(dense, ids, n):
+    least = np.full(n, np.iinfo(np.int64).max)
+    for i in range(len(ids)):
+        least[dense[i]] = min(least[dense[i]], ids[i])
+    a, b = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    found = 0
+    for i in range(len(ids)):
+        if ids[i] != least[dense[i]]:
+            a[found], b[found] = least[dense[i]], ids[i]
+            found += 1
+    return a[:found], b[:found]
+
+
+def star_components(engine: Engine, edges: Any, n: int) -> Any:
+    """Components on an engine: from rows (a, b) to rows (a, b) where a is the smallest id of the component of b, a < b.
 
     Large-star ties each larger neighbour of a node to the smallest of its neighbourhood; small-star ties the smaller
     ones and the node itself to it. Both keep the components; alternated, they end in stars around the smallest id after
-    O(log^2 n) rounds. A node's neighbours are never gathered in memory: both are a window minimum, which Spark spills.
+    O(log^2 n) rounds. `n` partitions.
     """
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
 
-    centre = Window.partitionBy("u")
+    def neighbours(batch: pa.RecordBatch) -> pa.RecordBatch:
+        a, b = batch["a"].to_numpy(), batch["b"].to_numpy()
+        return _ends(np.concatenate([a, b]), np.concatenate([b, a]), n)
 
-    def large_star(stars: DataFrame) -> DataFrame:
-        both = stars.select(F.col("a").alias("u"), F.col("b").alias("v"))
-        both = both.union(both.select(F.col("v").alias("u"), F.col("u").alias("v")))
-        least = both.withColumn("m", F.least("u", F.min("v").over(centre)))
-        return least.filter("v > u").select(F.col("m").alias("a"), F.col("v").alias("b")).distinct()
+    def smaller(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return _ends(batch["b"].to_numpy(), batch["a"].to_numpy(), n)
 
-    def small_star(stars: DataFrame) -> DataFrame:
-        down = stars.select(F.col("b").alias("u"), F.col("a").alias("v"))  # every edge points to its smaller end
-        least = down.withColumn("m", F.min("v").over(centre))
-        ties = least.select(F.col("m").alias("a"), F.col("v").alias("b")).union(least.select("m", "u"))
-        return ties.filter("a < b").distinct()
+    def large_star(_: int, rows: pa.Table) -> pa.Table:
+        u, v, least = _least_neighbour(rows)
+        least = np.minimum(least, u)
+        return _edges(least[v > u], v[v > u])
 
-    def state(stars: DataFrame) -> tuple:
-        digest = F.sum(F.xxhash64("a", "b").cast("decimal(38,0)"))
-        return tuple(stars.agg(F.count("*"), digest).first())
+    def small_star(_: int, rows: pa.Table) -> pa.Table:
+        u, v, least = _least_neighbour(rows)
+        return _edges(np.concatenate([least, least]), np.concatenate([v, u]))
 
-    stars = edges.select(F.least("a", "b").alias("a"), F.greatest("a", "b").alias("b")).filter("a < b").distinct()
-    stars = stars.localCheckpoint()
-    before = state(stars)
-    while True:
-        stars = small_star(large_star(stars)).localCheckpoint()
-        after = state(stars)
-        if after == before:
-            return stars.select(F.col("b").alias("id"), F.col("a").alias("label"))
-        before = after
+    before = None
+    stars = edges
+    while before != (before := _digest(engine, stars)):
+        wide = engine.by_key([Input(stars, neighbours, ENDS)], large_star, EDGES, n)
+        if stars is not edges:
+            engine.release(stars)
+        stars = engine.by_key([Input(wide, smaller, ENDS)], small_star, EDGES, n)
+        engine.count(stars)  # computed now, before what it is made of goes
+        engine.release(wide)
+    return stars
+
+
+ENDS = pa.schema([("p", pa.int32()), ("u", pa.int64()), ("v", pa.int64())])
+
+
+def _ends(u: np.ndarray, v: np.ndarray, n: int) -> pa.RecordBatch:
+    return pa.record_batch([place(u, n), pa.array(u), pa.array(v)], schema=ENDS)
+
+
+def _least_neighbour(rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted (u, v) and the smallest v of each u."""
+    u, v = rows["u"].to_numpy(), rows["v"].to_numpy()
+    order = np.lexsort((v, u))
+    u, v = u[order], v[order]
+    return u, v, v[np.searchsorted(u, u)]
+
+
+def _edges(a: np.ndarray, b: np.ndarray) -> pa.Table:
+    """Each edge a < b once."""
+    a, b = a[a < b], b[a < b]
+    order = np.lexsort((b, a))
+    a, b = a[order], b[order]
+    new = np.concatenate([[True], (a[1:] != a[:-1]) | (b[1:] != b[:-1])])[: len(a)]
+    return pa.table([a[new], b[new]], schema=EDGES)
+
+
+def _digest(engine: Engine, edges: Any) -> tuple[int, int]:
+    """The number of edges and a sum of their hashes: equal when the edges are."""
+    schema = pa.schema([("p", pa.int32()), ("n", pa.int64()), ("digest", pa.int64())])
+
+    def of_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+        a, b = (batch[name].to_numpy().view(np.uint64) for name in ("a", "b"))
+        mixed = (a * np.uint64(0x9E3779B97F4A7C15) ^ (b >> np.uint64(7))) * (b | np.uint64(1))
+        digest = mixed.sum(dtype=np.uint64).view(np.int64) if len(a) else np.int64(0)
+        return pa.record_batch([pa.array([0], pa.int32()), pa.array([len(a)]), pa.array([digest])], schema=schema)
+
+    def added(_: int, rows: pa.Table) -> pa.Table:
+        digest = rows["digest"].to_numpy().view(np.uint64).sum(dtype=np.uint64).view(np.int64)
+        return pa.table([[0], [rows["n"].to_numpy().sum()], [digest]], schema=schema)
+
+    data = engine.by_key([Input(edges, of_batch, schema)], added, schema, 1)
+    summed = engine.table(data, schema)
+    engine.release(data)
+    return (summed["n"][0].as_py(), summed["digest"][0].as_py()) if summed.num_rows else (0, 0)

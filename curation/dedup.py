@@ -1,201 +1,301 @@
-"""What deduplication does to the documents of one part, with no engine: keys out, decisions in.
+"""Deduplication of a corpus on any engine: keys move, texts stay where they are (recipe sections 2.1 and 2.6).
 
-`curation.spark_job.dedup` moves the keys and decides; see there for the whole.
+1. Keys of every document: normalised URL, length, MinHash band keys, and a sketch (the low byte of each minimum).
+2. Of the documents of one URL the longest stays, then the smallest doc_id.
+3. The rest is ranked in that same order; band keys make edges to the first of each bucket, pairs are checked against the
+   threshold, and of each connected component the first stays (`curation.dedup_near`).
+4. Lines of those that stay are counted per bucket of documents, and the frequent ones are cut.
+5. Of exact repeats one copy stays, the others are cut (`curation.substring`; off by default).
+6. Documents that are left too short go. What is kept is written, and indexed for the runs that follow
+   (`curation.dedup_index`). With the indexes of earlier runs, a document that they have goes in steps 2 and 3.
+
+`curation.dedup_parts` reads and writes texts part by part, `curation.dedup_decisions` decides; here is the order in which
+they are called. Each step leaves its result below `out_uri/_work`, so a killed run continues where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from cluster import storage
-from cluster.shards import LEDGER
-from curation import lines
-from curation.minhash import MinHash, fold_bands, signatures
-from curation.urls import url_keys
-
-STAGE = "dedup"
-BATCH_ROWS = 1024
-
-KEYS = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("row", pa.int64()),
-        ("doc_id", pa.string()),
-        ("length", pa.int32()),  # characters
-        ("page", pa.int64()),  # key of the URL, or of the doc_id where there is no URL
-        ("bands", pa.list_(pa.int64())),  # null where the text has no unit: it matches nothing
-        ("sketch", pa.binary()),  # low byte of each minimum
-    ]
+from cluster.exchange import Engine, Input, Progress, partitions, place
+from cluster.shards import Shard, done, input_ids, write_shard
+from curation import dedup_decisions as decide
+from curation import dedup_parts as parts_of
+from curation.dedup_index import Index, open_index, write_index
+from curation.dedup_near import near_drops
+from curation.dedup_schema import (
+    ANCHORS,
+    CONTEXTS,
+    CUTS,
+    DROPS,
+    FREQUENT,
+    KEYS,
+    LINES,
+    PAGES,
+    RANKED,
+    DedupConfig,
+    with_p,
 )
-"""What moves for each document. Spark has no unsigned integers, so 64-bit hashes travel as signed ones."""
 
-ACTIONS = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("row", pa.int64()),
-        ("rule", pa.string()),
-        ("value", pa.float64()),
-        ("threshold", pa.float64()),
-        ("detail", pa.string()),
-        ("bucket", pa.int64()),
-        ("line", pa.int64()),
-    ]
-)
-"""What is to be done in a part: drop a row (row to detail), or cut a line from the documents of a bucket (bucket, line)."""
-
-LINES = pa.schema([("part", pa.int32()), ("bucket", pa.int64()), ("line", pa.int64()), ("n", pa.int64())])
+WRITTEN = pa.schema([("p", pa.int32()), ("rows", pa.int64())])
 
 
-@dataclass(frozen=True)
-class DedupConfig:
-    """Settings of `dedup`; the defaults are the recipe's. Raises ValueError when bands x rows exceed num_perm."""
+def dedup(  # noqa: PLR0917
+    engine: Engine,
+    parts: list[str],
+    out_uri: str,
+    ledger_uri: str,
+    config: DedupConfig,
+    fingerprint: str,
+    progress: Progress | None = None,
+    name: str = "run",
+) -> dict[str, int]:
+    """Deduplicate the documents of the Parquet files `parts` into shards of the same names under `out_uri`.
 
-    num_perm: int = 256
-    bands: int = 25
-    rows: int = 10
-    ngram: int = 5
-    seed: int = 42
-    threshold: float = 0.7  # estimated Jaccard below which a candidate pair is no pair; 0 trusts the bands alone
-    line_max_count: int = 5  # a line seen more often than this in a bucket is dropped
-    line_min_chars: int = 20  # shorter lines are never dropped
-    line_bucket_documents: int = 10_000_000
-    min_words_left: int = 10  # a document that lost lines and has fewer words left is dropped
-    max_driver_edges: int = 20_000_000  # above it, components are found in Spark
+    Parts have doc_id, text and, where known, url, crawl and lang. Documents without a url, or with an empty crawl (those
+    of a source that is no crawl, whose url may name the whole book), skip URL dedup. The ledger has for each dropped
+    document one rule: `url_duplicate` (detail: the doc_id that stays; value and threshold: characters of this one and of
+    that), `repeated_id` (the same record read twice), `near_duplicate` (detail: the survivor; value: estimated Jaccard
+    with it), `frequent_lines` or `substring_duplicate` (value: words left); and with indexes of earlier runs, where
+    detail is `<snapshot>:<doc_id>`, `url_duplicate_earlier`, `repeated_id_earlier` and `near_duplicate_earlier`.
 
-    def __post_init__(self):
-        _ = self.minhash
+    `name` is the snapshot, for later runs, of documents without a crawl. `progress` counts parts that have been read for
+    their keys, then those that are written: twice the number of parts in all. Returns counts of documents in, out and per
+    rule. Raises ValueError for no parts, parts of the same name, and an index made with other MinHash settings.
+    """
+    if not parts:
+        raise ValueError("dedup: there are no parts to deduplicate")
+    names = [part.rsplit("/", 1)[-1].removesuffix(".parquet") for part in parts]
+    if len(set(names)) != len(names):
+        raise ValueError("dedup: two parts have the same file name, so one would overwrite the other")
+    shards = [Shard(stem, part, out_uri, ledger_uri, fingerprint) for stem, part in zip(names, parts, strict=True)]
+    earlier = [open_index(uri, number, config.minhash) for number, uri in enumerate(config.indexes)]
+    work = Work(engine, shards, config, name, earlier, progress)
+    if not all(done(shard) for shard in shards):
+        work.decide()
+        work.write()
+    elif progress:
+        progress(2 * len(shards))
+    markers = [storage.read_json(shard.marker) for shard in shards]
+    kept = sum(marker["docs_out"] for marker in markers)
+    index = storage.join(out_uri, "index")
+    if _fingerprint(storage.join(index, "_index.json")) != fingerprint:
+        outputs = [shard.part for shard in shards]
+        write_index(engine, work.key_files(), outputs, index, config, kept, {"fingerprint": fingerprint})
+    storage.remove(work.uri)
+    rules: Counter[str] = Counter()
+    for marker in markers:
+        rules.update(marker["rules"])
+    return {"docs_in": kept + rules.total(), "docs_out": kept, **dict(sorted(rules.items()))}
+
+
+@dataclass
+class Work:
+    """The steps of one corpus. What a step decides about part number i lies in `<step>/<i>.parquet` under `uri`."""
+
+    engine: Engine
+    shards: list[Shard]
+    config: DedupConfig
+    name: str
+    earlier: list[Index]
+    progress: Progress | None = None
+    held: list = field(default_factory=list)  # rows of the engine, until the step that needs them is done
 
     @property
-    def minhash(self) -> MinHash:
-        return MinHash(self.num_perm, self.bands, self.rows, self.ngram, self.seed)
+    def uri(self) -> str:
+        return storage.join(self.shards[0].output, "_work")
+
+    def decide(self) -> None:
+        self.step("drops", DROPS, self._drops)
+        self.step("lines", FREQUENT, self._frequent)
+        if self.config.substring_min_chars:
+            self.step("anchors", ANCHORS, self._anchors)
+            self.step("cuts", CUTS, self._cuts)
+
+    def step(self, name: str, schema: pa.Schema, make: Callable[[], list]) -> None:
+        """Write the rows that `make` gives, split by their column `part`, unless they are there."""
+        folder, mark = storage.join(self.uri, name), storage.join(self.uri, name, "_done.json")
+        if _fingerprint(mark) == self.shards[0].fingerprint:
+            return
+        storage.remove(folder)
+
+        def write(p: int, *tables: pa.Table) -> pa.Table:
+            rows = pa.concat_tables([table.drop_columns("p") for table in tables])
+            storage.write_table(storage.join(folder, f"{p}.parquet"), rows)
+            return pa.table([[p], [rows.num_rows]], schema=WRITTEN)
+
+        inputs = [Input(data, lambda batch: with_p(batch, batch["part"]), with_p(schema)) for data in make()]
+        written = self.engine.table(self.by_key(inputs, write, WRITTEN, len(self.shards)), WRITTEN)
+        rows = pc.sum(written["rows"]).as_py() or 0
+        storage.write_json(mark, {"fingerprint": self.shards[0].fingerprint, "rows": rows})
+        self.engine.release(*self.held)
+        self.held.clear()
+
+    def by_key(self, inputs: list[Input], function: Callable[..., pa.Table], schema: pa.Schema, n: int) -> Any:
+        self.held.append(self.engine.by_key(inputs, function, schema, n))
+        return self.held[-1]
+
+    def tasks(self, function: Callable[[Any], Iterator[pa.RecordBatch]], arguments: Sequence, schema: pa.Schema) -> Any:
+        self.held.append(self.engine.tasks(function, arguments, schema))
+        return self.held[-1]
+
+    def partitions(self, rows: int, row_bytes: int) -> int:
+        """Enough for the rows, and no fewer than the indexes have, so that a partition reads one file of each."""
+        n = partitions(rows, row_bytes, self.config.partition_bytes)
+        return max([n, *(index.partitions for index in self.earlier)])
+
+    def key_files(self, progress: Progress | None = None) -> list[str]:
+        """Files with the KEYS of each part, computed once."""
+        config, name, folder = self.config.minhash, self.name, storage.join(self.uri, "keys")
+        fingerprint, mark = self.shards[0].fingerprint, storage.join(folder, "_made_for.json")
+        if _fingerprint(mark) != fingerprint:
+            storage.remove(folder)
+            storage.write_json(mark, {"fingerprint": fingerprint})
+
+        def write(task: tuple[int, str]) -> dict:
+            part, source = task
+            target = storage.join(folder, f"{part}.parquet")
+            if not storage.exists(target):
+                with storage.parquet_writer(target, KEYS) as writer:
+                    for batch in parts_of.part_keys(source, part, name, config):
+                        writer.write_batch(batch)
+            return {}
+
+        tasks = [(part, shard.input) for part, shard in enumerate(self.shards)]
+        self.engine.run(write, tasks, progress)
+        return [storage.join(folder, f"{part}.parquet") for part, _ in tasks]
+
+    def _drops(self) -> list:
+        """Documents that go as a whole: steps 1 to 3."""
+        earlier = self.earlier
+        keys = self.tasks(parts_of.read, self.key_files(self.progress), KEYS)
+        n = self.partitions(self.engine.count(keys), 600)
+
+        def by_page(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return with_p(batch, place(batch["page"].to_numpy(), n))
+
+        def one_a_page(p: int, table: pa.Table) -> pa.Table:
+            return decide.one_a_page(table.drop_columns("p"), [index.pages(p, n) for index in earlier])
+
+        def gone(batch: pa.RecordBatch) -> pa.RecordBatch:
+            batch = batch.filter(pc.is_valid(batch["rule"])).select(DROPS.names)
+            return with_p(batch, pa.array(batch["part"].to_numpy() % n))
+
+        rankable = pa.schema([PAGES.field(name) for name in (*RANKED.names[1:], "length", "tie")])
+
+        def by_class(batch: pa.RecordBatch) -> pa.RecordBatch:
+            batch = batch.filter(pc.and_(pc.is_null(batch["rule"]), pc.is_valid(batch["bands"]))).select(rankable.names)
+            return with_p(batch, pa.array(decide.length_class(batch["length"].to_numpy()) % n))
+
+        pages = self.by_key([Input(keys, by_page, with_p(KEYS))], one_a_page, PAGES, n)
+        drops = self.by_key([Input(pages, gone, with_p(DROPS))], lambda _, table: table.drop_columns("p"), DROPS, n)
+        ranked = self.by_key([Input(pages, by_class, with_p(rankable))], lambda _, t: decide.ranked(t), RANKED, n)
+        return [drops, near_drops(self, ranked, n)]
+
+    def _frequent(self) -> list:
+        """Lines that are cut: step 4."""
+        config, uri = self.config, self.uri
+        n_buckets = self._n_buckets()
+
+        def count(task: tuple[int, str]) -> Iterator[pa.RecordBatch]:
+            part, source = task
+            drops = _decided(uri, "drops", part, DROPS)
+            yield parts_of.part_lines(source, part, drops, n_buckets, config)
+
+        counted = self.tasks(count, [(part, shard.input) for part, shard in enumerate(self.shards)], LINES)
+        n = self.partitions(self.engine.count(counted), 40)
+
+        def by_line(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return with_p(batch, place(batch["line"].to_numpy(), n))
+
+        def frequent(_: int, table: pa.Table) -> pa.Table:
+            return decide.frequent(table, config.line_max_count)
+
+        return [self.by_key([Input(counted, by_line, with_p(LINES))], frequent, FREQUENT, n)]
+
+    def _anchors(self) -> list:
+        """Anchors that occur more than once: the first half of step 5."""
+        remaining = self.remaining()
+
+        def anchors(part: int) -> Iterator[pa.RecordBatch]:
+            yield parts_of.part_anchors(remaining(part), part)
+
+        counted = self.tasks(anchors, range(len(self.shards)), ANCHORS)
+        n = self.partitions(self.engine.count(counted), 40)
+        return [
+            self.by_key(
+                [Input(counted, lambda batch: with_p(batch, place(batch["anchor"].to_numpy(), n)), with_p(ANCHORS))],
+                lambda _, table: decide.repeated_anchors(table.drop_columns("p")),
+                ANCHORS,
+                n,
+            )
+        ]
+
+    def _cuts(self) -> list:
+        """Copies that are cut: the second half of step 5."""
+        remaining, uri, min_chars = self.remaining(), self.uri, self.config.substring_min_chars
+
+        def contexts(part: int) -> Iterator[pa.RecordBatch]:
+            wanted = _decided(uri, "anchors", part, ANCHORS)["anchor"].to_numpy().view(np.uint64)
+            yield from parts_of.part_contexts(remaining(part), part, np.sort(wanted))
+
+        found = self.tasks(contexts, range(len(self.shards)), CONTEXTS)
+        n = self.partitions(self.engine.count(found), 100 + 3 * min_chars)
+
+        def by_anchor(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return with_p(batch, place(batch["anchor"].to_numpy(), n))
+
+        def copies(_: int, table: pa.Table) -> pa.Table:
+            return decide.copies(table, min_chars)
+
+        return [self.by_key([Input(found, by_anchor, with_p(CONTEXTS))], copies, CUTS, n)]
+
+    def remaining(self) -> Callable[[int], parts_of.Remaining]:
+        """The documents of a part with steps 2 to 4 carried out."""
+        uri, config, n_buckets = self.uri, self.config, self._n_buckets()
+        sources = [shard.input for shard in self.shards]
+
+        def of(part: int) -> parts_of.Remaining:
+            drops, lines = _decided(uri, "drops", part, DROPS), _decided(uri, "lines", part, FREQUENT)
+            return parts_of.Remaining(sources[part], drops, lines, n_buckets, config)
+
+        return of
+
+    def write(self) -> None:
+        """Every part that is not finished, with what was decided carried out: step 6."""
+        remaining, uri, shards, progress = self.remaining(), self.uri, self.shards, self.progress
+
+        def write(part: int) -> dict:
+            shard = shards[part]
+            if marker := done(shard):
+                return marker
+            cleaned = parts_of.part_cleaned(remaining(part), _decided(uri, "cuts", part, CUTS))
+            return write_shard(cleaned, shard, input_ids(shard))
+
+        self.engine.run(write, range(len(shards)), progress and (lambda n: progress(len(shards) + n)))
+
+    def _n_buckets(self) -> int:
+        """Buckets in which lines are counted: of documents that steps 2 and 3 leave."""
+        left = -storage.read_json(storage.join(self.uri, "drops", "_done.json"))["rows"]
+        for shard in self.shards:
+            with storage.open_parquet(shard.input) as parquet:
+                left += parquet.metadata.num_rows
+        return max(1, -(-left // self.config.line_bucket_documents))
 
 
-def part_keys(uri: str, part: int, config: MinHash) -> Iterator[pa.RecordBatch]:
-    """KEYS of the documents in the Parquet file `uri`, which is part number `part`."""
-    first = 0
-    for batch in _read(uri, ("doc_id", "url", "crawl", "lang", "text")):
-        yield _keys(batch, part, first, config)
-        first += batch.num_rows
+def _fingerprint(mark: str) -> str | None:
+    return storage.read_json(mark)["fingerprint"] if storage.exists(mark) else None
 
 
-def _keys(batch: pa.RecordBatch, part: int, first: int, config: MinHash) -> pa.RecordBatch:
-    n = batch.num_rows
-    ids = batch["doc_id"].to_pylist()
-    urls = _column(batch, "url")
-    if "crawl" in batch.schema.names:  # outside a crawl a URL is a citation: the chapters of a book share it
-        urls = [url if crawl else "" for url, crawl in zip(urls, _column(batch, "crawl"), strict=True)]
-    pages = url_keys(urls)
-    for i in np.flatnonzero(pages == 0):  # no page: only the same record read twice is the same
-        pages[i] = xxhash.xxh3_64_intdigest(b"doc_id " + ids[i].encode())
-    minima = signatures(batch["text"], config.num_perm, config.seed, config.ngram)
-    bands, valid = fold_bands(minima, config)
-    bands ^= np.array([xxhash.xxh3_64_intdigest(lang.encode()) for lang in _column(batch, "lang")], np.uint64)[:, None]
-    columns = [
-        np.full(n, part, np.int32),
-        np.arange(first, first + n),
-        batch["doc_id"],
-        pc.fill_null(pc.utf8_length(batch["text"]), 0),
-        pages.view(np.int64),
-        [keys if ok else None for keys, ok in zip(bands.view(np.int64), valid, strict=True)],
-        [row.tobytes() for row in minima.astype(np.uint8)],
-    ]
-    return _batch(columns, KEYS)
-
-
-def part_lines(uri: str, actions: pa.Table, n_buckets: int, config: DedupConfig) -> pa.RecordBatch:
-    """Occurrences (LINES) of each line of the documents that `actions` leave in the part."""
-    part = actions["part"][0].as_py()
-    dropped = actions["row"].drop_null().to_numpy()
-    seen = [np.zeros((0, 2), np.uint64)]
-    first = 0
-    for batch in _read(uri, ("doc_id", "text")):
-        keep = ~np.isin(np.arange(first, first + batch.num_rows), dropped)
-        first += batch.num_rows
-        batch = batch.filter(pa.array(keep))
-        rows, hashes = lines.line_hashes(batch["text"], config.line_min_chars)
-        bucket = lines.buckets(batch["doc_id"].to_pylist(), n_buckets)[rows]
-        seen.append(np.column_stack([bucket.astype(np.uint64), hashes]))
-    pairs, n = np.unique(np.concatenate(seen), axis=0, return_counts=True)
-    bucket, line = np.ascontiguousarray(pairs.T).view(np.int64)
-    return _batch([np.full(len(n), part, np.int32), bucket, line, n], LINES)
-
-
-def part_cleaned(
-    uri: str, actions: pa.Table, n_buckets: int, config: DedupConfig
-) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """Batches of the part (documents that stay, ledger rows) with `actions` carried out."""
-    drops = actions.filter(pc.is_valid(actions["row"])).sort_by("row")
-    drop_rows = drops["row"].to_numpy()
-    cuts = actions.filter(pc.is_valid(actions["line"]))
-    bucket, line = cuts["bucket"].to_numpy(), cuts["line"].to_numpy().view(np.uint64)
-    frequent = {int(b): np.sort(line[bucket == b]) for b in np.unique(bucket)}
-    with storage.open_parquet(uri) as parquet:
-        empty = pa.RecordBatch.from_pylist([], parquet.schema_arrow)
-    yield empty, pa.RecordBatch.from_pylist([], LEDGER)
-    first = 0
-    for batch in _read(uri):
-        low, high = np.searchsorted(drop_rows, [first, first + batch.num_rows])
-        gone = drop_rows[low:high] - first
-        first += batch.num_rows
-        here = drops.slice(low, high - low)
-        ledger = _ledger(batch.take(pa.array(gone)), *(here[name] for name in ("rule", "value", "threshold", "detail")))
-        stays = np.ones(batch.num_rows, bool)
-        stays[gone] = False
-        kept, short = _without(batch.filter(pa.array(stays)), frequent, n_buckets, config)
-        yield kept, pa.concat_batches([ledger, short])
-
-
-def _without(
-    batch: pa.RecordBatch, frequent: dict[int, np.ndarray], n_buckets: int, config: DedupConfig
-) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Documents without their frequent lines, and ledger rows of those that have too little left."""
-    bucket = lines.buckets(batch["doc_id"].to_pylist(), n_buckets)
-    text, removed = lines.remove_lines(batch["text"], bucket, frequent, config.line_min_chars)
-    words = lines.count_words(text)
-    short = (removed > 0) & (words < config.min_words_left)
-    n = int(short.sum())
-    ledger = _ledger(
-        batch.filter(pa.array(short)),
-        ["frequent_lines"] * n,
-        words[short],
-        [config.min_words_left] * n,
-        [f"{count} lines cut" for count in removed[short]],
-    )
-    at = batch.schema.get_field_index("text")
-    cleaned = batch.set_column(at, batch.schema.field(at), text.cast(batch.schema.field(at).type))
-    return cleaned.filter(pa.array(~short)), ledger
-
-
-def _ledger(documents: pa.RecordBatch, *verdict) -> pa.RecordBatch:
-    """Ledger rows of dropped documents; `verdict` are the columns rule, value, threshold, detail."""
-    n = documents.num_rows
-    names = [documents[c] if c in documents.schema.names else pa.nulls(n) for c in ("doc_id", "url", "lang")]
-    return _batch([*names, [STAGE] * n, *verdict], LEDGER)
-
-
-def _batch(columns: list, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = []
-    for column, field in zip(columns, schema, strict=True):
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        arrays.append(column.cast(field.type) if isinstance(column, pa.Array) else pa.array(column, field.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _column(batch: pa.RecordBatch, name: str) -> list[str]:
-    """Strings of a column, "" where it or the value is missing."""
-    if name not in batch.schema.names:
-        return [""] * batch.num_rows
-    return [value or "" for value in batch[name].to_pylist()]
-
-
-def _read(uri: str, columns: tuple[str, ...] | None = None) -> Iterator[pa.RecordBatch]:
-    with storage.open_parquet(uri) as parquet:
-        names = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
-        yield from parquet.iter_batches(BATCH_ROWS, columns=names)
+def _decided(uri: str, step: str, part: int, schema: pa.Schema) -> pa.Table:
+    """What a step decided about a part; no rows when that is nothing."""
+    source = storage.join(uri, step, f"{part}.parquet")
+    return storage.read_table(source).cast(schema) if storage.exists(source) else schema.empty_table()

@@ -65,6 +65,14 @@ def signatures(text: pa.Array | pa.ChunkedArray, num_perm: int = 256, seed: int 
     return minima
 
 
+def shingle_sets(text: pa.Array | pa.ChunkedArray, ngram: int = 5) -> list[np.ndarray]:
+    """The shingles of each text as sorted distinct hashes, uint64; none for a text without units."""
+    data, offsets = text_buffers(text)
+    out = np.empty(int(offsets[-1] - offsets[0]), np.uint64)
+    stops = _shingles(data, offsets, CLASSES, LOWER, ASCII_WORD, ngram, out)
+    return [np.unique(one) for one in np.split(out[: stops[-1]] if len(stops) else out[:0], stops[:-1])][: len(stops)]
+
+
 def fold_bands(minima: np.ndarray, config: MinHash) -> tuple[np.ndarray, np.ndarray]:
     """Band keys of signatures: (keys uint64 [N, bands], valid bool [N]); texts without units have keys 0, not valid."""
     return _fold(minima, config.bands, config.rows)
@@ -142,6 +150,39 @@ def _signatures(data, offsets, classes, lower, ascii_word, multiply, add, ngram,
                 shingles[filled] = shingles[0]
                 filled += 1
             _lower_minima(minima[d], multiply, add, shingles, filled)
+
+
+@numba.njit(cache=True)
+def _shingles(data, offsets, classes, lower, ascii_word, ngram, out):  # noqa: PLR0917
+    """Hashes of all shingles, of which `_signatures` takes the upper half; returns where each text's end."""
+    power = np.uint64(1)
+    for _ in range(ngram):
+        power *= PRIME
+    units = np.empty(CHUNK, np.uint64)
+    kinds = np.empty(CHUNK, np.uint8)
+    window = np.empty(ngram, np.uint64)
+    stops = np.zeros(len(offsets) - 1, np.int64)
+    filled = 0
+    for d in range(len(offsets) - 1):
+        i, end = offsets[d], offsets[d + 1]
+        window[:] = 0
+        rolling = np.uint64(0)
+        seen, slot = 0, 0
+        while i < end:
+            n, i = read_units(data, i, end, classes, lower, ascii_word, units, kinds)
+            for k in range(n):
+                rolling = rolling * PRIME + units[k] - window[slot] * power
+                window[slot] = units[k]
+                slot = slot + 1 if slot + 1 < ngram else 0
+                seen += 1
+                if seen >= ngram:
+                    out[filled] = mix(rolling)
+                    filled += 1
+        if 0 < seen < ngram:
+            out[filled] = mix(rolling)
+            filled += 1
+        stops[d] = filled
+    return stops
 
 
 @numba.njit(cache=True)

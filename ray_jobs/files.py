@@ -9,6 +9,8 @@ from ray_jobs import recipe as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.sections import Recipe, Source
 
+DEDUP_INDEX = "dedup/index/_index.json"  # in the folder of a run
+
 
 def of_source(source: Source) -> list[str]:
     """The files of one source, sorted; a Hugging Face data set is its own name. Raises UserError when there are none."""
@@ -43,6 +45,11 @@ def listing(recipe: Recipe, key: str) -> str | None:
     """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset."""
     if key == "sources":
         patterns = [source.path for source in recipe.sources if source.type != "hf"]
+    elif key == "dedup.indexes":
+        patterns = [storage.join(uri, name) for uri in recipe.dedup.indexes for name in ("_index.json", DEDUP_INDEX)]
+    elif key == "filter.word_lists":
+        folder = recipe.filter.word_lists
+        patterns = [storage.join(folder, "*.yaml")] if folder else []
     else:
         value = recipes.lookup(recipe, key)
         patterns = value if isinstance(value, list) else [value] if value else []

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+from ray_jobs.engine import run_shards
 from ray_jobs.run import Job
+from ray_jobs.sections import Filter
 from ray_jobs.shard_stage import shards_of, totals
-from ray_jobs.spark import on_spark
+
+if TYPE_CHECKING:
+    from curation.policy import Policy
 
 
 def run(job: Job) -> dict:
-    from curation.policy import policy_kernel
-    from curation.spark_job import run_shards
+    from curation import policy, word_lists
 
-    kernel = policy_kernel(list(job.recipe.languages), job.recipe.filter.policy)
-    with on_spark(job) as spark:
-        shards = shards_of(job, "filter/signals")
-        job.progress.start(len(shards), "shards")
-        markers = run_shards(spark, kernel, shards, job.progress.set)
-    return totals(markers, docs_in=job.manifest("filter/signals")["docs_out"])
+    langs, config = list(job.recipe.languages), job.recipe.filter
+    lists = word_lists.read(config.word_lists) if config.word_lists else {}
+    parts = [shard.input for shard in shards_of(job, "filter/signals")]
+    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists), config)
+    storage.write_json(job.path("_thresholds.json"), numbers)
+    kernel = policy.policy_kernel(langs, config.policy, lists, numbers)
+    markers = run_shards(job, kernel, shards_of(job, "filter/signals"))
+    return {**totals(markers, docs_in=job.manifest("filter/signals")["docs_out"]), "thresholds": numbers}
+
+
+def thresholds(parts: list[str], policies: Mapping[str, Policy], config: Filter) -> dict[str, dict]:
+    """Numbers of the policies' percentiles (`curation.percentiles.thresholds`) from the signals in `parts`.
+
+    Raises ValueError when there is a percentile and `filter.reference` names no source.
+    """
+    from curation import percentiles
+
+    signals = percentiles.wanted(policies)
+    if signals and not config.reference:
+        raise ValueError(f"{signals[0]} has a percentile; filter.reference must name the sources that it is of")
+    tables = _reference(parts, config.reference, signals) if signals else ()
+    return percentiles.thresholds(tables, policies, config.reference_min_documents)
+
+
+def _reference(parts: list[str], sources: list[str], signals: list[str]) -> Iterator[pa.Table]:
+    for part in parts:
+        with storage.open_parquet(part) as parquet:
+            table = parquet.read(["source", "lang", *signals])
+        yield table.filter(pc.is_in(table["source"], pa.array(sources)))

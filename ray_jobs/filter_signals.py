@@ -5,17 +5,20 @@ So a policy can be changed, tried and explained without reading the texts again.
 
 from __future__ import annotations
 
+from ray_jobs.engine import run_shards
 from ray_jobs.run import Job
 from ray_jobs.shard_stage import shards_of, totals
-from ray_jobs.spark import on_spark
 
 
 def run(job: Job) -> dict:
+    from curation import icu_dictionary, word_lists
     from curation.signals import signals_kernel
-    from curation.spark_job import run_shards
 
-    with on_spark(job) as spark:
-        shards = shards_of(job, "language")
-        job.progress.start(len(shards), "shards")
-        markers = run_shards(spark, signals_kernel(list(job.recipe.languages)), shards, job.progress.set)
-    return totals(markers, docs_in=job.manifest("language")["docs_out"])
+    folder = job.recipe.filter.word_lists
+    kernel = signals_kernel(list(job.recipe.languages), word_lists.read(folder) if folder else None)
+    markers = run_shards(job, kernel, shards_of(job, "language"))
+    result = totals(markers, docs_in=job.manifest("language")["docs_out"])
+    return {
+        **result,
+        "words_cut_by": icu_dictionary.source() or "nothing: in scripts without spaces letters count as words",
+    }

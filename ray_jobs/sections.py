@@ -59,6 +59,9 @@ class Language(Section):
 
 class Filter(Section):
     policy: dict[str, dict] = {}  # language or `default` -> rules that replace those of curation/languages/<lang>.yaml
+    word_lists: str | None = None  # a folder of <lang>.yaml, as `pinisi train words` writes it
+    reference: list[str] = []  # names of sources whose documents percentiles are of
+    reference_min_documents: Positive = 200
 
 
 class Dedup(Section):
@@ -67,16 +70,22 @@ class Dedup(Section):
     rows: Positive = 10
     ngram: Positive = 5
     threshold: Share = 0.7
+    verify: Literal["none", "signatures", "text"] = "signatures"
     line_max_count: Positive = 5
     line_min_chars: Positive = 20
     line_bucket_documents: Positive = 10_000_000
+    substring_min_chars: Annotated[int, Field(ge=0)] = 0  # 0 = off
     min_words_left: Positive = 10
+    indexes: list[str] = []  # runs, or indexes of runs, whose documents are dropped here
     max_driver_edges: Positive = 20_000_000
+    partition_bytes: Positive = 64_000_000
 
     @model_validator(mode="after")
     def _bands_fit(self) -> Dedup:
         if self.bands * self.rows > self.num_perm:
             raise ValueError(f"bands x rows = {self.bands * self.rows} needs more than num_perm = {self.num_perm}")
+        if 0 < self.substring_min_chars < 20:
+            raise ValueError("substring_min_chars must be 0 (off) or at least 20")
         return self
 
 
@@ -272,6 +281,7 @@ class Evaluate(Section):
 
 
 class Cluster(Section):
+    engine: Literal["spark", "ray", "local"] = "spark"  # of filter and dedup
     cpus: Positive | None = None  # of an embedded Ray; None = all cores
     spark_memory: str = "1g"
 
@@ -299,6 +309,9 @@ class Recipe(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError("two sources have the same `name`")
+        for name in self.filter.reference:
+            if name not in names:
+                raise ValueError(f"filter.reference names the source {name!r}, which is not in `sources`")
         for key in ("positives", "negatives", "native"):
             for name in getattr(self.quality, key):
                 if name not in names:

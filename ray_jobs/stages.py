@@ -42,9 +42,20 @@ STAGES = (
     Stage("crawl", "crawl", (), ("sources", "crawl"), files=("sources", "crawl.block_domains", "crawl.block_urls")),
     Stage("extract", "extract", ("crawl",), ("extract",)),
     Stage("language", "language", ("extract",), ("languages", "language", "sources")),
-    Stage("filter/signals", "filter_signals", ("language",), ("languages",)),
-    Stage("filter/policy", "filter_policy", ("filter/signals",), ("languages", "filter")),
-    Stage("dedup", "dedup", ("filter/policy",), ("dedup", "seed")),
+    Stage(
+        "filter/signals",
+        "filter_signals",
+        ("language",),
+        ("languages", "filter.word_lists"),
+        files=("filter.word_lists",),
+    ),
+    Stage(
+        "filter/policy",
+        "filter_policy",
+        ("filter/signals",),
+        ("languages", "filter.policy", "filter.reference", "filter.reference_min_documents"),
+    ),
+    Stage("dedup", "dedup", ("filter/policy",), ("dedup", "seed"), files=("dedup.indexes",)),
     Stage(
         "decontaminate",
         "decontaminate",

@@ -1,0 +1,112 @@
+"""`cluster.exchange` on Ray: tasks for shards, Ray Data and its hash shuffle for rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import embedded
+from cluster.exchange import PARTITION, Input, Progress, as_table, packer, unpack, wide_schema
+
+
+class Ray:
+    """On the Ray that this process is connected to (`cluster.embedded.start`)."""
+
+    def __init__(self):
+        import ray
+        from ray.data.context import DataContext, ShuffleStrategy
+
+        self._ray = ray
+        context = DataContext.get_current()
+        context.shuffle_strategy = ShuffleStrategy.HASH_SHUFFLE
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+
+    def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
+        return run_tasks(function, arguments, progress)
+
+    def tasks(self, function: Callable[[Any], Iterator[pa.RecordBatch]], arguments: Sequence, schema: pa.Schema) -> Any:
+        arguments = list(arguments)
+
+        def batches(items: pa.Table) -> Iterator[pa.Table]:
+            for i in items["i"].to_pylist():
+                for batch in function(arguments[i]):
+                    yield pa.Table.from_batches([batch], schema)
+
+        items = [{"i": i} for i in range(len(arguments))]
+        source = self._ray.data.from_items(items, override_num_blocks=max(1, len(items)))
+        return source.map_batches(batches, batch_size=1, batch_format="pyarrow").materialize()
+
+    def by_key(self, inputs: Sequence[Input], function: Callable[..., pa.Table], schema: pa.Schema, n: int) -> Any:
+        wide = wide_schema(inputs)
+        schemas = [one.schema for one in inputs]
+
+        def sent(one: Input, side: int) -> Any:
+            pack = packer(one, side, wide)
+
+            def packed(table: pa.Table) -> pa.Table:
+                return pa.Table.from_batches([pack(batch) for batch in table.combine_chunks().to_batches()], wide)
+
+            return one.data.map_batches(packed, batch_size=None, batch_format="pyarrow")
+
+        def received(table: pa.Table) -> pa.Table:
+            if not table.num_rows:
+                return schema.empty_table()
+            table = as_table(table.to_batches(), wide)
+            return unpack(function, table[PARTITION][0].as_py(), table, schemas, schema)
+
+        filled = [sent(one, side) for side, one in enumerate(inputs) if one.data.count()]
+        if not filled:
+            return self.rows(schema.empty_table())
+        first, *others = filled
+        rows = first.union(*others) if others else first
+        if n == 1:  # all rows meet: nothing to shuffle
+            return rows.repartition(1).map_batches(received, batch_size=None, batch_format="pyarrow").materialize()
+        groups = rows.groupby(PARTITION, num_partitions=n)
+        return groups.map_groups(received, batch_format="pyarrow").materialize()
+
+    def rows(self, table: pa.Table) -> Any:
+        return self._ray.data.from_arrow(table)
+
+    def table(self, data: Any, schema: pa.Schema) -> pa.Table:
+        tables = self._ray.get(data.to_arrow_refs())
+        return as_table((batch for one in tables if one.num_rows for batch in one.to_batches()), schema)
+
+    def count(self, data: Any) -> int:
+        return data.count()
+
+    def release(self, *data: Any) -> None:
+        """Blocks go when nothing refers to them any more."""
+
+
+def run_tasks(function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
+    """`[function(argument) for argument in arguments]` as Ray tasks of one CPU each, a bounded number in flight.
+
+    A task is retried when its worker dies; the first error of a task is raised, a ValueError as itself.
+    """
+    import ray
+
+    remote = ray.remote(function).options(num_cpus=1, max_retries=3)
+    limit = 2 * embedded.cpus()
+    results: list = [None] * len(arguments)
+    waiting: dict = {}
+    finished = 0
+    following = iter(enumerate(arguments))
+    while True:
+        while len(waiting) < limit and (item := next(following, None)):
+            waiting[remote.remote(item[1])] = item[0]
+        if not waiting:
+            return results
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        for reference in ready:
+            try:
+                results[waiting.pop(reference)] = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, ValueError):  # raised for the user; Ray would wrap its sentence in a trace
+                    raise ValueError(str(error.cause)) from error
+                raise
+            finished += 1
+            if progress:
+                progress(finished)

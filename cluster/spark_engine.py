@@ -1,0 +1,123 @@
+"""`cluster.exchange` on Spark: one task a shard, `mapInArrow` and a repartition for rows, which lie on disk."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from cluster.exchange import PARTITION, Input, Progress, as_table, packer, unpack, wide_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+Batches = Iterator[pa.RecordBatch]
+
+POLL_SECONDS = 0.2
+TYPES = {"int8": "byte", "int32": "int", "int64": "long", "double": "double", "string": "string", "binary": "binary"}
+TYPES |= {"bool": "boolean"}
+
+
+class Spark:
+    """On a session of `cluster.spark`."""
+
+    def __init__(self, session: SparkSession):
+        self.session = session
+
+    def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
+        """One Spark task each; `progress` is called while they run, and Ctrl-C ends them."""
+        if not arguments:
+            return []
+        context = self.session.sparkContext
+        finished = context.accumulator(0)
+
+        def one(argument: Any) -> dict:
+            result = function(argument)
+            finished.add(1)
+            return result
+
+        group = uuid.uuid4().hex
+
+        def job() -> list[dict]:
+            context.setJobGroup(group, "tasks", interruptOnCancel=True)
+            return context.parallelize(arguments, len(arguments)).map(one).collect()
+
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(job)
+            try:
+                while wait([running], POLL_SECONDS).not_done:
+                    if progress:
+                        progress(finished.value)
+            except BaseException:
+                context.cancelJobGroup(group)
+                raise
+        if progress and not running.exception():
+            progress(finished.value)
+        return running.result()
+
+    def tasks(
+        self, function: Callable[[Any], Iterator[pa.RecordBatch]], arguments: Sequence, schema: pa.Schema
+    ) -> DataFrame:
+        arguments = list(arguments)
+
+        def batches(numbers: Batches) -> Batches:
+            for batch in numbers:
+                for i in batch["id"].to_pylist():
+                    yield from function(arguments[i])
+
+        n = max(1, len(arguments))
+        return _kept(self.session.range(0, len(arguments), 1, n).mapInArrow(batches, sql(schema)))
+
+    def by_key(
+        self, inputs: Sequence[Input], function: Callable[..., pa.Table], schema: pa.Schema, n: int
+    ) -> DataFrame:
+        wide = wide_schema(inputs)
+        schemas = [one.schema for one in inputs]
+
+        def sent(one: Input, side: int) -> DataFrame:
+            pack = packer(one, side, wide)
+
+            def packed(batches: Batches) -> Batches:
+                for batch in batches:
+                    yield pack(batch)
+
+            return one.data.mapInArrow(packed, sql(wide))
+
+        def received(batches: Batches) -> Batches:
+            table = as_table(batches, wide)
+            if table.num_rows:
+                result = unpack(function, table[PARTITION][0].as_py(), table, schemas, schema)
+                yield from result.combine_chunks().to_batches()
+
+        first, *others = (sent(one, side) for side, one in enumerate(inputs))
+        for other in others:
+            first = first.union(other)
+        return _kept(first.repartitionById(n, PARTITION).mapInArrow(received, sql(schema)))
+
+    def rows(self, table: pa.Table) -> DataFrame:
+        return self.session.createDataFrame(table, sql(table.schema))
+
+    def table(self, data: DataFrame, schema: pa.Schema) -> pa.Table:
+        return as_table(data.toArrow().to_batches(), schema)
+
+    def count(self, data: DataFrame) -> int:
+        return data.count()
+
+    def release(self, *data: DataFrame) -> None:
+        for frame in data:
+            frame.unpersist()
+
+
+def _kept(frame: DataFrame) -> DataFrame:
+    """Rows that are computed once, when first asked for, and lie on the disks of the workers."""
+    from pyspark import StorageLevel
+
+    return frame.persist(StorageLevel.DISK_ONLY)
+
+
+def sql(schema: pa.Schema) -> str:
+    """The schema in Spark's words. Spark has no unsigned integers."""
+    return ", ".join(f"{f.name} {TYPES.get(str(f.type)) or f'array<{TYPES[str(f.type.value_type)]}>'}" for f in schema)

@@ -3,12 +3,12 @@
 A policy is read from `languages/default.yaml`, then `languages/script_<script>.yaml`, then `languages/<lang>.yaml`; each
 overrides single bounds of the ones before. A rule is a bound on one signal (`curation.signal_schema`):
 `rules: {word_count: {min: 20, max: 100000}, char_repetition: {max: 0.106, n: 10}, flagged_ratio: off}`.
-A document is kept when it breaks no rule; every rule that it breaks is a ledger row named after signal and bound.
+A bound of a recipe may be `{percentile: 99}` of the reference documents instead of a number (`curation.percentiles`). A
+document is kept when it breaks no rule; every rule that it breaks is a ledger row named after signal and bound.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -20,13 +20,13 @@ import yaml
 
 from cluster.shards import LEDGER
 from curation.characters import script_number
-from curation.signal_schema import FIELDS, LIST_SIGNALS, NGRAM_SIGNALS, SIGNALS
+from curation.percentiles import resolve
+from curation.policy_keys import Percentile, edits, known, merge_rules, nearest, words
+from curation.signal_schema import FIELDS, LIST_SIGNALS, SIGNALS
 
 FOLDER = Path(__file__).parent / "languages"
 STAGE = "filter/policy"
 KEYS = ("name", "script", "lid", "edit", "rules", "stop_words", "flagged_words")
-EDITS = ("ascii_punctuation", "delete_url_tokens", "long_token_chars")
-BOUNDS = ("min", "max")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Policy:
     ascii_punctuation: bool = False  # typographic and full-width punctuation becomes ASCII
     delete_url_tokens: bool = False
     long_token_chars: int | None = None  # longer tokens are deleted
-    rules: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, float | Percentile]] = field(default_factory=dict)
     ngram: Mapping[str, int] = field(default_factory=dict)
     stop_words: tuple[str, ...] | None = None
     flagged_words: tuple[str, ...] | None = None
@@ -51,20 +51,25 @@ def languages() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "default" and not p.stem.startswith("script_"))
 
 
-def load(lang: str, overrides: Mapping[str, Mapping | None] | None = None) -> Policy:
+def load(
+    lang: str, overrides: Mapping[str, Mapping | None] | None = None, lists: Mapping[str, tuple[str, ...]] | None = None
+) -> Policy:
     """The policy of a language, with a recipe's `overrides` (signal -> bounds, or off) of its rules on top.
 
-    `lang` "default" gives the policy of no language in particular. Raises ValueError naming the file or override, the key
-    and the nearest right one when a language, key, rule or value is wrong.
+    `lang` "default" gives the policy of no language in particular. `lists` (`stop_words`, `flagged_words`) replace those of
+    the file. Raises ValueError naming the file or override, the key and the nearest right one when a language, key, rule or
+    value is wrong.
     """
     policy = _from_files(lang)
+    if lists:
+        policy = Policy(**{**vars(policy), **lists})
     if not overrides:
         return policy
     where = f"filter.policy override of {lang}"
     rules = {signal: dict(bounds) for signal, bounds in policy.rules.items()}
     if any(isinstance(bounds, Mapping) and "n" in bounds for bounds in overrides.values()):
         raise ValueError(f"{where}: n belongs to the measurement of a signal; set it in curation/languages/{lang}.yaml")
-    _merge_rules(rules, {}, overrides, where)
+    merge_rules(rules, {}, overrides, where)
     return _checked(Policy(**{**vars(policy), "rules": rules}), where)
 
 
@@ -73,28 +78,41 @@ def of_language(lang: str | None) -> Policy:
     return load(lang if lang in languages() else "default")
 
 
-def load_all(langs: list[str], overrides: Mapping[str, Mapping] | None = None) -> dict[str, Policy]:
+def load_all(
+    langs: list[str],
+    overrides: Mapping[str, Mapping] | None = None,
+    lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
+) -> dict[str, Policy]:
     """Policies of the languages and of "default".
 
-    `overrides` is language or "default" -> rules; those of "default" hold for every language, under the language's own.
+    `overrides` is language or "default" -> rules; those of "default" hold for every language, under the language's own, except
+    bounds on a list that a language has not. `lists` are word lists by language (`curation.word_lists.read`).
     """
-    overrides = overrides or {}
+    overrides, lists = overrides or {}, lists or {}
     for lang in overrides:
         if lang not in (*langs, "default"):
             raise ValueError(
-                f"filter.policy: {lang!r} is not a language of the recipe{_nearest(lang, [*langs, 'default'])}"
+                f"filter.policy: {lang!r} is not a language of the recipe{nearest(lang, [*langs, 'default'])}"
             )
+    for lang, rules in overrides.items():
+        if rules is not None and not isinstance(rules, Mapping):
+            raise ValueError(f"filter.policy: {lang} must be a mapping of signals to bounds, not {rules!r}")
     everywhere = overrides.get("default") or {}
-    return {
-        lang: load(lang, {**everywhere, **(overrides.get(lang) or {} if lang != "default" else {})})
-        for lang in ("default", *langs)
-    }
+    policies = {"default": load("default", everywhere)}
+    for lang in langs:
+        policy = load(lang, None, lists.get(lang))
+        held = {
+            s: b for s, b in everywhere.items() if s not in LIST_SIGNALS or getattr(policy, LIST_SIGNALS[s]) is not None
+        }
+        policies[lang] = load(lang, {**held, **(overrides.get(lang) or {})}, lists.get(lang))
+    return policies
 
 
 def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tuple[pa.BooleanArray, pa.RecordBatch]:
     """Judge a batch with columns doc_id, url, lang and signals: (keep mask, ledger with one row per broken rule).
 
-    A signal that is null breaks nothing. Languages without a policy are judged by `policies["default"]`.
+    A signal that is null breaks nothing. Percentiles must be numbers by now (`curation.percentiles.resolve`). Languages without
+    a policy are judged by `policies["default"]`.
     """
     langs = np.array([lang if lang in policies else "default" for lang in signals_batch["lang"].to_pylist()], object)
     values: dict[str, np.ndarray] = {}
@@ -106,6 +124,7 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
                 values[signal] = signals_batch[signal].to_numpy(zero_copy_only=False).astype(np.float64)
             value = values[signal]
             for bound, threshold in bounds.items():
+                assert not isinstance(threshold, Percentile), f"{lang}: {signal} has no number for its percentile"
                 # Shares are float32: so must the threshold be, or 0.3 would not satisfy a minimum of 0.3.
                 real = signals_batch.schema.field(signal).type == pa.float32()
                 limit = float(np.float32(threshold)) if real else threshold
@@ -142,10 +161,16 @@ def filter_batch(
 
 
 def policy_kernel(
-    langs: list[str], overrides: Mapping[str, Mapping] | None = None
+    langs: list[str],
+    overrides: Mapping[str, Mapping] | None = None,
+    lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
+    thresholds: Mapping[str, Mapping] | None = None,
 ) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """Kernel of filter/policy: documents with signal columns -> (those that break no rule, ledger)."""
-    return partial(_judge, load_all(langs, overrides))
+    """Kernel of filter/policy: documents with signal columns -> (those that break no rule, ledger).
+
+    `overrides` and `lists` as in `load_all`; `thresholds` are the numbers of percentiles (`curation.percentiles`).
+    """
+    return partial(_judge, resolve(load_all(langs, overrides, lists), thresholds or {}))
 
 
 def _judge(policies: Mapping[str, Policy], batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
@@ -159,13 +184,13 @@ _EMPTY = pa.RecordBatch.from_pylist([], schema=LEDGER)
 @cache
 def _from_files(lang: str) -> Policy:
     if lang != "default" and lang not in languages():
-        raise ValueError(f"no file curation/languages/{lang}.yaml for language {lang!r}{_nearest(lang, languages())}")
+        raise ValueError(f"no file curation/languages/{lang}.yaml for language {lang!r}{nearest(lang, languages())}")
     last = _read(f"{lang}.yaml")
     layers = [("default.yaml", _read("default.yaml"))]
     if script := last.get("script"):
         if not (FOLDER / f"script_{script}.yaml").exists():
             scripts = sorted(p.stem.removeprefix("script_") for p in FOLDER.glob("script_*.yaml"))
-            raise ValueError(f"curation/languages/{lang}.yaml: no file script_{script}.yaml{_nearest(script, scripts)}")
+            raise ValueError(f"curation/languages/{lang}.yaml: no file script_{script}.yaml{nearest(script, scripts)}")
         layers.append((f"script_{script}.yaml", _read(f"script_{script}.yaml")))
     if lang != "default":
         layers.append((f"{lang}.yaml", last))
@@ -174,8 +199,8 @@ def _from_files(lang: str) -> Policy:
     ngram: dict[str, int] = {}
     for file, content in layers:
         where = f"curation/languages/{file}"
-        edit |= _edits(content.get("edit") or {}, where)
-        _merge_rules(rules, ngram, content.get("rules") or {}, where)
+        edit |= edits(content.get("edit") or {}, where)
+        merge_rules(rules, ngram, content.get("rules") or {}, where)
     where = f"curation/languages/{lang}.yaml"
     policy = Policy(
         lang=lang,
@@ -187,8 +212,8 @@ def _from_files(lang: str) -> Policy:
         long_token_chars=edit["long_token_chars"] or None,
         rules=rules,
         ngram=ngram,
-        stop_words=_words(last.get("stop_words"), where, "stop_words"),
-        flagged_words=_words(last.get("flagged_words"), where, "flagged_words"),
+        stop_words=words(last.get("stop_words"), where, "stop_words"),
+        flagged_words=words(last.get("flagged_words"), where, "flagged_words"),
     )
     return _checked(policy, where)
 
@@ -198,53 +223,13 @@ def _read(file: str) -> dict:
         content = yaml.safe_load((FOLDER / file).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"curation/languages/{file} is not YAML: {str(error).splitlines()[0]}") from None
-    return _known(content, KEYS, f"curation/languages/{file}", "")
-
-
-def _known(section: object, keys: tuple[str, ...], where: str, path: str) -> dict:
-    at = f"{where}: {path}" if path else where
-    if not isinstance(section, Mapping):
-        raise ValueError(f"{at} must be a mapping of {', '.join(keys)}, not {section!r}")
-    for key in section:
-        if key not in keys:
-            raise ValueError(f"{at}: unknown key {key!r}{_nearest(str(key), keys)}")
-    return dict(section)
-
-
-def _edits(section: object, where: str) -> dict:
-    edits = _known(section, EDITS, where, "edit")
-    for key, value in edits.items():
-        if key == "long_token_chars":
-            if value is not False and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{where}: edit.{key} must be a whole number of at least 1 or off, not {value!r}")
-        elif not isinstance(value, bool):
-            raise ValueError(f"{where}: edit.{key} must be on or off, not {value!r}")
-    return edits
-
-
-def _merge_rules(rules: dict, ngram: dict, new: object, where: str) -> None:
-    """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one."""
-    for signal, bounds in _known(new, SIGNALS, where, "rules").items():
-        if bounds is None or bounds is False:
-            rules.pop(signal, None)
-            continue
-        keys = (*BOUNDS, "n") if signal in NGRAM_SIGNALS else BOUNDS
-        for key, value in _known(bounds, keys, where, f"rules.{signal}").items():
-            if value is None or value is False:
-                rules.get(signal, {}).pop(key, None)
-            elif isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{where}: rules.{signal}.{key} must be a number or off, not {value!r}")
-            elif key != "n":
-                rules.setdefault(signal, {})[key] = value
-            elif not isinstance(value, int) or value < 1:
-                raise ValueError(f"{where}: rules.{signal}.n must be a whole number of at least 1, not {value!r}")
-            else:
-                ngram[signal] = value
+    return known(content, KEYS, f"curation/languages/{file}", "")
 
 
 def _checked(policy: Policy, where: str) -> Policy:
     for signal, bounds in policy.rules.items():
-        if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
+        fixed = {key: bound for key, bound in bounds.items() if not isinstance(bound, Percentile)}
+        if "min" in fixed and "max" in fixed and fixed["min"] > fixed["max"]:
             raise ValueError(
                 f"{where}: rules.{signal}: min {bounds['min']} is above max {bounds['max']}, so nothing passes"
             )
@@ -258,18 +243,3 @@ def _checked(policy: Policy, where: str) -> Policy:
     if policy.script is not None:
         script_number(policy.script)
     return policy
-
-
-def _words(text: object, where: str, key: str) -> tuple[str, ...] | None:
-    """Entries of a list, which is one text with commas (as a YAML list, `no`, `on` and `yes` would be read as booleans)."""
-    if text is None or text is False:
-        return None
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: {key} must be one text with a comma after each entry, not {type(text).__name__}")
-    entries = [" ".join(entry.split()) for entry in text.split(",")]
-    return tuple(dict.fromkeys(entry for entry in entries if entry))
-
-
-def _nearest(wrong: str, right) -> str:
-    close = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.4)
-    return f" (did you mean {close[0]!r}?)" if close else f"; known: {', '.join(right)}"

@@ -70,9 +70,14 @@ def signals(batch: pa.RecordBatch, policies: Mapping[str, Policy] | None = None)
     return pa.record_batch([*(batch[name] for name in KEYS), *Meter(policies).columns(batch)], schema=schema)
 
 
-def signals_kernel(languages: list[str]) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """Kernel of filter/signals: documents -> (documents with edited text and the signal columns, empty ledger)."""
-    policies = {lang: load(lang) for lang in languages}
+def signals_kernel(
+    languages: list[str], lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
+) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """Kernel of filter/signals: documents -> (documents with edited text and the signal columns, empty ledger).
+
+    `lists` by language (`curation.word_lists.read`) replace those of the language files.
+    """
+    policies = {lang: load(lang, lists=(lists or {}).get(lang)) for lang in languages}
     return partial(_edit_and_measure, Meter(policies), policies)
 
 

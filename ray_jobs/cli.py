@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,9 @@ import sys
 from collections.abc import Callable
 
 from ray_jobs.errors import StageFailed, UserError
+
+TRAINED = {"words": "stop words of every language, from documents: a folder for filter.word_lists"}
+"""What `pinisi train` makes -> its help; each is a module ray_jobs/train_<what>.py."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
     render.add_argument("--recipe", default="demo", help="what the RayJob and the SparkApplication run")
+    trial = command("policy", _policy, "what another policy would keep and drop, and why, from stored signals")
+    trial.add_argument("run", metavar="RUN", help="run directory (any URI)")
+    trial.add_argument("--try", dest="file", required=True, metavar="FILE", help="YAML in the shape of filter.policy")
+    trial.add_argument("--examples", type=int, default=5, metavar="N", help="of a language and side (%(default)s)")
+    trial.add_argument("--json", action="store_true", help="print JSON for a program")
+    train = commands.add_parser("train", help="make a model or a list that a recipe then names").add_subparsers(
+        title="what to make", required=True, metavar="WHAT"
+    )
+    for what, text in TRAINED.items():
+        module = importlib.import_module(f"ray_jobs.train_{what}")
+        made = train.add_parser(what, help=text, description=text)
+        module.add_arguments(made)
+        made.set_defaults(command=module.main)
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
     for sub in (status, explain, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON for a program")
@@ -129,6 +146,14 @@ def _explain(options: argparse.Namespace) -> None:
 
     found = explain.events(open_run(options.run), options.document)
     print(json.dumps(found, indent=1, ensure_ascii=False)) if options.json else explain.show(found)
+
+
+def _policy(options: argparse.Namespace) -> None:
+    from ray_jobs import policy_trial
+    from ray_jobs.run import open_run
+
+    result = policy_trial.compare(open_run(options.run), options.file, options.examples)
+    print(json.dumps(result, indent=1, ensure_ascii=False)) if options.json else policy_trial.show(result)
 
 
 def _report(options: argparse.Namespace) -> None:

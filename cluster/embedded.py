@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TRAIN_SLOT = "train_slot"  # a resource of the embedded Ray: training workers that wait for work hold one, and no CPU
 OBJECT_STORE_BYTES = 512 << 20  # stages exchange data through storage, so little lies in the object store
@@ -24,6 +28,20 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
 
     if ray.is_initialized():
         return
+    with _own_sigterm():
+        _start(ray, address, cpus)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """`ray.init` replaces the handler of SIGTERM by one that ends the process at once; put the former back."""
+    former = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and former not in (None, signal.SIG_DFL):
+        signal.signal(signal.SIGTERM, former)
+
+
+def _start(ray, address: str | None, cpus: int | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address:
         ray.init(address, **quiet)
@@ -58,3 +76,10 @@ def cpus() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def largest_node_cpus() -> int:
+    """CPU cores of the largest node: what one task or worker may ask for."""
+    import ray
+
+    return max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)

@@ -7,6 +7,8 @@ remembers of checkpoints is not used (`report()` can lose the last one when a wo
 On the embedded Ray the group stays warm between stages: its workers wait for the next command, because starting a group
 (seven processes, torch and transformers in each worker) takes longer than most training runs of the demo. Waiting workers
 hold no CPU there. On a cluster a group ends with its stage, so that its nodes are free.
+
+Ctrl-C and SIGTERM (`ray job stop`) let the workers finish their update and write a checkpoint, however far the next one is.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import math
+import sys
 import threading
 import time
 import uuid
@@ -23,7 +27,9 @@ from cluster import embedded, placement, storage
 from ray_jobs.run import Job
 
 POLL_SECONDS = 0.3
+WATCH_SECONDS = 1.0
 MAX_FAILURES = 3
+STOP_SECONDS = 600.0  # for an update and its checkpoint; whoever sent the signal may have less patience
 
 _warm: list[_Group] = []
 
@@ -31,7 +37,8 @@ _warm: list[_Group] = []
 def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: int = 0) -> dict:
     """`function(settings)` on every worker; returns what rank 0 returned. `steps` is the length of the progress bar.
 
-    Raises ValueError for what the function raises as one, and what the group failed with after its retries."""
+    Raises ValueError for what the function raises as one, KeyboardInterrupt when it was stopped, and what the group failed
+    with after its retries."""
     embedded.start(job.address, job.recipe.cluster.cpus)
     group = _warm.pop() if _warm else _Group(job)
     result_uri = job.path(f"_result-{uuid.uuid4().hex[:8]}.json")
@@ -51,6 +58,8 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
     storage.remove(result_uri)
     if "error" in result:
         raise ValueError(result["error"])
+    if "stopped" in result:
+        raise KeyboardInterrupt(result["stopped"])
     return result
 
 
@@ -58,7 +67,13 @@ class _Mailbox:
     """An actor with the command that the workers shall run next. Commands are numbered from 1; None ends the group."""
 
     def __init__(self):
-        self.number, self.command, self.done = 0, None, 0
+        self.number, self.command, self.done, self.stop = 0, None, 0, False
+
+    def request_stop(self) -> None:
+        self.stop = True
+
+    def stop_requested(self) -> bool:
+        return self.stop
 
     def post(self, command: dict | None) -> None:
         self.number, self.command = self.number + 1, command
@@ -81,13 +96,14 @@ class _Group:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        self.mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # another node may be lost
+        self.mailbox = ray.remote(num_cpus=0, label_selector=here)(_Mailbox).remote()
         self.posted = 0
         self.fault: BaseException | None = None
         folder = storage.join(job.run_uri, "_ray")
         gpus = wants_gpus(job)
         workers = job.recipe.train.workers
-        threads = max(1, embedded.cpus() // workers)
+        threads = max(1, min(embedded.cpus() // workers, embedded.largest_node_cpus()))
         per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
         self.folder = folder
         trainer = TorchTrainer(
@@ -120,7 +136,19 @@ class _Group:
 
         ray.get(self.mailbox.post.remote(command))
         self.posted += 1
-        while ray.get(self.mailbox.finished.remote()) < self.posted:
+        try:
+            self._wait(follow)
+        except KeyboardInterrupt:
+            print("stopping after a checkpoint; once more Ctrl-C stops at once", file=sys.stderr, flush=True)
+            ray.get(self.mailbox.request_stop.remote())
+            self._wait(lambda: None, STOP_SECONDS)
+            raise
+
+    def _wait(self, follow: Callable[[], None], seconds: float = math.inf) -> None:
+        import ray
+
+        deadline = time.monotonic() + seconds
+        while ray.get(self.mailbox.finished.remote()) < self.posted and time.monotonic() < deadline:
             if not self.thread.is_alive():
                 raise self.fault or RuntimeError("the worker group ended before its work was done")
             time.sleep(POLL_SECONDS)
@@ -153,7 +181,10 @@ def _worker(config: dict) -> None:
     import ray.train
     import torch
 
+    from train import stop
+
     mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
+    threading.Thread(target=_watch, args=(mailbox, stop.requested), daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(config["threads"])
     number = ray.get(mailbox.finished.remote())  # a restarted group runs the unfinished command again
@@ -170,10 +201,22 @@ def _worker(config: dict) -> None:
             result = getattr(importlib.import_module(module), name)(command["settings"])
         except (ValueError, FloatingPointError) as error:  # trying again would give the same
             result = {"error": str(error)}
+        except stop.Stopped as stopped:
+            result = {"stopped": str(stopped)}
         gc.collect()
         if rank == 0:
             storage.write_json(command["result_uri"], result)
             ray.get(mailbox.finish.remote(number))
+
+
+def _watch(mailbox, requested: threading.Event) -> None:
+    """Set `requested` when the mailbox says so. A lost mailbox ends the group anyway."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        while not ray.get(mailbox.stop_requested.remote()):
+            time.sleep(WATCH_SECONDS)
+        requested.set()
 
 
 def _follow(job: Job, metrics_uri: str) -> None:

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster import storage
-from train import checkpoint, optim, parallel
+from train import checkpoint, optim, parallel, stop
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,8 @@ def fit(
       kept in the checkpoint, and left out of the gradient norm and of clipping.
     - `after_step(step, model)` after every update, `step` counted from 1.
 
-    Raises FloatingPointError after `MAX_SKIPS` updates in a row with a loss or gradient that is not finite.
+    Raises FloatingPointError after `MAX_SKIPS` updates in a row with a loss or gradient that is not finite, and
+    `train.stop.Stopped` when a rank is asked to stop; the updates until then are in a checkpoint (unless there are none).
     """
     rank, world = parallel.rank_world()
     if any(p.dtype != torch.float32 for p in model.parameters()):
@@ -173,7 +174,7 @@ def fit(
         counts = [float(count_fn(batch) if count_fn else batch["count"]) for batch in batches]
         tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
         data_seconds += time.perf_counter() - data_began
-        count, tokens = parallel.sum_over_ranks([sum(counts), tokens], device)
+        count, tokens, stopping = parallel.sum_over_ranks([sum(counts), tokens, stop.requested.is_set()], device)
         count = max(count, 1.0)
 
         # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks.
@@ -231,7 +232,7 @@ def fit(
             window_began, window_tokens = now, tokens_seen
             if on_log and rank == 0:
                 on_log(record)
-        if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+        if config.checkpoint_every and (stopping or (step + 1) % config.checkpoint_every == 0):
             meta = {
                 "tokens": tokens_seen,
                 "skipped": skipped,
@@ -242,6 +243,8 @@ def fit(
             }
             state = optim.state_tensors(optimizer, named)
             checkpoint.save(checkpoints, step + 1, state, meta, config.keep_checkpoints)
+        if stopping:
+            raise stop.Stopped(f"stopped after update {step + 1} of {config.steps}")
     totals = {"steps": config.steps, "tokens": tokens_seen, "skipped_steps": skipped}
     return {**record, **totals, "resumed_from": start, "precision": precision}
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cluster import storage
-from train import checkpoint
+from train import checkpoint, stop
 from train.loop import MAX_SKIPS, LoopConfig, LossParts, fit
 
 # A linear model y = w x on rows x = row number, y = 3 x: gradients can be written down by hand.
@@ -207,3 +207,17 @@ def test_a_wrong_setting_is_one_clear_sentence(change, message):
 def test_weights_must_be_fp32(tmp_path):
     with pytest.raises(ValueError, match="trains fp32 weights"):
         run(tmp_path, model=Line().to(torch.bfloat16))
+
+
+def test_asked_to_stop_it_finishes_the_update_and_the_next_run_continues_there(tmp_path):
+    whole, records, _ = run(tmp_path / "whole", steps=8, log_every=3, checkpoint_every=100)
+    ask = {"after_step": lambda step, model: stop.requested.set() if step == 3 else None}
+    try:
+        with pytest.raises(stop.Stopped, match="stopped after update 4 of 8"):
+            run(tmp_path / "asked", steps=8, log_every=3, checkpoint_every=100, more=ask)
+    finally:
+        stop.requested.clear()
+    assert checkpoint.latest(str(tmp_path / "asked" / "checkpoints")).step == 4  # far from a multiple of 100
+    again, later, summary = run(tmp_path / "asked", steps=8, log_every=3, checkpoint_every=100)
+    assert summary["resumed_from"] == 4 and torch.equal(again.w, whole.w)
+    assert [(r["step"], r["loss"], r["lr"]) for r in later] == [(r["step"], r["loss"], r["lr"]) for r in records[1:]]

@@ -69,10 +69,14 @@ class Fetcher:
 
     def part(self, path: str, start: int, n_bytes: int) -> bytes:
         """`n_bytes` bytes of a file from `start`."""
-        data, _ = self._read(path, start, n_bytes)
+        data = self.some(path, start, n_bytes)
         if len(data) < n_bytes:
             raise OutOfRange(f"{path} ends {n_bytes - len(data)} bytes before byte {start + n_bytes}")
         return data
+
+    def some(self, path: str, start: int, n_bytes: int) -> bytes:
+        """`n_bytes` bytes of a file from `start`, or as many as there are before its end."""
+        return self._read(path, start, n_bytes)[0]
 
     def tail(self, path: str, n_bytes: int) -> tuple[bytes, int]:
         """The last `n_bytes` bytes of a file, or all of a shorter one, and the file's size."""
@@ -145,7 +149,9 @@ class Fetcher:
         lease = self._limiter.ask(expected, 2 * seconds)
         deadline = time.monotonic() + seconds
         try:
-            with self._session().get(address, headers=headers, stream=True, timeout=self.access.timeout_seconds) as answer:
+            with self._session().get(
+                address, headers=headers, stream=True, timeout=self.access.timeout_seconds
+            ) as answer:
                 self._check_status(answer, path)
                 span.begin(answer, path)
                 answer.raw.enforce_content_length = False  # a short answer is kept and continued
@@ -167,7 +173,9 @@ class Fetcher:
             import requests
 
             session = requests.Session()
-            session.headers["User-Agent"] = f"{USER_AGENT} ({self.access.contact})" if self.access.contact else USER_AGENT
+            session.headers["User-Agent"] = (
+                f"{USER_AGENT} ({self.access.contact})" if self.access.contact else USER_AGENT
+            )
             self._threads.session = session
         return self._threads.session
 

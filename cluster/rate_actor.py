@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from cluster import placement
 from cluster.rate import Blocked, Rate, RateLimit
 
 WAITING = 10_000  # callers that may wait at the actor at a time
@@ -56,7 +57,7 @@ class SharedLimiter:
         import ray
 
         options = {"num_cpus": 0, "max_concurrency": WAITING, "max_restarts": -1, "max_task_retries": -1}
-        self._actor = ray.remote(RateActor).options(**options).remote(rate)
+        self._actor = ray.remote(RateActor).options(**options, label_selector=placement.CPU).remote(rate)
 
     def ask(self, n_bytes: int, lease_seconds: float) -> int:
         import ray

@@ -213,7 +213,7 @@ def _decoded(body: bytes, http: dict[str, str], max_bytes: int) -> bytes:
     """
     transfer = _tokens(http.get("transfer-encoding", ""))
     if "chunked" in transfer:
-        body = _dechunked(body)
+        body = dechunked(body)
     encodings = _tokens(http.get("content-encoding", "")) + [t for t in transfer if t != "chunked"]
     for encoding in reversed(encodings[-3:]):
         if encoding in ("gzip", "x-gzip") and body.startswith(b"\x1f\x8b"):
@@ -232,7 +232,7 @@ def _tokens(header: str) -> list[str]:
     return [token.strip().lower() for token in header.split(",") if token.strip()]
 
 
-def _dechunked(body: bytes) -> bytes:
+def dechunked(body: bytes) -> bytes:
     """The body without HTTP/1.1 chunk lines (RFC 9112 section 7.1); as it is when it does not begin with one."""
     chunks, at = [], 0
     while match := re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n").match(body, at):

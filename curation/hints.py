@@ -2,7 +2,7 @@
 
 The words were written down by hand from the vocabulary of common site software; pages in every language are built with
 English names, some in Indonesian, Malay and Vietnamese use their own. A word counts alone (`entry-content`, `EntryContent`
-and `entry content` are the same two words). New kinds go to the end: bits are constants in compiled kernels (see `curation.tags`).
+and `entry content` are the same two words). New kinds go to the end: compiled kernels hold the bits (see `curation.tags`).
 """
 
 from __future__ import annotations

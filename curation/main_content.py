@@ -300,8 +300,12 @@ def _choose(tag, parent, stop, hint, first, until, owner, chars, linked, ends, k
 
 
 def choose(tree: Tree, lines: Lines, limits: Limits = LIMITS) -> tuple[np.ndarray, int]:
-    """(which lines are main content, the element that was taken as the content). On a page that has text at least one line
-    is."""
+    """(which lines are main content, the element that was taken as the content).
+
+    On a page with text some line always is; a page of nothing but links, none of them a sentence, has no main content.
+    """
+    if not ((lines.chars > lines.linked) | (lines.chars >= 60) & (lines.ends > 0)).any():
+        return np.zeros(len(lines.chars), np.bool_), 0
     keep, root = _choose(
         *(tree.tag, tree.parent, tree.stop, tree.hints, lines.first, lines.stop, lines.owner, lines.chars),
         *(lines.linked, lines.ends, lines.key, KIND, limits),

@@ -20,7 +20,6 @@ from curation.markup import depth, parse
 from curation.page_lines import lines
 from curation.page_text import text as render
 
-WORD = re.compile(r"\w+")
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # all but tab, newline and carriage return
 DOUBT = 0.1  # share of a page's prose left out, from which a second reader is asked
 AGREE = 0.7  # word F1 of two readers from which they agree
@@ -33,11 +32,11 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
     `header["charset"]` is the charset of the HTTP header.
     """
     html = decode(payload, header["charset"])
-    nodes = html.count("<") - html.count("</")  # at least as many as the parser will make elements
-    if nodes > max_nodes:
-        return {"nodes": nodes}
     data = html.encode("utf-8", "replace")
     tree = parse(data)
+    nodes = int(np.count_nonzero(tree.tag)) - 1
+    if nodes > max_nodes:
+        return {"nodes": nodes}
     found = lines(data, tree)
     keep, root = choose(tree, found)
     if engine in OTHER_READERS:
@@ -58,18 +57,21 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
 def prepare(engine: str, max_nodes: int) -> None:
     """Compile the kernels, or load them compiled, before the clock of a first page runs."""
     extract({"charset": ""}, b"<p>a&amp;b", "lines", max_nodes)
+    depth(parse(b""))
+    if engine in ("cascade", "trafilatura"):
+        trafilatura_text("<p>a</p>", fast=True)
 
 
 def second_opinion(html: str, text: str) -> str:
     """`text`, unless resiliparse reads something else on the page and trafilatura, asked then, sides with it or is nearer
     to both than they are to each other."""
     second = resiliparse_text(html)
-    ours, theirs = Counter(WORD.findall(text)), Counter(WORD.findall(second))
+    ours, theirs = Counter(text.split()), Counter(second.split())
     agreement = _agreement(ours, theirs)
     if agreement >= AGREE:
         return text
     third = trafilatura_text(html, fast=True)
-    judge = Counter(WORD.findall(third))
+    judge = Counter(third.split())
     with_ours, with_theirs = _agreement(ours, judge), _agreement(theirs, judge)
     sums = [agreement + with_ours, with_ours + with_theirs, agreement + with_theirs]
     return (text, third, second)[int(np.argmax(sums))]
@@ -105,5 +107,9 @@ def _agreement(a: Counter, b: Counter) -> float:
 
 
 def _clean(text: str) -> str:
-    text = CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = CONTROLS.sub("", text)
+    if "\n\n\n" in text:
+        text = re.sub(r"\n{3,}", "\n\n", text)
+    return text.strip()

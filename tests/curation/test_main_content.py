@@ -75,9 +75,13 @@ def test_a_part_that_is_never_closed_does_not_take_the_page_with_it(tag):
 def test_short_texts_are_text():
     assert read("<p>a") == "a"
     assert read("plain text alone") == "plain text alone"
-    assert read("<nav><a href=/>Home</a></nav>") == "Home", "a page of nothing else"
+    assert read("<nav>Buka setiap hari</nav>") == "Buka setiap hari", "a page of nothing else"
+    assert read(f"<a href=/x>{PARAGRAPHS['lo']} {PARAGRAPHS['en']}") != "", "a link that is never closed"
     assert read("<article><p>ສະບາຍດີ</p></article>") == "ສະບາຍດີ"
     assert read("<img src=x>") == ""
+    assert read(f"<nav><ul>{LINKS}</ul></nav><article></article><footer><a href=/>Home</a></footer>") == "", (
+        "links alone"
+    )
 
 
 def test_a_forum_keeps_every_post():
@@ -108,7 +112,8 @@ def test_lists_tables_code_and_headings():
 
 }</code></pre><h2>Langkah</h2><p>Cuci beras sampai bersih,<br>lalu rendam selama satu jam &amp; tiriskan.</p></article>"""
     assert read(body) == (
-        "Cara memasak\n\nBahan-bahan yang diperlukan untuk empat orang, semuanya segar:\n\nberas\ndaun salam\n2 butir kelapa\ntua\n\n"
+        "Cara memasak\n\nBahan-bahan yang diperlukan untuk empat orang, semuanya segar:\n\n"
+        "beras\ndaun salam\n2 butir kelapa\ntua\n\n"
         "Bahan\tGram\nberas\t500\nkelapa\t300\n\nfor i in x:\n        print(i)\n\n}\n\nLangkah\n\n"
         "Cuci beras sampai bersih,\nlalu rendam selama satu jam & tiriskan."
     )

@@ -8,7 +8,7 @@ from resiliparse.parse.html import HTMLTree
 
 from curation import hints
 from curation.markup import depth, parse
-from curation.tags import FLAGS, NAMES, SILENT, TAG
+from curation.tags import FLAGS, NAMES, SILENT
 
 N_RANDOM = 400
 PIECES = [

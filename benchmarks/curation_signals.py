@@ -1,4 +1,4 @@
-"""Text edits and all signals on one core: speed per script, and what the default policies keep of real good text.
+"""Text edits, words and all signals on one core: speed per script, and what the default policies keep of real good text.
 
     python benchmarks/curation_signals.py            # PINISI_SAMPLE_DIR names the folder with text/
 
@@ -22,14 +22,18 @@ import pyarrow as pa
 
 from curation.edit import normalise
 from curation.policy import apply, languages, load_all
-from curation.signal_schema import SIGNALS
+from curation.signal_schema import MEASURED
 from curation.signals import Meter, signals_kernel
+from curation.units import text_buffers
+from curation.word_lists import document_words
+from curation.words import alphabet
 
 BATCH_ROWS = 1024
 TARGET = 20.0  # MB/s/core
 GROUPS = {
     "Latin": ["ceb", "en", "id", "ilo", "jv", "ms", "su", "tl", "vi", "war"],
-    "Thai and Lao": ["th", "lo"],
+    "Thai": ["th"],
+    "Lao": ["lo"],
     "Khmer": ["km"],
     "Burmese": ["my"],
     "Han": ["zh"],
@@ -86,17 +90,26 @@ def speed(by_lang: dict[str, list[pa.RecordBatch]]) -> list[dict]:
     rows = []
     groups = {name: [b for lang in group for b in by_lang.get(lang, [])] for name, group in GROUPS.items()}
     groups["all languages"] = [b for batches in by_lang.values() for b in batches]
-    print(f"{'MB/s/core':<16}{'MB':>8}{'edit':>8}{'signals':>9}{'kernel':>8}")
+    print(f"{'MB/s/core':<16}{'MB':>8}{'edit':>8}{'clusters':>10}{'words':>8}{'signals':>9}{'kernel':>8}")
     for name, batches in groups.items():
         if not batches:
             continue
         megabytes = sum(n_bytes(batch) for batch in batches) / 1e6
         edit = megabytes / seconds(lambda batch: normalise(batch, policies), batches)
+        clusters, words = (
+            megabytes / seconds(lambda batch, by=by: document_words(*text_buffers(batch["text"]), by), batches)
+            for by in (alphabet(False), alphabet())
+        )
         measure = megabytes / seconds(meter.columns, batches)
         both = megabytes / seconds(kernel, batches)
-        print(f"{name:<16}{megabytes:>8.1f}{edit:>8.0f}{measure:>9.1f}{both:>8.1f}")
+        print(
+            f"{name:<16}{megabytes:>8.1f}{edit:>8.0f}{clusters:>10.0f}{words:>8.0f}{measure:>9.1f}{both:>8.1f}",
+            flush=True,
+        )
         rows.append(row(f"text edits, {name}", "MB/s/core", edit))
-        rows.append(row(f"{len(SIGNALS)} signals, {name}", "MB/s/core", measure, TARGET))
+        rows.append(row(f"distinct words by cluster, {name}", "MB/s/core", clusters))
+        rows.append(row(f"distinct words by dictionary, {name}", "MB/s/core", words))
+        rows.append(row(f"{len(MEASURED)} signals, {name}", "MB/s/core", measure, TARGET))
         rows.append(row(f"filter/signals kernel, {name}", "MB/s/core", both, TARGET))
     return rows
 

@@ -113,7 +113,7 @@ def _count(arrays: Iterable[pa.Array]) -> tuple[pl.DataFrame, np.ndarray]:
     lengths = np.zeros(LENGTH_BINS, np.int64)
     waiting, rows = [total], 0
     for first, array in _numbered(arrays):
-        word, document, count, n_words = _document_words(*text_buffers(array), alphabet())
+        word, document, count, n_words = document_words(*text_buffers(array), alphabet())
         lengths += np.bincount(np.round(2 * np.log2(np.maximum(n_words, 1))).astype(np.int64), minlength=LENGTH_BINS)
         frame = pl.DataFrame({"word": word, "count": count, "first": document + first})
         waiting.append(frame.select("word", pl.lit(1, pl.Int64).alias("documents"), "count", "first"))
@@ -136,7 +136,7 @@ def _numbered(arrays: Iterable[pa.Array]) -> Iterator[tuple[int, pa.Array]]:
 
 
 @numba.njit(cache=True)
-def _document_words(data, offsets, by_word):
+def document_words(data, offsets, by_word):
     """Distinct words of each document: hash, document, count; and the words of each document."""
     size, n_documents = 0, len(offsets) - 1
     for d in range(n_documents):

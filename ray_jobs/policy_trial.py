@@ -34,19 +34,15 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
         raise UserError(f"{run.uri}: {STAGE} is not done, so there are no signals yet; `pinisi run` first")
     recipe, langs = run.recipe, list(run.recipe.languages)
     tried_rules = _read(file)
-    try:
-        lists = word_lists.read(recipe.filter.word_lists) if recipe.filter.word_lists else {}
-        sides = [policy.load_all(langs, recipe.filter.policy, lists)]
-        try:
-            sides.append(policy.load_all(langs, tried_rules, lists))
-        except ValueError as error:
-            raise UserError(f"{file}: {error}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
     parts = storage.glob(storage.join(run.uri, STAGE, "part-*.parquet"))
-    numbers = [
-        thresholds(parts, side, recipe.filter.reference, recipe.filter.reference_min_documents) for side in sides
-    ]
+    folder = recipe.filter.word_lists
+    sides, numbers = [], []
+    for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
+        try:
+            sides.append(policy.load_all(langs, rules, word_lists.read(folder) if folder else {}))
+            numbers.append(thresholds(parts, sides[-1], recipe.filter))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
     now, tried = (percentiles.resolve(side, number) for side, number in zip(sides, numbers, strict=True))
     signals = sorted({signal for side in (now, tried) for one in side.values() for signal in one.rules})
     languages: dict[str, dict] = {}

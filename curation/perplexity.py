@@ -12,8 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,30 +106,36 @@ def languages(folder: str) -> list[str]:
     return sorted(uri.rsplit("/", 2)[-2] for uri in storage.glob(storage.join(folder, "*", ABOUT)))
 
 
-def perplexity_column(folder: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
-    """A function that fills the column `perplexity` (float32) of a batch with `text` and `lang` by the models in `folder`.
+class PerplexityColumn:
+    """Fills the column `perplexity` (float32) of a batch with `text` and `lang` by the models in `folder`.
 
-    Null for a language without a model and for an empty text. Raises ValueError when the folder has no model.
+    Null for a language without a model and for an empty text. Can be pickled: a process loads the models that it needs.
+    Raises ValueError when the folder has no model.
     """
-    with_model = languages(folder)
-    if not with_model:
-        raise ValueError(f"filter.perplexity_models: no model in {folder}; `pinisi train lm --out {folder}` makes them")
 
-    @cache
-    def model(lang: str) -> Model:
-        return load(storage.localize(storage.join(folder, lang)))
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.languages = languages(folder)
+        self.models: dict[str, Model] = {}
+        if not self.languages:
+            raise ValueError(
+                f"filter.perplexity_models: no model in {folder}; `pinisi train lm --out {folder}` makes them"
+            )
 
-    def fill(batch: pa.RecordBatch) -> pa.RecordBatch:
+    def __getstate__(self) -> dict:
+        return {**vars(self), "models": {}}
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         langs = batch["lang"].to_pylist()
         values = np.full(batch.num_rows, np.nan)
-        for lang in sorted(set(langs) & set(with_model)):
+        for lang in sorted(set(langs) & set(self.languages)):
+            if lang not in self.models:
+                self.models[lang] = load(storage.localize(storage.join(self.folder, lang)))
             rows = np.array([i for i, one in enumerate(langs) if one == lang])
-            values[rows] = perplexity(batch["text"].take(pa.array(rows)), model(lang))
+            values[rows] = perplexity(batch["text"].take(pa.array(rows)), self.models[lang])
         column = pa.array(values.astype(np.float32), pa.float32(), mask=np.isnan(values))
         place = batch.schema.get_field_index("perplexity")
-        return batch.set_column(place, pa.field("perplexity", pa.float32()), column)
-
-    return fill
+        return batch.set_column(place, batch.schema.field(place), column)
 
 
 def read_arpa(path: str, vocabulary: list[str]) -> list[Grams]:

@@ -74,9 +74,7 @@ def mask(batch: pa.RecordBatch, kinds: Collection[str] = KINDS) -> pa.RecordBatc
 
     A null text stays null. Raises ValueError for an unknown kind.
     """
-    if unknown := sorted(set(kinds) - set(KINDS)):
-        raise ValueError(f"filter.mask_pii: there is no kind {unknown[0]!r}; the kinds are {', '.join(KINDS)}")
-    wanted = tuple(kind for kind in KINDS if kind in kinds)
+    wanted = known(kinds)
     texts, langs = batch["text"], batch["lang"]
     spans = find(texts, langs.to_pylist(), wanted)
     counts = {kind: np.zeros(batch.num_rows, np.int32) for kind in KINDS}
@@ -88,6 +86,13 @@ def mask(batch: pa.RecordBatch, kinds: Collection[str] = KINDS) -> pa.RecordBatc
         place = batch.schema.get_field_index("text")
         batch = batch.set_column(place, batch.schema.field(place), _replace(texts, spans))
     return batch.append_column("pii", column)
+
+
+def known(kinds: Collection[str]) -> tuple[str, ...]:
+    """The kinds in the order of `KINDS`. Raises ValueError for one that is none."""
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        raise ValueError(f"filter.mask_pii: there is no kind {unknown[0]!r}; the kinds are {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in kinds)
 
 
 def find(texts: pa.Array, langs: list[str | None], kinds: tuple[str, ...] = KINDS) -> dict[int, list[Span]]:

@@ -1,4 +1,5 @@
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_texts_like_the_corpus_have_the_lower_perplexity(folder, lang):
 
 
 def test_the_column_is_filled_by_language(folder):
-    fill = perplexity.perplexity_column(str(folder))
+    fill = perplexity.PerplexityColumn(str(folder))
     texts = [*documents("id", 3, 5), *documents("th", 2, 5), "", "text of another language", None]
     langs = ["id", "id", "id", "th", "th", "id", "xx", "th"]
     batch = pa.record_batch({"text": texts, "lang": langs, "perplexity": pa.nulls(8, pa.float32()), "last": range(8)})
@@ -87,11 +88,12 @@ def test_the_column_is_filled_by_language(folder):
     assert out.schema == batch.schema
     values = out["perplexity"].to_pylist()
     assert values[5:] == [None, None, None] and all(v > 1 for v in values[:5])
+    assert pickle.loads(pickle.dumps(fill))(batch).equals(out)
     assert fill(batch.slice(2, 3))["perplexity"].to_pylist() == values[2:5]
     th = perplexity.load(str(folder / "th"))
     assert values[3] == pytest.approx(perplexity.perplexity(pa.array(texts[3:4]), th)[0])
     with pytest.raises(ValueError, match=r"no model in .*; `pinisi train lm"):
-        perplexity.perplexity_column(str(folder / "id"))
+        perplexity.PerplexityColumn(str(folder / "id"))
 
 
 def test_same_documents_in_any_order_give_the_same_files(tmp_path):

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cluster import kenlm
+
 PACKAGES = (
     "ray",
     "pyspark",
@@ -18,6 +20,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "tokenizers",
+    "sentencepiece",
     "fastwarc",
     "resiliparse",
     "fasttext-numpy2",
@@ -35,6 +38,7 @@ def checks() -> list[dict]:
         _fasttext(),
         _language_model(),
         _dictionaries(),
+        _kenlm(),
         _memory(),
         _disk(),
         _gpu(),
@@ -95,6 +99,13 @@ def _dictionaries() -> dict:
     found = sorted(Path(spec.origin).parent.glob("jars/icu4j-*.jar")) if spec and spec.origin else []
     text = found[0].stem if found else "none: letters count as words in Thai, Lao, Khmer, Burmese and Chinese"
     return _check("word dictionaries (ICU)", bool(found), text, "make setup")
+
+
+def _kenlm() -> dict:
+    """lmplz estimates n-gram models on disk; without it `pinisi train lm` does so in memory."""
+    found = kenlm.tool("lmplz")
+    text = found or "not built (pinisi train lm estimates in memory)"
+    return _check("KenLM's lmplz", bool(found), text, f"bash {kenlm.SCRIPT}", optional=True)
 
 
 def _memory() -> dict:

@@ -76,10 +76,3 @@ def cpus() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def largest_node_cpus() -> int:
-    """CPU cores of the largest node: what one task or worker may ask for."""
-    import ray
-
-    return max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)

@@ -41,3 +41,17 @@ def has_gpus() -> bool:
     import ray
 
     return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def cpus_per_worker(workers: int, on_gpus: bool) -> int:
+    """The most CPUs that each of `workers` can have on the nodes it may run on; 1 when there are not enough of them yet."""
+    import ray
+
+    excluded = (GPU if on_gpus else CPU)[ROLE].removeprefix("!")
+    nodes = [
+        int(node["Resources"].get("CPU", 0))
+        for node in ray.nodes()
+        if node["Alive"] and node["Labels"].get(ROLE) != excluded
+    ]
+    fitting = (n for n in range(max(nodes, default=1), 1, -1) if sum(cpus // n for cpus in nodes) >= workers)
+    return next(fitting, 1)

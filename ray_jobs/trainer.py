@@ -103,7 +103,7 @@ class _Group:
         folder = storage.join(job.run_uri, "_ray")
         gpus = wants_gpus(job)
         workers = job.recipe.train.workers
-        threads = max(1, min(embedded.cpus() // workers, embedded.largest_node_cpus()))
+        threads = placement.cpus_per_worker(workers, gpus)
         per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
         self.folder = folder
         trainer = TorchTrainer(

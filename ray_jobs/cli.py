@@ -12,7 +12,10 @@ from collections.abc import Callable
 
 from ray_jobs.errors import StageFailed, UserError
 
-TRAINED = {"words": "stop words of every language, from documents: a folder for filter.word_lists"}
+TRAINED = {
+    "words": "stop words of every language, from documents: a folder for filter.word_lists",
+    "lm": "language models for perplexity, from documents: a folder for filter.perplexity_models",
+}
 """What `pinisi train` makes -> its help; each is a module ray_jobs/train_<what>.py."""
 
 

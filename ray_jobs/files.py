@@ -50,6 +50,9 @@ def listing(recipe: Recipe, key: str) -> str | None:
     elif key == "filter.word_lists":
         folder = recipe.filter.word_lists
         patterns = [storage.join(folder, "*.yaml")] if folder else []
+    elif key == "filter.perplexity_models":
+        folder = recipe.filter.perplexity_models
+        patterns = [storage.join(folder, "*", "*")] if folder else []
     else:
         value = recipes.lookup(recipe, key)
         patterns = value if isinstance(value, list) else [value] if value else []

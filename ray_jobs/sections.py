@@ -60,6 +60,8 @@ class Language(Section):
 class Filter(Section):
     policy: dict[str, dict] = {}  # language or `default` -> rules that replace those of curation/languages/<lang>.yaml
     word_lists: str | None = None  # a folder of <lang>.yaml, as `pinisi train words` writes it
+    mask_pii: bool | list[Literal["email", "phone", "ip", "id"]] = True  # personal data become <email>, <phone>, <ip>, <id>
+    perplexity_models: str | None = None  # a folder of <lang>/, as `pinisi train lm` writes it
     reference: list[str] = []  # names of sources whose documents percentiles are of
     reference_min_documents: Positive = 200
 

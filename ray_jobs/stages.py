@@ -46,8 +46,8 @@ STAGES = (
         "filter/signals",
         "filter_signals",
         ("language",),
-        ("languages", "filter.word_lists"),
-        files=("filter.word_lists",),
+        ("languages", "filter.word_lists", "filter.mask_pii", "filter.perplexity_models"),
+        files=("filter.word_lists", "filter.perplexity_models"),
     ),
     Stage(
         "filter/policy",

@@ -1,4 +1,4 @@
-"""A Spark session for the batch steps of curation: embedded in this process, or the one that spark-submit gives.
+"""A Spark session for the batch steps of curation: embedded in this process, inside Ray, or on an existing Spark.
 
 Spark only moves keys, so the driver needs little memory; texts are read and written by the Python workers.
 """
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
+    from cluster.spark_on_ray import Standalone
+
 JAVA_VERSION = 17
+
+_standalone: list[Standalone] = []  # of this process: at most one
 
 
 def java() -> str:
@@ -38,21 +42,28 @@ def java() -> str:
 
 
 def session(
-    mode: Literal["local", "submit"] = "local",
+    mode: Literal["local", "ray", "submit"] = "local",
     cores: int | None = None,
     memory: str = "1g",
     app_name: str = "pinisi",
     temp_dir: str | None = None,
+    *,
+    workers: int = 2,
+    master: str | None = None,
 ) -> SparkSession:
     """The session of this process, made at the first call.
 
-    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, loopback only, no UI; scratch files and
-    Java's log (`spark.log`) lie below `temp_dir` (None: the system's temporary folder, and standard error).
-    `submit`: the session of the surrounding spark-submit, whose own options say cores and memory.
-    Raises ValueError for an unknown mode, a missing Java, or one that does not start.
+    `local`: Spark inside this process on `cores` cores (None: all), heap `memory`, loopback only, no UI.
+    `ray`: `workers` executors of `cores` cores (None: 1) and heap `memory` inside the Ray that this process is connected
+    to (`cluster.spark_on_ray`), and the driver here.
+    `submit`: the Spark at `master` (`spark://HOST:7077`), the driver here; None: the session of the surrounding
+    spark-submit, whose own options say cores and memory.
+    Scratch files and Java's log (`spark.log`) of this process lie below `temp_dir` (None: the system's temporary folder,
+    and standard error). Raises ValueError for an unknown mode, a missing Java, one that does not start, or a Ray without
+    room.
     """
-    if mode not in ("local", "submit"):
-        raise ValueError(f"unknown Spark mode {mode!r}: use local or submit")
+    if mode not in ("local", "ray", "submit"):
+        raise ValueError(f"unknown Spark mode {mode!r}: use local, ray or submit")
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
@@ -61,27 +72,69 @@ def session(
     conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "65536")
     conf.set("spark.sql.session.timeZone", "UTC")
     conf.set("spark.log.level", "ERROR")
-    if mode == "local" and SparkContext._active_spark_context is None:
-        SparkContext(
-            conf=conf, gateway=_start_java(_local(conf, cores or os.cpu_count() or 1, memory, temp_dir), temp_dir)
-        )
+    if SparkContext._active_spark_context is None:
+        if mode == "local":
+            _local(conf, cores or os.cpu_count() or 1, memory, temp_dir)
+            SparkContext(conf=conf, gateway=_start_java(conf, temp_dir))
+        elif mode == "ray":
+            _on_ray(conf, workers, cores or 1, memory, temp_dir)
+        elif master:
+            _embedded(conf, memory, temp_dir)
+            SparkContext(conf=conf.setMaster(master), gateway=_start_java(conf, temp_dir))
     return SparkSession.builder.config(conf=conf).getOrCreate()
 
 
-def _local(conf: SparkConf, cores: int, memory: str, temp_dir: str | None) -> SparkConf:
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+def _on_ray(conf: SparkConf, workers: int, cores: int, memory: str, temp_dir: str | None) -> None:
+    import ray
+    from pyspark import SparkContext
+
+    from cluster.spark_on_ray import Standalone
+
+    host = ray.util.get_node_ip_address()
+    _embedded(conf, "1g", temp_dir)
+    os.environ["SPARK_LOCAL_IP"] = host
+    conf.set("spark.driver.host", host).set("spark.driver.bindAddress", host)
+    conf.set("spark.executor.memory", memory)
+    conf.set("spark.default.parallelism", str(workers * cores)).set(
+        "spark.sql.shuffle.partitions", str(workers * cores)
+    )
+    conf.set("spark.stage.maxConsecutiveAttempts", "20")  # nodes come and go; a task that fails is counted elsewhere
+    gateway = _start_java(conf, temp_dir)
+    try:
+        standalone = Standalone(workers, cores, memory)
+    except BaseException:
+        _end(gateway)
+        raise
+    _standalone.append(standalone)
+    # set after Java was started, as its command line can be read by everyone on this machine
+    conf.set("spark.authenticate", "true").set("spark.authenticate.secret", standalone.secret)
+    try:
+        context = SparkContext(conf=conf.setMaster(standalone.url), gateway=gateway)
+    except BaseException:
+        _standalone.pop().stop()
+        _end(gateway)
+        raise
+    standalone.on_loss = context.cancelAllJobs
+
+
+def _local(conf: SparkConf, cores: int, memory: str, temp_dir: str | None) -> None:
+    _embedded(conf, memory, temp_dir)
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     conf.setMaster(f"local[{cores}]")
-    conf.set("spark.driver.memory", memory)
     conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
-    conf.set("spark.ui.enabled", "false").set("spark.ui.showConsoleProgress", "false")
     conf.set("spark.default.parallelism", str(cores)).set("spark.sql.shuffle.partitions", str(cores))
     if cores <= 4:  # a small machine: no compiler and collector threads that compete with the work
         conf.set("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+
+
+def _embedded(conf: SparkConf, memory: str, temp_dir: str | None) -> None:
+    """What is the same for every driver inside this process."""
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    conf.set("spark.driver.memory", memory)
+    conf.set("spark.ui.enabled", "false").set("spark.ui.showConsoleProgress", "false")
     if temp_dir:
         Path(temp_dir).mkdir(parents=True, exist_ok=True)
         conf.set("spark.local.dir", temp_dir).set("spark.sql.warehouse.dir", str(Path(temp_dir) / "warehouse"))
-    return conf
 
 
 def _start_java(conf: SparkConf, temp_dir: str | None) -> JavaGateway:
@@ -101,11 +154,19 @@ def _start_java(conf: SparkConf, temp_dir: str | None) -> JavaGateway:
 
 
 def stop(spark: SparkSession) -> None:
-    """End the session and, where this process started it, the Java process too, so that its memory is free again."""
+    """End the session and what this process started for it, so that its memory and its place in Ray are free again."""
     from pyspark import SparkContext
 
     gateway = SparkContext._gateway
     spark.stop()
+    _end(gateway)
+    while _standalone:
+        _standalone.pop().stop()
+
+
+def _end(gateway: JavaGateway) -> None:
+    from pyspark import SparkContext
+
     process = getattr(gateway, "proc", None)
     if process is None:  # under spark-submit Java is our parent
         return

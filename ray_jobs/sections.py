@@ -285,7 +285,17 @@ class Evaluate(Section):
 class Cluster(Section):
     engine: Literal["spark", "ray", "local"] = "spark"  # of filter and dedup
     cpus: Positive | None = None  # of an embedded Ray; None = all cores
-    spark_memory: str = "1g"
+    spark: Literal["auto", "local", "ray", "submit"] = "auto"  # ray on a cluster (`--address`), else local
+    spark_memory: str = "1g"  # Java heap of the embedded Spark, or of each worker in Ray
+    spark_workers: Positive = 2  # of spark: ray
+    spark_cores: Positive = 4  # of each
+    spark_master: str | None = None  # of spark: submit
+
+    @model_validator(mode="after")
+    def _master(self) -> Cluster:
+        if (self.spark == "submit") != (self.spark_master is not None):
+            raise ValueError("spark: submit and spark_master (spark://HOST:7077) go together")
+        return self
 
 
 class Recipe(Section):

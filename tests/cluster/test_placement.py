@@ -1,0 +1,114 @@
+"""No CPU work lands on a GPU node of a labelled cluster, although it has free CPUs; one node without labels serves both.
+
+The cluster is simulated: nodes are Ray processes of this machine, one of them with a GPU that does not exist.
+"""
+
+import textwrap
+
+import pytest
+
+from cluster import placement
+
+pytestmark = pytest.mark.slow
+
+STORE = 80 << 20
+
+FUNCTIONS = """
+import time
+import ray
+
+def where(row=None):
+    time.sleep(0.2)  # so that more tasks wait than the CPU node has CPUs
+    return {"node": ray.get_runtime_context().get_node_id()}
+
+def role(settings):
+    here = ray.get_runtime_context().get_node_id()
+    labels = next(node["Labels"] for node in ray.nodes() if node["NodeID"] == here)
+    return {"role": labels.get("role", "none"), "files": []}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("functions")
+    (path / "placed_functions.py").write_text(textwrap.dedent(FUNCTIONS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.syspath_prepend(folder)
+        import ray
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "labels": {"role": "head"}, "include_dashboard": False, "object_store_memory": STORE}
+        simulated = Cluster(initialize_head=True, head_node_args=head)
+        simulated.add_node(num_cpus=2, labels={"role": "cpu"}, object_store_memory=STORE)
+        simulated.add_node(num_cpus=8, num_gpus=1, labels={"role": "gpu"}, object_store_memory=STORE)
+        ray.init(simulated.address, log_to_driver=False)
+        yield simulated.address
+        ray.shutdown()
+        simulated.shutdown()
+
+
+def roles():
+    import ray
+
+    return {node["NodeID"]: node["Labels"].get("role", "none") for node in ray.nodes()}
+
+
+def test_tasks_and_actors(cluster):
+    import placed_functions as functions
+    import ray
+
+    task = ray.remote(functions.where)
+    cpu = ray.get([task.options(label_selector=placement.CPU).remote() for _ in range(12)])
+    assert {roles()[row["node"]] for row in cpu} == {"cpu"}
+    free = ray.get([task.remote() for _ in range(12)])
+    assert "gpu" in {roles()[row["node"]] for row in free}  # what would have happened without the selector
+    on_gpu = ray.get(task.options(num_gpus=1, label_selector=placement.GPU).remote())
+    assert roles()[on_gpu["node"]] == "gpu"
+
+
+def test_tasks_of_data_sets(cluster, monkeypatch):
+    import placed_functions as functions
+    import ray
+    from ray.data.context import DataContext
+
+    options = DataContext.get_current().execution_options
+    monkeypatch.setattr(options, "label_selector", None)
+    monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    placement.of_datasets()
+    rows = ray.data.range(24, override_num_blocks=12).map(functions.where).take_all()
+    assert {roles()[row["node"]] for row in rows} == {"cpu"}
+
+
+def test_training_workers(cluster, folder, tmp_path):
+    """Two workers of one CPU each fill the CPU node, and none goes to the eight free CPUs beside the GPU."""
+    import placed_functions as functions
+
+    from ray_jobs import recipe as recipes
+    from ray_jobs import trainer
+    from ray_jobs.progress import Progress
+    from ray_jobs.run import Job
+    from ray_jobs.stages import STAGES
+
+    recipe = recipes.load("demo", ["train.workers=2", "train.device=cpu"])
+    stage = next(stage for stage in STAGES if stage.name == "base")
+    job = Job(recipe, str(tmp_path / "run"), stage, "f", Progress("base", lambda line: None), address=cluster)
+    assert not trainer.wants_gpus(job)
+    assert placement.cpus_per_worker(2, on_gpus=False) == 1
+    assert trainer.launch(job, functions.role, {})["role"] == "cpu"
+    auto = Job(recipes.load("demo"), str(tmp_path / "run"), stage, "f", job.progress, address=cluster)
+    assert trainer.wants_gpus(auto)  # the cluster has a GPU
+
+
+def test_in_flight_leaves_room_to_grow(cluster):
+    import ray
+
+    assert placement.autoscales()  # its head has no CPUs
+    assert placement.in_flight() == 2 * int(ray.cluster_resources()["CPU"]) + placement.PENDING_TASKS

@@ -13,7 +13,7 @@ import zlib
 import polars as pl
 
 from curation.commoncrawl import Unreadable
-from curation.commoncrawl_select import FOUND, HTML, Select, by_page, by_url, found, may_hold, surt_prefixes
+from curation.commoncrawl_select import FOUND, HTML, Select, by_page, by_url, found, surt_prefixes
 
 FIELDS = ("url", "mime", "mime-detected", "status", "digest", "length", "offset", "filename", "languages")
 BLOCKS = {"file": pl.String, "offset": pl.Int64, "length": pl.Int64}
@@ -21,18 +21,17 @@ BLOCKS = {"file": pl.String, "offset": pl.Int64, "length": pl.Int64}
 
 def blocks(cluster_idx: bytes, select: Select) -> pl.DataFrame:
     """`file`, `offset` and `length` of the blocks that may hold a wanted URL, in their order. Raises Unreadable."""
-    prefixes = surt_prefixes(select)
-    lines = [line.split("\t") for line in cluster_idx.decode("utf-8", "replace").splitlines() if line]
-    if any(len(line) < 4 or not (line[2].isdigit() and line[3].isdigit()) for line in lines):
-        raise Unreadable("cluster.idx: a line is not `key, file, offset, length`")
-    keys = [line[0].partition(" ")[0] for line in lines]
-    ends = [*keys[1:], "\U0010ffff"]
-    wanted = [
-        (line[1], int(line[2]), int(line[3]))
-        for line, first, last in zip(lines, keys, ends, strict=True)
-        if may_hold(prefixes, first, last)
-    ]
-    return pl.DataFrame(wanted, schema=BLOCKS, orient="row")
+    names = ("first", *BLOCKS)
+    try:
+        table = pl.read_csv(cluster_idx, has_header=False, separator="\t", quote_char=None, infer_schema=False)
+        table = table.select(table.columns[: len(names)]).rename(dict(zip(table.columns, names, strict=False)))
+        lines = table.cast(BLOCKS)
+    except pl.exceptions.PolarsError as error:
+        raise Unreadable(f"a line is not `key, file, offset, length`: {str(error).splitlines()[0]}") from None
+    key = pl.col("first").str.extract(r"^(\S+)")
+    following = key.shift(-1).fill_null("\U0010ffff")  # a block ends where the next begins, maybe amid one key
+    wanted = [(key <= prefix + "\U0010ffff") & (following >= prefix) for prefix in surt_prefixes(select)]
+    return lines.filter(pl.any_horizontal(wanted) if wanted else pl.lit(True)).select(*BLOCKS)
 
 
 def captures(data: bytes, select: Select) -> pl.DataFrame:

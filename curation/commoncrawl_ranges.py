@@ -50,6 +50,12 @@ def sizes(planned: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def runs(offset: np.ndarray, length: np.ndarray, gap_bytes: int, max_bytes: int) -> np.ndarray:
+    """Numbers, from 0, of the runs of parts of one file (in order of their offsets) that are read together."""
+    one = np.zeros(len(offset), np.int32)
+    return _ranges(one, one, offset, length, gap_bytes, max_bytes)
+
+
 @numba.njit(cache=True)
 def _ranges(file, shard, offset, length, gap_bytes, max_range_bytes):  # noqa: PLR0917
     result = np.zeros(len(offset), np.int32)

@@ -1,5 +1,7 @@
 """crawl: read every source file into records (page bytes or document text), one part per file.
 
+Of Common Crawl (`type: commoncrawl`) one part is a shard of the plan that is made first, see crawl_plan.py.
+
 The bytes are kept, so that extraction can be run again with other settings without reading the sources a second time.
 Pages on the user's block lists are refused here, before anything is parsed.
 """
@@ -11,10 +13,10 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.shards import Batches, Shard, ledger_rows, write_shard
+from cluster.shards import Batches, Shard, done, ledger_rows, write_shard
 from curation import block, documents, warc
 from curation.schema import RAW
-from ray_jobs import files
+from ray_jobs import crawl_commoncrawl, crawl_plan, files
 from ray_jobs.errors import UserError
 from ray_jobs.locate import Keys
 from ray_jobs.parallel import map_on_ray
@@ -29,11 +31,16 @@ READERS = {
     "parquet": lambda path, source, limits: documents.read_parquet(path, **_fields(source), limits=limits),
     "hf": lambda path, source, limits: documents.read_hf(path, split=source.split, **_fields(source), limits=limits),
     "html": lambda path, source, limits: documents.read_html(path, source=source.name, limits=limits),
+    "commoncrawl": crawl_commoncrawl.read,
 }
+BROKEN = ("bad_record", "digest_mismatch", "not_found", "invalid_utf8", "invalid_json")
 
 
 def run(job: Job) -> dict:
-    groups = [(source, paths) for source in job.recipe.sources for paths in _groups(source)]
+    planned = crawl_plan.pieces(job)
+    groups = [
+        (source, inputs) for source in job.recipe.sources for inputs in planned.get(source.name) or _groups(source)
+    ]
     if not groups:
         patterns = ", ".join(source.path for source in job.recipe.sources)
         raise UserError(f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths")
@@ -41,13 +48,11 @@ def run(job: Job) -> dict:
     lists = tuple(tuple(files.named(getattr(crawl, key), f"crawl.{key}")) for key in ("block_domains", "block_urls"))
     block.load(*lists)  # a wrong entry is told before anything is read
     tasks = [
-        (job.run_uri, source, crawl, lists, paths, shard(job, f"part-{number:05d}", paths[0]))
-        for number, (source, paths) in enumerate(groups)
+        (job.run_uri, source, crawl, lists, inputs, shard(job, f"part-{number:05d}", str(inputs[0])))
+        for number, (source, inputs) in enumerate(groups)
     ]
-    result = totals(map_on_ray(job, _read, tasks, "files"))
-    bad = sum(
-        count for rule, count in result["rules"].items() if rule in ("bad_record", "invalid_utf8", "invalid_json")
-    )
+    result = totals(map_on_ray(job, _read, tasks, "parts"))
+    bad = sum(count for rule, count in result["rules"].items() if rule in BROKEN)
     if bad > job.recipe.crawl.max_bad_share * max(result["docs_in"], 1):
         raise UserError(
             f"crawl: {bad:,} of {result['docs_in']:,} records are broken, more than crawl.max_bad_share = "
@@ -58,6 +63,8 @@ def run(job: Job) -> dict:
 
 def _groups(source: Source) -> list[list[str]]:
     """Files of a source that make one part each: one by one, but saved pages by the folder."""
+    if source.type == "commoncrawl":
+        return []
     paths = files.of_source(source)
     if source.type != "html":
         return [[path] for path in paths]
@@ -83,17 +90,19 @@ def _block_lists(fingerprint: str, domain_files: tuple[str, ...], url_files: tup
     return block.load(domain_files, url_files)
 
 
-def _read(task: tuple[str, Source, Crawl, tuple, list[str], Shard]) -> dict:
-    run_uri, source, crawl, lists, paths, one = task
+def _read(task: tuple[str, Source, Crawl, tuple, list, Shard]) -> dict:
+    run_uri, source, crawl, lists, inputs, one = task
+    if marker := done(one):
+        return marker
     blocked = _block_lists(one.fingerprint, *lists) if any(lists) else None
     limits = warc.Limits(max_record_bytes=crawl.max_record_bytes, max_line_bytes=crawl.max_line_bytes)
 
     def batches() -> Batches:
         yield pa.RecordBatch.from_pylist([], RAW), ledger_rows("crawl", [])  # the schema, should the file hold nothing
         keys = Keys()
-        for path in paths:
-            for read, drops in READERS[source.type](path, source, limits):
-                kept = _stamp(_sample(read, source.share), source)
+        for each in inputs:
+            for read, drops in READERS[source.type](each, source, limits):
+                kept = _stamp(_sample(read, source), source)
                 if blocked:
                     kept, refused = block.block(kept, blocked)
                     drops = pa.concat_batches([drops, refused])
@@ -105,11 +114,11 @@ def _read(task: tuple[str, Source, Crawl, tuple, list[str], Shard]) -> dict:
     return write_shard(batches(), one)
 
 
-def _sample(batch: pa.RecordBatch, share: float) -> pa.RecordBatch:
-    """The rows whose id, a hash already, lies in the first `share` of the id space."""
-    if share >= 1.0 or not batch.num_rows:
+def _sample(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:
+    """The rows whose id, a hash already, lies in the first `share` of the id space. A crawl's share is in its plan."""
+    if source.share >= 1.0 or source.type == "commoncrawl" or not batch.num_rows:
         return batch
-    return batch.filter(pc.less(batch["doc_id"], format(int(share * 16**8), "08x")))
+    return batch.filter(pc.less(batch["doc_id"], format(int(source.share * 16**8), "08x")))
 
 
 def _stamp(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:

@@ -44,7 +44,7 @@ def named(patterns: list[str], key: str) -> list[str]:
 def listing(recipe: Recipe, key: str) -> str | None:
     """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset."""
     if key == "sources":
-        patterns = [source.path for source in recipe.sources if source.type != "hf"]
+        patterns = [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
     elif key == "dedup.indexes":
         patterns = [storage.join(uri, name) for uri in recipe.dedup.indexes for name in ("_index.json", DEDUP_INDEX)]
     elif key == "filter.word_lists":

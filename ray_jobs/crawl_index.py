@@ -1,0 +1,142 @@
+"""The tasks that make the plan of a crawl: find wanted captures in one index file; group those of some WARC files to ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.fetch import Access, Fetcher, RemoteFile
+from cluster.rate import Limiter
+from curation import commoncrawl_cdx, commoncrawl_ranges, commoncrawl_select, commoncrawl_table
+from curation.commoncrawl import Unreadable
+from curation.commoncrawl_select import FOUND, Select
+
+BUCKETS = 256
+ROW_GROUP = 16_384
+TRIES = 3  # of a file that came corrupt
+THREADS = 16  # an object store answers many small requests at once
+CDX_BYTES = 8_000_000  # of compressed blocks, read and parsed together
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How the workers reach the base: its address, and the rate limit that they share (none on a plain file system)."""
+
+    access: Access
+    limiter: Limiter | None
+
+    def fetcher(self) -> Fetcher:
+        return Fetcher(self.access, self.limiter)
+
+
+def tried(function: Callable[[], Any], path: str) -> Any:
+    """`function()`, again while what it fetches is corrupt. Raises ValueError naming the file when it stays so."""
+    for last in (*[False] * (TRIES - 1), True):
+        try:
+            return function()
+        except Unreadable as error:
+            if last:
+                raise ValueError(f"{path}: {error} ({TRIES} times)") from None
+        except ValueError as error:
+            raise type(error)(f"{path}: {error}") from None
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """One file of an index, what is wanted of it, and where its captures go."""
+
+    path: str
+    snapshot: str
+    select: Select
+    share: float
+    most: int | None  # captures, those with the smallest keys
+    target: str
+    reach: Reach
+    blocks: pl.DataFrame | None = None  # of a CDXJ file: those that may hold a wanted URL
+
+
+def cdx_blocks(fetcher: Fetcher, path: str, select: Select) -> dict[str, pl.DataFrame]:
+    """For each file of a CDXJ index, by name, its blocks that may hold a wanted URL; `path` is that of its cluster.idx."""
+    found = tried(lambda: commoncrawl_cdx.blocks(fetcher.whole(path), select), path)
+    return {key[0]: rows for key, rows in found.partition_by("file", as_dict=True).items()}
+
+
+def find(index: IndexFile) -> dict:
+    """Write the wanted captures of one index file, by bucket, file and offset. Returns `records`, their number."""
+    if storage.exists(index.target):
+        with storage.open_parquet(index.target) as parquet:
+            return {"records": parquet.metadata.num_rows}
+    captures = _columnar(index) if index.blocks is None else _cdx(index)
+    if index.share < 1.0:
+        captures = captures.filter(pl.col("key") < pl.lit(int(index.share * 2**64), pl.UInt64))
+    if index.most:
+        captures = captures.bottom_k(index.most, by="key")
+    of_file = commoncrawl_select.capture_keys(captures["file"], pl.zeros(captures.height, pl.Int64, eager=True))
+    captures = captures.with_columns(bucket=pl.Series(of_file % BUCKETS, dtype=pl.Int32)).sort(
+        "bucket", "file", "offset"
+    )
+    with storage.atomic(index.target) as local:
+        pq.write_table(captures.to_arrow(), local, compression="zstd", row_group_size=ROW_GROUP)
+    return {"records": captures.height}
+
+
+def _columnar(index: IndexFile) -> pl.DataFrame:
+    fetcher = index.reach.fetcher()
+    return tried(lambda: commoncrawl_table.captures(RemoteFile(fetcher, index.path), index.select), index.path)
+
+
+def _cdx(index: IndexFile) -> pl.DataFrame:
+    fetcher = index.reach.fetcher()
+    runs = commoncrawl_ranges.runs(index.blocks["offset"].to_numpy(), index.blocks["length"].to_numpy(), 0, CDX_BYTES)
+    parts = [pl.DataFrame(schema=FOUND)]
+    for run in index.blocks.with_columns(run=pl.Series(runs)).partition_by("run", maintain_order=True):
+        start, n_bytes = run["offset"][0], run["length"].sum()
+
+        def read(start: int = start, n_bytes: int = n_bytes) -> pl.DataFrame:
+            return commoncrawl_cdx.captures(fetcher.part(index.path, start, n_bytes), index.select)
+
+        parts.append(tried(read, index.path))
+    return pl.concat(parts)
+
+
+def smallest_keys(uris: list[str], most: int) -> int:
+    """The `most`-th smallest key of all captures in the files, or the largest there is."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        keys = [table["key"].to_numpy() for table in pool.map(lambda uri: storage.read_table(uri, ["key"]), uris)]
+    every = np.concatenate([np.zeros(0, np.uint64), *keys])
+    return int(np.partition(every, most - 1)[most - 1]) if len(every) > most else 2**64 - 1
+
+
+def group(task: tuple[list[str], int, int, int, dict, str]) -> dict:
+    """Put the captures of the buckets `first` to `end` in ranges and shards, and write them. Returns their `shards`."""
+    uris, first, end, most_key, sizes, target = task
+    if storage.exists(target):
+        planned = pl.from_arrow(storage.read_table(target))
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            parts = list(pool.map(lambda uri: _buckets(uri, first, end), uris))
+        chosen = pl.concat(parts).filter(pl.col("key") <= pl.lit(most_key, pl.UInt64))
+        planned = commoncrawl_ranges.plan(chosen.drop("bucket", "key"), **sizes)
+        with storage.atomic(target) as local:
+            pq.write_table(planned.to_arrow(), local, compression="zstd", row_group_size=ROW_GROUP)
+    return {"shards": commoncrawl_ranges.sizes(planned).drop("shard").to_dicts()}
+
+
+def _buckets(uri: str, first: int, end: int) -> pl.DataFrame:
+    """Rows of one file of captures whose bucket is in [first, end), reading only the row groups that may hold them."""
+    with storage.open_parquet(uri) as parquet:
+        column = parquet.schema_arrow.names.index("bucket")
+        bounds = [
+            parquet.metadata.row_group(i).column(column).statistics for i in range(parquet.metadata.num_row_groups)
+        ]
+        groups = [i for i, bound in enumerate(bounds) if bound.min < end and bound.max >= first]
+        rows = pl.from_arrow(parquet.read_row_groups(groups))
+    return rows.filter(pl.col("bucket").is_between(first, end, closed="left"))

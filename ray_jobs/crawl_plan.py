@@ -1,0 +1,219 @@
+"""What a crawl of Common Crawl will fetch: planned once, stored, and followed by every later start of the same crawl.
+
+    RUN/crawl/_plan/found/     wanted captures of each file of the index, sorted by WARC file
+    RUN/crawl/_plan/records/   the same with `shard` and `range`, a group of WARC files a part
+    RUN/crawl/_plan/shards.parquet   one row a shard, that is a part of the crawl, with its rows, ranges and bytes
+    RUN/crawl/_plan/plan.json        totals, written last
+
+Index files are read as Ray tasks under the same rate limit as the records. No table is ever in one memory whole: captures are
+bucketed by a hash of their WARC file, and a task puts together as many buckets as hold a million captures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import xxhash
+
+from cluster import embedded, storage
+from cluster.fetch import Access, Missing
+from cluster.rate import Rate
+from cluster.rate_actor import SharedLimiter
+from curation import commoncrawl, commoncrawl_select
+from curation.commoncrawl_select import Select
+from ray_jobs.crawl_index import BUCKETS, IndexFile, Reach, cdx_blocks, find, group, smallest_keys, tried
+from ray_jobs.errors import UserError
+from ray_jobs.parallel import map_on_ray
+from ray_jobs.run import Job
+from ray_jobs.sections import Source
+
+RECORDS_AT_ONCE = 1_000_000
+
+SHARD = {
+    "source": pl.String,
+    "snapshot": pl.String,
+    "plan": pl.String,  # the file below records/; empty for a whole file
+    "path": pl.String,  # of a whole file, below the base
+    "first_row": pl.Int64,
+    "rows": pl.Int64,
+    "ranges": pl.Int64,
+    "wanted_bytes": pl.Int64,
+    "fetch_bytes": pl.Int64,
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One shard of the plan: rows of `plan_uri`, or the whole file `path`."""
+
+    snapshot: str
+    path: str
+    plan_uri: str
+    first_row: int
+    rows: int
+    reach: Reach
+
+    def __str__(self) -> str:
+        return self.path or f"{self.plan_uri}, rows {self.first_row} to {self.first_row + self.rows}"
+
+
+def pieces(job: Job) -> dict[str, list[list[Piece]]]:
+    """For each `commoncrawl` source by name, the shards of its plan, each as the inputs of one part."""
+    sources = [source for source in job.recipe.sources if source.type == "commoncrawl"]
+    if not sources:
+        return {}
+    reach = _reach(job)
+    _make(job, sources, reach)
+    folder = storage.join(job.path(), "_plan")
+    result: dict[str, list[list[Piece]]] = {source.name: [] for source in sources}
+    for row in pl.from_arrow(storage.read_table(storage.join(folder, "shards.parquet"))).iter_rows(named=True):
+        uri = storage.join(folder, "records", row["plan"]) if row["plan"] else ""
+        piece = Piece(row["snapshot"], row["path"], uri, row["first_row"], row["rows"], reach)
+        result[row["source"]].append([piece])
+    return result
+
+
+def select_of(source: Source) -> Select:
+    wanted = source.select
+    return Select(
+        languages=commoncrawl.iso_639_3(wanted.languages),
+        unknown_language=wanted.unknown_language,
+        mimes=tuple(wanted.mimes),
+        statuses=tuple(wanted.statuses),
+        tlds=tuple(wanted.tlds),
+        domains=tuple(wanted.domains),
+        urls=tuple(wanted.urls),
+        not_urls=tuple(wanted.not_urls),
+    )
+
+
+def _reach(job: Job) -> Reach:
+    fetch = job.recipe.fetch
+    access = Access(
+        base=fetch.base.rstrip("/"),
+        timeout_seconds=fetch.timeout_seconds,
+        attempts=fetch.attempts,
+        contact=fetch.contact,
+        anonymous=fetch.anonymous,
+        region=fetch.region,
+    )
+    if storage.is_local(access.base):
+        return Reach(access, None)
+    embedded.start(job.address, job.recipe.cluster.cpus)
+    return Reach(access, SharedLimiter(Rate(fetch.requests_per_second, fetch.bytes_per_second, fetch.concurrency)))
+
+
+def _make(job: Job, sources: list[Source], reach: Reach) -> None:
+    """Write the plan, or what is still missing of it."""
+    folder = storage.join(job.path(), "_plan")
+    if storage.exists(storage.join(folder, "plan.json")):
+        return
+    shards = []
+    for number, source in enumerate(sources):
+        commoncrawl_select.check(select_of(source))
+        names = _snapshots(source)
+        rows = (
+            _records(job, source, names, reach, f"{number:02d}")
+            if source.kind == "warc"
+            else _files(source, names, reach)
+        )
+        if not rows and not source.optional:
+            raise UserError(f"sources: {source.name}: nothing in {', '.join(names)} matches `select`")
+        shards += [{"source": source.name, **row} for row in rows]
+    table = pl.DataFrame(shards, schema=SHARD, orient="row")
+    storage.write_table(storage.join(folder, "shards.parquet"), table.to_arrow())
+    totals = table.select("rows", "ranges", "wanted_bytes", "fetch_bytes").sum().row(0, named=True)
+    totals = {"records": totals.pop("rows"), **totals}
+    storage.write_json(storage.join(folder, "plan.json"), {"shards": table.height, **totals})
+
+
+def _snapshots(source: Source) -> list[str]:
+    known = commoncrawl.SNAPSHOTS
+    if source.collinfo:
+        known = commoncrawl.known_snapshots(storage.read_bytes(source.collinfo))
+    names = commoncrawl.snapshots(source.snapshots, known)
+    early = [name for name in names if name < commoncrawl.LANGUAGES_SINCE]
+    if early and source.select.languages and not source.select.unknown_language:
+        raise UserError(
+            f"sources: {source.name}: Common Crawl says the languages of pages from {commoncrawl.LANGUAGES_SINCE} on, not "
+            f"in {early[0]}; begin later, select by tlds or domains in a source of its own, or set "
+            "select.unknown_language: true to take every page of earlier snapshots"
+        )
+    return names
+
+
+def _listed(reach: Reach, snapshot: str, kind: str) -> list[str]:
+    path = commoncrawl.list_path(snapshot, kind)
+    fetcher = reach.fetcher()
+    try:
+        paths = tried(lambda: commoncrawl.listed(fetcher.whole(path), kind), path)
+    except Missing:
+        raise UserError(
+            f"fetch.base: {reach.access.base} has no {path}; is {snapshot} a snapshot that it holds?"
+        ) from None
+    if not paths:
+        raise UserError(f"fetch.base: {reach.access.base}/{path} lists nothing")
+    return paths
+
+
+def _some(paths: list[str], most: int | None, share: float) -> list[str]:
+    """The paths whose hash lies in the first `share` of the hashes, the `most` least of them, in their order."""
+    hashes = {path: xxhash.xxh3_64_intdigest(path.encode()) for path in paths}
+    chosen = sorted((path for path in paths if hashes[path] < share * 2**64), key=hashes.__getitem__)[:most]
+    return sorted(chosen)
+
+
+def _files(source: Source, names: list[str], reach: Reach) -> list[dict]:
+    """Rows of `SHARD` of whole files, one each."""
+    nothing = {"plan": "", "first_row": 0, "rows": 0, "ranges": 0, "wanted_bytes": 0, "fetch_bytes": 0}
+    return [
+        {"snapshot": snapshot, "path": path, **nothing}
+        for snapshot in names
+        for path in _some(_listed(reach, snapshot, source.kind), source.max_files, source.share)
+    ]
+
+
+def _records(job: Job, source: Source, names: list[str], reach: Reach, prefix: str) -> list[dict]:
+    """Rows of `SHARD` of selected records: find them in the index, then group them by WARC file."""
+    select, folder = select_of(source), job.path("_plan", "found")
+    tasks = []
+    for snapshot in names:
+        paths = _listed(reach, snapshot, source.index)
+        blocks = {}
+        if source.index == "cdx":
+            folder_of_cdx = paths[0].rsplit("/", 1)[0]
+            blocks = cdx_blocks(reach.fetcher(), f"{folder_of_cdx}/cluster.idx", select)
+            paths = [path for path in paths if path.rsplit("/", 1)[1] in blocks]
+        for path in _some(paths, source.max_index_files, 1.0):
+            name = path.rsplit("/", 1)[1]
+            target = storage.join(folder, f"{prefix}-{snapshot}", f"{name}.parquet")
+            most, of_file = source.max_records, blocks.get(name)
+            tasks.append(IndexFile(path, snapshot, select, source.share, most, target, reach, of_file))
+    found = {snapshot: {"uris": [], "records": 0} for snapshot in names}
+    for task, count in zip(tasks, map_on_ray(job, find, tasks, "index files"), strict=True):
+        if count["records"]:
+            found[task.snapshot]["uris"].append(task.target)
+            found[task.snapshot]["records"] += count["records"]
+    uris = [uri for entry in found.values() for uri in entry["uris"]]
+    most_key = smallest_keys(uris, source.max_records) if source.max_records else 2**64 - 1
+    return _grouped(job, found, most_key, prefix)
+
+
+def _grouped(job: Job, found: dict[str, dict], most_key: int, prefix: str) -> list[dict]:
+    fetch, tasks, snapshots = job.recipe.fetch, [], []
+    sizes = {"gap_bytes": fetch.gap_bytes, "max_range_bytes": fetch.max_range_bytes}
+    sizes["shard_bytes"] = job.recipe.crawl.shard_bytes
+    for snapshot, entry in found.items():
+        parts = min(BUCKETS, -(-entry["records"] // RECORDS_AT_ONCE))
+        for part in range(parts):
+            first, end = part * BUCKETS // parts, (part + 1) * BUCKETS // parts
+            name = f"{prefix}-{snapshot}-{part:03d}.parquet"
+            tasks.append((entry["uris"], first, end, most_key, sizes, job.path("_plan", "records", name)))
+            snapshots.append(snapshot)
+    results = map_on_ray(job, group, tasks, "groups of WARC files")
+    return [
+        {"snapshot": snapshot, "plan": task[5].rsplit("/", 1)[1], "path": "", **row}
+        for snapshot, task, result in zip(snapshots, tasks, results, strict=True)
+        for row in result["shards"]
+    ]

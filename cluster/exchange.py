@@ -108,6 +108,20 @@ def unpack(
     return function(p, *tables).cast(schema)
 
 
+def in_one_place(
+    inputs: Sequence[Input], tables: Sequence[pa.Table], function: Callable[..., pa.Table], schema: pa.Schema
+) -> pa.Table:
+    """`Engine.by_key` of one partition, here: rows that fit one partition are not worth a shuffle on a cluster."""
+    wide = wide_schema(inputs)
+    packed = []
+    for side, (one, table) in enumerate(zip(inputs, tables, strict=True)):
+        packed += map(packer(one, side, wide), table.combine_chunks().to_batches())
+    rows = pa.Table.from_batches(packed, wide)
+    if not rows.num_rows:
+        return schema.empty_table()
+    return unpack(function, rows[PARTITION][0].as_py(), rows, [one.schema for one in inputs], schema)
+
+
 def as_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """One table of batches whose types an engine may have changed (large strings, names of list items)."""
     return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)

@@ -8,11 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import embedded
-from cluster.exchange import PARTITION, Input, Progress, as_table, packer, unpack, wide_schema
+from cluster.exchange import PARTITION, Input, Progress, as_table, in_one_place, packer, unpack, wide_schema
 
 
 class Ray:
-    """On the Ray that this process is connected to (`cluster.embedded.start`)."""
+    """On the Ray that this process is connected to (`cluster.embedded.start`).
+
+    Rows are a dataset; those of a single partition are a table of this process.
+    """
 
     def __init__(self):
         import ray
@@ -40,6 +43,8 @@ class Ray:
         return source.map_batches(batches, batch_size=1, batch_format="pyarrow").materialize()
 
     def by_key(self, inputs: Sequence[Input], function: Callable[..., pa.Table], schema: pa.Schema, n: int) -> Any:
+        if n == 1:
+            return in_one_place(inputs, [self._gathered(one.data) for one in inputs], function, schema)
         wide = wide_schema(inputs)
         schemas = [one.schema for one in inputs]
 
@@ -49,7 +54,8 @@ class Ray:
             def packed(table: pa.Table) -> pa.Table:
                 return pa.Table.from_batches([pack(batch) for batch in table.combine_chunks().to_batches()], wide)
 
-            return one.data.map_batches(packed, batch_size=None, batch_format="pyarrow")
+            data = self._ray.data.from_arrow(one.data) if isinstance(one.data, pa.Table) else one.data
+            return data.map_batches(packed, batch_size=None, batch_format="pyarrow")
 
         def received(table: pa.Table) -> pa.Table:
             if not table.num_rows:
@@ -57,25 +63,28 @@ class Ray:
             table = as_table(table.to_batches(), wide)
             return unpack(function, table[PARTITION][0].as_py(), table, schemas, schema)
 
-        filled = [sent(one, side) for side, one in enumerate(inputs) if one.data.count()]
+        filled = [sent(one, side) for side, one in enumerate(inputs) if self.count(one.data)]
         if not filled:
-            return self.rows(schema.empty_table())
+            return schema.empty_table()
         first, *others = filled
-        rows = first.union(*others) if others else first
-        if n == 1:  # all rows meet: nothing to shuffle
-            return rows.repartition(1).map_batches(received, batch_size=None, batch_format="pyarrow").materialize()
-        groups = rows.groupby(PARTITION, num_partitions=n)
+        groups = (first.union(*others) if others else first).groupby(PARTITION, num_partitions=n)
         return groups.map_groups(received, batch_format="pyarrow").materialize()
 
     def rows(self, table: pa.Table) -> Any:
-        return self._ray.data.from_arrow(table)
+        return table
+
+    def _gathered(self, data: Any) -> pa.Table:
+        if isinstance(data, pa.Table):
+            return data
+        tables = [one for one in self._ray.get(data.to_arrow_refs()) if one.num_rows]
+        return pa.concat_tables(tables) if tables else pa.table({})
 
     def table(self, data: Any, schema: pa.Schema) -> pa.Table:
-        tables = self._ray.get(data.to_arrow_refs())
-        return as_table((batch for one in tables if one.num_rows for batch in one.to_batches()), schema)
+        rows = self._gathered(data)
+        return as_table(rows.to_batches(), schema) if rows.num_rows else schema.empty_table()
 
     def count(self, data: Any) -> int:
-        return data.count()
+        return data.num_rows if isinstance(data, pa.Table) else data.count()
 
     def release(self, *data: Any) -> None:
         """Blocks go when nothing refers to them any more."""

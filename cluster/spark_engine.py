@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cluster.exchange import PARTITION, Input, Progress, as_table, packer, unpack, wide_schema
+from cluster.exchange import PARTITION, Input, Progress, as_table, in_one_place, packer, unpack, wide_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -22,7 +22,7 @@ TYPES |= {"bool": "boolean"}
 
 
 class Spark:
-    """On a session of `cluster.spark`."""
+    """On a session of `cluster.spark`. Rows are a data frame; those of a single partition are a table of this process."""
 
     def __init__(self, session: SparkSession):
         self.session = session
@@ -73,7 +73,9 @@ class Spark:
 
     def by_key(
         self, inputs: Sequence[Input], function: Callable[..., pa.Table], schema: pa.Schema, n: int
-    ) -> DataFrame:
+    ) -> DataFrame | pa.Table:
+        if n == 1:
+            return in_one_place(inputs, [_gathered(one.data) for one in inputs], function, schema)
         wide = wide_schema(inputs)
         schemas = [one.schema for one in inputs]
 
@@ -84,7 +86,12 @@ class Spark:
                 for batch in batches:
                     yield pack(batch)
 
-            return one.data.mapInArrow(packed, sql(wide))
+            data = one.data
+            if isinstance(data, pa.Table):
+                if not data.num_rows:
+                    return self.session.createDataFrame([], sql(wide))
+                data = self.session.createDataFrame(data, sql(data.schema))
+            return data.mapInArrow(packed, sql(wide))
 
         def received(batches: Batches) -> Batches:
             table = as_table(batches, wide)
@@ -97,18 +104,24 @@ class Spark:
             first = first.union(other)
         return _kept(first.repartitionById(n, PARTITION).mapInArrow(received, sql(schema)))
 
-    def rows(self, table: pa.Table) -> DataFrame:
-        return self.session.createDataFrame(table, sql(table.schema))
+    def rows(self, table: pa.Table) -> pa.Table:
+        return table
 
-    def table(self, data: DataFrame, schema: pa.Schema) -> pa.Table:
-        return as_table(data.toArrow().to_batches(), schema)
+    def table(self, data: DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:
+        rows = _gathered(data)
+        return as_table(rows.to_batches(), schema) if rows.num_rows else schema.empty_table()
 
-    def count(self, data: DataFrame) -> int:
-        return data.count()
+    def count(self, data: DataFrame | pa.Table) -> int:
+        return data.num_rows if isinstance(data, pa.Table) else data.count()
 
-    def release(self, *data: DataFrame) -> None:
-        for frame in data:
-            frame.unpersist()
+    def release(self, *data: DataFrame | pa.Table) -> None:
+        for one in data:
+            if not isinstance(one, pa.Table):
+                one.unpersist()
+
+
+def _gathered(data: DataFrame | pa.Table) -> pa.Table:
+    return data if isinstance(data, pa.Table) else data.toArrow()
 
 
 def _kept(frame: DataFrame) -> DataFrame:

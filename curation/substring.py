@@ -383,21 +383,19 @@ def _trimmed(data, begin, end, first, last, classes):  # noqa: PLR0917
         kind, _ = _class(data, _before(data, i, begin), end, classes)
         for _ in range(TRIM + 1):
             if i >= last:
-                break
+                return last, last
             here, size = _class(data, i, end, classes)
             if not _joined(kind, here):
                 first = i
                 break
             kind = here
             i += size
-        if i >= last:
-            return last, last
     if last < end:
         i = last
         here, _ = _class(data, i, end, classes)
         for _ in range(TRIM + 1):
             if i <= first:
-                break
+                return first, first
             before = _before(data, i, begin)
             kind, _ = _class(data, before, end, classes)
             if not _joined(kind, here):
@@ -405,8 +403,6 @@ def _trimmed(data, begin, end, first, last, classes):  # noqa: PLR0917
                 break
             here = kind
             i = before
-        if i <= first:
-            return first, first
     return first, last
 
 

@@ -16,10 +16,10 @@ from cluster.spark_engine import Spark
 sys.path.append(str(Path(__file__).parent.parent / "curation"))
 from dedup_corpus import CONFIG, chain, corpus, document, files, run, words, write_parts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SETTINGS = dataclasses.replace(CONFIG, substring_min_chars=60, verify="text")
-SPLITS = {"one part": (1, 64_000_000), "three parts": (3, 20_000), "seven parts, shuffled": (7, 64_000_000)}
+SPLITS = {"one part": (1, 64_000_000), "three parts": (3, 30_000), "seven parts, shuffled": (7, 64_000_000)}
 
 
 @pytest.fixture(scope="module", params=["ray", "spark"])

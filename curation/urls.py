@@ -14,6 +14,8 @@ import re
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 TRACKING = re.compile(
@@ -22,6 +24,15 @@ TRACKING = re.compile(
     re.IGNORECASE,
 )
 """Names of query parameters that say who came from where, not which page."""
+
+# Most URLs need little: a plain host, a path that is its own normal form, at most one parameter. These are found by one
+# expression over the column; the letters beyond ASCII are of scripts whose URLs are written out.
+_LETTERS = r"\x{C0}-\x{24F}\x{E00}-\x{EFF}\x{1000}-\x{109F}\x{1780}-\x{17FF}\x{4E00}-\x{9FFF}"
+_HOST = r"^https?://(www\.)?[a-z0-9-]+(\.[a-z0-9-]+)*"
+_SEGMENTS = rf"(/([!$&'()*+,:=@A-Z_a-z0-9~{_LETTERS}-][!$&'()*+,:=@A-Z_a-z0-9~.{_LETTERS}-]*)?)*"
+_PLAIN = _HOST + _SEGMENTS + "$"
+_PLAIN_WITH_PARAMETER = _HOST + _SEGMENTS + r"[a-z0-9-]\?[A-Za-z0-9_]+=[A-Za-z0-9_.,:+/-]*$"
+_TRACKED = rf"(?i)\?({TRACKING.pattern})="
 
 _SESSION_IN_PATH = re.compile(r";(jsessionid|phpsessid)=[^/?;]*", re.IGNORECASE)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -51,9 +62,25 @@ def normalise(url: str) -> str:
     return f"{scheme}://{host}{path}" + ("?" + "&".join(query) if query else "")
 
 
-def url_keys(urls: list[str | None]) -> np.ndarray:
+def url_keys(urls: pa.Array | list[str | None]) -> np.ndarray:
     """64-bit key (uint64 [N], xxh3) of each normalised URL; 0 where there is no URL, which matches nothing."""
-    return np.array([_key(url) for url in urls], np.uint64)
+    try:
+        texts = urls if isinstance(urls, pa.Array) else pa.array(urls, pa.string())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return np.array([_key(url) for url in urls], np.uint64)
+    texts = pc.fill_null(texts, "")
+    plain = pc.match_substring_regex(texts, _PLAIN)
+    parameter = pc.match_substring_regex(texts, _PLAIN_WITH_PARAMETER)
+    parameter = pc.and_not(parameter, pc.match_substring_regex(texts, _TRACKED))
+    keys = np.zeros(len(texts), np.uint64)
+    for rows, normal in ((plain, pc.utf8_rtrim(texts.filter(plain), "/")), (parameter, texts.filter(parameter))):
+        normal = pc.replace_substring_regex(normal, r"^https?://(www\.)?", "http://", max_replacements=1)
+        keys[rows.to_numpy(False)] = [
+            xxhash.xxh3_64_intdigest(text) or 1 for text in normal.cast(pa.binary()).to_pylist()
+        ]
+    others = pc.invert(pc.or_(plain, parameter))
+    keys[others.to_numpy(False)] = [_key(url) for url in texts.filter(others).to_pylist()]
+    return keys
 
 
 def _key(url: str | None) -> int:

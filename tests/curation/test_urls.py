@@ -1,7 +1,11 @@
 """One key for the spellings of a URL, and different keys for different pages."""
 
+import random
+
 import numpy as np
+import pyarrow as pa
 import pytest
+import xxhash
 
 from curation.urls import normalise, url_keys
 
@@ -53,6 +57,65 @@ def test_pages_that_differ_keep_their_keys():
 def test_normalising_twice_changes_nothing():
     for url in [*DIFFERENT, *(url for same in SAME for url in same)]:
         assert normalise(normalise(url)) == normalise(url)
+
+
+def test_the_quick_way_gives_the_keys_of_the_full_one():
+    """Every spelling above, and URLs put together at random from what is plain and what is not."""
+    rng = random.Random(0)
+    hosts = [
+        "a.id",
+        "www.a.id",
+        "WWW.a.id",
+        "a.id.",
+        "www.",
+        "www.com",
+        "wwwa.id",
+        "a..id",
+        "ก.th",
+        "-a-.id",
+        "a_b.id",
+        "u@a.id",
+    ]
+    paths = [
+        "",
+        "/",
+        "//",
+        "/x",
+        "/x/",
+        "/x//y",
+        "/./x",
+        "/.x",
+        "/x.html",
+        "/..",
+        "/a/../b",
+        "/%7e",
+        "/ก/ข่าว",
+        "/x;jsessionid=1",
+    ]
+    paths += ["/汉字.html", "/a b", "/a\u3000", "/A~b", "/a'b(c)", "/x.", "/x/.", "/a\\b", "/a|b", "/\u1680"]
+    queries = [
+        "",
+        "?",
+        "?id=1",
+        "?id=1&n=2",
+        "?n=2&id=1",
+        "?utm_source=x",
+        "?FBCLID=1",
+        "?a",
+        "?a=",
+        "?a=b/",
+        "?a=%41",
+        "?sid=4",
+    ]
+    queries += ["?phpsessid=1", "?a=1#b", "#b", "?a=1?b=2", "?ก=1", "?_ga=2", "?a=b c", "?a==b", "?=a"]
+    schemes = ["http://", "https://", "HTTP://", "ftp://", "//", "", " https://", "https:/"]
+    urls = [
+        "".join(rng.choice(part) for part in (schemes[:2] * 4 + schemes, hosts, paths, queries)) for _ in range(20_000)
+    ]
+    urls += [*DIFFERENT, *(url for same in SAME for url in same), None, ""]
+    slow = [xxhash.xxh3_64_intdigest(normalise(url).encode()) if url and normalise(url) else 0 for url in urls]
+    assert url_keys(urls).tolist() == slow
+    assert url_keys(pa.array(urls)).tolist() == slow
 
 
 def test_no_url_has_no_key_and_a_broken_one_does_not_raise():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster import storage
+from cluster import gauges, storage
 from mixture import tokenizer as tokenizers
 from ray_jobs import training
 from ray_jobs.parallel import map_on_ray
@@ -45,6 +45,9 @@ def run(job: Job) -> dict:
     scores = {
         stage: {lang: entry["bits_per_byte"] for lang, entry in one["scores"].items()} for stage, one in found.items()
     }
+    for stage, languages in scores.items():
+        for lang, value in languages.items():
+            gauges.put("pinisi_bits_per_byte", value, model=stage, language=lang)
     storage.write_json(job.path("metrics.json"), {"bits_per_byte": scores, "heldout": heldout, "samples": samples})
     return {"models": len(stages), "languages": len(heldout)}
 

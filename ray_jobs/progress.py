@@ -11,7 +11,7 @@ from collections.abc import Callable
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from cluster import storage
+from cluster import gauges, storage
 
 EVERY_SECONDS = 10.0
 FILE = "_progress.json"
@@ -71,9 +71,11 @@ class Progress:
             return
         self.last = now
         self._write()
+        rate = done / (now - self.begin)
+        for name, value in (("done", done), ("total", self.total), ("rate", rate)):
+            gauges.put(f"pinisi_stage_{name}", value, stage=self.stage, unit=self.unit)
         if self.bar:
             return
-        rate = done / (now - self.begin)
         if self.total:
             left = (self.total - done) / rate
             self.say(f"{self.stage}: {done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, about {left:.0f} s left")

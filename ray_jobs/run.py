@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cluster import storage
+from cluster import gauges, storage
 from ray_jobs import files, lock
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import StageFailed, UserError
@@ -230,6 +230,7 @@ class Run:
         if not result.get("bytes"):
             manifest["bytes"] = storage.size(folder)
         storage.write_json(storage.join(folder, "_manifest.json"), manifest)
+        gauges.stage(stage.name, manifest)
         say(f"{stage.name}: done in {manifest['seconds']:.0f} s{_summary(manifest)}")
 
 

@@ -1,0 +1,74 @@
+"""Gauges of a run on Ray's metrics endpoint, from which Prometheus and Grafana read them (cluster/grafana/pinisi.json).
+
+Nothing happens in a process without Ray, and Ray is not imported for it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+GAUGES = {
+    "pinisi_stage_done": ("units of work of a stage that are done", ("stage", "unit")),
+    "pinisi_stage_total": ("units of work of a stage", ("stage", "unit")),
+    "pinisi_stage_rate": ("units of work per second since the stage began", ("stage", "unit")),
+    "pinisi_documents": ("documents of a finished stage: flow is in or out", ("stage", "flow")),
+    "pinisi_dropped": ("documents that a rule dropped", ("stage", "rule")),
+    "pinisi_tokens": ("tokens of a finished stage", ("stage", "language")),
+    "pinisi_stage_seconds": ("seconds that a finished stage took", ("stage",)),
+    "pinisi_train_step": ("updates done", ("stage",)),
+    "pinisi_train_tokens": ("tokens read by training", ("stage",)),
+    "pinisi_tokens_per_second": ("tokens per second of training, all workers", ("stage",)),
+    "pinisi_loss": ("training loss, nats per token", ("stage",)),
+    "pinisi_learning_rate": ("learning rate", ("stage",)),
+    "pinisi_gradient_norm": ("norm of the gradient before clipping", ("stage",)),
+    "pinisi_mfu": ("share of the accelerators' peak: 6 N + attention FLOPs per token", ("stage",)),
+    "pinisi_bits_per_byte": ("held-out loss of a model in a language, bits per byte", ("model", "language")),
+}
+"""Name -> (description, tags). Ray puts `ray_` before the name."""
+
+TRAINING = {
+    "step": "pinisi_train_step",
+    "tokens": "pinisi_train_tokens",
+    "tokens_per_second": "pinisi_tokens_per_second",
+    "loss": "pinisi_loss",
+    "lr": "pinisi_learning_rate",
+    "grad_norm": "pinisi_gradient_norm",
+}
+"""Key of a training record -> gauge."""
+
+_made: dict = {}
+
+
+def put(name: str, value: float, **tags: str) -> None:
+    """Set one gauge of `GAUGES`, with exactly its tags."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    description, keys = GAUGES[name]
+    assert tuple(tags) == keys, f"{name} has the tags {keys}"
+    if name not in _made:
+        from ray.util.metrics import Gauge
+
+        _made[name] = Gauge(name, description=description, tag_keys=keys)
+    _made[name].set(float(value), tags=tags)
+
+
+def training(stage: str, record: dict, mfu: float | None) -> None:
+    """The gauges of one training record (`train.loop.fit`)."""
+    for key, name in TRAINING.items():
+        if key in record:
+            put(name, record[key], stage=stage)
+    if mfu is not None:
+        put("pinisi_mfu", mfu, stage=stage)
+
+
+def stage(name: str, manifest: dict) -> None:
+    """The gauges of a stage that has ended, from its manifest."""
+    put("pinisi_stage_seconds", manifest["seconds"], stage=name)
+    for flow in ("in", "out"):
+        if f"docs_{flow}" in manifest:
+            put("pinisi_documents", manifest[f"docs_{flow}"], stage=name, flow=flow)
+    for rule, count in manifest.get("rules", {}).items():
+        put("pinisi_dropped", count, stage=name, rule=rule)
+    for language, count in manifest.get("tokens_per_lang", {}).items():
+        put("pinisi_tokens", count, stage=name, language=language)

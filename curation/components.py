@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.exchange import Engine, Input, place
-from curation.units import mix
+from curation.units import PRIME
 
 EDGES = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 BUCKET_BITS = 7  # tables of so many buckets of ids stay in the cache of a core
+TOP, MIDDLE = np.uint64(64 - BUCKET_BITS), np.uint64(20)  # bits of the hash that say the bucket, and the slot
 DENSE = 8  # ids in a range of so many times the number of edges are their own index
 
 
@@ -57,6 +58,12 @@ def star_pairs(keys: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return _stars(dense, ids, n)
 
 
+@numba.njit
+def _hash(one):
+    one = np.uint64(one)
+    return (one ^ (one >> np.uint64(32))) * PRIME
+
+
 @numba.njit(cache=True)
 def _number(ids, dense, known):
     """Number the distinct ids: dense[i] is the number of ids[i], known[number] the id. Returns how many there are.
@@ -65,17 +72,16 @@ def _number(ids, dense, known):
     """
     n = len(ids)
     buckets = 1 << BUCKET_BITS
-    last = np.uint64(buckets - 1)
     starts = np.zeros(buckets + 1, np.int64)
     for i in range(n):
-        starts[(mix(np.uint64(ids[i])) & last) + np.uint64(1)] += 1
+        starts[(_hash(ids[i]) >> TOP) + np.uint64(1)] += 1
     most = starts.max()
     for p in range(buckets):
         starts[p + 1] += starts[p]
     fill = starts.copy()
     split, origin = np.empty(n, np.int64), np.empty(n, dense.dtype)
     for i in range(n):
-        p = mix(np.uint64(ids[i])) & last
+        p = _hash(ids[i]) >> TOP
         split[fill[p]], origin[fill[p]] = ids[i], i
         fill[p] += 1
     size = 16
@@ -90,7 +96,7 @@ def _number(ids, dense, known):
         slot_number[:size] = -1
         mask = np.uint64(size - 1)
         for i in range(starts[p], starts[p + 1]):
-            slot = (mix(np.uint64(split[i])) >> np.uint64(BUCKET_BITS)) & mask
+            slot = (_hash(split[i]) >> MIDDLE) & mask
             while slot_number[slot] >= 0 and slot_id[slot] != split[i]:
                 slot = (slot + np.uint64(1)) & mask
             if slot_number[slot] < 0:

@@ -44,7 +44,7 @@ def _captures(parquet: pq.ParquetFile, select: Select) -> pl.DataFrame:
     parts = [pl.DataFrame(schema=FOUND)]
     for group in _groups(parquet, select):
         pages = pl.from_arrow(parquet.read_row_group(group, columns=[n for n in PAGE_COLUMNS if n in names]))
-        rows = pages.select(_pages(pages.columns)).select(by_page(select).arg_true()).to_series()
+        rows = pages.select(_pages(pages.columns)).with_row_index("row").filter(by_page(select))["row"]
         if not rows.len():
             continue
         places = pl.from_arrow(parquet.read_row_group(group, columns=list(PLACE_COLUMNS)))[rows].select(

@@ -9,6 +9,7 @@ A node costs from its request until it has idled out.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ START_SPREAD = (0.8, 1.5)  # a start takes so many times `start_seconds`, unifor
 class Phase:
     """`node_seconds` of work on up to `nodes` nodes of `group`; what a lost node loses is up to `redo_seconds` of work.
 
-    `least_seconds` bounds the phase from below whatever the nodes do (a rate limit of someone else's server)."""
+    `limit` is how many nodes' worth of work can be done at once, however many there are: someone else's server may not be
+    asked faster."""
 
     name: str
     group: Group
@@ -30,7 +32,7 @@ class Phase:
     node_seconds: float
     redo_seconds: float
     gang: bool = False
-    least_seconds: float = 0.0
+    limit: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,17 @@ def _phase(phase: Phase, begin: float, chance: random.Random) -> Span:
     def speed() -> float:
         if phase.gang:
             return float(phase.nodes) if len(up) == phase.nodes else 0.0
-        return float(len(up))
+        return min(float(len(up)), phase.limit)
 
     for _ in range(phase.nodes):
         request(begin)
     for _ in range(MAX_EVENTS):
-        at, node, kind = events[0] if events else (float("inf"), 0, "none")
-        done = now + work / speed() if speed() else float("inf")
+        at, node, kind = events[0] if events else (math.inf, 0, "none")
+        done = now + work / speed() if speed() else math.inf
         if done <= at:
-            end = max(done, begin + phase.least_seconds)
             # nodes that still start are counted too; all of them go when they have been idle
-            paid += sum(end - since + group.idle_seconds for since in requested.values())
-            return Span(phase.name, begin, end, phase.nodes, paid, lost)
+            paid += sum(done - since + group.idle_seconds for since in requested.values())
+            return Span(phase.name, begin, done, phase.nodes, paid, lost)
         heapq.heappop(events)
         work -= speed() * (at - now)
         now = at

@@ -123,6 +123,7 @@ class Cluster(Section):
     azure: Azure | None = None
     kubernetes: Kubernetes | None = None
     prices: Prices = Prices()
+    assume: dict[str, float] = {}  # numbers of `pinisi plan` that replace its own, by their name there
 
     @model_validator(mode="after")
     def _groups(self) -> Cluster:

@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         made = train.add_parser(what, help=text, description=text)
         module.add_arguments(made)
         made.set_defaults(command=module.main)
+    plan = command("plan", _plan, "what a recipe will take on a cluster: time, nodes, money, memory, and why")
+    plan.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    plan.add_argument("--cluster", required=True, metavar="CLUSTER", help="a cluster.yaml with prices")
+    plan.add_argument("--from-run", metavar="RUN", help="take rates from this finished run")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
+    plan.add_argument("--json", action="store_true", help="print JSON for a program")
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
     for sub in (status, explain, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON for a program")
@@ -175,6 +181,21 @@ def _render(options: argparse.Namespace) -> None:
         raise UserError(str(error)) from None
     for path in paths:
         print(path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from cluster import spec
+    from ray_jobs import plan
+    from ray_jobs import recipe as recipes
+    from ray_jobs.run import open_run
+
+    recipe = recipes.load(options.recipe, options.set)
+    measured = open_run(options.from_run) if options.from_run else None
+    try:
+        made = plan.make(recipe, spec.load(options.cluster), measured)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    print(json.dumps(plan.as_json(made), indent=1)) if options.json else plan.show(made)
 
 
 def _doctor(options: argparse.Namespace) -> int:

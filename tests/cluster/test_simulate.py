@@ -50,9 +50,10 @@ def test_a_gang_waits_for_all_and_returns_to_its_checkpoint():
     assert statistics.mean(gang) > 1.1 * statistics.mean(free)
 
 
-def test_a_rate_limit_bounds_from_below():
-    (span,) = simulate([Phase("crawl", group(), 10, 1000.0, 60.0, least_seconds=5000.0)], seed=0)
-    assert span.end == 5000.0
+def test_a_rate_limit_bounds_the_speed():
+    (span,) = simulate([Phase("crawl", group(), 10, 10_000.0, 60.0, limit=2.0)], seed=0)
+    assert span.end == pytest.approx(5000, abs=2)
+    assert span.paid_node_seconds == pytest.approx(10 * span.end, rel=0.01)  # the nodes wait, and cost
 
 
 def test_hopeless_losses_are_an_error(monkeypatch):

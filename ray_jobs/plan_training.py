@@ -1,0 +1,175 @@
+"""GPU time and memory of a recipe's training stages, from the models' shapes.
+
+GPU-seconds = tokens x FLOPs per token (train/flops.py) / (peak x MFU). Memory per GPU = weights, gradients and Adam's two
+moments in fp32 (16 bytes a parameter, what train/loop.py keeps), divided by the workers under `parallel: fsdp`, plus the
+activations of one micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.spec import Group
+from ray_jobs.plan_rates import Number
+from ray_jobs.sections import Recipe, Train
+from train import flops
+
+STATE_BYTES = 16
+USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's and fragments
+HEAD_BYTES = 2 << 30  # chunks of logits and their gradient
+
+QWEN = {
+    "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 4864, True),
+    "Qwen/Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, True),
+    "Qwen/Qwen2.5-3B": (2048, 36, 16, 2, 11008, True),
+    "Qwen/Qwen2.5-7B": (3584, 28, 28, 4, 18944, False),
+    "Qwen/Qwen2.5-14B": (5120, 48, 40, 8, 13824, False),
+}
+"""Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied."""
+FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "tie_word_embeddings",
+)
+QWEN_VOCABULARY = 152_064
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training stage: tokens that are read, forward and backward unless `source` says otherwise, and what it takes."""
+
+    name: str
+    tokens: float
+    gpu_seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """The expanded model."""
+
+    shape: Mapping
+    vocab_size: int
+    parameters: int
+    flops_per_token: float
+
+
+def model(recipe: Recipe) -> tuple[Model, Model]:
+    """The base and the expanded model. Raises ValueError for a base whose shape is not known here."""
+    train = _train(recipe)
+    base = train.base
+    if base.shape is not None:
+        shape, vocabulary = base.shape.model_dump(), recipe.tokenize.vocab_size
+    elif base.model in QWEN:
+        shape, vocabulary = dict(zip(FIELDS, QWEN[base.model], strict=True)), QWEN_VOCABULARY
+    else:
+        shape, vocabulary = _config(str(base.model))
+    grown = {**shape, "num_hidden_layers": shape["num_hidden_layers"] + train.expand.new_layers}
+    if train.expand.untie_embeddings:
+        grown["tie_word_embeddings"] = False
+    return _model(shape, vocabulary, train), _model(grown, train.expand.vocab_size or vocabulary, train)
+
+
+def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
+    """The training stages on GPUs of `group`."""
+    train = _train(recipe)
+    base, grown = model(recipe)
+    speed = group.gpu_tflops * 1e12 * n["mfu"].value
+    mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
+
+    def step(name: str, tokens: float, source: str, of: Model = grown, times: float = 1.0) -> Step:
+        cost = f"{of.flops_per_token / 1e9:,.1f} GFLOP a token"
+        return Step(name, tokens, times * tokens * of.flops_per_token / speed, f"{source}; {cost}; {mfu}")
+
+    steps = []
+    if train.base.shape is not None:
+        steps.append(step("base", train.base.tokens, "train.base.tokens", base))
+    for name, stage in (("stage1", train.pretrain.stage1), ("stage2", train.pretrain.stage2)):
+        steps.append(step(f"pretrain/{name}", stage.tokens, f"train.pretrain.{name}.tokens"))
+        if train.pretrain.control:
+            steps.append(step(f"control/{name}", stage.tokens, f"train.pretrain.{name}.tokens", base))
+    chat = n["chat_tokens"].value
+    if train.sft:
+        for name, stage in (("stage1", train.sft.stage1), ("stage2", train.sft.stage2)):
+            rows = min(n[f"chat_rows_{name}"].value, train.sft.max_rows or float("inf"))
+            tokens = rows * chat * stage.epochs
+            steps.append(step(f"sft/{name}", tokens, f"{rows:,.0f} rows x {chat:.0f} tokens x {stage.epochs} epochs"))
+    if train.dpo:
+        rows = min(n["preference_rows"].value, train.dpo.max_rows or float("inf"))
+        # two answers a pair; the reference model's forward pass is a third of a training step
+        steps.append(step("dpo", 2 * rows * chat, f"{rows:,.0f} pairs, policy and reference", times=2 * (1 + 1 / 3)))
+    return steps
+
+
+def check_memory(recipe: Recipe, n: Mapping[str, Number], group: Group) -> tuple[float, str]:
+    """GB that one GPU needs, and how that is made up. Raises ValueError naming the key when it does not fit."""
+    train = _train(recipe)
+    _, grown = model(recipe)
+    workers = train.workers
+    if workers > group.max_nodes * group.gpus:
+        raise ValueError(
+            f"train.workers: {workers} workers need a GPU each, but groups ({group.name}) has at most "
+            f"{group.max_nodes} nodes of {group.gpus}; lower train.workers or raise max_nodes"
+        )
+    room = group.gpu_memory_gb * USABLE
+    state = grown.parameters * STATE_BYTES / 1e9 / (workers if train.parallel == "fsdp" else 1)
+    rows = train.pretrain.micro_rows
+    per_row = (
+        train.context
+        * grown.shape["num_hidden_layers"]
+        * grown.shape["hidden_size"]
+        * n["activation_bytes"].value
+        / 1e9
+    )
+    head = HEAD_BYTES / 1e9
+    made = f"{state:,.0f} GB weights, gradients, Adam ({train.parallel}, {workers} workers) + {rows} rows of {per_row:,.1f} GB"
+    if state + per_row + head > room:
+        if train.parallel == "replicate":
+            raise ValueError(
+                f"train.parallel: every GPU holds all {state:,.0f} GB of weights, gradients and Adam's moments, but "
+                f"{group.name} has {room:,.0f} GB to use; set train.parallel: fsdp"
+            )
+        raise ValueError(
+            f"train.workers: {state:,.0f} GB of state on each of {workers} GPUs and {per_row:,.1f} GB for one row do not fit "
+            f"into {room:,.0f} GB; set train.workers to at least {_least_workers(grown, room - per_row - head)}"
+            if room > per_row + head
+            else f"train.context: one row of {train.context} tokens needs {per_row:,.0f} GB of activations, {group.name} has "
+            f"{room:,.0f} GB; lower train.context or take larger GPUs"
+        )
+    if state + rows * per_row + head > room:
+        fit = int((room - state - head) / per_row)
+        raise ValueError(
+            f"train.pretrain.micro_rows: {rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state do not fit into the "
+            f"{room:,.0f} GB of a GPU of {group.name}; set it to {fit} or less"
+        )
+    return state + rows * per_row + head, made
+
+
+def _least_workers(grown: Model, room_gb: float) -> int:
+    return -int(-(grown.parameters * STATE_BYTES / 1e9) // room_gb)
+
+
+def _train(recipe: Recipe) -> Train:
+    assert recipe.train is not None
+    return recipe.train
+
+
+def _model(shape: Mapping, vocabulary: int, train: Train) -> Model:
+    return Model(
+        shape, vocabulary, flops.parameters(shape, vocabulary), flops.per_token(shape, vocabulary, train.context)
+    )
+
+
+def _config(name: str) -> tuple[dict, int]:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+    except (OSError, ValueError):
+        known = ", ".join(QWEN)
+        raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}") from None
+    return {field: config[field] for field in FIELDS}, config["vocab_size"]

@@ -1,0 +1,193 @@
+"""The plan: numbers by hand, a source for each, refusals that name the key."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster import spec
+from ray_jobs import cli, plan, plan_corpus, plan_rates, plan_training
+from ray_jobs import recipe as recipes
+
+CLUSTER = Path(spec.__file__).parent / "cluster.yaml"
+GB = 1e9
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return spec.load(str(CLUSTER))
+
+
+def value(made, part, what):
+    (found,) = [row.value for row in made.rows if (row.part, row.what) == (part, what)]
+    return found
+
+
+def test_sailor2_1b_by_hand(cluster):
+    """Every line of this test can be followed with a pocket calculator from the paper's tables and cluster.yaml."""
+    made = plan.make(recipes.load("sailor2-1b"), cluster)
+    tokens = sum(plan_rates.SEA_TOKENS.values())
+    assert value(made, "corpus", "tokens after deduplication") == pytest.approx(tokens)  # 96 snapshots of 96
+    text = tokens * 4.0
+    extracted = text / (0.5 * 0.89 * 0.95) / 0.69
+    pages = extracted / 4000 / 0.85 / 0.97
+    assert value(made, "crawl", "documents in") == pytest.approx(pages)
+    assert value(made, "crawl", "bytes in") == pytest.approx(pages * 30e3)
+    assert value(made, "crawl", "least time") == pytest.approx(pages / 1.5 / 2000 / 86400)  # requests are the limit
+    assert value(made, "tokenize", "core-hours") == pytest.approx(tokens / 1e6 / 0.6 / 3600)
+    assert value(made, "model", "parameters") == pytest.approx(0.988e9, rel=1e-3)
+    assert value(made, "model", "parameters before expansion") == pytest.approx(0.494e9, rel=1e-3)
+    gpu_hours = 450e9 * 7.2247e9 / (989e12 * 0.4) / 3600
+    assert value(made, "pretrain/stage1", "GPU-hours") == pytest.approx(gpu_hours, rel=1e-3)
+    days = value(made, "time", "wall time, mean")
+    training = gpu_hours * (1 + 60 / 450) / 16 / 24
+    assert days > value(made, "crawl", "least time") + training
+    assert value(made, "time", "wall time, 90th percentile") >= days
+    money = [
+        value(made, "money", what) for what in ("CPU nodes, mean", "GPU nodes, mean", "head", "storage", "traffic")
+    ]
+    assert value(made, "money", "total, mean") == pytest.approx(sum(money))
+    assert money[1] >= gpu_hours * (1 + 60 / 450) / 8 * 32.0
+    assert all(row.source for row in made.rows)
+
+
+@pytest.mark.parametrize(("recipe", "billions"), [("sailor2-8b", 8.547), ("sailor2-20b", 19.173)])
+def test_larger_models_have_the_papers_sizes(cluster, recipe, billions):
+    made = plan.make(recipes.load(recipe), cluster)
+    assert value(made, "model", "parameters") / 1e9 == pytest.approx(billions, abs=1e-3)
+    assert value(made, "model", "memory of a GPU") < 0.92 * 141 * GB
+
+
+def test_parameters_are_those_of_transformers():
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    from train import flops
+
+    shape = dict(zip(plan_training.FIELDS, (64, 3, 4, 2, 96, False), strict=True))
+    for tied in (True, False):
+        shape["tie_word_embeddings"] = tied
+        model = AutoModelForCausalLM.from_config(Qwen2Config(vocab_size=300, **shape))
+        assert flops.parameters(shape, 300) == sum(p.numel() for p in model.parameters())
+
+
+def test_half_the_snapshots_are_half_the_tokens(cluster):
+    changes = [f"sources.{i}.snapshots=[{name}]" for i, name in ((0, "CC-MAIN-2024-18"), (1, "CC-MAIN-2013-20"))]
+    made = plan.make(recipes.load("sailor2-1b", changes), cluster)
+    assert value(made, "corpus", "tokens after deduplication") == pytest.approx(
+        sum(plan_rates.SEA_TOKENS.values()) / 48
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (
+            ["train.parallel=replicate", "train.base.model=Qwen/Qwen2.5-14B", "train.expand.new_layers=16"],
+            "train.parallel",
+        ),
+        (["train.workers=65"], "train.workers: 65 workers need a GPU each"),
+        (["train.pretrain.micro_rows=64"], "train.pretrain.micro_rows"),
+        (["train.context=131072"], "train.context"),
+        (["train.workers=2", "train.base.model=Qwen/Qwen2.5-14B", "train.expand.new_layers=16"], "train.workers"),
+        (["dedup.max_driver_edges=2000000000"], "dedup.max_driver_edges"),
+    ],
+)
+def test_what_cannot_fit_is_refused(cluster, changes, key):
+    with pytest.raises(ValueError, match="fit|need|lower|every GPU") as error:
+        plan.make(recipes.load("sailor2-1b", changes), cluster)
+    assert str(error.value).startswith(key)
+    assert "\n" not in str(error.value)
+
+
+def test_the_refusal_says_what_would_fit(cluster):
+    with pytest.raises(ValueError, match="set it to 14 or less"):
+        plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=64"]), cluster)
+    plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=13"]), cluster)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("memory_gb: 128", "memory_gb: 32", "groups (curate).memory_gb"),
+        ("disk_gb: 1000                 # shuffle and spill", "disk_gb: 20", "groups (curate).disk_gb"),
+        ("price_per_hour: 0.60", "start_seconds: 100", "groups (curate).price_per_hour"),
+        ("gpu_tflops: 989", "idle_seconds: 500", "groups (train): a plan of training needs gpu_tflops"),
+        ("prices:", "assume: {moon: 3}\nprices:", "assume.moon: no such number"),
+    ],
+)
+def test_the_command_exits_2_with_one_sentence(tmp_path, capsys, old, new, key):
+    path = tmp_path / "cluster.yaml"
+    text = CLUSTER.read_text()
+    assert old in text
+    path.write_text(
+        text.replace("    start_seconds: 180\n", "").replace("    idle_seconds: 600\n", "").replace(old, new)
+    )
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["plan", "sailor2-1b", "--cluster", str(path)])
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert err.startswith(f"pinisi: {key}")
+    assert err.count("\n") == 1
+
+
+def test_numbers_can_be_assumed(cluster):
+    faster = plan.make(recipes.load("sailor2-1b"), cluster.model_copy(update={"assume": {"mfu": 0.8}}))
+    slower = plan.make(recipes.load("sailor2-1b"), cluster)
+    ratio = value(slower, "pretrain/stage1", "GPU-hours") / value(faster, "pretrain/stage1", "GPU-hours")
+    assert ratio == pytest.approx(2.0)
+    assert [row.source for row in faster.rows if row.what == "mfu"] == ["cluster file, assume.mfu"]
+
+
+def test_spot_gpus_take_longer(cluster):
+    def days(losses):
+        groups = [g.model_copy(update={"spot": True, "spot_losses_per_hour": losses}) for g in cluster.groups]
+        made = plan.make(recipes.load("sailor2-1b"), cluster.model_copy(update={"groups": groups}))
+        return value(made, "time", "wall time, mean"), value(made, "time", "wall time, 90th percentile")
+
+    (calm, calm_90), (rough, rough_90) = days(0.0), days(0.2)
+    assert rough > calm + 1
+    assert rough_90 > rough
+    assert calm_90 < calm + 0.1
+
+
+def test_rates_come_from_a_finished_run(tmp_path):
+    from ray_jobs.run import Run
+
+    run = Run(str(tmp_path), recipes.load("demo", ["cluster.cpus=4"]))
+    for stage, manifest in {
+        "extract": {"docs_in": 8000, "docs_out": 6000, "seconds": 10.0},
+        "tokenize": {"docs_in": 100, "bytes": 300_000, "tokens": 60_000, "seconds": 5.0},
+    }.items():
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "_manifest.json").write_text(json.dumps({"stage": stage, **manifest}))
+    found = plan_rates.numbers("cascade", {}, run)
+    assert (found["extract"].value, found["extract_kept"].value) == (200.0, 0.75)
+    assert (found["tokenize_rate"].value, found["bytes_per_token"].value) == (3000.0, 5.0)
+    assert found["bytes_per_document"].value == 3000.0
+    assert "run demo on 4 CPUs: extract/_manifest.json" in found["extract"].source
+    assert found["signals_rate"].source.startswith("measured: ")
+
+
+def test_files_are_counted(tmp_path, cluster):
+    (tmp_path / "pages.warc.gz").write_bytes(b"x" * 3_000_000)
+    sources = f"sources=[{{name: w, type: warc, path: '{tmp_path}/*.gz'}}]"
+    made = plan.make(recipes.load("sailor2-1b", [sources, "quality.positives=[]", "quality.negatives=[]"]), cluster)
+    assert value(made, "crawl", "bytes in") == pytest.approx(3_000_000 * 0.97 * 0.85 / (0.97 * 0.85))
+    with pytest.raises(ValueError, match="sources: no file is there"):
+        plan_corpus.plan(
+            recipes.load(
+                "demo",
+                ["sources=[{name: w, type: warc, path: /no/*.gz}]", "quality.positives=[]", "quality.negatives=[]"],
+            ),
+            plan_rates.numbers("cascade", {}),
+        )
+
+
+def test_json_has_every_number_and_the_nodes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "sailor2-1b", "--cluster", str(CLUSTER), "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert {"part", "what", "value", "unit", "source"} == set(made["numbers"][0])
+    assert [row["stage"] for row in made["nodes"]][0] == "crawl"
+    ends = [row["end_seconds"] for row in made["nodes"]]
+    assert ends == sorted(ends)

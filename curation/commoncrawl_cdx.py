@@ -28,7 +28,7 @@ def blocks(cluster_idx: bytes, select: Select) -> pl.DataFrame:
         lines = table.cast(BLOCKS)
     except pl.exceptions.PolarsError as error:
         raise Unreadable(f"a line is not `key, file, offset, length`: {str(error).splitlines()[0]}") from None
-    key = pl.col("first").str.extract(r"^(\S+)")
+    key = pl.col("first").str.extract(r"^(.*?)(?: \d+)?$")
     following = key.shift(-1).fill_null("\U0010ffff")  # a block ends where the next begins, maybe amid one key
     wanted = [(key <= prefix + "\U0010ffff") & (following >= prefix) for prefix in surt_prefixes(select)]
     return lines.filter(pl.any_horizontal(wanted) if wanted else pl.lit(True)).select(*BLOCKS)
@@ -45,7 +45,7 @@ def captures(data: bytes, select: Select) -> pl.DataFrame:
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(f"a block of the CDXJ index is not gzip: {error}") from None
     lines = pl.Series("line", text.decode("utf-8", "replace").splitlines(), dtype=pl.String)
-    rows = _parsed(lines.str.extract(r"^\S+ \d+ (\{.*\})\s*$").drop_nulls())
+    rows = _parsed(lines.str.extract(r" \d{4,14} (\{.*\})\s*$").drop_nulls())
     pages = rows.with_columns(
         pl.coalesce("mime-detected", "mime").alias("mime"),
         pl.col("status").cast(pl.Int64, strict=False),

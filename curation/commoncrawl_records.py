@@ -107,10 +107,12 @@ def _fits(block: bytes, digest: str) -> bool:
     )
 
 
-def broken_at(path: str, block_bytes: int = 1 << 20) -> tuple[int, int] | None:
-    """Where the first gzip member that does not unpack begins, and about where it breaks; None when the file is whole."""
+def broken_at(path: str, begin: int = 0, block_bytes: int = 1 << 20) -> tuple[int, int] | None:
+    """Where the first gzip member from byte `begin` on that does not unpack begins, and about where it breaks; None when
+    there is none."""
     with open(path, "rb") as file:
-        start = position = 0
+        file.seek(begin)
+        start = position = begin
         unpacker = zlib.decompressobj(wbits=31)
         while data := file.read(block_bytes):
             while data:

@@ -110,18 +110,18 @@ def _whole(fetcher: Fetcher, path: str, select: Select, columns: dict, limits: L
 
 def _mended(fetcher: Fetcher, path: str, copy: str) -> None:
     """Fetch again what does not unpack, until it does or comes again the same: then the archive itself is broken there."""
-    for _ in range(commoncrawl_records.TRIES):
-        broken = commoncrawl_records.broken_at(copy)
-        if broken is None:
-            return
+    tries, last = 0, 0
+    while broken := commoncrawl_records.broken_at(copy, last):
         start, end = broken
+        tries = tries + 1 if start == last else 1
+        last = start
         second = fetcher.some(path, start, end - start)
         with open(copy, "r+b") as file:
             file.seek(start)
             same = file.read(len(second)) == second
             file.seek(start)
             file.write(second)
-        if same:
+        if same or tries == commoncrawl_records.TRIES:
             return
 
 

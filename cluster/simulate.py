@@ -94,8 +94,9 @@ def _phase(phase: Phase, begin: float, chance: random.Random) -> Span:
             if loss_rate:
                 heapq.heappush(events, (now + chance.expovariate(loss_rate), node, "loss"))
         else:
-            redo = chance.uniform(0.0, phase.redo_seconds)
-            work = min(phase.node_seconds, work + redo * (phase.nodes if phase.gang else 1))
+            # what was in flight: the whole gang's work since its checkpoint, or one node's share of the speed
+            share = phase.nodes if phase.gang else speed() / len(up)
+            work = min(phase.node_seconds, work + chance.uniform(0.0, phase.redo_seconds) * share)
             up.discard(node)
             paid += now - requested.pop(node)
             lost += 1

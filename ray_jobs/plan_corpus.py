@@ -7,6 +7,7 @@ snapshots, in proportion to the snapshots asked for. Files are counted by their 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -137,7 +138,8 @@ def _tokens(recipe: Recipe, n: Mapping[str, Number]) -> tuple[float, str]:
             why.append("cut by sources.max_records")
     size = sum(_bytes(source) * source.share for source in recipe.sources if source.type not in ("commoncrawl", "hf"))
     if size:
-        after = n["url_kept"].value * n["near_kept"].value * n["lines_kept"].value * n["rules_kept"].value
+        funnel = ("extract_kept", "language_gate", "rules_kept", "url_kept", "near_kept", "lines_kept")
+        after = math.prod(n[name].value for name in funnel)
         text = size / n["bytes_per_page"].value * n["bytes_per_document"].value
         tokens += text * after / n["bytes_per_token"].value
         why.append(f"{size / 1e9:,.1f} GB of files counted")

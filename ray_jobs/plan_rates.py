@@ -26,7 +26,6 @@ class Number:
 
 
 ASSUMED = {
-    "pages_per_snapshot": Number(2.9e9, "pages", "assumed: Common Crawl's own statistics, 2.5 to 3.4 billion"),
     "bytes_per_page": Number(30e3, "B", "assumed: 90 TB of WARC over 2.9 billion pages"),
     "html_ratio": Number(4.5, "", "assumed: gzip of a WARC record"),
     "language_gate": Number(0.85, "kept", "assumed: pages whose index language ours confirms"),

@@ -93,14 +93,14 @@ def test_half_the_snapshots_are_half_the_tokens(cluster):
     ],
 )
 def test_what_cannot_fit_is_refused(cluster, changes, key):
-    with pytest.raises(ValueError, match="fit|need|lower|every GPU") as error:
+    with pytest.raises(ValueError, match=r"^(train|dedup)\.") as error:
         plan.make(recipes.load("sailor2-1b", changes), cluster)
     assert str(error.value).startswith(key)
     assert "\n" not in str(error.value)
 
 
 def test_the_refusal_says_what_would_fit(cluster):
-    with pytest.raises(ValueError, match="set it to 14 or less"):
+    with pytest.raises(ValueError, match="set it to 13 or less"):
         plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=64"]), cluster)
     plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=13"]), cluster)
 
@@ -172,7 +172,7 @@ def test_files_are_counted(tmp_path, cluster):
     (tmp_path / "pages.warc.gz").write_bytes(b"x" * 3_000_000)
     sources = f"sources=[{{name: w, type: warc, path: '{tmp_path}/*.gz'}}]"
     made = plan.make(recipes.load("sailor2-1b", [sources, "quality.positives=[]", "quality.negatives=[]"]), cluster)
-    assert value(made, "crawl", "bytes in") == pytest.approx(3_000_000 * 0.97 * 0.85 / (0.97 * 0.85))
+    assert value(made, "crawl", "bytes in") == pytest.approx(3_000_000)
     with pytest.raises(ValueError, match="sources: no file is there"):
         plan_corpus.plan(
             recipes.load(
@@ -188,6 +188,6 @@ def test_json_has_every_number_and_the_nodes(capsys):
         cli.main(["plan", "sailor2-1b", "--cluster", str(CLUSTER), "--json"])
     made = json.loads(capsys.readouterr().out)
     assert {"part", "what", "value", "unit", "source"} == set(made["numbers"][0])
-    assert [row["stage"] for row in made["nodes"]][0] == "crawl"
+    assert next(row["stage"] for row in made["nodes"]) == "crawl"
     ends = [row["end_seconds"] for row in made["nodes"]]
     assert ends == sorted(ends)

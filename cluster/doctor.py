@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster import kenlm
+from cluster import kenlm, traps
+from cluster.traps import result as _check
 
 PACKAGES = (
     "ray",
@@ -29,8 +30,10 @@ MIN_FREE_GB = 8
 MIN_MEMORY_GB = 6
 
 
-def checks() -> list[dict]:
-    """One dict per check: `name`, `state` (ok, missing, or optional = absent but not needed), `found`, `fix` (a command)."""
+def checks(storage_uri: str | None = None) -> list[dict]:
+    """One dict per check: `name`, `state` (ok, missing, or optional = absent but not needed), `found`, `fix` (a command).
+
+    `storage_uri` is where runs shall lie, if that shall be tried."""
     return [
         _python(),
         _java(),
@@ -43,13 +46,8 @@ def checks() -> list[dict]:
         _disk(),
         _gpu(),
         _sample(),
-        _ray_auth(),
+        *traps.checks(storage_uri),
     ]
-
-
-def _check(name: str, good: bool, found: str, fix: str = "", optional: bool = False) -> dict:
-    state = "ok" if good else "optional" if optional else "missing"
-    return {"name": name, "state": state, "found": found, "fix": "" if good else fix}
 
 
 def _python() -> dict:
@@ -136,14 +134,6 @@ def _sample() -> dict:
     good = bool(folder) and Path(folder).is_dir()
     found = folder if good else "not set (the demo reads sample/)" if not folder else f"{folder} is not a folder"
     return _check("PINISI_SAMPLE_DIR", good, found, "export PINISI_SAMPLE_DIR=/path/to/data", optional=not folder)
-
-
-def _ray_auth() -> dict:
-    mode = os.environ.get("RAY_AUTH_MODE")
-    found = mode or "not set (an embedded Ray listens on loopback only)"
-    return _check(
-        "RAY_AUTH_MODE", mode == "token", found, "export RAY_AUTH_MODE=token   (on a shared cluster)", optional=True
-    )
 
 
 def show(results: list[dict]) -> None:

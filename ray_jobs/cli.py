@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
     plan.add_argument("--json", action="store_true", help="print JSON for a program")
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
+    doctor.add_argument("--storage", metavar="URI", help="also write to, and read from, where runs shall lie")
     for sub in (status, explain, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON for a program")
     return parser
@@ -201,7 +202,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from cluster import doctor
 
-    checks = doctor.checks()
+    checks = doctor.checks(options.storage)
     print(json.dumps(checks, indent=1)) if options.json else doctor.show(checks)
     return 1 if any(check["state"] == "missing" for check in checks) else 0
 

@@ -37,3 +37,9 @@ def train_worker(settings: dict) -> dict:
     net = model.build(settings["shape"], settings["seed"])
     summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
     return {**summary, "parameters": training.parameters(net)}
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

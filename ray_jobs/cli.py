@@ -25,9 +25,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    try:
+    def run() -> int | None:
         options = _parser().parse_args(arguments)
-        code = options.command(options)
+        return options.command(options)
+
+    guarded(run)
+
+
+def guarded(run: Callable[[], int | None]) -> None:
+    """Call `run` and exit with its code; what it raises becomes one sentence and the exit code for it."""
+    try:
+        code = run()
     except UserError as error:
         print(f"pinisi: {error}", file=sys.stderr)
         code = 2
@@ -54,19 +62,26 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     run = command("run", _run, "run a recipe, or continue it")
-    run.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe (demo)")
-    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
-    run.add_argument("--only", metavar="STAGE", help="run this stage alone")
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a recipe key, e.g. train.pretrain.lr=2e-5",
-    )
+    submit = command("submit", _submit, "run a recipe as a Ray job on a cluster, or continue it, and follow its log")
+    for sub in (run, submit):
+        sub.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe (demo)")
+        sub.add_argument("--until", metavar="STAGE", help="stop after this stage")
+        sub.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
+        sub.add_argument("--only", metavar="STAGE", help="run this stage alone")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a recipe key, e.g. train.pretrain.lr=2e-5",
+        )
     run.add_argument("--address", help="an existing Ray cluster: auto or ray://HOST:10001 (default: a private one)")
     run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
+    submit.add_argument("--address", required=True, help="the dashboard of the cluster: http://HEAD:8265")
+    submit.add_argument("--run-dir", metavar="URI", help="where the run lies; every node must reach it")
+    submit.add_argument("--no-follow", action="store_true", help="do not wait for the job and its log")
+    grace = "seconds between `ray job stop` and the kill, for a last checkpoint (%(default)s)"
+    submit.add_argument("--grace", type=int, default=300, metavar="SECONDS", help=grace)
 
     status = command("status", _status, "table of a run's stages")
     explain = command("explain", _explain, "what happened to one document at every stage, and why")
@@ -110,14 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _terminate(number: int, frame) -> None:
+def terminate(number: int, frame) -> None:
     """SIGTERM ends a run as Ctrl-C does; sent again it changes nothing, what must be written is being written."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _run(options: argparse.Namespace) -> None:
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     from cluster import storage
     from ray_jobs import recipe as recipes
     from ray_jobs import trainer
@@ -140,6 +155,17 @@ def _run(options: argparse.Namespace) -> None:
     report = storage.join(uri, "report", "index.html")
     if storage.exists(report):
         print(f"report: {report}")
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from ray_jobs import submit
+
+    given = (("--until", options.until), ("--from", options.start), ("--only", options.only))
+    flags = [text for flag, value in given if value for text in (flag, value)]
+    where = {"address": options.address, "run_dir": options.run_dir, "grace": options.grace}
+    client, attempt = submit.submit(options.recipe, options.set, flags, **where)
+    print(f"submitted {attempt}; {submit.advice(options.address, attempt)}", flush=True)
+    return 0 if options.no_follow else submit.follow(client, attempt, options.address)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -157,3 +157,9 @@ def _sample_and_score(task: dict) -> dict:
     ]
     chats.write_rows(task["out"], rows)
     return {}
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

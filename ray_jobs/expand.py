@@ -28,3 +28,9 @@ def run(job: Job) -> dict:
         "parameters": training.parameters(net),
         "logits_identical": True,
     }
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

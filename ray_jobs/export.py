@@ -71,3 +71,9 @@ def _licences(uri: str) -> list[tuple[str, int]]:
             licence or "not stated" for licence in storage.read_table(part, ["licence"])["licence"].to_pylist()
         )
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from cluster import storage
 from ray_jobs import recipe as recipes
@@ -65,6 +66,9 @@ def listing(recipe: Recipe, key: str) -> str | None:
         for name in sorted(details):
             info = details[name]
             changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+            bundled = f"{recipes.SAMPLE}{os.sep}"
+            if name.startswith(bundled):  # part of the code, of which each attempt of a submitted run unpacks a copy
+                name, changed = f"{recipes.BUNDLED}/{name.removeprefix(bundled)}", ""
             seen.update(f"{name}\0{info.get('size')}\0{changed}\0{info.get('ETag', '')}\n".encode())
     return seen.hexdigest()[:16]
 

@@ -19,3 +19,9 @@ def run(job: Job) -> dict:
         dict(recipe.language.min_score),
         trusted,
     )
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

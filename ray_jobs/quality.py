@@ -100,3 +100,9 @@ def _kernel(models: dict[str, str]) -> Kernel:
         return batch.append_column("quality", pa.array(scores, pa.float32())), ledger_rows("quality", [])
 
     return score
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

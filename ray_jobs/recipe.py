@@ -20,6 +20,7 @@ from ray_jobs.sections import Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 SAMPLE = Path(__file__).parent.parent / "sample"
+BUNDLED = "${PINISI_BUNDLED_SAMPLE}"  # how a run's own copy of its recipe and its fingerprints write the folder above
 
 
 def find(recipe: str) -> Path:
@@ -38,6 +39,22 @@ def find(recipe: str) -> Path:
 
 def load(recipe: str, overrides: list[str] = ()) -> Recipe:
     """Read a recipe, its `base:`, and `key.path=value` overrides. Raises UserError naming the file, line and key."""
+    return parse(*_merged(recipe, overrides))
+
+
+def portable(recipe: str, overrides: list[str] = ()) -> tuple[str, str]:
+    """The name of a recipe and its text for another machine: base and overrides merged, and `${NAME}` filled in where this
+    machine has that variable, left for the other one where not. Raises UserError as `load` does."""
+    values, path = _merged(recipe, overrides)
+    values = _expand_variables(values, str(path), leave=True)
+    try:
+        name = Recipe.model_validate(values).name
+    except ValidationError as error:
+        raise UserError(strict_yaml.explain(error, Recipe, path)) from None
+    return name, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _merged(recipe: str, overrides: list[str]) -> tuple[dict, Path]:
     path = find(recipe)
     values = _read(path)
     if base := values.pop("base", None):
@@ -48,7 +65,7 @@ def load(recipe: str, overrides: list[str] = ()) -> Recipe:
         values = _merge(below, values)
     for override in overrides:
         _override(values, override)
-    return parse(values, path)
+    return values, path
 
 
 def parse(values: dict, path: Path | str) -> Recipe:
@@ -61,7 +78,20 @@ def parse(values: dict, path: Path | str) -> Recipe:
 
 def resolved(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_placeless(recipe.model_dump()), sort_keys=False, allow_unicode=True)
+
+
+def fingerprinted(recipe: Recipe, key: str) -> Any:
+    """The value at a dotted key, the same wherever the code lies: each attempt of a submitted run unpacks its own copy."""
+    return _placeless(lookup(recipe, key))
+
+
+def _placeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _placeless(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_placeless(v) for v in value]
+    return value.replace(f"{SAMPLE}{os.sep}", f"{BUNDLED}/") if isinstance(value, str) else value
 
 
 def lookup(recipe: Recipe, key: str) -> Any:
@@ -121,16 +151,21 @@ def _override(values: dict, override: str) -> None:
         node[last] = value
 
 
-def _expand_variables(value: Any, path: str) -> Any:
+def _expand_variables(value: Any, path: str, leave: bool = False) -> Any:
+    """Every `${NAME}` replaced; one that is not set is an error, or stays as it is."""
     if isinstance(value, dict):
-        return {k: _expand_variables(v, path) for k, v in value.items()}
+        return {k: _expand_variables(v, path, leave) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand_variables(v, path) for v in value]
+        return [_expand_variables(v, path, leave) for v in value]
     if not isinstance(value, str):
         return value
 
     def replace(match: re.Match) -> str:
         name = match[1]
+        if match[0] == BUNDLED:
+            return str(SAMPLE)
+        if leave:
+            return os.environ.get(name) or match[0]
         known = os.environ.get(name) or (str(SAMPLE) if name == "PINISI_SAMPLE_DIR" else None)
         if known is None:
             raise UserError(f"{path}: {value!r} needs the environment variable {name}; set it or write the path out")

@@ -194,3 +194,9 @@ def _alignment(uri: str, manifests: dict) -> list[tuple[str, dict]]:
         for name in names
         if name in manifests
     ]
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

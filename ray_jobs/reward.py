@@ -64,3 +64,9 @@ def _measure(net, tokenizer, rows: list[dict], context: int) -> dict:
             str(lang): reward.accuracy(scores[0][langs == lang], scores[1][langs == lang]) for lang in np.unique(langs)
         },
     }
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

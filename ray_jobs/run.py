@@ -126,7 +126,7 @@ class Run:
 
     def _parts(self, stage: Stage, prints: dict[str, str]) -> dict:
         parts = {
-            "config": {key: recipes.lookup(self.recipe, key) for key in stage.config},
+            "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
             "inputs": {name: prints[name] for name in stage.inputs},
             "code": code_version(stage.job),
         }
@@ -225,6 +225,7 @@ class Run:
             **result,
             "seconds": round(time.monotonic() - begin, 2),
             "hosts": [socket.gethostname()],
+            "attempt": os.environ.get(lock.ATTEMPT),
             "versions": {"python": platform.python_version(), **_versions()},
         }
         if not result.get("bytes"):

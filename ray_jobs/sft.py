@@ -37,3 +37,9 @@ def train_worker(settings: dict) -> dict:
     batch_fn = sft.batch_fn(fitting, packed, settings["context"], settings["seed"])
     summary = training.fit_and_save(model.load(settings["model"]), batch_fn, sft.loss, settings)
     return {**summary, "packed_rows": len(packed), "left_out": len(too_long)}
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

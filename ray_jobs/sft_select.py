@@ -87,3 +87,9 @@ def _surprise(settings: dict) -> dict:
         "perplexity": logprobs.perplexity(net, fitting).tolist(),
         "embeddings": select.embed(net, fitting).tolist(),
     }
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main(__file__)

@@ -27,9 +27,9 @@ def rows(run: Run) -> list[dict]:
     A running or started stage has `progress`: done, total (null when unknown), unit, per_second, seconds_left.
     """
     manifests = {stage.name: run.manifest(stage.name) for stage in run.stages}
-    hosts = {host for manifest in manifests.values() if manifest for host in manifest["hosts"]}
-    # source files and code of another machine cannot be compared from here
-    prints = run.fingerprints() if hosts <= {socket.gethostname()} else None
+    made = [manifest for manifest in manifests.values() if manifest]
+    here = all(m["hosts"] == [socket.gethostname()] and not m.get("attempt") for m in made)
+    prints = run.fingerprints() if here else None  # source files and code of other machines cannot be compared here
     alive = lock.alive(run.uri)
     result = []
     for stage in run.stages:
@@ -50,7 +50,7 @@ def _state(run: Run, stage: Stage, manifests: dict[str, dict | None]) -> str:
     manifest = manifests[stage.name]
     if manifest is None:
         return "started" if storage.exists(storage.join(run.uri, stage.name, "_started.json")) else "waiting"
-    config = {key: recipes.lookup(run.recipe, key) for key in stage.config}
+    config = {key: recipes.fingerprinted(run.recipe, key) for key in stage.config}
     inputs = {name: (manifests[name] or {}).get("fingerprint") for name in stage.inputs}
     same = digest(manifest["config"]) == digest(config) and manifest["inputs"] == inputs
     return "done" if same else "changed"

@@ -1,6 +1,7 @@
 """The run engine on small stages of its own, on a local folder and on `memory://`."""
 
 import json
+import os
 import sys
 import types
 import uuid
@@ -8,6 +9,7 @@ import uuid
 import pytest
 
 from cluster import storage
+from ray_jobs import job as stage_job
 from ray_jobs import recipe as recipes
 from ray_jobs import run as runs
 from ray_jobs import stages, status
@@ -174,3 +176,46 @@ def test_a_stage_that_loses_documents_is_not_committed(uri, calls, monkeypatch):
     with pytest.raises(StageFailed, match="3 documents in, but 1 kept and 1 dropped"):
         execute(run)
     assert run.manifest("filter/policy") is None and run.manifest("crawl")
+
+
+def test_a_stage_as_a_program_of_its_own(uri, calls, capsys, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(json.dumps(RECIPE))
+
+    def stage(job, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            stage_job.main(f"/anywhere/{job}.py", ["--run-dir", uri, *arguments])
+        return ended.value.code, capsys.readouterr()
+
+    code, said = stage("fake_first")
+    assert code == 2 and "no run here" in said.err
+    assert stage("fake_first", "--recipe", str(tmp_path / "tiny.yaml"))[0] == 0
+    code, said = stage("fake_third")
+    assert code == 2 and "stage dedup needs filter/policy, which is not done" in said.err
+    assert stage("fake_second")[0] == stage("fake_third")[0] == 0
+    assert calls.ran == ["crawl", "filter/policy", "dedup"]
+    code, said = stage("fake_third")
+    assert code == 0 and said.out == "dedup: done already\n"
+    code, said = stage("fake_fourth")
+    assert code == 2 and said.err == f"pinisi: {uri}: the recipe has no such stage of fake_fourth\n"
+
+
+def test_where_the_code_lies_changes_nothing(calls, tmp_path, monkeypatch):
+    """Each attempt of a submitted run unpacks its own copy of the code and of the sample beside it."""
+    monkeypatch.delenv("PINISI_SAMPLE_DIR", raising=False)
+    monkeypatch.setattr(stages, "STAGES", (Stage("crawl", "fake_first", (), ("sources",), files=("sources",)),))
+    source = {"name": "s", "type": "jsonl", "path": "${PINISI_SAMPLE_DIR}/*.jsonl"}
+    uri = str(tmp_path / "run")
+    for copy in ("first", "second"):
+        (tmp_path / copy).mkdir()
+        (tmp_path / copy / "a.jsonl").write_text("{}")
+        os.utime(tmp_path / copy / "a.jsonl", (len(copy), len(copy)))
+        monkeypatch.setattr(recipes, "SAMPLE", tmp_path / copy)
+        run = runs.Run(uri, recipes.parse({**RECIPE, "sources": [source]}, "test"))
+        execute(run)
+        assert run.recipe.sources[0].path == f"{tmp_path}/{copy}/*.jsonl"
+        assert calls.ran == ["crawl"]
+    monkeypatch.setattr(recipes, "SAMPLE", tmp_path / "first")
+    assert runs.open_run(uri).recipe.sources[0].path == f"{tmp_path}/first/*.jsonl"
+    (tmp_path / "first" / "a.jsonl").write_text("{}\n")
+    execute(runs.open_run(uri))
+    assert calls.ran == ["crawl", "crawl"]

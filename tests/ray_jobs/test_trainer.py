@@ -58,7 +58,7 @@ def job(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     recipe = recipes.load("demo", ["cluster.cpus=2"])
     stage = next(stage for stage in STAGES if stage.name == "base")
-    former = signal.signal(signal.SIGTERM, cli._terminate)
+    former = signal.signal(signal.SIGTERM, cli.terminate)
     yield Job(recipe, str(tmp_path / "run"), stage, "f", Progress("base", lambda line: None))
     signal.signal(signal.SIGTERM, former)
     trainer.stop()

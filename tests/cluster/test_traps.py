@@ -145,7 +145,7 @@ def test_storage(tmp_path):
     assert is_ok(traps.object_storage(str(tmp_path / "runs")))
     assert list((tmp_path / "runs").iterdir()) == []
     (tmp_path / "file").write_text("")
-    assert is_missing(traps.object_storage(str(tmp_path / "file")), "ot a directory", "aws s3 ls")
+    assert is_missing(traps.object_storage(str(tmp_path / "file")), "File exists", "aws s3 ls")
     assert is_missing(traps.object_storage("nosuch://bucket"), "nosuch", "aws s3 ls")
 
 

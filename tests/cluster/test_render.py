@@ -238,3 +238,16 @@ def test_targets(tmp_path):
     nowhere = cluster.model_copy(update={"aws": None, "azure": None, "kubernetes": None})
     with pytest.raises(ValueError, match="nothing to render"):
         render.render(nowhere, str(tmp_path))
+
+
+def test_every_key_is_documented():
+    text = (EXAMPLE.parent.parent / "docs" / "cluster.md").read_text()
+
+    def keys(model):
+        for name, field in model.model_fields.items():
+            yield name
+            for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if hasattr(part, "model_fields"):
+                    yield from keys(part)
+
+    assert [key for key in keys(spec.Cluster) if f"`{key}`" not in text and f"`.{key}`" not in text] == []

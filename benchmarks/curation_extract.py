@@ -13,15 +13,15 @@ trafilatura-eval of the segments that must and must not be there. `shingles` is 
 from __future__ import annotations
 
 import base64
-import datetime
 import gzip
 import json
 import os
-import platform
 import re
 import resource
 from collections import Counter
 from pathlib import Path
+
+from table import row, write
 
 from curation.encoding import decode
 from curation.pages import resiliparse_text, trafilatura_text
@@ -56,14 +56,7 @@ def main() -> None:
     for engine in OURS:
         for other in PEERS:
             rows += compare(engine, found[engine], other, found[other])
-    result = {"machine": machine(), "date": datetime.date.today().isoformat(), "rows": rows}
-    out = Path(__file__).parent / "results" / "curation-extract.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    for row in rows:
-        if row["met"] is not None:
-            print(
-                f"{row['metric']:<50}{row['ours']:>10}  target {row['target']:>6}  {'met' if row['met'] else 'MISSED'}"
-            )
+    write("curation-extract", rows)
 
 
 def read(path: Path) -> list[dict]:
@@ -155,10 +148,8 @@ def segments(part: list[tuple[dict, str]]) -> tuple[float, float, float]:
 def compare(engine: str, ours: dict, other: str, theirs: dict) -> list[dict]:
     rows = []
 
-    def add(metric: str, unit: str, mine: float, yours: float, target=None, digits: int = 4) -> None:  # noqa: PLR0917
-        values = {"metric": f"{engine}: {metric}", "unit": unit, "ours": round(mine, digits), "peer": other}
-        values |= {"peer_value": round(yours, digits), "ratio": round(mine / yours, 3) if yours else None}
-        rows.append({**values, "target": target, "met": None if target is None else bool(mine >= target)})
+    def add(metric: str, unit: str, mine: float, yours: float, target: float | None = None) -> None:
+        rows.append(row(f"{engine}: {metric}", unit, mine, peer=(other, yours), target=target))
 
     once = other == "trafilatura"  # targets are ours alone: listed beside one peer
     for which in SETS:
@@ -169,13 +160,9 @@ def compare(engine: str, ours: dict, other: str, theirs: dict) -> list[dict]:
         add(f"recall, {which}", "share", mine[2], yours[2])
         add(f"empty, {which}", "pages", mine[3], yours[3])
     add("4-gram F1, scrapinghub-aeb", "share", ours["shingles"], theirs["shingles"])
-    add("speed on web pages", "pages/s/core", ours["speed"], theirs["speed"], TARGET_SPEED if once else None, 0)
-    add("peak memory of the worker", "MB", ours["memory"], theirs["memory"], None, 0)
+    add("speed on web pages", "pages/s/core", ours["speed"], theirs["speed"], TARGET_SPEED if once else None)
+    add("peak memory of the worker", "MB", ours["memory"], theirs["memory"])
     return rows
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ patterns were written with (tests/curation/pii_cases.tsv), once those written af
 from __future__ import annotations
 
 import argparse
-import datetime
 import gzip
 import json
 import math
 import os
-import platform
 import random
 import re
 import tempfile
@@ -26,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+from table import row, write
 
 from curation import block, language_model, perplexity
 from curation.decontaminate import build, search
@@ -52,32 +51,12 @@ def main() -> None:
     rows = [*block_lists(), *personal_data(texts), *evaluation_sets(texts, sorted(folder.glob("eval/*.jsonl*")))]
     with tempfile.TemporaryDirectory() as scratch:
         rows += perplexities(texts, options.models or trained(texts, scratch))
-    for one in rows:
-        value = "" if one["peer_value"] is None else f"{one['peer']} {one['peer_value']:,}  x{one['ratio']}"
-        verdict = "" if one["met"] is None else "met" if one["met"] else f"missed: {one['target']}"
-        print(f"{one['metric']:<70}{one['ours']:>12,} {one['unit']:<16}{value:<36}{verdict}")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    result = {"machine": machine, "date": datetime.date.today().isoformat(), "rows": rows}
-    out = HERE / "results" / "curation-masks.json"
-    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write("curation-masks", rows)
 
 
 def read(path: Path) -> pa.Array:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return pa.array([json.loads(line)["text"] for line in file], pa.large_string())
-
-
-def row(
-    metric: str, unit: str, ours: float, target: float | None = None, peer: tuple[str, float] | None = None
-) -> dict:
-    name, value = peer or (None, None)
-    ratio = None if value is None else round(ours / value, 1)
-    met = None if target is None else ours >= target
-    ours, value = round(ours, 3 if unit == "share" else 1), value and round(value, 1)
-    return {
-        **{"metric": metric, "unit": unit, "ours": ours, "peer": name, "peer_value": value},
-        **{"ratio": ratio, "target": target, "met": met},
-    }
 
 
 def seconds(work) -> float:
@@ -118,7 +97,7 @@ def block_lists(n_domains: int = 1_000_000, n_pages: int = 200_000, n_urls: int 
     assert ledger.num_rows == -(-n_urls // 20)
     speed = n_urls / seconds(lambda: block.block(batch, lists))
     return [
-        row(f"block lists, {n_domains:,} domains and {n_pages:,} URLs", "URLs/s/core", speed, 300_000),
+        row(f"block lists, {n_domains:,} domains and {n_pages:,} URLs", "URLs/s/core", speed, target=300_000),
         row("block lists, reading the lists", "entries/s", (n_domains + n_pages) / loading),
     ]
 
@@ -131,7 +110,7 @@ def personal_data(texts: dict[str, pa.Array]) -> list[dict]:
         spent_here = seconds(lambda batch=batch: mask(batch))
         total, spent = total + megabytes(text), spent + spent_here
         rows.append(row(f"masking, {lang}", "MB/s/core", megabytes(text) / spent_here))
-    rows.append(row("masking, all languages", "MB/s/core", total / spent, 50))
+    rows.append(row("masking, all languages", "MB/s/core", total / spent, target=50))
     for name, path in CASES.items():
         truth, found, both = Counter(), Counter(), Counter()
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -178,7 +157,7 @@ def evaluation_sets(texts: dict[str, pa.Array], files: list[Path]) -> list[dict]
         hits, _ = search(text, index)
         rows.append(row(f"decontamination, documents found, {lang}", "documents", int((hits > 0).sum())))
     name = f"decontamination, all languages, {len(index.items):,} items"
-    return [*rows, row(name, "MB/s/core", total / spent, 50)]
+    return [*rows, row(name, "MB/s/core", total / spent, target=50)]
 
 
 def trained(texts: dict[str, pa.Array], folder: str) -> str:
@@ -201,7 +180,7 @@ def perplexities(texts: dict[str, pa.Array], models: str) -> list[dict]:
         spent_here = seconds(lambda text=text, model=model: perplexity.perplexity(text, model))
         total, spent = total + megabytes(text), spent + spent_here
         peer = kenlm_speed(folder, text, model)
-        rows.append(row(f"perplexity, {lang}", "MB/s/core", megabytes(text) / spent_here, None, peer))
+        rows.append(row(f"perplexity, {lang}", "MB/s/core", megabytes(text) / spent_here, peer=peer))
         sentences = len(normal_lines(text)) / spent_here
         rows.append(row(f"perplexity, {lang}", "lines/s/core", sentences))
         rows.append(row(f"perplexity of held-out documents, {lang}", "per piece", about["heldout"]["perplexity"]))

@@ -9,16 +9,15 @@ is measured in this run; none measures all of these signals.
 
 from __future__ import annotations
 
-import datetime
 import gzip
 import json
 import os
-import platform
 import time
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+from table import row, write
 
 from curation.edit import normalise
 from curation.policy import apply, languages, load_all
@@ -46,10 +45,7 @@ def main() -> None:
         raise SystemExit("set PINISI_SAMPLE_DIR to a folder with text/<lang>.jsonl.gz")
     langs = [lang for lang in languages() if Path(folder, "text", f"{lang}.jsonl.gz").exists()]
     batches = {lang: read(Path(folder, "text", f"{lang}.jsonl.gz"), lang) for lang in langs}
-    rows = [*speed(batches), *kept(batches)]
-    result = {"machine": machine(), "date": datetime.date.today().isoformat(), "rows": rows}
-    out = Path(__file__).parent / "results" / "curation-signals.json"
-    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write("curation-signals", [*speed(batches), *kept(batches)])
 
 
 def read(path: Path, lang: str) -> list[pa.RecordBatch]:
@@ -58,16 +54,6 @@ def read(path: Path, lang: str) -> list[pa.RecordBatch]:
     columns = {"doc_id": "id", "url": "url", "text": "text"}
     table = pa.table({name: pa.array([d[key] for d in documents], pa.string()) for name, key in columns.items()})
     return table.append_column("lang", pa.array([lang] * len(documents))).combine_chunks().to_batches(BATCH_ROWS)
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def row(metric: str, unit: str, ours: float, target: float | None = None) -> dict:
-    empty = {"peer": None, "peer_value": None, "ratio": None}
-    met = None if target is None else ours >= target
-    return {"metric": metric, "unit": unit, "ours": round(ours, 1), **empty, "target": target, "met": met}
 
 
 def seconds(work, batches: list[pa.RecordBatch]) -> float:
@@ -109,8 +95,8 @@ def speed(by_lang: dict[str, list[pa.RecordBatch]]) -> list[dict]:
         rows.append(row(f"text edits, {name}", "MB/s/core", edit))
         rows.append(row(f"distinct words by cluster, {name}", "MB/s/core", clusters))
         rows.append(row(f"distinct words by dictionary, {name}", "MB/s/core", words))
-        rows.append(row(f"{len(MEASURED)} signals, {name}", "MB/s/core", measure, TARGET))
-        rows.append(row(f"filter/signals kernel, {name}", "MB/s/core", both, TARGET))
+        rows.append(row(f"{len(MEASURED)} signals, {name}", "MB/s/core", measure, target=TARGET))
+        rows.append(row(f"filter/signals kernel, {name}", "MB/s/core", both, target=TARGET))
     return rows
 
 

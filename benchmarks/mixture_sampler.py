@@ -9,16 +9,14 @@ no epochs, no mixture): a lower bound on the work. Ours gives inputs, labels, do
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from table import row, write
 
 from mixture.sampler import Sampler, rows
 from mixture.store import TokenStore, write_store
@@ -26,14 +24,13 @@ from mixture.store import TokenStore, write_store
 CONTEXT = 4096
 BATCH = 8
 POOLS = 15
-TARGET = 50e6
+TARGET = 50  # M tokens/s/core
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=64_000_000, help="in all pools together")
     parser.add_argument("--rows", type=int, default=4000, help="rows timed in each of five rounds")
-    parser.add_argument("--out", default="benchmarks/results/mixture-sampler.json")
     args = parser.parse_args()
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})  # one core
     results = []
@@ -49,18 +46,17 @@ def main() -> None:
             ours = rate(lambda batch, sampler=sampler: rows(sampler, list(batch)), args.rows)
             located = rate(lambda batch, sampler=sampler: [sampler.address(i) for i in batch], args.rows)
             peer = rate(peer_rows(flat, pools["pool00"].dtype), args.rows)
-            results.append(row(f"packed rows from a {name} store, context {CONTEXT}", ours, peer, TARGET))
-            results.append(row(f"finding the rows only, {name}", located, None, None))
-    report = {
-        "machine": f"{cpu()}, 1 core of {os.cpu_count()}",
-        "date": datetime.date.today().isoformat(),
-        "rows": results,
-    }
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
-    for line in results:
-        peer = f"{line['peer_value'] / 1e6:8.1f}" if line["peer_value"] else "       -"
-        print(f"{line['metric']:50} {line['ours'] / 1e6:8.1f} M tokens/s   peer {peer}   target met: {line['met']}")
+            results.append(
+                row(
+                    f"packed rows from a {name} store, context {CONTEXT}",
+                    "M tokens/s/core",
+                    ours / 1e6,
+                    peer=("np.memmap slices, stacked", peer / 1e6),
+                    target=TARGET,
+                )
+            )
+            results.append(row(f"finding the rows only, {name}", "M tokens/s/core", located / 1e6))
+    write("mixture-sampler", results)
 
 
 def make_pools(folder: Path, tokens: int, vocab_size: int) -> dict[str, TokenStore]:
@@ -100,26 +96,6 @@ def rate(make: Callable[[range], object], n_rows: int) -> float:
             make(range(first, first + BATCH))
         rates.append(n_rows * CONTEXT / (time.perf_counter() - begin))
     return sorted(rates)[2]
-
-
-def row(metric: str, ours: float, peer: float | None, target: float | None) -> dict:
-    return {
-        "metric": metric,
-        "unit": "tokens/s",
-        "ours": round(ours),
-        "peer": "np.memmap slices, stacked" if peer else None,
-        "peer_value": round(peer) if peer else None,
-        "ratio": round(ours / peer, 2) if peer else None,
-        "target": target,
-        "met": ours >= target if target else None,
-    }
-
-
-def cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

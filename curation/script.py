@@ -9,8 +9,11 @@ from __future__ import annotations
 import unicodedata
 from functools import cache
 
+import numba
 import numpy as np
 import pyarrow as pa
+
+from curation.units import decode, text_buffers
 
 # ISO 15924 codes and their Unicode blocks (first and last code point).
 SCRIPTS = {
@@ -43,26 +46,40 @@ LANGUAGE_SCRIPTS = {
 LETTER = 255  # a letter of a script that is not listed
 
 
-def share(texts: pa.Array, langs: list[str | None]) -> np.ndarray:
-    """Share of each text's letters in the scripts of its language, float64 `[n]`.
+def share(texts: pa.Array, langs: list[str | None], max_chars: int = 1 << 62) -> np.ndarray:
+    """Share of the letters of each text's first `max_chars` characters in the scripts of its language, float64 `[n]`.
 
     1.0 where the language is None or its scripts are not known, 0.0 for a text without letters.
     """
-    n = len(langs)
-    strings = texts.to_pylist()
-    codes = np.frombuffer("".join(strings).encode("utf-32-le", "replace"), np.uint32)
-    rows = np.repeat(np.arange(n), [len(s) for s in strings])
-    classes = _classes()[np.minimum(codes, 0x40000)].astype(np.int64)
-    counts = np.bincount(rows * 256 + classes, minlength=n * 256).reshape(n, 256)
-    letters = counts[:, 1:].sum(axis=1)
     number = {script: i for i, script in enumerate(SCRIPTS, 1)}
-    inside = np.zeros(n, np.int64)
-    known = np.zeros(n, bool)
-    for row, lang in enumerate(langs):
-        for script in LANGUAGE_SCRIPTS.get(lang or "", ()):
-            inside[row] += counts[row, number[script]]
-            known[row] = True
+    names = sorted({lang or "" for lang in langs})
+    wanted = np.zeros((len(names), 256), bool)
+    for row, name in enumerate(names):
+        wanted[row, [number[script] for script in LANGUAGE_SCRIPTS.get(name, ())]] = True
+    index = {name: row for row, name in enumerate(names)}
+    rows = np.array([index[lang or ""] for lang in langs], np.int64)
+    inside, letters = _count(*text_buffers(texts), max_chars, _classes(), wanted, rows)
+    known = wanted.any(axis=1)[rows] if len(rows) else np.zeros(0, bool)
     return np.where(known, inside / np.maximum(letters, 1), 1.0)
+
+
+@numba.njit(cache=True)
+def _count(data, offsets, max_chars, classes, wanted, rows):  # noqa: PLR0917
+    inside = np.zeros(len(rows), np.int64)
+    letters = np.zeros(len(rows), np.int64)
+    for d in range(len(rows)):
+        i, end, chars = offsets[d], offsets[d + 1], 0
+        while i < end and chars < max_chars:
+            second = data[i + 1] if i + 1 < end else 0
+            third = data[i + 2] if i + 2 < end else 0
+            fourth = data[i + 3] if i + 3 < end else 0
+            code, size = decode(data[i], second, third, fourth)
+            i += size
+            chars += 1
+            kind = classes[code]
+            letters[d] += kind > 0
+            inside[d] += wanted[rows[d], kind]
+    return inside, letters
 
 
 @cache

@@ -14,6 +14,7 @@ from ray_jobs.errors import StageFailed, UserError
 
 TRAINED = {
     "words": "stop words of every language, from documents: a folder for filter.word_lists",
+    "lid": "a language identifier, from labelled documents: a folder for language.model",
     "lm": "language models for perplexity, from documents: a folder for filter.perplexity_models",
 }
 """What `pinisi train` makes -> its help; each is a module ray_jobs/train_<what>.py."""

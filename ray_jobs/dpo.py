@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pyarrow as pa
 import torch.distributed as dist
 
 from cluster import storage
 from curation import language
 from ray_jobs import chats, training
+from ray_jobs.language import location
 from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job
 from ray_jobs.trainer import launch
@@ -121,7 +123,7 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
         ]
         map_on_ray(job, _sample_and_score, tasks, "prompt shards")
         samples = [row for task in tasks for row in chats.read_rows(task["out"])]
-        kept, rejects = preference.pairs(samples, _namer(job.recipe.language.model))
+        kept, rejects = preference.pairs(samples, _namer(location(job.recipe.language.model)))
         chats.write_ledger(job, rejects, "part-samples")
         chats.write_rows(job.path("pairs.jsonl"), kept)
     samples = [row for part in storage.glob(job.path("samples", "*.jsonl")) for row in chats.read_rows(part)]
@@ -136,8 +138,8 @@ def _on_policy_pairs(job: Job, policy: str) -> tuple[list[dict], dict]:
 
 def _namer(model_name: str) -> Callable[[str], str]:
     """text -> its most probable language."""
-    identifier = language.MODELS[model_name]()
-    return lambda text: identifier.predict([text.lower().replace("\n", " ")])[0][0][0]
+    identifier = language.load(model_name)
+    return lambda text: identifier.labels[identifier.predict(pa.array([text]))[0][0]]
 
 
 def _sample_and_score(task: dict) -> dict:

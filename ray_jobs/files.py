@@ -54,6 +54,9 @@ def listing(recipe: Recipe, key: str) -> str | None:
     elif key == "filter.perplexity_models":
         folder = recipe.filter.perplexity_models
         patterns = [storage.join(folder, "*", "*")] if folder else []
+    elif key == "language.model":
+        folder = recipe.language.model
+        patterns = [] if folder == "lid.176" else [storage.join(folder, "model.json")]
     else:
         value = recipes.lookup(recipe, key)
         patterns = value if isinstance(value, list) else [value] if value else []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from cluster import storage
 from curation.language import identify
 from ray_jobs.run import Job
 from ray_jobs.shard_stage import run_kernel
@@ -14,11 +17,18 @@ def run(job: Job) -> dict:
         job,
         "extract",
         identify,
-        recipe.language.model,
+        location(recipe.language.model),
         list(recipe.languages),
         dict(recipe.language.min_score),
         trusted,
+        None,
+        dict(recipe.language.min_share),
     )
+
+
+def location(model: str) -> str:
+    """The name of a shipped model, or where a trained one lies: absolute, because workers have other working directories."""
+    return model if model == "lid.176" or not storage.is_local(model) else os.path.abspath(storage.local(model))
 
 
 if __name__ == "__main__":

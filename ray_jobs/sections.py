@@ -129,8 +129,9 @@ class Extract(Section):
 
 
 class Language(Section):
-    model: Literal["lid.176"] = "lid.176"
+    model: str = "lid.176"  # or the folder of a model of `pinisi train lid`, any URI
     min_score: dict[str, Share] = {"default": 0.5}  # a language, or `default`
+    min_share: dict[str, Share] = {"default": 0.5}  # of the letters of a page in two languages
 
 
 class Filter(Section):

@@ -41,7 +41,7 @@ LOOP = ("seed", "train.context", "train.precision", "train.parallel", "train.wor
 STAGES = (
     Stage("crawl", "crawl", (), ("sources", "crawl"), files=("sources", "crawl.block_domains", "crawl.block_urls")),
     Stage("extract", "extract", ("crawl",), ("extract",)),
-    Stage("language", "language", ("extract",), ("languages", "language", "sources")),
+    Stage("language", "language", ("extract",), ("languages", "language", "sources"), files=("language.model",)),
     Stage(
         "filter/signals",
         "filter_signals",

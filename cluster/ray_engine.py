@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import embedded
+from cluster import placement
 from cluster.exchange import PARTITION, Input, Progress, as_table, in_one_place, packer, unpack, wide_schema
 
 
@@ -22,6 +22,7 @@ class Ray:
         from ray.data.context import DataContext, ShuffleStrategy
 
         self._ray = ray
+        placement.of_datasets()
         context = DataContext.get_current()
         context.shuffle_strategy = ShuffleStrategy.HASH_SHUFFLE
         context.enable_progress_bars = False
@@ -93,12 +94,14 @@ class Ray:
 def run_tasks(function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
     """`[function(argument) for argument in arguments]` as Ray tasks of one CPU each, a bounded number in flight.
 
-    A task is retried when its worker dies; the first error of a task is raised, a ValueError as itself.
+    Tasks run on nodes that are not for GPU work. A task is retried when its worker or node dies, and when storage fails
+    (OSError); the first other error of a task is raised, a ValueError as itself.
     """
     import ray
 
-    remote = ray.remote(function).options(num_cpus=1, max_retries=3)
-    limit = 2 * embedded.cpus()
+    options = {"num_cpus": 1, "max_retries": 3, "retry_exceptions": [OSError], "label_selector": placement.CPU}
+    remote = ray.remote(function).options(**options)
+    limit = placement.in_flight()
     results: list = [None] * len(arguments)
     waiting: dict = {}
     finished = 0

@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
     submit.add_argument("--address", required=True, help="the dashboard of the cluster: http://HEAD:8265")
     submit.add_argument("--run-dir", metavar="URI", help="where the run lies; every node must reach it")
+    text = "do not send this checkout's code: Pinisi is installed on the cluster's nodes"
+    submit.add_argument("--no-code", action="store_true", help=text)
     submit.add_argument("--no-follow", action="store_true", help="do not wait for the job and its log")
     grace = "seconds between `ray job stop` and the kill, for a last checkpoint (%(default)s)"
     submit.add_argument("--grace", type=int, default=300, metavar="SECONDS", help=grace)
@@ -163,7 +165,12 @@ def _submit(options: argparse.Namespace) -> int:
 
     given = (("--until", options.until), ("--from", options.start), ("--only", options.only))
     flags = [text for flag, value in given if value for text in (flag, value)]
-    where = {"address": options.address, "run_dir": options.run_dir, "grace": options.grace}
+    where = {
+        "address": options.address,
+        "run_dir": options.run_dir,
+        "grace": options.grace,
+        "code": not options.no_code,
+    }
     client, attempt = submit.submit(options.recipe, options.set, flags, **where)
     print(f"submitted {attempt}; {submit.advice(options.address, attempt)}", flush=True)
     return 0 if options.no_follow else submit.follow(client, attempt, options.address)

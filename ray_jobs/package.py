@@ -19,12 +19,12 @@ EXCLUDED = {"venv", "runs", "build", "dist", "node_modules", "__pycache__", "tes
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can state
 
 
-def write(path: Path, recipe: str, root: Path = ROOT) -> None:
-    """Write the package: `recipe` (its text) and, when `root` is a checkout, its files.
+def write(path: Path, recipe: str, root: Path | None = ROOT) -> None:
+    """Write the package: `recipe` (its text) and, when `root` is a checkout, its files (None: the cluster has the code).
 
     Left out are folders that begin with a dot (`.git`, `.venv`, `.peers`) and those of `EXCLUDED`. Raises UserError
     naming the biggest files when the package is too large for Ray."""
-    found = files(root) if (root / "pyproject.toml").is_file() else []
+    found = files(root) if root and (root / "pyproject.toml").is_file() else []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_entry(RECIPE), recipe)
         for file in found:

@@ -31,9 +31,10 @@ MAX_FAULTS = 60  # in a row, about two minutes
 
 
 def submit(
-    recipe: str, overrides: list[str], flags: list[str], *, address: str, run_dir: str | None, grace: int
+    recipe: str, overrides: list[str], flags: list[str], *, address: str, run_dir: str | None, grace: int, code: bool
 ) -> tuple[JobSubmissionClient, str]:
-    """Start the next attempt of the run; returns the client and the job's id. `flags` are further ones of `pinisi run`.
+    """Start the next attempt of the run; returns the client and the job's id. `flags` are further ones of `pinisi run`; without
+    `code` the cluster's own Pinisi runs.
 
     Raises UserError for a recipe that cannot be read, a run directory that only this machine has, a package too large, a
     cluster that does not answer or refuses the token, and a run whose last attempt still works."""
@@ -54,7 +55,7 @@ def submit(
     command = ["exec", "python", "-m", "ray_jobs.cli", "run", package.RECIPE, "--run-dir", run_dir, "--address", "auto"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "package.zip"
-        package.write(path, text)
+        package.write(path, text, package.ROOT if code else None)
         try:
             client.submit_job(
                 entrypoint=shlex.join([*command, *flags]),

@@ -108,9 +108,10 @@ def test_attempts_of_a_run(cluster, tmp_path):
     run = tmp_path / "run"
     settings = ("cluster.engine=local", *OPEN_END)
     sets = [text for setting in settings for text in ("--set", setting)]
-    submit = ("submit", RECIPE, "--address", address, "--run-dir", str(run), *sets, "--until")
+    submit = ("submit", RECIPE, "--address", address, "--run-dir", str(run), *sets, "--no-code", "--until")
 
-    out, _ = ended(pinisi(environment, *submit, "crawl"))
+    with_code = [text for text in submit if text != "--no-code"]
+    out, _ = ended(pinisi(environment, *with_code, "crawl"))
     assert "submitted tiny-1; `ray job logs" in out and re.search(r"^crawl: done in .* documents in", out, re.M)
     assert (run / "crawl" / "_manifest.json").exists() and not (run / "extract").exists()
 

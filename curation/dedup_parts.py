@@ -127,7 +127,7 @@ class Remaining:
             stays = np.ones(batch.num_rows, bool)
             stays[gone] = False
             rows = np.flatnonzero(stays)
-            kept, keep, short = self._without_lines(batch.take(pa.array(rows)))
+            kept, keep, short = self._without_lines(batch.filter(pa.array(stays)) if len(gone) else batch)
             yield kept, rows[keep] + first, [ledger(batch.take(pa.array(gone)), *verdict), short]
             first += batch.num_rows
 
@@ -143,15 +143,16 @@ def left_over(  # noqa: PLR0917
     batch: pa.RecordBatch, text: pa.Array, removed: np.ndarray, rule: str, detail: list[str], min_words: int
 ) -> tuple[pa.RecordBatch, np.ndarray, pa.RecordBatch]:
     """(documents with their new text, which of the batch they are, ledger rows of those that have too little left)."""
-    words = lines.count_words(text)
-    short = np.flatnonzero((removed > 0) & (words < min_words))
-    keep = np.flatnonzero((removed == 0) | (words >= min_words))
+    changed = np.flatnonzero(removed)
+    words = lines.count_words(text.take(pa.array(changed)))
+    short, words = changed[words < min_words], words[words < min_words]
+    stays = np.ones(batch.num_rows, bool)
+    stays[short] = False
     n = len(short)
-    verdict = [[rule] * n, words[short], [min_words] * n, [detail[i] for i in short]]
-    dropped = ledger(batch.take(pa.array(short)), *verdict)
+    dropped = ledger(batch.take(pa.array(short)), [rule] * n, words, [min_words] * n, [detail[i] for i in short])
     at = batch.schema.get_field_index("text")
-    cleaned = batch.set_column(at, batch.schema.field(at), text.cast(batch.schema.field(at).type))
-    return cleaned.take(pa.array(keep)), keep, dropped
+    batch = batch.set_column(at, batch.schema.field(at), text.cast(batch.schema.field(at).type))
+    return batch.filter(pa.array(stays)) if n else batch, np.flatnonzero(stays), dropped
 
 
 def part_anchors(remaining: Remaining, part: int) -> pa.RecordBatch:

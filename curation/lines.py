@@ -11,6 +11,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from curation.units import CLASSES, IGNORED, PRIME, SEED, SPACE, count_units, decode, mix, text_buffers
@@ -39,8 +40,29 @@ def remove_lines(
 ) -> tuple[pa.Array, np.ndarray]:
     """Texts without the lines whose hash is in `frequent[bucket]` (sorted uint64).
 
-    Returns (string array [N], number of lines removed int64 [N]); a text that loses none comes back byte for byte.
+    Returns (string array [N], number of lines removed int64 [N]); a text that loses none comes back byte for byte,
+    a null as an empty text.
     """
+    if isinstance(text, pa.ChunkedArray):
+        text = text.combine_chunks()
+    if text.null_count:
+        text = pc.fill_null(text, "")
+    removed = np.zeros(len(text), np.int64)
+    rows, hashes = line_hashes(text, min_chars) if frequent else (removed[:0], removed[:0])
+    lose = np.zeros(len(text), bool)
+    for one in set(np.unique(bucket).tolist()) & set(frequent):
+        here = bucket[rows] == one
+        lose[rows[here][np.isin(hashes[here], frequent[one])]] = True
+    if not lose.any():
+        return text, removed
+    at = np.flatnonzero(lose)
+    shorter, removed[at] = _shorter(text.take(pa.array(at)), bucket[at], frequent, min_chars)
+    return pc.replace_with_mask(text, pa.array(lose), shorter.cast(text.type)), removed
+
+
+def _shorter(
+    text: pa.Array, bucket: np.ndarray, frequent: dict[int, np.ndarray], min_chars: int
+) -> tuple[pa.Array, np.ndarray]:
     data, offsets = text_buffers(text)
     out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
     out_offsets = np.zeros(len(offsets), np.int64)
@@ -52,7 +74,7 @@ def remove_lines(
             data, offsets[row], offsets[row + 1], CLASSES, min_chars, hashes, out, out_offsets[row]
         )
     buffers = [None, pa.py_buffer(out_offsets), pa.py_buffer(out[: out_offsets[-1]])]
-    return pa.Array.from_buffers(pa.large_string(), len(removed), buffers).cast(pa.string()), removed
+    return pa.Array.from_buffers(pa.large_string(), len(removed), buffers), removed
 
 
 def count_words(text: pa.Array | pa.ChunkedArray) -> np.ndarray:

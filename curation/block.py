@@ -29,6 +29,8 @@ from curation.units import PRIME, SEED, mix, text_buffers
 from curation.urls import normalise
 
 _KEPT = "".join(map(chr, range(0x21, 0x7F)))  # a browser sends all else of a path as percent escapes
+MAX_HOST_BYTES, MAX_LABEL_CHARS = 1024, 63  # what is longer is no name, and slow to write in punycode
+MAX_PAGE_CHARS = 8192  # of a URL that are compared
 _FREE, _DOMAIN, _LISTED_HOST, _NOT_ASCII = range(4)  # what the kernel says of a URL
 
 
@@ -65,10 +67,12 @@ def block(batch: pa.RecordBatch, lists: BlockLists) -> tuple[pa.RecordBatch, pa.
         if state[row] == _DOMAIN:
             raw = url.encode("utf-8", "surrogatepass")
             drops[row] = "blocked_domain", raw[starts[row] : ends[row]].decode("utf-8", "replace").lower()
-        elif state[row] == _NOT_ASCII and (domain := _listed_domain(url, lists)):
+            continue
+        page = _page(url)
+        if state[row] == _NOT_ASCII and (domain := _listed_domain(page, lists)):
             drops[row] = "blocked_domain", domain
-        elif page := _listed_page(url, lists):
-            drops[row] = "blocked_url", page
+        elif listed := _listed_page(page, lists):
+            drops[row] = "blocked_url", listed
     if not drops:
         return batch, ledger_rows("crawl", [])
     keep = np.ones(batch.num_rows, bool)
@@ -103,16 +107,16 @@ def _domain_hashes(uri: str) -> np.ndarray:
     names = pc.replace_substring_regex(names, r"^(\*?\.|(?i:www)\.)", "")
     hashes, state = _host_hashes(names, uri)
     for row in np.flatnonzero(state == _NOT_ASCII).tolist():
-        hashes[row] = _hash_of(_host(names[row].as_py()))
+        hashes[row] = _hash_of(_host(_page(names[row].as_py())))
     return hashes
 
 
 def _page_hashes(uri: str) -> tuple[np.ndarray, np.ndarray]:
     pages = [_page(url) for url in _entries(uri).to_pylist()]
     for page in pages:
-        if not page or " " in page.partition("/")[0]:
+        if not page or " " in _host(page):
             raise ValueError(f"{uri}: an entry of this block list is not a URL; write one URL a line, comments after #")
-    hosts, _ = _host_hashes(pa.array([page.partition("/")[0].partition("?")[0] for page in pages], pa.string()), uri)
+    hosts, _ = _host_hashes(pa.array([_host(page) for page in pages], pa.string()), uri)
     return np.array([_page_hash(page) for page in pages], np.uint64), hosts
 
 
@@ -134,12 +138,12 @@ def _page(url: str) -> str:
     return _punycode(host) + (tail if tail.isascii() else quote(tail, safe=_KEPT, errors="replace"))
 
 
-def _host(url: str) -> str:
-    return _page(url).partition("/")[0].partition("?")[0]
+def _host(page: str) -> str:
+    return page.partition("/")[0].partition("?")[0]
 
 
 def _punycode(host: str) -> str:
-    if host.isascii():
+    if host.isascii() or max(map(len, host.split("."))) > MAX_LABEL_CHARS:
         return host
     try:
         return host.encode("idna").decode("ascii").lower()
@@ -147,9 +151,9 @@ def _punycode(host: str) -> str:
         return host
 
 
-def _listed_domain(url: str, lists: BlockLists) -> str:
-    """The listed domain that the host of `url` is or lies under, or ""; for hosts that the kernel cannot read."""
-    labels = _host(url).split(".")
+def _listed_domain(page: str, lists: BlockLists) -> str:
+    """The listed domain that the host of a page is or lies under, or ""; for hosts that the kernel cannot read."""
+    labels = _host(page).split(".")
     for first in range(len(labels) - 1, -1, -1):
         name = ".".join(labels[first:])
         if _has(lists.domains, _hash_of(name)):
@@ -157,9 +161,9 @@ def _listed_domain(url: str, lists: BlockLists) -> str:
     return ""
 
 
-def _listed_page(url: str, lists: BlockLists) -> str:
-    """The listed page that `url` is or lies below, or ""."""
-    page = _page(url)
+def _listed_page(page: str, lists: BlockLists) -> str:
+    """The listed page that a page is or lies below, or ""."""
+    page = page[:MAX_PAGE_CHARS]
     while page:
         if _has(lists.pages, _page_hash(page)):
             return page
@@ -248,7 +252,7 @@ def _host_span(data, start, end):
 def _classify(data, offsets, domains, page_hosts, state, starts, ends):  # noqa: PLR0917
     for d in range(len(offsets) - 1):
         start, stop, plain = _host_span(data, offsets[d], offsets[d + 1])
-        if start >= stop:
+        if start >= stop or stop - start > MAX_HOST_BYTES:
             continue
         if not plain:
             state[d] = _NOT_ASCII
@@ -277,7 +281,7 @@ def _hash_hosts(data, offsets, hashes, state):
     """Fill in hashes of the hosts; returns the number of the first entry that is none, or -1."""
     for d in range(len(offsets) - 1):
         start, stop, plain = _host_span(data, offsets[d], offsets[d + 1])
-        if start >= stop:
+        if start >= stop or stop - start > MAX_HOST_BYTES:
             return d
         for i in range(start, stop):
             if data[i] <= 0x20:

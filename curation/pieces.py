@@ -191,11 +191,11 @@ def cut(codes, n, pieces, best, origin, piece, ids):  # noqa: PLR0917
 
 @numba.njit
 def line_room(offsets):
-    """The most code points that a line of these texts can have; an ellipsis of three bytes becomes three, plus the mark."""
+    """The most code points that a line of these texts can have: one a byte (an ellipsis becomes three), and the first mark."""
     room = 0
     for d in range(len(offsets) - 1):
         room = max(room, offsets[d + 1] - offsets[d])
-    return 2 * room + 2
+    return room + 2
 
 
 @numba.njit(cache=True)

@@ -101,6 +101,8 @@ def test_blocked_pages(lists, url, page):
         "",
         None,
         "\ud7ff://\x00",
+        "http://" + "ไทย." * 50_000,
+        "http://news.example/" + "a/" * 100_000,
     ],
 )
 def test_all_else_passes(lists, url):

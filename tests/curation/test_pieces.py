@@ -61,3 +61,11 @@ def test_a_batch_is_each_text_alone():
     sliced = pa.array(["x", *texts], pa.large_string()).slice(1)
     assert np.array_equal(encode(sliced, pieces)[0], ids)
     assert UNKNOWN not in ids
+
+
+def test_the_longest_lines_fit():
+    """One code point a byte and the mark in front: ellipses, single letters, and nothing but one-byte words."""
+    pieces = pieces_of(["<unk>", "<s>", "</s>", MARK, ".", "a"], [0, 0, 0, -1.0, -1.0, -1.0])
+    for text, n in (("…" * 1000, 3001), ("a" * 1000, 1001), ("a " * 500, 1000), ("a\n" * 500, 1000), ("a", 2)):
+        ids, _ = encode(pa.array([text], pa.string()), pieces)
+        assert len(ids) == n and UNKNOWN not in ids

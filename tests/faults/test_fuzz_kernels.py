@@ -6,20 +6,29 @@ replaced), so that is what the text kernels see; the extractor sees the bytes.
 
 from __future__ import annotations
 
+import json
 import random
+import tempfile
 import time
 import unicodedata
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from curation import block
+from curation.decontaminate import Index, build, search
 from curation.edit import normalise
 from curation.extract import Extractor
+from curation.kneser_ney import estimate
 from curation.language import identify
 from curation.lines import line_hashes, remove_lines
 from curation.minhash import MinHash, band_keys
 from curation.pages import ENGINES
+from curation.perplexity import Model, load, perplexity, save
+from curation.pii import mask
 from curation.policy import policy_kernel
 from curation.schema import DOCUMENT, RAW, raw
 from curation.script import share
@@ -39,8 +48,8 @@ def random_bytes(seed: int) -> list[bytes]:
 def every_script() -> list[str]:
     """One text for each 256 code points that hold an assigned one, as words, as one token and as lines."""
     texts = []
-    for block in range(0, 0x30000, 0x100):
-        letters = [chr(c) for c in range(block, block + 0x100) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+    for first in range(0, 0x30000, 0x100):
+        letters = [chr(c) for c in range(first, first + 0x100) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
         if letters:
             texts += [" ".join(letters), "".join(letters), "\n".join(letters)]
     return texts
@@ -101,7 +110,52 @@ def measures(batch: pa.RecordBatch) -> pa.RecordBatch:
     return measured
 
 
+@cache
+def evaluation_set() -> Index:
+    rows = [
+        {"q": " ".join(f"w{i}" for i in range(30))},
+        {"q": "ชายคนนั้น" * 9},
+        {"q": "one two three four five six seven eight nine"},
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "e.jsonl")
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return build([str(path)])
+
+
+@cache
+def language_model() -> Model:
+    """A model of a few letters; all else is unknown to it."""
+    vocabulary = ["<unk>", "<s>", "</s>", "▁", *"abcdefghijklmnopqrstuvwxyzกขค", "▁the", "ab"]
+    words = np.random.default_rng(1).integers(3, len(vocabulary), 500).astype(np.int32)
+    with tempfile.TemporaryDirectory() as folder:
+        save(
+            folder,
+            vocabulary,
+            [-float(i) for i in range(len(vocabulary))],
+            estimate(words, np.arange(10, 501, 10), 5),
+            {},
+        )
+        return load(folder)
+
+
+def has_perplexity(batch: pa.RecordBatch) -> None:
+    values = perplexity(batch["text"], language_model())
+    assert len(values) == batch.num_rows and (values[~np.isnan(values)] > 0).all() and not np.isinf(values).any()
+
+
+def blocks(batch: pa.RecordBatch) -> None:
+    none = np.zeros(0, np.uint64)
+    lists = block.BlockLists(none, none, none)
+    by_text = batch.set_column(1, "url", batch["text"])
+    assert complete(by_text, block.block(by_text, lists)).num_rows == batch.num_rows
+
+
 TEXT_KERNELS = {
+    "block lists": blocks,
+    "masks": mask,
+    "decontamination": lambda batch: search(batch["text"], evaluation_set()),
+    "perplexity": has_perplexity,
     "language": lambda batch: complete(batch, identify(languages=LANGUAGES)(batch.drop_columns(["lang"]))),
     "edit": normalise,
     "signals": measures,

@@ -20,7 +20,16 @@ def test_one_sentence_for_each_shortcut():
 def test_it_is_shown(tmp_path, capsys):
     run = Run(str(tmp_path), recipes.parse(RECIPE, "test"))
     warnings = [*quality.warnings({"vi": SHORTCUT}), "quality: <b>not</b> markup [red]either"]
-    manifest = {"fingerprint": "f", "docs_in": 1, "docs_out": 1, "seconds": 1, "versions": {}, "warnings": warnings}
+    manifest = {
+        "fingerprint": "f",
+        "docs_in": 1,
+        "docs_out": 1,
+        "seconds": 1,
+        "versions": {},
+        "hosts": ["h"],
+        "warnings": warnings,
+    }
+    manifest |= {"config": {}, "inputs": {}, "hosts": ["h"]}
     storage.write_json(storage.join(run.uri, "quality", "_manifest.json"), manifest)
     rows = status.rows(run)
     assert {row["name"]: row["warnings"] for row in rows}["quality"] == warnings

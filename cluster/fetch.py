@@ -18,11 +18,14 @@ from cluster.rate import Blocked, Limiter
 
 USER_AGENT = "pinisi/0.1"
 CHUNK = 1 << 16
-SLOWEST_BYTES_PER_SECOND = 10_000  # an answer may take its time-out and what its bytes need at this speed
+SLOWEST_BYTES_PER_SECOND = (
+    100_000  # an answer that takes longer than its time-out and its bytes at this speed is continued
+)
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 DEFAULT_PAUSE_SECONDS = 1.0  # after 429 or 503 without Retry-After: the least that Common Crawl asks for
 SLOW_DOWN = (429, 503)
 TEMPORARY = (408, 500, 502, 504, *SLOW_DOWN)
+LEASE_MARGIN_SECONDS = 5.0
 UNSTATED_BYTES = 1 << 20  # what a request is charged whose answer has no known length
 
 
@@ -146,7 +149,7 @@ class Fetcher:
                 headers = s3_request.signed_headers(address, self.access.region, headers)
         expected = UNSTATED_BYTES if span.n_bytes is None else span.n_bytes - len(span.got)
         seconds = self.access.timeout_seconds + expected / SLOWEST_BYTES_PER_SECOND
-        lease = self._limiter.ask(expected, 2 * seconds)
+        lease = self._limiter.ask(expected, seconds + self.access.timeout_seconds + LEASE_MARGIN_SECONDS)
         deadline = time.monotonic() + seconds
         try:
             with self._session().get(

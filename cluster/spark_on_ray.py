@@ -34,7 +34,7 @@ from cluster import placement
 
 PYTHON_BYTES = 1 << 30  # of the Python worker beside each core of an executor
 JAVA_OVERHEAD_BYTES = 1 << 30  # of the executor beyond its heap, and of the Worker
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 STOP_SECONDS = 20.0
 WATCH_SECONDS = 1.0
 

@@ -2,9 +2,8 @@
 
     python benchmarks/curation_substring.py            # PINISI_SAMPLE_DIR names the folder with text/
 
-Texts in memory; threshold 100 characters. The peer is a suffix array of the same characters with its table of common
-prefixes (pydivsufsort, when it is installed; 15.7 MB/s + 18 MB/s were measured for it, lessons/curation_peers.md), which
-needs more than ten times the memory of the text and one machine; "naive" is a dictionary of all windows. Prints a table and
+Texts in memory; threshold 100 characters. The peer is the naive answer, a dictionary of all windows, which also says whether
+ours is right. Prints a table and
 writes benchmarks/results/curation-substring.json.
 """
 

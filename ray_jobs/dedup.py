@@ -4,6 +4,7 @@ copy of each long repeat (`dedup.substring_min_chars`)."""
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from cluster import storage
 from ray_jobs.engine import close, on_engine
@@ -16,7 +17,10 @@ def run(job: Job) -> dict:
     from curation.dedup_schema import DedupConfig
 
     parts = storage.glob(job.input("filter/policy", "part-*.parquet"))
-    config = DedupConfig(**job.recipe.dedup.model_dump(), seed=job.recipe.seed)
+    keys = job.recipe.dedup.model_dump()
+    # absolute, because workers have other working directories
+    keys["indexes"] = [os.path.abspath(uri) if storage.is_local(uri) else uri for uri in keys["indexes"]]
+    config = DedupConfig(**keys, seed=job.recipe.seed)
     # what `spark-submit curation/spark_job.py --run-dir RUN --steps dedup` reads
     where = {"parts": parts, "out": job.path(), "ledger": job.ledger, "fingerprint": job.fingerprint}
     settings = {"config": dataclasses.asdict(config), "name": job.recipe.name, **where}

@@ -7,8 +7,9 @@ The folder of a model holds `model.json` (labels, scale, temperature) and `weigh
 - *Lines*: a passage (`curation.lid_ngrams`) that belongs to another language with a probability of `SURE` or more is of that
   language. The language with the most letters, the unsure ones counted with the whole text's, has the page; its share of the
   letters is reported.
-- *Alphabet*: a text with fewer of its letters among those of its language than nearly all texts of that language have is of
-  none that the model knows: Shan is no Burmese and Japanese no Chinese, whatever their n-grams say.
+- *Alphabet*: a text with clearly more letters that neither its language nor one of its lines' has than nearly all texts of that
+  language is of none that the model knows: Shan is no Burmese and Japanese no Chinese, whatever their n-grams say. Clearly:
+  more than the letters allowed, and two of their standard deviations, and one.
 """
 
 from __future__ import annotations
@@ -87,10 +88,12 @@ class LanguageModel:
         data, offsets = text_buffers(texts)
         sums, features, letters, owners = _passages(self, data, offsets)
         sure = self.calibrated(self.logits(sums, features), features)
-        best, total, n, share = _vote(sums, features, letters, owners, sure, len(texts), self.bias, self.scale)
+        best, total, n, share, present = _vote(sums, features, letters, owners, sure, len(texts), self.bias, self.scale)
         probabilities = self.calibrated(self.logits(total, n), n)
         other = len(self.labels) - 1
-        foreign = (best != other) & (known_share(self, data, offsets, best) < self.least_known[best])
+        unknown, read = unknown_letters(self, data, offsets, present)
+        allowed = (1 - self.least_known[best]) * read
+        foreign = (best != other) & (unknown > allowed + 2 * np.sqrt(allowed) + 1)
         probabilities[foreign] = 0
         probabilities[foreign, other] = 1
         empty = n == 0
@@ -157,9 +160,11 @@ def features_and_sums(model: LanguageModel, texts: pa.Array) -> tuple[np.ndarray
     return sums, features
 
 
-def known_share(model: LanguageModel, data: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Share of the letters of each prefix in the alphabet of its label, float32 [N]; 1 without letters and for `OTHER`."""
-    return _known(data, offsets, FOLD, PREFIX_CHARS, model.alphabet, labels, len(model.labels) - 1)
+def unknown_letters(
+    model: LanguageModel, data: np.ndarray, offsets: np.ndarray, present: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Letters of each prefix that are in no alphabet of its labels (bits of uint64 `present`), and all its letters: int64 [N]."""
+    return _unknown(data, offsets, FOLD, PREFIX_CHARS, model.alphabet, present)
 
 
 def _passages(model: LanguageModel, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -172,12 +177,14 @@ def _passages(model: LanguageModel, data: np.ndarray, offsets: np.ndarray) -> tu
 
 @numba.njit(cache=True)
 def _vote(sums, features, letters, owners, probabilities, n_texts, bias, scale):  # noqa: PLR0917
-    """The label of each text, the sums and features of the passages that are not surely of another, its share of letters."""
+    """Of each text: its label, the sums and features of the passages that are not surely of another, the share of letters in
+    these, and as bits the labels that it or a sure passage of it has."""
     width = sums.shape[1]
     best = np.zeros(n_texts, np.int64)
     total = np.zeros((n_texts, width), np.int64)
     n = np.zeros(n_texts, np.int64)
     share = np.zeros(n_texts, np.float32)
+    present = np.zeros(n_texts, np.uint64)
     sure = np.zeros(width, np.int64)
     first = 0
     while first < len(owners):
@@ -212,20 +219,22 @@ def _vote(sums, features, letters, owners, probabilities, n_texts, bias, scale):
                     for c in range(width):
                         total[d, c] += sums[p, c]
                     n[d] += features[p]
+        present[d] = np.uint64(1) << np.uint64(lang)
+        for c in range(width):
+            if sure[c]:
+                present[d] |= np.uint64(1) << np.uint64(c)
         best[d] = lang
         share[d] = (whole - others) / whole
         first = last
-    return best, total, n, share
+    return best, total, n, share, present
 
 
 @numba.njit(cache=True)
-def _known(data, offsets, fold, max_chars, alphabet, best, other):  # noqa: PLR0917
-    known = np.ones(len(best), np.float32)
-    for d in range(len(best)):
-        if best[d] == other:
-            continue
-        i, end, chars, letters, inside = offsets[d], offsets[d + 1], 0, 0, 0
-        bit = np.uint64(best[d])
+def _unknown(data, offsets, fold, max_chars, alphabet, present):  # noqa: PLR0917
+    unknown = np.zeros(len(present), np.int64)
+    letters = np.zeros(len(present), np.int64)
+    for d in range(len(present)):
+        i, end, chars = offsets[d], offsets[d + 1], 0
         while i < end and chars < max_chars:
             second = data[i + 1] if i + 1 < end else 0
             third = data[i + 2] if i + 2 < end else 0
@@ -235,8 +244,6 @@ def _known(data, offsets, fold, max_chars, alphabet, best, other):  # noqa: PLR0
             chars += 1
             letter = fold[code]
             if letter > SKIPPED:
-                letters += 1
-                inside += (alphabet[letter] >> bit) & np.uint64(1)
-        if letters:
-            known[d] = inside / letters
-    return known
+                letters[d] += 1
+                unknown[d] += alphabet[letter] & present[d] == 0
+    return unknown, letters

@@ -24,7 +24,7 @@ import pyarrow as pa
 import xxhash
 
 from curation import lid_synthesis
-from curation.lid_model import OTHER, LanguageModel, features_and_sums, known_share
+from curation.lid_model import OTHER, LanguageModel, features_and_sums, unknown_letters
 from curation.lid_ngrams import FOLD, SKIPPED, text_features
 from curation.lid_report import expected_calibration_error, scores_by_length
 from curation.units import decode, text_buffers
@@ -62,7 +62,8 @@ def train(
     config: Training = Training(),
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[LanguageModel, dict]:
-    """The model and its report. languages: labels to tell apart (default: all); the other documents are of `OTHER`.
+    """The model and its report. languages: labels to tell apart (default: all that have enough text); the
+    other documents are of `OTHER`.
 
     Raises ValueError when fewer than two languages have enough text, or a language asked for has none.
     """
@@ -72,7 +73,10 @@ def train(
         sizes[lang] += len(text)
     wanted = sorted(set(languages) or {lang for lang in sizes if lang != OTHER})
     if thin := [lang for lang in wanted if sizes[lang] < LEAST_TEXT]:
-        raise ValueError(f"too little text (less than {LEAST_TEXT:,} characters) to learn {', '.join(thin)}")
+        if languages:
+            raise ValueError(f"too little text (less than {LEAST_TEXT:,} characters) to learn {', '.join(thin)}")
+        say(f"too little text to learn {', '.join(thin)}: examples of `{OTHER}`")
+        wanted = [lang for lang in wanted if lang not in thin]
     if not 2 <= len(wanted) <= 63:
         raise ValueError(f"{len(wanted)} languages: two to 63 can be told apart")
     documents = [(lang if lang in wanted else OTHER, source, text) for lang, source, text in documents]
@@ -287,7 +291,8 @@ def _predict_sources(model: LanguageModel, documents: Sequence[Document], config
     array = pa.array(texts, pa.large_string())
     sums, features = features_and_sums(model, array)
     numbers = np.array(truth, np.int64)
-    known = known_share(model, *text_buffers(array), numbers)
+    unknown, letters = unknown_letters(model, *text_buffers(array), np.uint64(1) << numbers.astype(np.uint64))
+    known = 1 - unknown / np.maximum(letters, 1)
     return numbers, model.logits(sums, features), features, np.array([len(text) for text in texts]), known
 
 

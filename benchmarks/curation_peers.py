@@ -23,21 +23,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import table
-from curation_minhash import GROUPS, edited_runs, edited_words, read
+from curation_minhash import GROUPS, THRESHOLD, edited_runs, edited_words, exact_clusters, read
 from table import row
 
-from curation.components import connected_components
 from curation.extract import Extractor
-from curation.minhash import MinHash, band_keys, shingle_sets
 from curation.warc import read_warc
 
 HERE = Path(__file__).parent
 LANGUAGES = [lang for langs in GROUPS.values() for lang in langs]
 TEXT_BYTES = 40_000_000
 FILTER_PAGES = 1000
-THRESHOLD = 0.7
 ONE_CORE = {name: "1" for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS")}
 
 
@@ -162,24 +160,10 @@ def found(corpus: pa.Table, label: list[int]) -> dict:
 
 
 def truly_merged(corpus: pa.Table) -> int:
-    """Originals that exact Jaccard of word 5-grams (the units of `curation.units`) joins to another one.
-
-    Candidates come from 64 bands of 4 rows, which miss one pair of Jaccard 0.7 in forty million.
-    """
-    originals = corpus.filter(pa.compute.equal(corpus["kind"], "original"))
-    text = originals["text"].combine_chunks()
-    keys, _ = band_keys(text, MinHash(256, 64, 4))
-    pairs = set()
-    for band in keys.T:
-        order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.r_[True, band[order][1:] != band[order][:-1]])
-        for bucket in np.split(order, starts[1:]):
-            if len(bucket) > 1:
-                pairs.update((int(a), int(b)) for i, a in enumerate(bucket) for b in bucket[i + 1 :])
-    sets = [set(shingles.tolist()) for shingles in shingle_sets(text)]
-    near = [(a, b) for a, b in pairs if len(sets[a] & sets[b]) >= THRESHOLD * len(sets[a] | sets[b])]
-    ids, labels = connected_components(*(np.array(side, np.int64) for side in zip(*near, strict=True)))
-    return int((ids != labels).sum())
+    """Originals that exact Jaccard of 5-grams joins to another one, group by group."""
+    originals = corpus.filter(pc.equal(corpus["kind"], "original"))
+    groups = (originals.filter(pc.equal(originals["group"], group))["text"].combine_chunks() for group in GROUPS)
+    return sum(len(text) - len(np.unique(exact_clusters(text))) for text in groups)
 
 
 def filters(sample: Path, work: Path) -> list[dict]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import main, measured
@@ -16,28 +15,16 @@ BATCH_ROWS = 1024
 
 def minhash(corpus: str, permutations: str, bands: str, rows: str, threshold: str = "0") -> dict:
     """Bands alone, or with a threshold the pairs whose signatures reach it, as the dedup stage does by default."""
-    from curation.components import connected_components
-    from curation.minhash import MinHash, fold_bands, jaccard_estimate, signatures
+    from curation_minhash import clusters
+
+    from curation.minhash import MinHash
 
     config = MinHash(int(permutations), int(bands), int(rows))
     text = pq.read_table(corpus)["text"].combine_chunks()
-    fold_bands(signatures(text[:10], config.num_perm), config)
-    connected_components(np.zeros(1, np.int64), np.ones(1, np.int64))
+    clusters(pa.concat_arrays([text[:10], text[:10]]), config, float(threshold))
     result: dict = {}
     with measured(result):
-        minima = signatures(text, config.num_perm)
-        keys, valid = fold_bands(minima, config)
-        ids = np.flatnonzero(valid)
-        flat = keys[ids].ravel()
-        order = np.argsort(flat, kind="stable")
-        document = np.repeat(ids, config.bands)[order]
-        new = np.r_[True, flat[order][1:] != flat[order][:-1]]
-        first = document[np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))]  # a bucket is a star
-        a, b = first[~new], document[~new]
-        near = jaccard_estimate(minima[a], minima[b]) >= float(threshold)
-        label = np.arange(len(text))
-        joined, root = connected_components(a[near], b[near])
-        label[joined] = root
+        label = clusters(text, config, float(threshold))
     return {**result, "label": label.tolist()}
 
 

@@ -11,7 +11,7 @@ base in bits 40 to 63, check in bits 16 to 39, and cost + 1 of the word that end
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import struct
 import zipfile
 from functools import cache
@@ -37,11 +37,15 @@ class Trie(NamedTuple):
 
 
 def jar() -> Path | None:
-    """ICU's jar in the installed PySpark, or None."""
-    spec = importlib.util.find_spec("pyspark")
-    if spec is None or not spec.submodule_search_locations:
+    """ICU's jar in the installed PySpark, or None.
+
+    Found through the distribution: a worker of Spark imports `pyspark` from a zip file, which has no jars beside it.
+    """
+    try:
+        folder = importlib.metadata.distribution("pyspark").locate_file("pyspark/jars")
+    except importlib.metadata.PackageNotFoundError:
         return None
-    return next(iter(sorted(Path(spec.submodule_search_locations[0], "jars").glob("icu4j-*.jar"))), None)
+    return next(iter(sorted(Path(str(folder)).glob("icu4j-*.jar"))), None)
 
 
 def source() -> str | None:

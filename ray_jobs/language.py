@@ -13,10 +13,7 @@ from ray_jobs.shard_stage import run_kernel
 def run(job: Job) -> dict:
     recipe = job.recipe
     trusted = sorted(source.name for source in recipe.sources if source.trust_language)
-    return run_kernel(
-        job,
-        "extract",
-        identify,
+    settings = (
         location(recipe.language.model),
         list(recipe.languages),
         dict(recipe.language.min_score),
@@ -24,6 +21,8 @@ def run(job: Job) -> dict:
         None,
         dict(recipe.language.min_share),
     )
+    identify(*settings)  # what is wrong with them is said before work is handed out
+    return run_kernel(job, "extract", identify, *settings)
 
 
 def location(model: str) -> str:

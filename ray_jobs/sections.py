@@ -87,7 +87,9 @@ class Source(Section):
         if not self.collinfo:
             commoncrawl.snapshots(self.snapshots)
         if self.kind == "warc" and self.max_files:
-            raise ValueError(f"source {self.name!r}: max_files is for whole files (kind: wet or files); use max_records")
+            raise ValueError(
+                f"source {self.name!r}: max_files is for whole files (kind: wet or files); use max_records"
+            )
         if self.kind != "warc" and (self.max_records or self.max_index_files):
             raise ValueError(f"source {self.name!r}: whole files are limited by max_files")
         if self.kind == "files" and self.select.languages:
@@ -137,7 +139,9 @@ class Language(Section):
 class Filter(Section):
     policy: dict[str, dict] = {}  # language or `default` -> rules that replace those of curation/languages/<lang>.yaml
     word_lists: str | None = None  # a folder of <lang>.yaml, as `pinisi train words` writes it
-    mask_pii: bool | list[Literal["email", "phone", "ip", "id"]] = True  # personal data become <email>, <phone>, <ip>, <id>
+    mask_pii: bool | list[Literal["email", "phone", "ip", "id"]] = (
+        True  # personal data become <email>, <phone>, <ip>, <id>
+    )
     perplexity_models: str | None = None  # a folder of <lang>/, as `pinisi train lm` writes it
     reference: list[str] = []  # names of sources whose documents percentiles are of
     reference_min_documents: Positive = 200
@@ -344,7 +348,9 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device computes it natively
     parallel: Literal["replicate", "fsdp"] = "replicate"
     workers: Positive = 2
-    device: Literal["auto", "cpu", "gpu"] = "auto"  # one GPU for each worker; auto: where this machine or the cluster has one
+    device: Literal["auto", "cpu", "gpu"] = (
+        "auto"  # one GPU for each worker; auto: where this machine or the cluster has one
+    )
     base: Base
     expand: Expand
     pretrain: Pretrain

@@ -34,15 +34,13 @@ def connected_components(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.n
     span = max(int(a.max()), int(b.max())) - low + 1
     number = np.int32 if max(2 * len(a), min(span, DENSE * len(a))) < 2**31 else np.int64
     if span <= DENSE * len(a):
-        x, y = (a - low).astype(number), (b - low).astype(number)
-        present = np.zeros(span, bool)
-        present[x] = present[y] = True
-        ids = np.flatnonzero(present)
-        return ids + low, _union_find(x, y, np.arange(span, dtype=number))[ids] + np.int64(low)
+        parent = np.full(span, -1, number)
+        n = _present(a, b, low, parent)
+        return _numbered(_union_find(a, b, low, parent), low, n)
     ends = np.concatenate([a, b])
     dense, ids = np.empty(len(ends), number), np.empty(len(ends), np.int64)
     ids = ids[: _number(ends, dense, ids)]
-    parent = _union_find(dense[: len(a)], dense[len(a) :], np.arange(len(ids), dtype=number))
+    parent = _union_find(dense[: len(a)], dense[len(a) :], 0, np.arange(len(ids), dtype=number))
     return ids, _least(parent, ids)
 
 
@@ -107,13 +105,13 @@ def _number(ids, dense, known):
 
 
 @numba.njit(cache=True)
-def _union_find(a, b, parent):
-    """Root of each node of `parent` (0, 1, ...); at every moment a root is the smallest node of its tree.
+def _union_find(a, b, low, parent):
+    """Root of each node of `parent` (0, 1, ...), which are ids less `low`; a root is always the smallest of its tree.
 
     Rem's algorithm with splicing (Patwary, Blair, Manne 2010).
     """
     for e in range(len(a)):
-        x, y = a[e], b[e]
+        x, y = a[e] - low, b[e] - low
         up, vp = parent[x], parent[y]
         while up != vp:
             if up > vp:
@@ -129,8 +127,32 @@ def _union_find(a, b, parent):
                 y = vp
                 vp = parent[y]
     for x in range(len(parent)):  # a parent is smaller than its child and already points to its root
-        parent[x] = parent[parent[x]]
+        if parent[x] >= 0:
+            parent[x] = parent[parent[x]]
     return parent
+
+
+@numba.njit(cache=True)
+def _present(a, b, low, parent):
+    """Make each id its own parent; returns how many there are."""
+    n = 0
+    for ends in (a, b):
+        for one in ends:
+            n += parent[one - low] < 0
+            parent[one - low] = one - low
+    return n
+
+
+@numba.njit(cache=True)
+def _numbered(parent, low, n):
+    """The `n` ids that have a parent, and their roots."""
+    ids, labels = np.empty(n, np.int64), np.empty(n, np.int64)
+    found = 0
+    for x in range(len(parent)):
+        if parent[x] >= 0:
+            ids[found], labels[found] = x + low, parent[x] + low
+            found += 1
+    return ids, labels
 
 
 @numba.njit(cache=True)

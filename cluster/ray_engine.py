@@ -101,12 +101,12 @@ def run_tasks(function: Callable[[Any], dict], arguments: Sequence, progress: Pr
 
     options = {"num_cpus": 1, "max_retries": 3, "retry_exceptions": [OSError], "label_selector": placement.CPU}
     remote = ray.remote(function).options(**options)
-    limit = placement.in_flight()
     results: list = [None] * len(arguments)
     waiting: dict = {}
     finished = 0
     following = iter(enumerate(arguments))
     while True:
+        limit = max(2, placement.in_flight())  # a cluster grows and shrinks meanwhile
         while len(waiting) < limit and (item := next(following, None)):
             waiting[remote.remote(item[1])] = item[0]
         if not waiting:

@@ -36,6 +36,7 @@ PYTHON_BYTES = 1 << 30  # of the Python worker beside each core of an executor
 JAVA_OVERHEAD_BYTES = 1 << 30  # of the executor beyond its heap, and of the Worker
 START_SECONDS = 300.0
 STOP_SECONDS = 20.0
+SAY_SECONDS = 60.0
 WATCH_SECONDS = 1.0
 
 # Runs a program that the kernel kills when the parent dies; the last line: should it have died before the first.
@@ -83,7 +84,7 @@ class Standalone:
         self._stopped = threading.Event()
         try:
             self.url = ray.get(self.master.url.remote(), timeout=START_SECONDS)
-            ray.get(self._group.ready())
+            _wait(self._group, bundle, workers)
             actor = ray.remote(max_restarts=-1, max_task_retries=-1)(_Worker)
             for number in range(workers):
                 strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number)
@@ -98,7 +99,7 @@ class Standalone:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """End all of it; when this returns, its resources are free."""
+        """End all of it; when this returns no Java runs, and Ray has the resources again a moment later."""
         import ray
 
         self._stopped.set()
@@ -119,6 +120,19 @@ class Standalone:
         except ray.exceptions.RayError:
             if not self._stopped.is_set():
                 self.on_loss()
+
+
+def _wait(group, bundle: dict, workers: int) -> None:
+    """Until Ray, or its autoscaler, has found a place for every worker."""
+    import ray
+
+    ready = group.ready()
+    while not ray.wait([ready], timeout=SAY_SECONDS)[0]:
+        print(
+            f"spark: waiting for room for {workers} workers of {bundle['CPU']} CPUs and {bundle['memory'] / 2**30:.1f} GB",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_room(bundle: dict, workers: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -105,10 +106,8 @@ def _beat(path: str, mine: dict, over: threading.Event) -> None:
     while not over.wait(BEAT_SECONDS):
         with contextlib.suppress(Exception):  # a store that fails now is asked again at the next beat
             if _read(path).get("holder", mine["holder"]) != mine["holder"]:
-                import _thread
-
                 print("pinisi: another process took this run over; this one stops", file=sys.stderr)
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as Ctrl-C: ends a wait too
                 return
             mine |= {"beat": mine["beat"] + 1, "at": time.time()}
             storage.write_json(path, mine)

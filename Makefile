@@ -7,7 +7,7 @@ BIN := .venv/bin
 SHARED := $(abspath ../shared/data)
 export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
 
-.PHONY: setup demo test test-fast lint bench bench-curation clean
+.PHONY: setup demo test test-fast test-cluster lint bench bench-curation clean
 
 setup: .venv/.installed
 
@@ -22,10 +22,14 @@ demo: setup
 	$(BIN)/pinisi run demo
 
 test: setup
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -m 'not cluster'
 
 test-fast: setup
-	$(BIN)/pytest tests -m 'not slow'
+	$(BIN)/pytest tests -m 'not slow and not cluster'
+
+# Lost nodes, full disks, broken stores, groups that grow and shrink: minutes on simulated clusters
+test-cluster: setup
+	$(BIN)/pytest tests -m cluster
 
 lint: setup
 	$(BIN)/ruff check .

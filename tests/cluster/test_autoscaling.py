@@ -18,7 +18,7 @@ import yaml
 
 from cluster import placement, ray_up, spec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(180)]
 
 HEAD_ID = "f" * 51 + "00000"  # the id and type that the fake provider gives its head
 HEAD_TYPE = "ray.head.default"

@@ -28,7 +28,7 @@ from ray_jobs.errors import StageFailed
 from ray_jobs.run import Run
 from train import checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = str(ROOT / "tests" / "e2e" / "tiny.yaml")

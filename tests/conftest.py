@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -68,3 +69,12 @@ def tiny_model() -> Callable:
         return net
 
     return build
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_ray_is_left():
+    """A Ray that one file's tests started would be the next file's, with the environment of its start."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()

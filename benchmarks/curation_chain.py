@@ -77,7 +77,7 @@ def main() -> None:
     folder = os.environ.get("PINISI_SAMPLE_DIR")
     if not folder or not Path(folder, "warc").is_dir():
         raise SystemExit("set PINISI_SAMPLE_DIR to a folder with warc/*.warc.gz")
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     archives = sorted(Path(folder, "warc").glob("*.warc.gz"), key=lambda p: p.stat().st_size)[-SAMPLE_FILES:]
     warm_up()
     measured = []

@@ -305,7 +305,9 @@ RUNS = {
 
 
 def arguments(work: Work, micro: int, rows: int) -> dict:
-    common = train_cpu.arguments(argparse.Namespace(folder=work.folder, rows=micro, steps=work.updates - 1))
+    common = train_cpu.arguments(
+        argparse.Namespace(folder=work.folder, rows=micro, steps=work.updates - 1, precision=["fp32"])
+    )
     own = {
         "learning_rate": LR,
         "gradient_accumulation_steps": rows // micro,

@@ -165,7 +165,12 @@ def measure(case: str, variant: str, args: argparse.Namespace) -> dict:
     }
     with tempfile.TemporaryDirectory() as folder:
         options = argparse.Namespace(
-            steps=args.steps + UNTIMED - 1, rows=micro_rows, context=context, vocab=shape["vocab_size"], folder=folder
+            steps=args.steps + UNTIMED - 1,
+            rows=micro_rows,
+            context=context,
+            vocab=shape["vocab_size"],
+            folder=folder,
+            precision=["bf16"],
         )
         train_cpu.prepare_rows(Path(folder), options, ACCUMULATION)
         rows = train_cpu.load_rows(folder)

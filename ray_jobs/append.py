@@ -37,6 +37,8 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
     What a pool has already, by doc_id, is left out, so the command can be repeated. Raises UserError for files without
     these columns, and for a language that the run has no pool of.
     """
+    if not run.recipe.sources:
+        raise UserError(f"{run.uri}: this run aligns a finished model and has no token stores to append to")
     if run.manifest("tokenize") is None:
         raise UserError(f"{run.uri}: there are no token stores yet; `pinisi run … --until tokenize` makes them")
     files = storage.glob(documents)

@@ -28,8 +28,13 @@ def run(job: Job) -> dict:
 
 
 def _copy(settings: dict) -> dict:
-    net = model.load(settings["from"])
-    model.save(net, training.load_tokenizer(settings), settings["to"], net.config.max_position_embeddings)
+    net, tokenizer = model.load(settings["from"]), training.load_tokenizer(settings)
+    if len(tokenizer) > net.config.vocab_size:
+        raise ValueError(
+            f"tokenize.tokenizer: it has {len(tokenizer):,} tokens, but train.base.model {settings['from']} embeddings for "
+            f"{net.config.vocab_size:,}; name the model's own tokenizer"
+        )
+    model.save(net, tokenizer, settings["to"], net.config.max_position_embeddings)
     return {"parameters": training.parameters(net)}
 
 

@@ -88,10 +88,10 @@ def stages(recipe: Recipe) -> list[str]:
     from ray_jobs.stages import enabled
 
     found = [stage.name for stage in enabled(recipe) if stage.name in STAGES]
-    if not found:
-        raise UserError("this run trains nothing: its recipe has no section train")
-    if recipe.train.base.shape is None:
+    if "base" in found and recipe.train.base.shape is None:
         found.remove("base")
+    if not found:
+        raise UserError("this run reads no mixture: its recipe has no `train`, or aligns a finished model")
     return found
 
 

@@ -1,7 +1,7 @@
 """`pinisi run RECIPE --dry-run`: what training will be, from the real model on torch's meta device; nothing is read or started.
 
-Base and expanded model are built without memory, so shapes and parameters are those that training will have. Memory of a GPU
-is what ray_jobs/gpu_memory.py counts, as in `pinisi plan`.
+The base, and the expanded model where the recipe expands, are built without memory, so shapes and parameters are those that
+training will have. Memory of a GPU is what ray_jobs/gpu_memory.py counts, as in `pinisi plan`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def describe(recipe: Recipe) -> dict:
     if train is None:
         raise ValueError("This recipe has no `train`, so there is nothing to try; `pinisi plan` is for the rest.")
     base, grown = models(recipe)
+    pretrain = train.pretrain
     _, of_model = plan_training.model(recipe)
     return {
-        "base": _model(base),
-        "model": _model(grown),
+        "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
         "workers": train.workers,
         "part": f", a part of {train.context_parallel} of each," if train.context_parallel > 1 else "",
         "memory": gpu_memory.table(train, of_model.shape, of_model.vocab_size),
         "stages": [
             _stage(train, name, stage, grown)
-            for name, stage in (("stage1", train.pretrain.stage1), ("stage2", train.pretrain.stage2))
+            for name, stage in ((("stage1", pretrain.stage1), ("stage2", pretrain.stage2)) if pretrain else ())
         ],
     }
 
@@ -46,6 +46,8 @@ def models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
         with torch.device("meta"):
             nets.append(model.build({**of_base.shape, "vocab_size": of_base.vocab_size}))
     settings = recipe.train.expand
+    if settings is None:
+        return nets[0], nets[0]
     more = {"untie": settings.untie_embeddings, "vocab_size": settings.vocab_size}
     grown = expand.expand(nets[1], settings.new_layers, settings.trainable, **more)
     assert training.parameters(grown) == of_model.parameters, "the plan counts other parameters than the model has"
@@ -54,8 +56,7 @@ def models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
 
 def show(described: dict) -> None:
     """Print what `describe` found."""
-    for name in ("base", "model"):
-        made = described[name]
+    for name, made in described["models"].items():
         print(
             f"{name}: {made['layers']} layers, {made['parameters'] / GB:.3f} B parameters, {made['trainable'] / GB:.3f} B learn"
         )
@@ -64,6 +65,10 @@ def show(described: dict) -> None:
     print(f"memory of each of {described['workers']} GPUs, GB:")
     for what, gigabytes in described["memory"].items():
         print(f"  {what:<50}{gigabytes:10.2f}")
+    if not described["stages"]:
+        print(
+            "no pre-training; the steps of reward, SFT and DPO follow from their rows (`--only sft/data` counts them)"
+        )
     for stage in described["stages"]:
         print(
             f"{stage['name']}: {stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {stage['tokens']:,}; "

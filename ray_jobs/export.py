@@ -1,6 +1,7 @@
 """export: Hugging Face folders that `AutoModelForCausalLM.from_pretrained` loads, each with a card filled from the manifests.
 
-`base` is the continually pre-trained model, `chat` the last aligned one, `pruned` the pruned base; those that the run has.
+`base` is the continually pre-trained model (none where a finished one is aligned), `chat` the last aligned one, `pruned` the
+pruned base; those that the run has.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ HELDOUT_BYTES = 500  # of each language, to measure what rounding the weights co
 
 
 def run(job: Job) -> dict:
-    exported, heldout = {}, storage.join(job.run_uri, "tokenize", "heldout.parquet")
+    exported = {}
+    heldout = storage.join(job.run_uri, "tokenize", "heldout.parquet") if job.recipe.sources else None
     chat = (*reversed(rounds(job.recipe)), "sft/stage2")
     for name, candidates in {"base": ("pretrain/stage2",), "chat": chat, "pruned": ("prune",)}.items():
         stage = next((stage for stage in candidates if job.has(stage)), None)
@@ -30,7 +32,8 @@ def run(job: Job) -> dict:
 
 
 def _export(task: dict) -> dict:
-    rows = storage.read_table(task["heldout"], ["doc_id", "lang", "text"]).to_pylist()
+    columns = ["doc_id", "lang", "text"]
+    rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
     return export.export(task["source"], task["folder"], task["dtype"], watch.chosen(rows, HELDOUT_BYTES))
 
 

@@ -37,13 +37,14 @@ class Memory(NamedTuple):
 
 
 def of_worker(train: Train, shape: Mapping, vocab_size: int) -> Memory:
-    """What one of `train.workers` needs for the expanded model of `shape`."""
+    """What one of `train.workers` needs for the model of `shape`, expanded if the recipe expands."""
     fsdp = train.parallel == "fsdp"
     ranks = train.workers if fsdp else 1
     number = 4 if train.precision == "fp32" else 2
     total, count = flops.parameters(shape, vocab_size), shape["num_hidden_layers"]
     layer = total - flops.parameters({**shape, "num_hidden_layers": count - 1}, vocab_size)
-    learning = total if train.expand.trainable == "all" else train.expand.new_layers * layer
+    frozen = train.expand is not None and train.expand.trainable == "new_blocks"
+    learning = train.expand.new_layers * layer if frozen else total
     head = shape["hidden_size"] * vocab_size
     config, mode = SimpleNamespace(**shape), train.activation_checkpointing
     kept = layers.kept_bytes_per_token(config, mode, number)
@@ -66,9 +67,18 @@ def of_worker(train: Train, shape: Mapping, vocab_size: int) -> Memory:
     return Memory({k: v / GB for k, v in state.items()}, row / GB, {k: v / GB for k, v in rest.items()})
 
 
+def micro_rows(train: Train) -> tuple[str, int]:
+    """The key that says how many rows a micro-batch has, and its value: of pre-training; of SFT where there is none."""
+    if train.pretrain:
+        return "train.pretrain.micro_rows", train.pretrain.micro_rows
+    if train.sft:
+        return "train.sft.stage1.optimiser.micro_rows", train.sft.stage1.optimiser.micro_rows
+    return "train.reward.optimiser.micro_rows", train.reward.optimiser.micro_rows if train.reward.optimiser else 0
+
+
 def table(train: Train, shape: Mapping, vocab_size: int) -> dict[str, float]:
-    """The same by part for `train.pretrain.micro_rows` rows, and the sum `in all`."""
+    """The same by part for the rows of a micro-batch, and the sum `in all`."""
     found = of_worker(train, shape, vocab_size)
-    activations = {f"activations ({train.activation_checkpointing})": train.pretrain.micro_rows * found.row}
+    activations = {f"activations ({train.activation_checkpointing})": micro_rows(train)[1] * found.row}
     made = found.state | activations | found.rest
     return made | {"in all": sum(made.values())}

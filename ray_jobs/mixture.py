@@ -22,20 +22,17 @@ def run(job: Job) -> dict:
             "tokenize: no document is left to train on; `pinisi status` and the ledger show where they went"
         )
     plans: dict[str, Stage] = {}
-    if train is None:
-        budget = sum(pool.tokens for pool in everything.values())
-        plans["stage1"] = _stage1(job, everything, budget)
-    else:
-        if train.base.shape is not None:
-            own = {name: pool for name, pool in everything.items() if name.split("/")[-1] in train.base.languages}
-            if not own:
-                raise UserError(
-                    f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on"
-                )
-            plans["base"] = weights.stage1(
-                own, train.base.tokens, temperature=mixture.temperature, max_epochs=mixture.max_epochs
-            )
-        plans["stage1"] = _stage1(job, everything, train.pretrain.stage1.tokens)
+    if train and train.base.shape is not None:
+        own = {name: pool for name, pool in everything.items() if name.split("/")[-1] in train.base.languages}
+        if not own:
+            raise UserError(f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on")
+        plans["base"] = weights.stage1(
+            own, train.base.tokens, temperature=mixture.temperature, max_epochs=mixture.max_epochs
+        )
+    pretrain = train and train.pretrain
+    budget = pretrain.stage1.tokens if pretrain else sum(pool.tokens for pool in everything.values())
+    plans["stage1"] = _stage1(job, everything, budget)
+    if pretrain:
         best = {
             n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages
         }
@@ -44,7 +41,7 @@ def run(job: Job) -> dict:
             _pools(job, "instructions"),
             everything,
             plans["stage1"].weights,
-            train.pretrain.stage2.tokens,
+            pretrain.stage2.tokens,
             temperature=mixture.temperature,
             max_epochs=mixture.max_epochs,
             replay_share=mixture.stage2_replay_share,

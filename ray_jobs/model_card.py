@@ -31,7 +31,8 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
     for one in (*STAGES, *(s for s in job.stage.inputs if s.startswith("dpo/")), stage):
         path = storage.join(job.run_uri, one, "_manifest.json")
         manifests[one] = storage.read_json(path) if storage.exists(path) else {}
-    evaluation = storage.read_json(job.input("evaluate", "metrics.json"))
+    measured = job.has("evaluate")
+    bpb = storage.read_json(job.input("evaluate", "metrics.json"))["bits_per_byte"] if measured else {}
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
     base = job.recipe.train.base.model
     worst = max(facts["rounding"].items(), key=lambda item: abs(item[1]), default=None)
@@ -45,8 +46,8 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
         worst_rounding=worst,
         pairs=[(one, made["pairs"]) for one, made in manifests.items() if one.startswith("dpo/") and made.get("pairs")],
         manifests=manifests,
-        base_bpb=evaluation["bits_per_byte"].get("base", {}),
-        bpb=evaluation["bits_per_byte"].get(stage, {}),
+        base_bpb=bpb.get("base", {}),
+        bpb=bpb.get(stage, {}),
         licences=_licences(job.run_uri),
     )
 

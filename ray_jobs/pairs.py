@@ -16,6 +16,7 @@ from ray_jobs import chats, device, generate, training
 from ray_jobs.language import location
 from ray_jobs.parallel import map_on_ray
 from ray_jobs.run import Job
+from ray_jobs.stages import foundation
 from train import chat, dpo, model, preference, probe
 from train.scrub import emoji_count
 
@@ -31,7 +32,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
     rows, too_long = preference.cut_prompts(rows, _tokenizer(job), recipe.max_prompt_tokens)
     task = {
         **training.tokenizer_of(job),
-        "model": job.input("pretrain/stage2", "model"),
+        "model": job.input(foundation(job.recipe), "model"),
         "rows": rows,
         "share": recipe.drop_worst_perplexity,
         "context": job.recipe.train.context,

@@ -53,7 +53,7 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
     """
     n = plan_rates.numbers(recipe.extract.engine, cluster.assume, run, recipe.fetch.gap_bytes)
     cpus = _group(cluster, "cpu")
-    corpus = plan_corpus.plan(recipe, n)
+    corpus = plan_corpus.plan(recipe, n) if recipe.sources else plan_corpus.NONE
     _check_cpu_nodes(recipe, cluster, cpus, corpus)
     rows = [Row("number", name, n[name].value, n[name].unit, n[name].source) for name in sorted(_used(n))]
     rows.append(Row("corpus", "tokens after deduplication", corpus.tokens, "tokens", corpus.why))
@@ -136,8 +136,8 @@ def _training(recipe: Recipe, group: Group, n: dict[str, Number]) -> tuple[list[
         f"{grown.shape['num_hidden_layers']} layers of {grown.shape['hidden_size']}, vocabulary {grown.vocab_size:,}"
     )
     rows = [
-        Row("model", "parameters before expansion", base.parameters, "", "train.base"),
-        Row("model", "parameters", grown.parameters, "", f"train.base, train.expand: {shape}"),
+        *([Row("model", "parameters before expansion", base.parameters, "", "train.base")] if train.expand else []),
+        Row("model", "parameters", grown.parameters, "", f"train.base{', train.expand' * bool(train.expand)}: {shape}"),
         Row("model", "FLOPs a token", grown.flops_per_token, "", "6 N + 12 L H T (train/flops.py)"),
         Row("model", "memory of a GPU", needed * 1e9, "B", made),
     ]

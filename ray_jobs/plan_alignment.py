@@ -23,7 +23,7 @@ EMBEDDING_BYTES = 8  # of a number of what the head keeps in memory
 
 def before(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     """The proxies, which come before training."""
-    if recipe.mixture.regmix is None:
+    if recipe.mixture.regmix is None or not recipe.sources:
         return []
     own = recipe.mixture.regmix.proxies
     runs = own.runs + own.heldout_runs
@@ -78,7 +78,11 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
             train, n, step, rows, said(rows, "pairs of two answers", "train.dpo.max_rows", "preference_rows")
         )
     steps += _pruning(train, grown, step)
-    models = 4 + train.pretrain.control + bool(train.dpo and train.sft and train.reward) + bool(train.prune)
+    if not recipe.sources:  # nothing is held out
+        return steps
+    aligned = bool(train.dpo and train.sft and train.reward) and train.dpo.on_policy.rounds
+    models = 1 + bool(train.expand) + aligned + bool(train.prune)
+    models += 2 + train.pretrain.control if train.pretrain else 0
     heldout = recipe.tokenize.heldout_bytes_per_language * len(recipe.languages) / n["bytes_per_token"].value
     source = (
         f"{models} models x tokenize.heldout_bytes_per_language of {len(recipe.languages)} languages / bytes_per_token"

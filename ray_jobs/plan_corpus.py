@@ -44,6 +44,9 @@ class Corpus:
     why: str
 
 
+NONE = Corpus([], 0.0, 0.0, "no sources: a finished model is aligned")
+
+
 def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
     """The curation stages of `recipe` by the numbers `n`. Raises ValueError when its sources say nothing about their size."""
     tokens, why = _tokens(recipe, n)

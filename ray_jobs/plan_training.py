@@ -53,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Model:
-    """The expanded model."""
+    """A model by its shape."""
 
     shape: Mapping
     vocab_size: int
@@ -62,7 +62,8 @@ class Model:
 
 
 def model(recipe: Recipe) -> tuple[Model, Model]:
-    """The base and the expanded model. Raises ValueError for a base whose shape is not known here."""
+    """The base and the model that is trained, which is the base where nothing is expanded. Raises ValueError for a base whose
+    shape is not known here."""
     train = _train(recipe)
     base = train.base
     if base.shape is not None:
@@ -72,6 +73,9 @@ def model(recipe: Recipe) -> tuple[Model, Model]:
         shape = dict(zip(FIELDS, fields, strict=True))
     else:
         shape, vocabulary = _config(str(base.model))
+    if train.expand is None:
+        same = _model(shape, vocabulary, train)
+        return same, same
     grown = {**shape, "num_hidden_layers": shape["num_hidden_layers"] + train.expand.new_layers}
     if train.expand.untie_embeddings:
         grown["tie_word_embeddings"] = False
@@ -92,6 +96,8 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     steps = []
     if train.base.shape is not None:
         steps.append(step("base", train.base.tokens, "train.base.tokens", base))
+    if train.pretrain is None:
+        return steps
     for name, stage in (("stage1", train.pretrain.stage1), ("stage2", train.pretrain.stage2)):
         steps.append(step(f"pretrain/{name}", stage.tokens, f"train.pretrain.{name}.tokens"))
         if train.pretrain.control:
@@ -112,7 +118,7 @@ def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
     room = group.gpu_memory_gb * USABLE
     found = gpu_memory.of_worker(train, grown.shape, grown.vocab_size)
     state, per_row, rest = sum(found.state.values()), found.row, sum(found.rest.values())
-    rows = train.pretrain.micro_rows
+    key, rows = gpu_memory.micro_rows(train)
     made = (
         f"{state:,.1f} GB weights, gradients, Adam ({train.parallel}, {workers} workers) + {rows} rows of {per_row:,.1f} GB "
         f"({train.activation_checkpointing}) + {rest:,.1f} GB of logits and gathered weights; as in --dry-run"
@@ -134,7 +140,7 @@ def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
     if state + rows * per_row + rest > room:
         fit = int((room - state - rest) / per_row)
         raise ValueError(
-            f"train.pretrain.micro_rows: {rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state do not fit into the "
+            f"{key}: {rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state do not fit into the "
             f"{room:,.0f} GB of a GPU of {group.name}; set it to {fit} or less"
         )
     _check_whole_models(recipe, group)

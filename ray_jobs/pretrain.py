@@ -8,6 +8,7 @@ import functools
 from ray_jobs import data_order, training
 from ray_jobs.run import Job
 from ray_jobs.sections import Optimiser
+from ray_jobs.stages import grown
 from ray_jobs.trainer import launch
 from train import expand, model
 from train.pretrain import loss
@@ -18,7 +19,9 @@ def run(job: Job) -> dict:
     branch, stage_name = job.stage.name.split("/")
     first = stage_name == "stage1"
     stage = recipe.stage1 if first else recipe.stage2
-    start = ("expand" if branch == "pretrain" else "base") if first else f"{branch}/stage1"
+    own = branch == "pretrain"
+    expanded = job.recipe.train.expand if own else None
+    start = (grown(job.recipe) if own else "base") if first else f"{branch}/stage1"
     lr = stage.lr or (recipe.lr if first else recipe.lr / 10)
     optimiser = Optimiser(
         rows_per_step=stage.rows_per_step,
@@ -37,8 +40,8 @@ def run(job: Job) -> dict:
         training.loop_config(job, optimiser, steps),
         model=job.input(start, "model"),
         **data_order.settle(job, job.recipe.seed + (1 if first else 2)),
-        trainable=job.recipe.train.expand.trainable if branch == "pretrain" else "all",
-        new_layers=job.recipe.train.expand.new_layers,
+        trainable=expanded.trainable if expanded else "all",
+        new_layers=expanded.new_layers if expanded else 0,
         z_loss=recipe.z_loss,
     )
     return launch(job, train_worker, settings, steps)

@@ -47,7 +47,8 @@ def run(job: Job) -> dict:
     _write_effects(job, predictor, weights_ND, domains, languages)
     tokens = job.manifest("tokenize")["tokens_per_lang"]
     prior = {lang: tokens[lang] for lang in domains}
-    budget = job.recipe.train.pretrain.stage1.tokens if job.recipe.train else sum(prior.values())
+    pretrain = job.recipe.train and job.recipe.train.pretrain
+    budget = pretrain.stage1.tokens if pretrain else sum(prior.values())
     plain = _tempered(prior, budget, mixture)
     mean = float(rho["folds"].mean())
     if mean < settings.min_correlation:

@@ -135,15 +135,13 @@ def _evaluation(evaluation: dict | None, recipe) -> dict | None:
     replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb["base"]]
     langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
     shown = {name: [bpb[name].get(lang) for lang in langs] for name in names}
+    ours = "with expansion" if recipe.train.expand else "after pre-training"
+    compared = {ours: "pretrain/stage2", "without expansion": "control/stage2"}
     forgetting = {
-        "with expansion": [bpb["pretrain/stage2"][lang] - bpb["base"][lang] for lang in replay]
-        if "pretrain/stage2" in bpb
-        else [],
-        "without expansion": [bpb["control/stage2"][lang] - bpb["base"][lang] for lang in replay]
-        if "control/stage2" in bpb
-        else [],
+        title: [bpb[name][lang] - bpb["base"][lang] for lang in replay]
+        for title, name in compared.items()
+        if name in bpb and replay
     }
-    forgetting = {name: values for name, values in forgetting.items() if values}
     return {
         "plot": Markup(plots.grouped_bars(langs, shown, "bits per byte")),
         "forgetting": Markup(plots.grouped_bars(replay, forgetting, "change of bits per byte", 4.8))

@@ -1,4 +1,4 @@
-"""reward: our own Bradley-Terry reward model on preference pairs, on the base of stage 2, or one that the recipe names.
+"""reward: our own Bradley-Terry reward model on preference pairs, on the model that is aligned, or one that the recipe names.
 
 Either is measured on held-out pairs. These are chosen by a hash of their prompt, so no prompt is on both sides.
 """
@@ -13,6 +13,7 @@ from cluster import storage
 from ray_jobs import chats, held_out, measures, reward_model, training
 from ray_jobs.run import Job
 from ray_jobs.sections import Reward
+from ray_jobs.stages import foundation
 from ray_jobs.trainer import launch
 from train import chat, examples, model, reward, reward_quality
 from train.examples import Example
@@ -34,7 +35,7 @@ def run(job: Job) -> dict:
     settings = training.settings(
         job,
         training.loop_config(job, recipe.optimiser),
-        model=job.input("pretrain/stage2", "model"),
+        model=job.input(foundation(job.recipe), "model"),
         rows=job.path("rows.jsonl"),
         watched=job.path("watched.jsonl"),
         eval_every=recipe.eval_every,

@@ -218,8 +218,8 @@ class Train(Section):
         "auto"  # one GPU for each worker; auto: where this machine or the cluster has one
     )
     base: Base
-    expand: Expand
-    pretrain: Pretrain
+    expand: Expand | None = None  # None: the base as it is
+    pretrain: Pretrain | None = None  # None: no continual pre-training; the base is aligned as it is
     reward: Reward | None = None
     sft: Sft | None = None
     dpo: Dpo | None = None
@@ -245,8 +245,23 @@ class Train(Section):
             raise ValueError("guard may need the checkpoint before the last, so checkpoints.keep must be at least 2")
         if self.attention == "varlen" and self.precision == "fp32":
             raise ValueError("attention: varlen needs precision bf16, as its kernel takes 16-bit numbers only")
-        if self.cross_entropy == "liger" and self.pretrain.z_loss:
+        if self.cross_entropy == "liger" and self.pretrain and self.pretrain.z_loss:
             raise ValueError("cross_entropy: liger cannot tell the z-loss from the loss; set pretrain.z_loss to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Train:
+        if not (self.pretrain or self.sft or self.reward):
+            raise ValueError("nothing is trained; give `pretrain`, or `sft` to align the base as it is")
+        if self.pretrain is None:
+            for key, why in (
+                ("expand", "fills the new blocks"),
+                ("prune", "has the text that a pruned model learns from"),
+            ):
+                if getattr(self, key):
+                    raise ValueError(f"{key} needs `pretrain`, which {why}")
+        elif self.pretrain.control and self.expand is None:
+            raise ValueError("pretrain.control compares with expansion, so it needs `expand`")
         return self
 
 
@@ -282,7 +297,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     seed: int = 42
     languages: list[str] = list(LANGUAGES)
-    sources: Annotated[list[Source], Field(min_length=1)]
+    sources: list[Source]  # may be empty where a finished model is aligned
     fetch: Fetch = Fetch()
     crawl: Crawl = Crawl()
     extract: Extract = Extract()
@@ -303,6 +318,8 @@ class Recipe(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError("two sources have the same `name`")
+        if not names:
+            self._finished_model()
         for name in self.filter.reference:
             if name not in names:
                 raise ValueError(f"filter.reference names the source {name!r}, which is not in `sources`")
@@ -313,3 +330,16 @@ class Recipe(Section):
         if both := sorted(set(self.quality.native) & {*self.quality.positives, *self.quality.negatives}):
             raise ValueError(f"quality.native: {both[0]!r} is trained on too, so it can check nothing")
         return self
+
+    def _finished_model(self) -> None:
+        """What a recipe without documents must be. Raises ValueError."""
+        if self.train is None or self.train.pretrain or self.train.base.model is None:
+            raise ValueError(
+                "sources: there is none; only a recipe that aligns a finished model (`train.base.model`, and no "
+                "`train.pretrain`) needs no documents"
+            )
+        if self.tokenize.tokenizer == "train":
+            raise ValueError(
+                f"tokenize.tokenizer: without sources there is no text to train one on; name that of the model "
+                f"({self.train.base.model})"
+            )

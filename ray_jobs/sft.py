@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_jobs import chats, held_out, training
 from ray_jobs.run import Job
+from ray_jobs.stages import foundation
 from ray_jobs.trainer import launch
 from train import chat, examples, model, sft
 from train.loop import BatchFn
@@ -13,7 +14,7 @@ from train.validation_loss import LossValidation
 def run(job: Job) -> dict:
     recipe = job.recipe.train.sft
     if job.stage.name == "sft/stage1":
-        stage, start = recipe.stage1, job.input("pretrain/stage2", "model")
+        stage, start = recipe.stage1, job.input(foundation(job.recipe), "model")
         rows = chats.read_rows(job.input("sft/data", "rows.jsonl"))
         rows, measured = held_out.split(rows, recipe.eval_every, recipe.eval_rows_per_language)
         chats.write_rows(job.path("heldout.jsonl"), measured)

@@ -17,6 +17,7 @@ from cluster.shards import LEDGER, ledger_rows
 from ray_jobs import measures, reward_model
 from ray_jobs.run import Job
 from ray_jobs.sections import Select
+from ray_jobs.stages import foundation
 from train import embed, select
 
 DECISIONS = pa.schema(
@@ -38,7 +39,7 @@ def run(job: Job) -> dict:
     names = measures.split(job.input("sft/stage1", "rows.jsonl"), folder)
     kinds = {
         "reward": {"reward": reward_model.settings(job)},
-        "surprise": {"model": job.input("pretrain/stage2", "model"), "embed": settings.embedding_model is None},
+        "surprise": {"model": job.input(foundation(job.recipe), "model"), "embed": settings.embedding_model is None},
     }
     if settings.embedding_model:
         kinds["embedding"] = {"model": settings.embedding_model}

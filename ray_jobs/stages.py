@@ -18,12 +18,16 @@ def _has(*keys: str) -> Callable[[Recipe], bool]:
     return lambda recipe: recipe.train is not None and all(getattr(recipe.train, key) for key in keys)
 
 
+def _corpus(recipe: Recipe) -> bool:
+    return bool(recipe.sources)
+
+
 def _regmix(recipe: Recipe) -> bool:
-    return recipe.mixture.regmix is not None
+    return _corpus(recipe) and recipe.mixture.regmix is not None
 
 
 def _control(recipe: Recipe) -> bool:
-    return recipe.train is not None and recipe.train.pretrain.control
+    return _has("pretrain")(recipe) and recipe.train.pretrain.control
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Stage:
 
 
 ON_POLICY = "dpo/on_policy"
+GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
+FOUNDATION = "(pretrain/stage2, or base)"  # stands for the model that is aligned
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
 # What a round depends on: not how many there are, nor how they are judged, so a round more leaves the others as they are.
 DPO = (
@@ -60,34 +66,37 @@ STAGES = (
         "crawl",
         (),
         ("sources", "crawl"),
+        _corpus,
         files=("sources", "crawl.block_domains", "crawl.block_urls"),
         keeps=True,
     ),
-    Stage("extract", "extract", ("crawl",), ("extract",)),
-    Stage("language", "language", ("extract",), ("languages", "language", "sources"), files=("language.model",)),
+    Stage("extract", "extract", ("crawl",), ("extract",), _corpus),
+    Stage("language", "language", ("extract",), ("languages", "language", "sources"), _corpus, ("language.model",)),
     Stage(
         "filter/signals",
         "filter_signals",
         ("language",),
         ("languages", "filter.word_lists", "filter.mask_pii", "filter.perplexity_models"),
-        files=("filter.word_lists", "filter.perplexity_models"),
+        _corpus,
+        ("filter.word_lists", "filter.perplexity_models"),
     ),
     Stage(
         "filter/policy",
         "filter_policy",
         ("filter/signals",),
         ("languages", "filter.policy", "filter.reference", "filter.reference_min_documents"),
+        _corpus,
     ),
-    Stage("dedup", "dedup", ("filter/policy",), ("dedup", "seed"), files=("dedup.indexes",)),
+    Stage("dedup", "dedup", ("filter/policy",), ("dedup", "seed"), _corpus, ("dedup.indexes",)),
     Stage(
         "decontaminate",
         "decontaminate",
         ("dedup",),
         ("decontaminate",),
-        lambda recipe: bool(recipe.decontaminate.against),
+        lambda recipe: _corpus(recipe) and bool(recipe.decontaminate.against),
         ("decontaminate.against",),
     ),
-    Stage("quality", "quality", ("dedup", "decontaminate"), ("quality", "seed", "languages")),
+    Stage("quality", "quality", ("dedup", "decontaminate"), ("quality", "seed", "languages"), _corpus),
     Stage(
         "tokenize",
         "tokenize",
@@ -114,22 +123,21 @@ STAGES = (
         "mixture",
         ("tokenize", "regmix/weights"),
         ("mixture", "languages", "train.context", "train.pretrain", "seed"),
+        _corpus,
     ),
     Stage("base", "base", ("tokenize", "mixture"), ("train.base", *LOOP), _train),
-    Stage("expand", "expand", ("base",), ("train.expand",), _train),
+    Stage("expand", "expand", ("base",), ("train.expand",), _has("expand")),
     Stage(
         "pretrain/stage1",
         "pretrain",
-        ("expand", "mixture"),
+        (GROWN, "mixture"),
         ("train.pretrain", "train.expand.trainable", *LOOP),
-        _train,
+        _has("pretrain"),
     ),
-    Stage("pretrain/stage2", "pretrain", ("pretrain/stage1", "mixture"), ("train.pretrain", *LOOP), _train),
+    Stage("pretrain/stage2", "pretrain", ("pretrain/stage1", "mixture"), ("train.pretrain", *LOOP), _has("pretrain")),
     Stage("control/stage1", "pretrain", ("base", "mixture"), ("train.pretrain", *LOOP), _control),
     Stage("control/stage2", "pretrain", ("control/stage1", "mixture"), ("train.pretrain", *LOOP), _control),
-    Stage(
-        "reward", "reward", ("pretrain/stage2",), ("train.reward", *LOOP), _has("reward"), ("train.reward.preference",)
-    ),
+    Stage("reward", "reward", (FOUNDATION,), ("train.reward", *LOOP), _has("reward"), ("train.reward.preference",)),
     Stage(
         "sft/data",
         "sft_data",
@@ -138,11 +146,11 @@ STAGES = (
         _has("sft"),
         ("train.sft.instruct", "language.model"),
     ),
-    Stage("sft/stage1", "sft", ("sft/data", "pretrain/stage2"), ("train.sft", "languages", *LOOP), _has("sft")),
+    Stage("sft/stage1", "sft", ("sft/data", FOUNDATION), ("train.sft", "languages", *LOOP), _has("sft")),
     Stage(
         "sft/select",
         "sft_select",
-        ("sft/stage1", "pretrain/stage2", "reward"),
+        ("sft/stage1", FOUNDATION, "reward"),
         ("train.sft", *LOOP),
         _has("sft", "reward"),
     ),
@@ -150,7 +158,7 @@ STAGES = (
     Stage(
         "dpo/off_policy",
         "dpo",
-        ("sft/stage2", "pretrain/stage2"),
+        ("sft/stage2", FOUNDATION),
         (*DPO, *LOOP),
         _has("sft", "reward", "dpo"),
         ("train.dpo.preference",),
@@ -158,7 +166,7 @@ STAGES = (
     Stage(
         ON_POLICY,
         "dpo",
-        ("dpo/off_policy", "reward", "pretrain/stage2"),
+        ("dpo/off_policy", "reward", FOUNDATION),
         (*DPO, *SAMPLING, "languages", "language", *LOOP),
         _has("sft", "reward", "dpo"),
     ),
@@ -185,7 +193,7 @@ STAGES = (
             "prune",
         ),
         ("evaluate", "languages", "train.context"),
-        _train,
+        lambda recipe: _train(recipe) and _corpus(recipe),
     ),
     Stage(
         "export",
@@ -202,7 +210,7 @@ def enabled(recipe: Recipe) -> list[Stage]:
     """The stages that this recipe asks for, inputs reduced to those among them (`*` = all before)."""
     chosen: list[Stage] = []
     asked = [stage for stage in STAGES if stage.when(recipe)]
-    for one in (one for stage in asked for one in _in_rounds(stage, rounds(recipe))):
+    for one in (one for stage in asked for one in _resolved(stage, recipe)):
         names = [s.name for s in chosen]
         inputs = tuple(names) if one.inputs == ("*",) else tuple(i for i in one.inputs if i in names)
         chosen.append(dataclasses.replace(one, inputs=inputs))
@@ -214,16 +222,31 @@ def rounds(recipe: Recipe) -> tuple[str, ...]:
     return ROUNDS[: recipe.train.dpo.on_policy.rounds] if _has("sft", "reward", "dpo")(recipe) else ()
 
 
-def _in_rounds(stage: Stage, rounds: tuple[str, ...]) -> list[Stage]:
-    """The on-policy stage once for each round, from the model of the one before; another stage that reads it reads them all."""
+def grown(recipe: Recipe) -> str:
+    """The stage whose model pre-training starts from."""
+    return "expand" if recipe.train.expand else "base"
+
+
+def foundation(recipe: Recipe) -> str:
+    """The stage whose model is aligned: of the last pre-training, or the base as it is."""
+    return "pretrain/stage2" if recipe.train.pretrain else "base"
+
+
+def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
+    """The stage with the names of this recipe as its inputs; the on-policy stage once for each round, from the model of the one
+    before."""
+    if recipe.train is None:
+        return [stage]
+    names = {GROWN: (grown(recipe),), FOUNDATION: (foundation(recipe),)}
     if stage.name == ON_POLICY:
-        start, *others = stage.inputs
+        start, *others = (name for one in stage.inputs for name in names.get(one, (one,)))
         return [
             dataclasses.replace(stage, name=name, inputs=(before, *others))
-            for before, name in pairwise([start, *rounds])
+            for before, name in pairwise([start, *rounds(recipe)])
         ]
-    inputs = [name for one in stage.inputs for name in (rounds if one == ON_POLICY else [one])]
-    return [dataclasses.replace(stage, inputs=tuple(inputs))]
+    names[ON_POLICY] = rounds(recipe)
+    inputs = tuple(name for one in stage.inputs for name in names.get(one, (one,)))
+    return [dataclasses.replace(stage, inputs=inputs)]
 
 
 def matches(stage: str, wanted: str) -> bool:

@@ -70,8 +70,7 @@ def main(options: argparse.Namespace) -> None:
 
             recipe = open_run(options.run).recipe
             mixture, pools = recipe.mixture, of_run(options.run)
-            if recipe.train:
-                pretrain = recipe.train.pretrain
+            if pretrain := recipe.train and recipe.train.pretrain:
                 budgets = {"stage1": pretrain.stage1.tokens, "stage2": pretrain.stage2.tokens}
         else:
             pools = of_file(options.pools) if options.pools else of_sailor2()

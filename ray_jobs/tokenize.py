@@ -1,7 +1,7 @@
 """tokenize: a tokenizer, the held-out documents, and the token stores that training reads.
 
 Pools: `all/<lang>`, `high_quality/<lang>` (the best share by quality score) and `instructions` (chat rows as text). Held-out
-documents are chosen by their id and are in no pool.
+documents are chosen by their id and are in no pool. Of a recipe without sources there is the tokenizer only.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def run(job: Job) -> dict:
             else:
                 tokenizers.with_chat_template(tokenizers.load(settings.tokenizer)).save_pretrained(local)
     tokenizer = tokenizers.load(storage.localize(folder))
+    if not job.recipe.sources:  # a finished model is aligned: all that it needs is its tokenizer
+        return {"vocab_size": len(tokenizer)}
     if settings.dropout:
         Encoder(tokenizer, settings.dropout)  # a tokenizer that does not allow it is said here, not on a worker
     result = run_kernel(job, "quality", _kernel, folder, _heldout_rates(job), settings.dropout, settings.seed)

@@ -17,6 +17,7 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     new = sorted(lang for lang in base if lang not in replay)
     better = [lang for lang in new if final[lang] < base[lang]]
     worse = [lang for lang in new if lang not in better]
+    trained = "expanded" if recipe.train.expand else "trained"
     said = [
         f"Continual pre-training made the model better in {len(better)} of {len(new)} new languages "
         f"({_changes(better, base, final)})" + (f"; not in {_changes(worse, base, final)}." if worse else ".")
@@ -24,7 +25,7 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     for lang in replay:
         change = final[lang] - base[lang]
         word = "forgot" if change > 0 else "did not forget; it improved"
-        sentence = f"{lang}: the expanded model {word} ({change:+.3f} bits per byte against the base)"
+        sentence = f"{lang}: the {trained} model {word} ({change:+.3f} bits per byte against the base)"
         if control:
             other = control[lang] - base[lang]
             relation = "less than" if change < other else "more than" if change > other else "as much as"
@@ -37,7 +38,7 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     if control and replay:
         gain = sum(control[lang] - final[lang] for lang in replay) / len(replay)
         said.append(
-            f"On average over {', '.join(replay)} the expanded model is {abs(gain):.3f} bits per byte "
+            f"On average over {', '.join(replay)} the {trained} model is {abs(gain):.3f} bits per byte "
             f"{'better' if gain > 0 else 'worse'} than the control after the same tokens."
         )
         if gain < NOISE:

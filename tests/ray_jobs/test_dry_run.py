@@ -18,7 +18,7 @@ PAPER = {
 def test_the_papers_models_stages_and_tokens(name):
     base_layers, layers, base_billions, billions, tied = PAPER[name]
     found = dry_run.describe(recipes.load(name, []))
-    base, model = found["base"], found["model"]
+    base, model = found["models"]["base"], found["models"]["model"]
     assert (base["layers"], model["layers"]) == (base_layers, layers)
     assert (base["parameters"] / 1e9, model["parameters"] / 1e9) == pytest.approx((base_billions, billions), abs=6e-4)
     assert base["tied"] == tied and not model["tied"] and model["vocabulary"] == 151_936

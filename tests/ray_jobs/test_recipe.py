@@ -47,7 +47,7 @@ def test_unknown_key_in_a_list_item(tmp_path):
     [
         ("name: [", "line 1: not valid YAML"),
         ("- a\n", "a recipe is a mapping of keys"),
-        ("name: t\nsources: []\n", "sources: list should have at least 1 item"),
+        ("name: t\nsources: []\n", "sources: there is none; only a recipe that aligns a finished model"),
         (MINIMAL + "dedup: {bands: 40}\n", "bands x rows = 400 needs more than num_perm = 256"),
         (
             MINIMAL + "dedup: {threshold: 1.5}\n",

@@ -22,6 +22,7 @@ STAGES = (
     "pretrain/stage2",
     "sft/stage1",
     "sft/stage2",
+    "dpo/off_policy",
 )
 
 

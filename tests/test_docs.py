@@ -1,0 +1,241 @@
+"""What README.md and docs/ name exists: links and their anchors, commands and flags, files, recipe keys, the shown YAML."""
+
+import argparse
+import re
+import shlex
+import types
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from cluster import gauges, spec
+from curation import policy
+from ray_jobs import cli, token_plan
+from ray_jobs import recipe as recipes
+from ray_jobs.sections import Recipe
+from ray_jobs.sections_curation import Source
+from ray_jobs.stages import STAGES
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "sample" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+NOW = {
+    name: text for name, text in PAGES.items() if name != "docs/decisions.md"
+}  # that page names what was removed too
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FOLDERS = ("ray_jobs", "curation", "mixture", "train", "cluster", "benchmarks", "tests", "docs", "sample")
+
+
+def blocks(language):
+    return [(name, body) for name, text in NOW.items() for kind, body in BLOCK.findall(text) if kind in language]
+
+
+def spans(text):
+    """Inline code: what stands between backticks outside of blocks."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", BLOCK.sub("", text))]
+
+
+def anchors(text):
+    """GitHub's: letters, digits, hyphens and underscores of a heading, in lower case, spaces as hyphens."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    targets = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", PAGES[name]))
+    wrong = []
+    for target in targets:
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        if not to.exists() or (anchor and anchor not in anchors(to.read_text(encoding="utf-8"))):
+            wrong.append(target)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", NOW)
+def test_named_files_exist(name):
+    found = [span for span in spans(NOW[name]) if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]+", span)]
+    named = [path for path in found if not path.startswith("mixture/plan")]
+    outputs = {f"{stage.name}/" for stage in STAGES}
+    wrong = [path for path in named if not (ROOT / path).exists() and not any(map(path.startswith, outputs))]
+    assert wrong == []
+
+
+def commands():
+    """(page, words) of each `pinisi …` line in a block of shell."""
+    found = []
+    for name, body in blocks(("", "sh", "bash")):
+        for line in re.sub(r"\\\n\s*", "", body).splitlines():
+            start = re.match(r"\s*(?:\.venv/bin/)?pinisi\s", line)
+            if start:
+                found.append((name, shlex.split(line[start.end() :].replace("…", "X"), comments=True)))
+    return found
+
+
+def options_of(words):
+    """The parser of the command that `words` begin with, the parents' flags included."""
+    parser = cli._parser()
+    for word in words:
+        subs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not subs:
+            break
+        if word not in subs[0].choices:
+            return None
+        parser = subs[0].choices[word]
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_a_command_in_a_block_is_one(name, words):
+    options = cli._parser().parse_args(words)
+    if words[0] in ("run", "submit", "plan"):
+        assert options.recipe in ("mine.yaml", "first.yaml", "my-recipe.yaml") or recipes.find(options.recipe)
+        for override in options.set:
+            assert resolves(Recipe, override.partition("=")[0])
+    if words[0] in ("run", "submit"):
+        given = [stage for stage in (options.until, options.start, options.only) if stage]
+        assert all(any(one.name == stage or one.name.startswith(f"{stage}/") for one in STAGES) for stage in given)
+
+
+def test_there_are_commands_in_blocks():
+    assert len(commands()) >= 40
+
+
+@pytest.mark.parametrize("name", NOW)
+def test_a_command_in_a_sentence_is_one(name):
+    for span in spans(NOW[name]):
+        if not re.match(r"(\.venv/bin/)?pinisi [a-z]", span):
+            continue
+        words = span.split()[1:]
+        parser = options_of(words)
+        assert parser is not None, span
+        flags = [word.strip("[]").split("=")[0] for word in words if word.strip("[").startswith("--")]
+        assert [flag for flag in flags if flag not in parser._option_string_actions] == [], span
+
+
+@pytest.mark.parametrize("name", NOW)
+def test_a_make_target_is_one(name):
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shell = [line for page, body in blocks(("", "sh", "bash")) if page == name for line in body.splitlines()]
+    named = re.findall(r"(?:^|[;&] ?)make ([a-z-]+)", "\n".join([*spans(NOW[name]), *shell]), re.MULTILINE)
+    assert [target for target in named if target not in known] == []
+
+
+def resolves(model, key):
+    """Whether a dotted key leads to a field; below a mapping any key does."""
+    for part in key.split("."):
+        if model is None:
+            return True
+        if part.isdigit():
+            continue
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+            return False
+        model = _inner(model.model_fields[part].annotation)
+    return True
+
+
+def _inner(annotation):
+    """The section that a field holds, alone, in a list or beside None; None for a mapping, the type itself for a value."""
+    origin = typing.get_origin(annotation)
+    if origin is dict or annotation is dict:
+        return None
+    if origin in (list, typing.Union, types.UnionType, typing.Annotated):
+        kept = [one for one in typing.get_args(annotation) if one is not type(None)]
+        return _inner(kept[0])
+    return annotation
+
+
+SECTIONS = "|".join(name for name, field in Recipe.model_fields.items() if name not in ("name", "seed"))
+
+
+@pytest.mark.parametrize("name", NOW)
+def test_a_recipe_key_in_a_sentence_is_one(name):
+    keys = {
+        match[1]
+        for span in spans(NOW[name])
+        if (match := re.fullmatch(rf"((?:{SECTIONS})\.[a-z0-9_.]+)(?::? .*)?", span))
+        and not re.search(r"\.(py|yaml|md|json)$", match[1])
+    }
+    known = {"cluster.yaml"}
+    assert sorted(key for key in keys - known if not resolves(Recipe, key) and not resolves(spec.Cluster, key)) == []
+
+
+def rows_of(text):
+    """First cells of the rows of tables, with the heading that they stand under."""
+    heading = ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("| `"):
+            yield heading, line[1:].split(" | ")[0]
+
+
+@pytest.mark.parametrize(("heading", "cell"), rows_of(NOW["docs/recipe.md"]))
+def test_a_documented_key_is_one(heading, cell):
+    model = Source if "source" in heading else Recipe
+    before = ""
+    for key in re.findall(r"`([^`]+)`", cell):
+        full = before + key if key.startswith(".") else key
+        assert resolves(model, full), full
+        before = full.rpartition(".")[0]
+
+
+@pytest.mark.parametrize(
+    "cell", [cell for heading, cell in rows_of(NOW["docs/cluster.md"]) if heading == "cluster.yaml"]
+)
+def test_a_documented_key_of_a_cluster_is_one(cell):
+    for key in re.findall(r"`([^`]+)`", cell):
+        assert resolves(spec.Cluster, f"groups{key}" if key.startswith(".") else key), key
+
+
+def test_every_key_of_a_cluster_is_documented():
+    text = NOW["docs/cluster.md"]
+    models = [spec.Cluster, spec.Group, spec.Node, spec.Aws, spec.Gcp, spec.Azure, spec.Kubernetes, spec.Prices]
+    assert [key for model in models for key in model.model_fields if not re.search(rf"`\.?{key}`", text)] == []
+
+
+def test_every_gauge_is_documented():
+    assert [name for name in gauges.GAUGES if f"`{name}`" not in NOW["docs/cluster.md"]] == []
+
+
+YAML = [
+    (name, body) for name, body in blocks(("yaml",)) if name != "docs/alignment.md"
+]  # test_alignment_doc.py has those
+
+
+@pytest.mark.parametrize("number", range(len(YAML)), ids=lambda number: f"{YAML[number][0]}-{number}")
+def test_shown_yaml_is_read(number, tmp_path, monkeypatch):
+    _, body = YAML[number]
+    values = yaml.safe_load(body)
+    path = tmp_path / "mine.yaml"
+    path.write_text(body, encoding="utf-8")
+    if body.startswith("# curation/languages/"):
+        for file in policy.FOLDER.glob("*.yaml"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        monkeypatch.setattr(policy, "FOLDER", tmp_path)
+        policy._from_files.cache_clear()
+        assert policy.load("mine").name == values["name"]
+        policy._from_files.cache_clear()
+    elif body.startswith("# pools.yaml"):
+        assert token_plan.of_file(str(path)).stage1
+    else:
+        if not {"name", "sources"} <= values.keys():  # a part of a recipe
+            own = {"base": "demo", "name": "mine", "quality": {"positives": [], "negatives": []}}
+            path.write_text(yaml.safe_dump({**own, **values}), encoding="utf-8")
+        assert recipes.load(str(path)).sources
+
+
+def test_the_diagram_has_every_stage():
+    diagram = next(body for body in (b for n, b in blocks(("",)) if n == "README.md") if "crawl" in body)
+    assert [stage.name for stage in STAGES if not re.search(rf"(?<![\w/]){stage.name}(?![\w/])", diagram)] == []

@@ -25,7 +25,8 @@ from cluster import storage
 from cluster.local_engine import Local
 from curation.dedup import dedup
 from curation.dedup_schema import DedupConfig
-from curation.substring import anchors, copies, cut
+from curation.substring import anchors, copies
+from curation.substring_cut import cut
 
 CHARACTERS = 100
 NAIVE_BYTES = 6_000_000

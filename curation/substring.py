@@ -14,8 +14,7 @@ whose anchor occurs twice in the corpus. For those anchors alone, the text aroun
 travels to where all of the same anchor meet; windows are then looked up by a rolling hash in the order of documents and
 compared byte by byte. So a wrong hash costs time, never text, and the cost is linear however often something repeats.
 
-Copies are cut at word boundaries: at most `TRIM` characters at each end stay, so that no word, and no letter with its
-marks, is torn; the two sides get a space (or a newline) between them where the copy had one and they have none.
+What is found is cut by `curation.substring_cut`.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from curation.units import CLASSES, IGNORED, MARK, PRIME, SPACE, WORD, decode, mix, text_buffers
+from curation.units import PRIME, decode, mix, text_buffers
 
-TRIM = 30
 SMALLEST_KGRAM = 8
 
 
@@ -65,7 +63,7 @@ def contexts(
     here = np.flatnonzero(wanted[np.minimum(at, len(wanted) - 1)] == hashes) if len(wanted) else np.zeros(0, np.int64)
     rows, first, windows, hashes = rows[here], first[here], windows[here], hashes[here]
     data, offsets = text_buffers(text)
-    start, stop = _spans(data, offsets, rows, first, first + windows - 1 + min_chars)
+    start, stop = spans(data, offsets, rows, first, first + windows - 1 + min_chars)
     out_offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(stop - start, out=out_offsets[1:])
     out = np.empty(out_offsets[-1], np.uint8)
@@ -90,25 +88,6 @@ def repeats(  # noqa: PLR0917
         if n <= capacity:
             return tuple(column[:n] for column in columns)
         capacity = n
-
-
-def cut(
-    text: pa.Array | pa.ChunkedArray, rows: np.ndarray, start: np.ndarray, stop: np.ndarray
-) -> tuple[pa.Array, np.ndarray]:
-    """Texts without the characters start to stop of each row; ranges in any order, which may overlap.
-
-    Returns (string array [N], number of characters that went int64 [N]); a text without a range comes back byte for byte.
-    """
-    data, offsets = text_buffers(text)
-    order = np.lexsort((stop, start, rows))
-    rows, start, stop = _merged(rows[order], start[order].astype(np.int64), stop[order].astype(np.int64))
-    start, stop = _spans(data, offsets, rows, start, stop)
-    out = np.empty(int(offsets[-1] - offsets[0]) + 1, np.uint8)
-    out_offsets = np.zeros(len(offsets), np.int64)
-    removed = np.zeros(len(offsets) - 1, np.int64)
-    _cut(data, offsets, rows, start, stop, CLASSES, out, out_offsets, removed)
-    buffers = [None, pa.py_buffer(out_offsets), pa.py_buffer(out[: out_offsets[-1]])]
-    return pa.Array.from_buffers(pa.large_string(), len(removed), buffers), removed
 
 
 def copies(text: pa.Array | pa.ChunkedArray, order: np.ndarray, min_chars: int) -> tuple[np.ndarray, ...]:
@@ -198,7 +177,7 @@ def _size(data, i, end):
 
 
 @numba.njit(cache=True)
-def _spans(data, offsets, rows, start, stop):
+def spans(data, offsets, rows, start, stop):
     """Bytes where characters start and stop of the rows lie; both rise within a row."""
     first, last = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     row = -1
@@ -230,7 +209,8 @@ def _gather(data, start, out, out_offsets):
 
 
 @numba.njit(cache=True)
-def _code(data, i, end):
+def code_at(data, i, end):
+    """Code point, and one more, of the character at byte `i`, and its bytes: so that no character hashes to 0."""
     second = data[i + 1] if i + 1 < end else 0
     third = data[i + 2] if i + 2 < end else 0
     fourth = data[i + 3] if i + 3 < end else 0
@@ -277,7 +257,7 @@ def _repeats(data, offsets, anchor, document, first, windows, length, out_contex
             end = offsets[c + 1]
             rolling = np.uint64(0)
             for _ in range(length):
-                code, step = _code(data, j, end)
+                code, step = code_at(data, j, end)
                 rolling = rolling * PRIME + code
                 j += step
             run_start, run_stop, run_source = -1, -1, -1
@@ -285,10 +265,10 @@ def _repeats(data, offsets, anchor, document, first, windows, length, out_contex
             for w in range(windows[c]):
                 last = j
                 if w:
-                    code, step = _code(data, i, end)
+                    code, step = code_at(data, i, end)
                     rolling = rolling * PRIME - code * power
                     i += step
-                    code, entered = _code(data, j, end)
+                    code, entered = code_at(data, j, end)
                     rolling += code
                     j += entered
                 hashed = mix(rolling)
@@ -330,118 +310,3 @@ def _repeats(data, offsets, anchor, document, first, windows, length, out_contex
                     run_stop = -1
         begin = after
     return found
-
-
-def _merged(rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sorted ranges, joined where they overlap or touch."""
-    if not len(rows):
-        return rows, start, stop
-    n = _merge(rows, start, stop)
-    return rows[:n], start[:n], stop[:n]
-
-
-@numba.njit(cache=True)
-def _merge(rows, start, stop):
-    n = 0
-    for r in range(1, len(rows)):
-        if rows[r] == rows[n] and start[r] <= stop[n]:
-            stop[n] = max(stop[n], stop[r])
-        else:
-            n += 1
-            rows[n], start[n], stop[n] = rows[r], start[r], stop[r]
-    return n + 1
-
-
-@numba.njit(cache=True)
-def _joined(before, here):
-    """Whether a character of class `here` belongs to the word or letter of the one before it."""
-    if here in (MARK, IGNORED):
-        return True
-    return here == WORD and before in (WORD, MARK, IGNORED)
-
-
-@numba.njit(cache=True)
-def _before(data, i, begin):
-    """Byte where the character that ends before byte `i` begins."""
-    j = i - 1
-    while j > begin and i - j < 4 and data[j] & 0xC0 == 0x80:
-        j -= 1
-    return j
-
-
-@numba.njit(cache=True)
-def _class(data, i, end, classes):
-    code, size = _code(data, i, end)
-    return classes[code - np.uint64(1)], size
-
-
-@numba.njit(cache=True)
-def _trimmed(data, begin, end, first, last, classes):  # noqa: PLR0917
-    """The range of bytes first to last of a text begin to end, moved to word boundaries."""
-    if first > begin:
-        i = first
-        kind, _ = _class(data, _before(data, i, begin), end, classes)
-        for _ in range(TRIM + 1):
-            if i >= last:
-                return last, last
-            here, size = _class(data, i, end, classes)
-            if not _joined(kind, here):
-                first = i
-                break
-            kind = here
-            i += size
-    if last < end:
-        i = last
-        here, _ = _class(data, i, end, classes)
-        for _ in range(TRIM + 1):
-            if i <= first:
-                return first, first
-            before = _before(data, i, begin)
-            kind, _ = _class(data, before, end, classes)
-            if not _joined(kind, here):
-                last = i
-                break
-            here = kind
-            i = before
-    return first, last
-
-
-@numba.njit(cache=True)
-def _is_space(data, i, end, classes):
-    return _class(data, i, end, classes)[0] == SPACE
-
-
-@numba.njit(cache=True)
-def _cut(data, offsets, rows, start, stop, classes, out, out_offsets, removed):  # noqa: PLR0917
-    at, r = 0, 0
-    for d in range(len(offsets) - 1):
-        i, end = offsets[d], offsets[d + 1]
-        origin = at
-        while r < len(rows) and rows[r] == d:
-            first, last = _trimmed(data, offsets[d], end, start[r], stop[r], classes)
-            r += 1
-            if first >= last:
-                continue
-            while i < first:
-                out[at] = data[i]
-                i += 1
-                at += 1
-            gap = 0
-            while i < last:
-                kind, size = _class(data, i, end, classes)
-                if data[i] == 10:
-                    gap = 10
-                elif kind == SPACE and gap == 0:
-                    gap = 32
-                i += size
-                removed[d] += 1
-            i = last
-            apart = at == origin or i == end or _is_space(data, i, end, classes)
-            if gap and not apart and not _is_space(out, _before(out, at, origin), at, classes):
-                out[at] = gap
-                at += 1
-        while i < end:
-            out[at] = data[i]
-            i += 1
-            at += 1
-        out_offsets[d + 1] = at

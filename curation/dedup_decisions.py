@@ -14,11 +14,12 @@ from curation.dedup_schema import CUTS, DROPS, FREQUENT, JUDGED, PAGES, PAIRS, R
 from curation.minhash import jaccard_estimate
 from curation.substring import repeats
 
-STEPS = 64  # classes of length in one octave: the largest then holds about a hundredth of a corpus
+STEPS = 4096  # classes of length in one octave: the largest then holds less than a thousandth of a corpus
 OCTAVES = 32
-STEP = 1 << 40  # ids of one class
+STEP = 1 << 34  # ids of one class
 UNSURE = 0.1  # estimates this far from the threshold are checked on texts: 3.5 standard errors of 256 functions at 0.7
 EARLIER = 4  # those of an earlier run that share a band key are no near-duplicates of one another, so they are few
+PAIRS_AT_ONCE = 1 << 20  # whose sketches lie in one Arrow array: it ends at 2 GB, and a document may have more pairs
 MEETINGS = 256  # places where the documents of one pair meet, so that a star of a million is spread
 
 ORDER = [("length", "descending"), ("doc_id", "ascending"), ("tie", "ascending")]
@@ -27,7 +28,7 @@ columns before is one record read twice."""
 
 
 def length_class(length: np.ndarray) -> np.ndarray:
-    """A number that falls from 2047 to 0 as documents get longer, int64 [N]; equal lengths have equal classes."""
+    """A number that falls to 0 as documents get longer, int64 [N]; equal lengths have equal classes."""
     fraction, octave = np.frexp(length.astype(np.float64) + 1)
     return OCTAVES * STEPS - 1 - (octave.astype(np.int64) - 1) * STEPS - ((fraction * 2 - 1) * STEPS).astype(np.int64)
 
@@ -131,11 +132,16 @@ def _of(documents: pa.Table, ids: np.ndarray) -> pa.Table:
     """The RANKED documents of these ids, in their order."""
     known = documents["id"].to_numpy()
     order = np.argsort(known)
-    return documents.take(pa.array(order[np.searchsorted(known[order], ids)]))
+    at = order[np.searchsorted(known[order], ids)]
+    starts = range(0, max(1, len(at)), PAIRS_AT_ONCE)
+    return pa.concat_tables([documents.take(pa.array(at[start : start + PAIRS_AT_ONCE])) for start in starts])
 
 
 def _sketches(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
+    return np.concatenate([_sketches_of(chunk) for chunk in column.chunks if len(chunk)])
+
+
+def _sketches_of(array: pa.BinaryArray) -> np.ndarray:
     _, offsets, data = array.buffers()
     offsets = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
     return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].reshape(len(array), -1)
@@ -233,9 +239,11 @@ def _sum_by(n: np.ndarray, changes: np.ndarray) -> np.ndarray:
 def copies(contexts: pa.Table, min_chars: int) -> pa.Table:
     """CUTS of CONTEXTS of whole anchors: the first in the order of documents stays."""
     order = [("anchor", "ascending"), *ORDER[:2], ("part", "ascending"), ("row", "ascending"), ("first", "ascending")]
-    contexts = contexts.sort_by(order)
     if not contexts.num_rows:
         return CUTS.empty_table()
+    place = contexts.schema.get_field_index("text")
+    large = contexts["text"].cast(pa.large_binary())  # an anchor that comes often may have more than 2 GB around it
+    contexts = contexts.set_column(place, "text", large).sort_by(order)
     document = contexts["part"].to_numpy().astype(np.int64) * STEP + contexts["row"].to_numpy()
     columns = [contexts[name].combine_chunks().to_numpy() for name in ("anchor", "first", "windows")]
     at, start, stop, source = repeats(columns[0], document, *columns[1:], contexts["text"].combine_chunks(), min_chars)

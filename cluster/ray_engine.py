@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import placement
+from cluster import placement, storage
 from cluster.exchange import PARTITION, Input, Progress, as_table, in_one_place, packer, unpack, wide_schema
 
 FINISH_SECONDS = 15.0  # for tasks that run when another fails; those that take longer are cancelled
@@ -102,12 +102,17 @@ def run_tasks(
     """`[function(argument) for argument in arguments]` as Ray tasks of one CPU each, a bounded number in flight.
 
     Tasks run on nodes that are not for GPU work; with `gpus` on the others, and each has one GPU. A task is retried when its
-    worker or node dies, and when storage fails (OSError); the first other error of a task is raised, a ValueError as itself,
-    after the tasks that still ran have been stopped: what is raised here ends a stage, and nobody may write to it then.
+    worker or node dies, and when storage fails (`storage.faults`); the first other error of a task is raised, a ValueError as
+    itself, after the tasks that still ran have been stopped: what is raised here ends a stage, and nobody may write to it then.
     """
     import ray
 
-    options = {"num_cpus": 1, "max_retries": 3, "retry_exceptions": [OSError], "label_selector": placement.CPU}
+    options = {
+        "num_cpus": 1,
+        "max_retries": 3,
+        "retry_exceptions": list(storage.faults()),
+        "label_selector": placement.CPU,
+    }
     if gpus:
         options |= {"num_gpus": 1, "label_selector": placement.GPU}
     flag = f"pinisi-stop-{uuid.uuid4().hex}"

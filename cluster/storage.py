@@ -9,11 +9,13 @@ pauses that double and vary; what still fails after that is raised.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+CLIENT_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+"""What clients of object stores raise that is no OSError: module and class."""
 S3_ATTEMPTS = 8  # of each request: about half a minute of pauses; AWS_MAX_ATTEMPTS says otherwise
 
 
@@ -50,9 +59,22 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def faults() -> tuple[type[Exception], ...]:
-    """What reading and writing raise when the storage is at fault: full, gone, or refusing."""
-    s3 = sys.modules.get("botocore.exceptions")
-    return (OSError, s3.BotoCoreError) if s3 else (OSError,)
+    """What reading and writing raise when the storage is at fault: full, gone, or refusing.
+
+    Clients hand some errors on as they are: s3fs those of botocore, and of aiohttp when every answer is cut short."""
+    loaded = ((sys.modules.get(module), name) for module, name in CLIENT_ERRORS)
+    return (OSError, *(getattr(module, name) for module, name in loaded if module))
+
+
+def at_fault(error: BaseException) -> bool:
+    """Whether an error of reading a file comes from the storage, and not from what the file holds.
+
+    Decoders raise OSError too (gzip, zstd, Parquet), but without the number of a system error."""
+    if not isinstance(error, OSError):
+        return isinstance(error, faults())
+    return error.errno is not None or isinstance(
+        error, ConnectionError | FileNotFoundError | PermissionError | TimeoutError
+    )
 
 
 def join(uri: str, *parts: str) -> str:
@@ -78,7 +100,8 @@ def size(uri: str) -> int:
 def glob(pattern: str) -> list[str]:
     """The URIs that match `pattern`, sorted. Local results are plain paths."""
     fs, path = filesystem(pattern)
-    found = sorted(p for p in fs.glob(path) if fs.isfile(p))
+    listed = fs.glob(path, detail=True)  # says what each is, where isfile would be a request for each
+    found = sorted(p for p, of in listed.items() if of["type"] == "file" or (of["type"] == "other" and fs.isfile(p)))
     return (
         found
         if is_local(pattern)
@@ -170,21 +193,32 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
         return parquet.read(columns)
 
 
+_downloading = threading.Lock()
+
+
 @cache
 def _download_root() -> str:
-    return tempfile.mkdtemp(prefix="pinisi-")
+    folder = tempfile.mkdtemp(prefix="pinisi-")
+    atexit.register(_remove_downloads, folder, os.getpid())
+    return folder
+
+
+def _remove_downloads(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a fork that ends leaves them to its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def localize(uri: str) -> str:
-    """A local path with the file or folder at `uri`: the path itself, or a copy fetched once per process."""
+    """A local path with the file or folder at `uri`: the path itself, or a copy fetched once per process, gone at its end."""
     if is_local(uri):
         return local(uri)
     fs, path = filesystem(uri)
     target = Path(_download_root()) / uuid.uuid5(uuid.NAMESPACE_URL, uri).hex
-    if not target.exists():
-        partial = target.with_suffix(".partial")
-        fs.get(path, str(partial), recursive=True)
-        partial.rename(target)
+    with _downloading:
+        if not target.exists():
+            partial = Path(tempfile.mkdtemp(dir=_download_root())) / "copy"  # anew, as a try may break off
+            fs.get(path, str(partial), recursive=True)
+            partial.rename(target)
     return str(target)
 
 

@@ -170,6 +170,8 @@ def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | str, int]
         try:
             chunk = read(1 << 18)
         except (OSError, EOFError, zlib.error) as problem:
+            if storage.at_fault(problem):
+                raise
             yield str(problem), 0
             return
         if not chunk:
@@ -194,6 +196,8 @@ def _parquet_rows(path: str, origin: Origin) -> Iterator[dict]:
         try:
             parquet = pq.ParquetFile(file)
         except (OSError, pa.ArrowException) as problem:
+            if storage.at_fault(problem):
+                raise
             yield drop("bad_record", detail=f"{name}: {problem}")
             return
         columns = [c for c in origin.columns if c in parquet.schema_arrow.names]
@@ -207,6 +211,8 @@ def _parquet_rows(path: str, origin: Origin) -> Iterator[dict]:
                 yield from _document_rows(numbered, origin)
                 number += len(rows)
         except (OSError, pa.ArrowException) as problem:
+            if storage.at_fault(problem):
+                raise
             yield drop("bad_record", detail=f"{name}: after row {number}: {problem}")
 
 

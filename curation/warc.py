@@ -94,6 +94,8 @@ def read_records(file: BinaryIO, columns: dict, limits: Limits, begin: int = 0) 
                 row = _row(record, block, identity, {**columns, "warc_offset": begin + record.stream_pos}, limits)
                 held = (row, identity, record.headers.get("WARC-Block-Digest"), block) if row else None
         except (OSError, ValueError, EOFError) as problem:
+            if storage.at_fault(problem):
+                raise
             error = f"{columns['warc_file']}: after byte {position}: {problem}"
             if held and "rule" not in held[0] and "header" in str(problem) and not _digest_fits(held[2], held[3]):
                 yield drop("bad_record", **held[1], detail="no record begins where its Content-Length says it ends")
@@ -193,7 +195,7 @@ def _http(block: bytes) -> tuple[int, dict[str, str], bytes] | None:
     """(status, headers by lower-case name, body) of an HTTP/1 response; None when it does not begin like one."""
     end = re.search(rb"\r?\n\r?\n", block)
     head = block[: end.start()] if end else block
-    lines = head.decode("latin-1").splitlines() or [""]
+    lines = head.decode("latin-1").split("\n")  # splitlines would end a line at 0x85 too
     status = re.match(r"HTTP/\d(?:\.\d)?\s+(\d{3})", lines[0])
     if not status:
         return None

@@ -1,6 +1,10 @@
 """Storage at local paths and `memory://`: whole files or none."""
 
+import subprocess
+import sys
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,3 +59,78 @@ def test_folders_are_replaced_whole(root):
     assert storage.glob(storage.join(uri, "sub", "*")) == [storage.join(uri, "sub", "second")]
     local = Path(storage.localize(uri))
     assert (local / "sub" / "second").read_text() == "second"
+
+
+def test_a_download_that_broke_off_leaves_nothing_behind(monkeypatch):
+    """The second try gives what lies there, not that inside of what the first left."""
+    uri = f"memory://{uuid.uuid4().hex}/model"
+    storage.write_text(storage.join(uri, "sub", "weights"), "whole")
+    fs, _ = storage.filesystem(uri)
+    get = type(fs).get
+
+    def breaks_off(self, path, target, **options):
+        (Path(target) / "sub").mkdir(parents=True)
+        (Path(target) / "sub" / "weights").write_text("ha")
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(type(fs), "get", breaks_off)
+    with pytest.raises(ConnectionError):
+        storage.localize(uri)
+    monkeypatch.setattr(type(fs), "get", get)
+    local = Path(storage.localize(uri))
+    assert [path.relative_to(local).as_posix() for path in local.rglob("*")] == ["sub", "sub/weights"]
+    assert (local / "sub" / "weights").read_text() == "whole"
+
+
+def test_threads_that_want_the_same_file_download_it_once(monkeypatch):
+    uri = f"memory://{uuid.uuid4().hex}/model"
+    storage.write_text(storage.join(uri, "weights"), "whole")
+    fs, _ = storage.filesystem(uri)
+    get, asked = type(fs).get, []
+
+    def slow(self, path, target, **options):
+        asked.append(path)
+        time.sleep(0.1)
+        get(self, path, target, **options)
+
+    monkeypatch.setattr(type(fs), "get", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(storage.localize, [uri] * 4))
+    assert len(set(found)) == 1 and len(asked) == 1
+    assert (Path(found[0]) / "weights").read_text() == "whole"
+
+
+def test_downloads_go_with_their_process(tmp_path):
+    code = (
+        "from cluster import storage; storage.write_text('memory://x/y', 'z'); print(storage.localize('memory://x/y'))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not Path(ran.stdout.strip()).exists()
+
+
+def test_a_listing_is_not_followed_by_a_request_for_each_file(monkeypatch):
+    root = f"memory://{uuid.uuid4().hex}"
+    for number in range(20):
+        storage.write_text(storage.join(root, f"part-{number:02d}.parquet"), "")
+    storage.write_text(storage.join(root, "part-folder.parquet", "x"), "")
+    fs, _ = storage.filesystem(root)
+    monkeypatch.setattr(type(fs), "isfile", lambda self, path: pytest.fail(f"{path} is asked for by itself"))
+    expected = [storage.join(root, f"part-{number:02d}.parquet") for number in range(20)]
+    assert storage.glob(storage.join(root, "part-*.parquet")) == expected
+
+
+def test_a_listing_follows_links_of_a_local_disk(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x").touch()
+    (tmp_path / "a").symlink_to(tmp_path / "other" / "x")
+    (tmp_path / "b").symlink_to(tmp_path / "other")
+    (tmp_path / "c").symlink_to(tmp_path / "nothing")
+    assert storage.glob(str(tmp_path / "*")) == [str(tmp_path / "a")]
+
+
+def test_what_clients_of_stores_raise_is_a_fault_of_the_store():
+    """s3fs and gcsfs hand on what aiohttp raises when an answer is cut short at every try."""
+    aiohttp = pytest.importorskip("aiohttp")
+    exceptions = pytest.importorskip("botocore.exceptions")
+    for error in (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, exceptions.ReadTimeoutError, OSError):
+        assert issubclass(error, storage.faults())

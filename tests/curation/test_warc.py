@@ -134,6 +134,13 @@ def test_html_content_types(tmp_path, content_type):
     assert page["payload"] == PAGE and drops == []
 
 
+def test_a_header_ends_at_a_newline_only(tmp_path):
+    """0x85 is an ellipsis in Windows-1252 and part of many letters in UTF-8, and a line end in Latin-1 to Python."""
+    block = b"HTTP/1.1 200 OK\r\nX-Title: berita \x85content-type: image/png\r\nContent-Type: text/html\r\n\r\n" + PAGE
+    [page], drops = read(write(tmp_path / "a.warc.gz", record("one", block)))
+    assert page["payload"] == PAGE and page["content_type"] == "text/html" and drops == []
+
+
 def chunked(body: bytes, size: int = 20) -> bytes:
     parts = [body[i : i + size] for i in range(0, len(body), size)]
     return b"".join(b"%x;name=value\r\n%s\r\n" % (len(p), p) for p in parts) + b"0\r\nTrailer: x\r\n\r\n"

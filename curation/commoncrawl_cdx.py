@@ -44,7 +44,7 @@ def captures(data: bytes, select: Select) -> pl.DataFrame:
         text = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(f"a block of the CDXJ index is not gzip: {error}") from None
-    lines = pl.Series("line", text.decode("utf-8", "replace").splitlines(), dtype=pl.String)
+    lines = pl.Series("line", text.decode("utf-8", "replace").split("\n"), dtype=pl.String)
     rows = _parsed(lines.str.extract(r" \d{4,14} (\{.*\})\s*$").drop_nulls())
     pages = rows.with_columns(
         pl.coalesce("mime-detected", "mime").alias("mime"),

@@ -23,7 +23,7 @@ def read(uri: str) -> list[dict]:
     """All lines of the ledger at `uri`, the first said first; none when there is no ledger."""
     if not storage.exists(uri):
         return []
-    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
+    return [json.loads(line) for line in storage.read_bytes(uri).split(b"\n") if line]
 
 
 def append(uri: str, change: dict) -> None:

@@ -226,6 +226,17 @@ def test_a_cdxj_line_that_is_broken_costs_itself():
     ]
 
 
+def test_a_cdxj_line_ends_at_a_newline_only():
+    fields = {"mime": "text/html", "status": "200", "digest": "D", "length": "5", "filename": "x/warc/1.warc.gz"}
+    urls = [f"http://a.kh/{mark}x" for mark in ("\u2028", "\u0085", "\x1c", "ក")]
+    lines = [
+        f"kh,a)/ 20240418 {json.dumps({**fields, 'url': url, 'offset': str(i)}, ensure_ascii=False)}"
+        for i, url in enumerate(urls)
+    ]
+    got = commoncrawl_cdx.captures(gzip.compress("\r\n".join(lines).encode()), Select())
+    assert got["url"].to_list() == urls
+
+
 def test_regular_expressions_are_checked():
     commoncrawl_select.check(Select(urls=(r"/news/\d+",)))
     with pytest.raises(ValueError, match=r"look-around"):

@@ -32,6 +32,15 @@ def test_lines_are_only_added_and_a_repeated_one_is_not(tmp_path):
     assert storage.read_bytes(uri).startswith(written)
 
 
+def test_a_reason_may_hold_any_character(tmp_path):
+    """JSON leaves line ends that are not ASCII as they are; only \\n ends a line of the ledger."""
+    uri = str(tmp_path / "stage1.jsonl")
+    lines = [weights(11, "a\u2028b\u2029c\u0085d\ne\x1ef", th=1.0), weights(21, "th", th=1.0)]
+    for line in lines:
+        ledger.append(uri, line)
+    assert ledger.read(uri) == lines
+
+
 def test_the_schedule_is_the_plan_and_then_the_changes():
     lines = [
         {"from_step": 2, "from_sample": 8, "remove": "x", "reason": ""},

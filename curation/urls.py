@@ -56,9 +56,8 @@ def normalise(url: str) -> str:
         return ""
     scheme = "http" if parts.scheme.lower() in ("http", "https") else parts.scheme.lower()
     path = _dots(_escapes(_SESSION_IN_PATH.sub("", parts.path))).rstrip("/")
-    query = sorted(
-        pair for pair in _escapes(parts.query).split("&") if pair and not TRACKING.fullmatch(pair.partition("=")[0])
-    )
+    named = [(pair.partition("=")[0], pair) for pair in _escapes(parts.query).split("&") if pair]
+    query = [pair for name, pair in sorted(named, key=lambda one: one[0]) if not TRACKING.fullmatch(name)]
     return f"{scheme}://{host}{path}" + ("?" + "&".join(query) if query else "")
 
 

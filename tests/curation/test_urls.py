@@ -54,6 +54,11 @@ def test_pages_that_differ_keep_their_keys():
     assert len({normalise(s[0]) for s in SAME}) == len(SAME)
 
 
+def test_equal_parameters_keep_their_order():
+    assert normalise("http://a.id/b?n=0&id=2&id=1") == "http://a.id/b?id=2&id=1&n=0"
+    assert len(set(url_keys(["http://a.id/b?id=2&id=1", "http://a.id/b?id=1&id=2"]).tolist())) == 2
+
+
 def test_normalising_twice_changes_nothing():
     for url in [*DIFFERENT, *(url for same in SAME for url in same)]:
         assert normalise(normalise(url)) == normalise(url)

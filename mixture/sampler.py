@@ -142,6 +142,7 @@ class Sampler:
 
     def counts(self, n: int) -> dict[str, int]:
         """How many of the first `n` rows each pool gives."""
+        n = int(n)  # counts are integers of any size, which NumPy's are not
         entry = max(0, bisect_right(self.starts, n) - 1)
         given = self._given(entry, n - self.starts[entry])
         return {name: base + count for name, base, count in zip(self.names, self.bases[entry], given, strict=True)}
@@ -150,6 +151,7 @@ class Sampler:
         """(index of the pool, epoch, first token, tokens that the pool has) of row `i`."""
         if i < 0:
             raise ValueError(f"row {i}: rows are counted from 0")
+        i = int(i)  # as in `counts`
         entry = bisect_right(self.starts, i) - 1
         block, slot = divmod(i - self.starts[entry], BLOCK)
         pool_of_slot, rank_of_slot = self._block(entry, block)

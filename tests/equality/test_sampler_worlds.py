@@ -254,3 +254,59 @@ def test_a_take_down_moves_nothing(pools, changed):
     for name in ("doc_ids", "position_ids", "pool"):
         np.testing.assert_array_equal(a[name], b[name])
     assert equal(rows(with_it, list(range(n))), a)
+
+
+class Trillion:
+    """What a sampler needs of a pool to say where a row lies; its tokens are nowhere."""
+
+    is_local = True
+
+    def __init__(self, n_tokens):
+        self.n_tokens = n_tokens
+
+
+LONG, WIDE = 10**12 + 77, 4096  # tokens of a pool, and of a row
+
+
+def test_addresses_in_a_pool_of_a_trillion_tokens():
+    """No two rows of an epoch share a window, the epoch ends with its last row, and a change takes the deck along."""
+    pools = {"a": Trillion(LONG + 10**11), "b": Trillion(3 * 10**11)}
+    change = 10**8 + 321
+    schedule = [
+        {"from_sample": 0, "weights": {"a": 0.7, "b": 0.3}, "tokens": {"a": LONG, "b": 3 * 10**11}},
+        {"from_sample": change, "weights": {"a": 1.0}, "tokens": {"a": LONG + 10**11}},
+    ]
+    sampler, before = Sampler(pools, schedule, WIDE, SEED), Sampler(pools, schedule[:1], WIDE, SEED)
+    given = sampler.counts(change)
+    assert sum(given.values()) == change and all(abs(given[n] - change * w) <= 1 for n, w in (("a", 0.7), ("b", 0.3)))
+    assert all(sampler.address(i) == before.address(i) for i in range(change - 200, change))
+
+    windows, more = (LONG - 1) // WIDE, (10**11 - 1) // WIDE
+    deck = windows - given["a"] + more  # rows from the change to the end of the epoch under way
+    key, new = derive(SEED, "deck", "a", 1), derive(SEED, "new", "a", 1)
+    epoch = derive(SEED, "window", "a", 0)
+    offset = epoch % (LONG - 1 - windows * WIDE + 1), new % (10**11 - 1 - more * WIDE + 1)
+    seen = set()
+    for rank in [*range(3000), *range(deck // 2, deck // 2 + 3000), *range(deck - 3000, deck)]:
+        at = sampler.address(change + rank)
+        card = permute(rank, deck, key)
+        if card < deck - more:
+            window = permute(given["a"] + card, windows, epoch)
+            assert at == ("a", 0, offset[0] + window * WIDE)
+        else:
+            assert at == ("a", 0, LONG + offset[1] + (card - (deck - more)) * WIDE)
+        assert at.start >= 0 and at.start + WIDE < LONG + 10**11
+        seen.add(at.start)
+    assert len(seen) == 9000
+    assert sampler.address(change + deck).epoch == 1
+    assert {before.address(i).start for i in range(3000)}.isdisjoint(seen)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.int32])
+def test_a_row_number_of_numpy_is_the_same_number(kind):
+    """Counts are taken in integers of any size; NumPy's would overflow after four million rows without a word."""
+    pools = {"a": Trillion(LONG), "b": Trillion(LONG)}
+    sampler = Sampler(pools, [{"from_sample": 0, "weights": {"a": 0.7, "b": 0.3}}], WIDE, SEED)
+    for i in (5, 10**9, 2**31 - 1):
+        assert sampler.address(kind(i)) == sampler.address(i)
+        assert sampler.counts(kind(i)) == sampler.counts(i)

@@ -39,9 +39,11 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
 def _own_sigterm() -> Iterator[None]:
     """`ray.init` replaces the handler of SIGTERM by one that ends the process at once; put the former back."""
     former = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and former not in (None, signal.SIG_DFL):
-        signal.signal(signal.SIGTERM, former)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and former not in (None, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, former)
 
 
 def _start(ray, address: str | None, cpus: int | None) -> None:

@@ -79,7 +79,7 @@ class Fetcher:
 
     def some(self, path: str, start: int, n_bytes: int) -> bytes:
         """`n_bytes` bytes of a file from `start`, or as many as there are before its end."""
-        return self._read(path, start, n_bytes)[0]
+        return self._read(path, start, n_bytes)[0] if n_bytes else b""  # no header says an empty range
 
     def tail(self, path: str, n_bytes: int) -> tuple[bytes, int]:
         """The last `n_bytes` bytes of a file, or all of a shorter one, and the file's size."""

@@ -2,12 +2,13 @@
 
 import email.utils
 import time
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
 from commoncrawl_site import FAULTS, Server, faults
 
-from cluster.fetch import Access, Fetcher, Missing, OutOfRange, RemoteFile, _retry_after
+from cluster.fetch import Access, Fetcher, Missing, OutOfRange, RemoteFile, _retry_after, _Span
 from cluster.rate import Blocked, LocalLimiter, Rate
 
 RATE = Rate(300.0, 1e9, 4)
@@ -165,6 +166,31 @@ def test_a_remote_file_reads_like_one_on_disk(root):
         assert file.read(50) == data[-100:-50] and file.read() == data[-50:] and file.read(1) == b""
         file.seek(10)
         assert file.read(20) == data[10:30] and file.tell() == 30
+        asked = len(server.log)
+        assert file.read(0) == b"" and file.tell() == 30 and len(server.log) == asked  # no bytes are no range
+
+
+def test_files_beyond_32_bits(tmp_path):
+    """A file of 6 GB, of which the disk holds what was written."""
+    begin, size = 5_500_000_000, 6_000_000_000
+    with open(tmp_path / "large", "wb") as file:
+        file.seek(begin)
+        file.write(b"perahu layar")
+        file.truncate(size)
+    fetch = local(tmp_path)
+    assert fetch.part("large", begin + 7, 5) == b"layar"
+    assert fetch.some("large", size - 3, 10) == bytes(3) and fetch.tail("large", 4) == (bytes(4), size)
+    remote = RemoteFile(fetch, "large", tail_bytes=1000)
+    assert remote.seek(begin) == begin and remote.read(6) == b"perahu" and remote.size() == size
+    span = _Span(begin, 1000)
+    assert span.header() == {"Range": "bytes=5500000000-5500000999"}
+    span.begin(_Answer(206, {"Content-Range": f"bytes {begin}-{begin + 999}/{size}"}), "large")
+    assert (span.size, span.n_bytes) == (size, 1000)
+
+
+class _Answer(NamedTuple):
+    status_code: int
+    headers: dict[str, str]
 
 
 def test_an_error_inside_a_parquet_reader_comes_out_as_itself(root):

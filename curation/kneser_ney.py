@@ -53,7 +53,7 @@ def estimate(words: np.ndarray, ends: np.ndarray, order: int) -> list[Grams]:
         where.append(valid[first])
         suffix.append(ids[-2][valid[first]])
         counts.append(count)
-    adjusted = _adjusted(stream, place, ids, where, suffix, counts, size, order)
+    adjusted = _adjusted(stream, place, where, suffix, counts, size, order)
     return _interpolated(stream, ids, where, suffix, adjusted, size)
 
 
@@ -76,7 +76,7 @@ def _stream(words: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return stream, np.arange(len(stream)) - np.repeat(starts, lengths)
 
 
-def _adjusted(stream, place, ids, where, suffix, counts, size, order) -> list[np.ndarray]:  # noqa: PLR0917
+def _adjusted(stream, place, where, suffix, counts, size, order) -> list[np.ndarray]:  # noqa: PLR0917
     """The counts a of each order."""
     result = []
     for n in range(1, order + 1):

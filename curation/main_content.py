@@ -154,7 +154,7 @@ def _leave_out(root, mask, limit, x, category, semantic, hint, stop, off, first,
 
 
 @numba.njit(cache=True)
-def _choose(tag, parent, stop, hint, first, until, owner, chars, linked, ends, key, kind, x):  # noqa: PLR0917
+def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kind, x):  # noqa: PLR0917
     n, n_lines = len(tag), len(first)
     keep = np.zeros(n_lines, np.bool_)
     if n_lines == 0:
@@ -307,7 +307,7 @@ def choose(tree: Tree, lines: Lines, limits: Limits = LIMITS) -> tuple[np.ndarra
     if not ((lines.chars > lines.linked) | (lines.chars >= 60) & (lines.ends > 0)).any():
         return np.zeros(len(lines.chars), np.bool_), 0
     keep, root = _choose(
-        *(tree.tag, tree.parent, tree.stop, tree.hints, lines.first, lines.stop, lines.owner, lines.chars),
+        *(tree.tag, tree.parent, tree.stop, tree.hints, lines.first, lines.owner, lines.chars),
         *(lines.linked, lines.ends, lines.key, KIND, limits),
     )
     if not keep.any():

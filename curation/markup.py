@@ -22,9 +22,7 @@ SEARCH = 400  # open elements that an end tag looks through
 A, P, LI, DD, DT, HTML, BODY, MAIN, TABLE = (
     tags.TAG[n] for n in ["a", "p", "li", "dd", "dt", "html", "body", "main", "table"]
 )
-HEAD_TAG, OPTION, OPTGROUP, SELECT, ADDRESS, DIV = (
-    tags.TAG[n] for n in ["head", "option", "optgroup", "select", "address", "div"]
-)
+HEAD_TAG, OPTION, OPTGROUP, ADDRESS, DIV = (tags.TAG[n] for n in ["head", "option", "optgroup", "address", "div"])
 TD, TH, TR, TBODY, THEAD, TFOOT = (tags.TAG[n] for n in ["td", "th", "tr", "tbody", "thead", "tfoot"])
 NAV, HEADER, FOOTER, ASIDE, SVG, MATH = (tags.TAG[n] for n in ["nav", "header", "footer", "aside", "svg", "math"])
 H1, H6, UL, OL, TITLE, PRE = (tags.TAG[n] for n in ["h1", "h6", "ul", "ol", "title", "pre"])
@@ -187,7 +185,6 @@ def _parse(html, tag_keys, tag_values, hint_keys, hint_values, flags):  # noqa: 
     count, top = 1, 0
     head = -1  # stack position of an open <head>
     quotes = True
-    comments_end = True
     pending = np.uint8(0)
     body_seen = html_seen = False
     i = 0
@@ -222,7 +219,7 @@ def _parse(html, tag_keys, tag_values, hint_keys, hint_values, flags):  # noqa: 
             break
         d = html[i + 1]
         if d in {33, 63}:
-            if d == 33 and i + 3 < n and html[i + 2] == 45 and html[i + 3] == 45 and comments_end:
+            if d == 33 and i + 3 < n and html[i + 2] == 45 and html[i + 3] == 45:
                 j = i + 4
                 if j < n and html[j] == 62:  # <!-->
                     i = j + 1

@@ -23,7 +23,7 @@ def text(html: bytes, tree: Tree, lines: Lines, keep: np.ndarray) -> str:
     page = np.frombuffer(html, np.uint8)
     data = _render(
         *(page, tree.tag, tree.parent, tree.start, tree.end, tree.stop, tree.space),
-        *(lines.first, lines.stop, lines.owner, lines.chars, lines.gap, keep, FLAGS),
+        *(lines.first, lines.stop, lines.chars, lines.gap, keep, FLAGS),
     )
     found = data.tobytes().decode("utf-8", "replace")
     return entities.unescape(found).replace("\xa0", " ") if "&" in found or "\xa0" in found else found
@@ -40,7 +40,7 @@ def _hard_space(html, j, end):
 
 
 @numba.njit(cache=True)
-def _render(html, tag, parent, start, end, stop, space, first, until, owner, chars, gap, keep, flags):  # noqa: PLR0917
+def _render(html, tag, parent, start, end, stop, space, first, until, chars, gap, keep, flags):  # noqa: PLR0917
     n, n_lines = len(tag), len(first)
     room = 1
     for k in range(n_lines):

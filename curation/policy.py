@@ -22,7 +22,7 @@ from cluster.shards import LEDGER
 from curation.characters import script_number
 from curation.percentiles import resolve
 from curation.policy_keys import Percentile, edits, known, merge_rules, nearest, words
-from curation.signal_schema import FIELDS, LIST_SIGNALS, SIGNALS
+from curation.signal_schema import LIST_SIGNALS
 
 FOLDER = Path(__file__).parent / "languages"
 STAGE = "filter/policy"
@@ -147,17 +147,6 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
         "detail": pa.nulls(len(rows), pa.string()),
     }
     return pa.array(keep), pa.record_batch([pa.array(columns[f.name], f.type) for f in LEDGER], schema=LEDGER)
-
-
-def filter_batch(
-    documents: pa.RecordBatch, signals: pa.RecordBatch, policies: Mapping[str, Policy]
-) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """(Kept documents with the signal columns appended, ledger). Row i of `signals` measures row i of `documents`."""
-    assert signals["doc_id"].equals(documents["doc_id"]), "signals of other documents"
-    keep, ledger = apply(signals, policies)
-    schema = pa.schema([*documents.schema, *FIELDS], documents.schema.metadata)
-    columns = [*documents.columns, *(signals[name] for name in SIGNALS)]
-    return pa.record_batch(columns, schema=schema).filter(keep), ledger
 
 
 def policy_kernel(

@@ -27,7 +27,6 @@ from mixture.memory import CODES, load8, symbol
 
 OTHER, LETTER, NUMBER, SPACE, NEWLINE = range(5)
 APOSTROPHE, BLANK = 0x27, 0x20
-CONTRACTIONS = ("s", "t", "m", "d", "re", "ve", "ll")
 ASSIGNABLE = (range(0xD800), range(0xE000, 0x34000), range(0xE0000, 0xE1000))  # all else is unassigned or private use
 
 

@@ -234,13 +234,6 @@ class TokenStore:
                     first = end
         return found
 
-    def document_of(self, position: int | np.ndarray) -> int | np.ndarray:
-        """The row in `documents` whose text holds the token at `position` (or at each of an array of positions)."""
-        if np.any(np.asarray(position) < 0) or np.any(np.asarray(position) >= self.n_tokens):
-            raise ValueError(f"{self.uri}: token position outside 0..{self.n_tokens - 1}")
-        row = np.searchsorted(self.starts, position, side="right") - 1
-        return row if isinstance(position, np.ndarray) else int(row)
-
     def documents_within(self, n_tokens: int) -> int:
         """How many documents the first `n_tokens` tokens hold."""
         return int(self.starts[:-1].searchsorted(n_tokens))

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.shards import LEDGER
 from curation import policy
-from curation.policy import Policy, apply, filter_batch, load, load_all, policy_kernel
+from curation.policy import Policy, apply, load, load_all, policy_kernel
 from curation.signal_schema import FIELDS, SIGNALS
 
 
@@ -72,17 +72,6 @@ def test_empty_batch():
     assert len(keep) == 0
     assert ledger.num_rows == 0
     assert ledger.schema == LEDGER
-
-
-def test_filter_batch_appends_the_signals_of_those_kept():
-    signals = measured(word_count=[5, 50])
-    documents = pa.record_batch({"doc_id": ["d0", "d1"], "text": ["few", "many"]})
-    kept, ledger = filter_batch(documents, signals, rules(word_count={"min": 10}))
-    assert kept.schema.names == ["doc_id", "text", *SIGNALS]
-    assert kept.to_pylist()[0] | {"doc_id": "d1", "text": "many", "word_count": 50} == kept.to_pylist()[0]
-    assert kept.num_rows == ledger.num_rows == 1
-    with pytest.raises(AssertionError):
-        filter_batch(documents.slice(1), signals.slice(0, 1), rules())
 
 
 def test_kernel_takes_a_recipe_s_overrides():

@@ -44,15 +44,11 @@ def test_layout_of_three_documents(folder):
 def test_document_of_every_position(folder):
     write_store(folder, iter(DOCUMENTS), vocab_size=100, eod=0)
     store = TokenStore(folder)
-    assert [store.document_of(p) for p in range(7)] == [0, 0, 0, 0, 1, 2, 2]
-    assert store.document_of(np.arange(7)).tolist() == [0, 0, 0, 0, 1, 2, 2]
+    owners = [0, 0, 0, 0, 1, 2, 2]
     for start in range(7):
         for stop in range(start + 1, 8):
-            expected = store.document_of(np.arange(start, stop))
-            np.testing.assert_array_equal(store.documents_between(start, stop), expected)
-    for position in (-1, 7):
-        with pytest.raises(ValueError, match="outside"):
-            store.document_of(position)
+            assert store.documents_between(start, stop).tolist() == owners[start:stop]
+        assert store.documents_within(start) == len(set(owners[:start]))
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32"), (151_936, "uint32")])

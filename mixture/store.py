@@ -6,7 +6,8 @@
     store.json          dtype, vocabulary, counts and checksums of the files; written last: without it there is no store
 
 Documents that are appended lie in files of their own (`tokens-0001.bin` …) and have the addresses that follow; no file
-that was written is touched again, and store.json, replaced last, says which files count.
+that was written is touched again, and store.json, replaced last, says which files count. So do documents beyond
+`SEGMENT_TOKENS`: a file on its way to an object store lies on the local disk first, and an object ends at 5 TB.
 
 On a local disk the tokens are memory-mapped; anywhere else they are read in blocks (`mixture/blocks.py`), each checked.
 """
@@ -35,6 +36,7 @@ DOCUMENTS = pa.schema(
     ]
 )
 ROW_GROUP = 65_536
+SEGMENT_TOKENS = 1 << 33  # after which a segment ends: 17 or 34 GB
 FORMAT = 2
 
 
@@ -52,7 +54,7 @@ def write_store(uri: str, documents: Iterable[tuple[str, str, int, np.ndarray]],
         storage.remove(old)  # what is overwritten is no store until the new one is complete
     meta = {"format": FORMAT, "dtype": dtype.name, "vocab_size": vocab_size, "eod": eod}
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "languages": {}}
-    return _commit(uri, _add_segment(uri, {**meta, **counts, "segments": [], "files": {}}, documents))
+    return _commit(uri, _add_segments(uri, {**meta, **counts, "segments": [], "files": {}}, documents))
 
 
 def append(uri: str, documents: Iterable[tuple[str, str, int, np.ndarray]]) -> dict:
@@ -62,8 +64,27 @@ def append(uri: str, documents: Iterable[tuple[str, str, int, np.ndarray]]) -> d
     schedule says so. Cut off, it leaves the store as it was. One writer at a time. Raises ValueError like `write_store`.
     """
     meta = TokenStore(uri).meta
-    added = _add_segment(uri, meta, documents)
-    return meta if added["tokens"] == meta["tokens"] else _commit(uri, added)
+    added = _add_segments(uri, meta, documents)
+    return meta if added is meta else _commit(uri, added)
+
+
+def _add_segments(uri: str, meta: dict, documents: Iterable[tuple[str, str, int, np.ndarray]]) -> dict:
+    """Write the files of as many segments as the documents fill, one where there is none yet; `meta` with them."""
+    rest = iter(documents)
+    first = next(rest, None)
+    while first is not None or not meta["segments"]:
+        meta = _add_segment(uri, meta, _of_one_segment(first, rest))
+        first = next(rest, None)
+    return meta
+
+
+def _of_one_segment(document: tuple | None, rest: Iterator[tuple]) -> Iterator[tuple]:
+    """`document` and those of `rest` until a segment is full."""
+    n_tokens = 0
+    while document is not None:
+        yield document
+        n_tokens += len(document[3]) + 1
+        document = next(rest, None) if n_tokens < SEGMENT_TOKENS else None
 
 
 def _add_segment(uri: str, meta: dict, documents: Iterable[tuple[str, str, int, np.ndarray]]) -> dict:

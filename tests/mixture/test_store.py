@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cluster import storage
+from mixture import store as store_module
 from mixture.store import TokenStore, append, write_store
 
 DOCUMENTS = [
@@ -161,6 +162,37 @@ def test_appended_documents_follow_and_move_nothing(folder):
     assert store.doc_ids([0, 39, 40, 72]) == {i: f"{i:032x}" for i in (0, 39, 40, 72)}
     np.testing.assert_array_equal(before.tokens[:], tokens)  # who had it open sees what was there
     storage.remove(folder + "-whole")
+
+
+@pytest.mark.parametrize("most", [1, 26, 27, 400, 10**6])
+def test_a_large_store_is_written_in_segments(folder, monkeypatch, most):
+    """No file is larger than about `SEGMENT_TOKENS`, one at a time lies on the local disk, and the addresses are the same."""
+    old, new = random_documents(60), random_documents(40, 1, 60)
+    write_store(folder, iter(old), 1000, eod=3)
+    append(folder, iter(new))
+    plain = TokenStore(folder)
+    monkeypatch.setattr(store_module, "SEGMENT_TOKENS", most)
+    cut = folder + "-cut"
+    write_store(cut, iter(old), 1000, eod=3)
+    append(cut, iter(new))
+    append(cut, iter([]))
+    store = TokenStore(cut)
+    store.verify()
+    lengths = [segment["tokens"] for segment in store.meta["segments"]]
+    longest = max(len(ids) + 1 for *_, ids in old + new)
+    assert max(lengths) < most + longest and store.segments >= min(100, plain.n_tokens // (most + longest))
+    assert all(segment["documents"] for segment in store.meta["segments"])
+    assert {n: store.meta[n] for n in ("tokens", "documents", "bytes", "languages")} == {
+        n: plain.meta[n] for n in ("tokens", "documents", "bytes", "languages")
+    }
+    np.testing.assert_array_equal(store.tokens[:], plain.tokens[:])
+    np.testing.assert_array_equal(store.starts, plain.starts)
+    assert store.documents == plain.documents
+    found = [uri.rsplit("/", 1)[-1] for uri in storage.glob(storage.join(cut, "*"))]
+    assert sorted(found) == sorted([*store.meta["files"], "store.json"])  # nothing else is left there
+    write_store(cut, iter([]), 1000, eod=3)
+    assert TokenStore(cut).n_tokens == 0 and len(storage.glob(storage.join(cut, "*"))) == 4
+    storage.remove(cut)
 
 
 def test_an_append_that_was_cut_off_leaves_the_store_as_it_was(tmp_path):

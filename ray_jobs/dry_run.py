@@ -62,7 +62,8 @@ def show(described: dict) -> None:
         )
         for tensor, shape in made["tensors"].items():
             print(f"  {tensor:<50}{' x '.join(f'{n:,}' for n in shape)}")
-    print(f"memory of each of {described['workers']} GPUs, GB:")
+    workers = described["workers"]
+    print("memory of the GPU, GB:" if workers == 1 else f"memory of each of {workers} GPUs, GB:")
     for what, gigabytes in described["memory"].items():
         print(f"  {what:<50}{gigabytes:10.2f}")
     if not described["stages"]:

@@ -36,7 +36,7 @@ def expand(pattern: str) -> list[str]:
         return [pattern]
     try:
         return storage.glob(pattern)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, *storage.faults()) as error:
         raise UserError(f"{pattern}: cannot be listed: {error}") from None
 
 
@@ -45,12 +45,14 @@ def named(patterns: list[str], key: str) -> list[str]:
     found = {pattern: expand(pattern) for pattern in patterns}
     for pattern, names in found.items():
         if not names:
-            raise UserError(f"{key}: no file matches {pattern}; correct the path in the recipe")
+            raise UserError(f"{key}: no file matches {pattern}; correct the path")
     return sorted({name for names in found.values() for name in names})
 
 
 def listing(recipe: Recipe, key: str) -> str | None:
-    """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset."""
+    """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset.
+
+    Raises UserError when the place cannot be read."""
     if key == "sources":
         patterns = [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
     elif key == "dedup.indexes":
@@ -72,8 +74,11 @@ def listing(recipe: Recipe, key: str) -> str | None:
         return None
     seen = hashlib.sha256()
     for pattern in patterns:
-        fs, path = storage.filesystem(pattern)
-        details = fs.glob(path, detail=True)
+        try:
+            fs, path = storage.filesystem(pattern)
+            details = fs.glob(path, detail=True)
+        except (ImportError, ValueError, *storage.faults()) as error:
+            raise UserError(f"{key}: {pattern} cannot be listed: {error}") from None
         for name in sorted(details):
             info = details[name]
             changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
@@ -91,7 +96,7 @@ def rows(pattern: str) -> list[dict]:
     result = []
     found = expand(pattern)
     if not found:
-        raise UserError(f"{pattern}: no file matches; correct the path in the recipe")
+        raise UserError(f"{pattern}: no file matches; correct the path")
     for uri in found:
         try:
             for where, row, wrong in row_files.read(uri):

@@ -30,9 +30,9 @@ ASSUMED = {
     "html_ratio": Number(4.5, "", "assumed: gzip of a WARC record"),
     "language_gate": Number(0.85, "kept", "assumed: pages whose index language ours confirms"),
     "extract_kept": Number(0.97, "kept", "assumed: pages with any text"),
-    "rules_kept": Number(0.69, "kept", "recipe.md 2.1: cleaning removes about 31 % (Sailor 1)"),
+    "rules_kept": Number(0.69, "kept", "Sailor 1 (arXiv 2404.03608): cleaning removes about 31 %"),
     "url_kept": Number(0.50, "kept", "Sailor2 section 3.3: URL dedup removes about 50 % of tokens"),
-    "near_kept": Number(0.89, "kept", "recipe.md 2.1: dedup removes about 11 % (Sailor 1)"),
+    "near_kept": Number(0.89, "kept", "Sailor 1 (arXiv 2404.03608): deduplication removes about 11 %"),
     "lines_kept": Number(0.95, "kept", "Sailor2 section 3.3: frequent lines are about 5 % of tokens"),
     "bytes_per_token": Number(4.0, "B", "Sailor2 tables 2 and 3: disk bytes over tokens"),
     "bytes_per_document": Number(4000.0, "B", "assumed: text of a page"),
@@ -41,17 +41,19 @@ ASSUMED = {
     "policy_rate": Number(200.0, "MB/s/core", "assumed: comparisons, reading and writing Parquet"),
     "io_rate": Number(100.0, "MB/s/core", "assumed: one pass over texts in Parquet on object storage"),
     "quality_rate": Number(10.0, "MB/s/core", "assumed: fastText over all words"),
-    "tokenize_rate": Number(1e6, "tokens/s/core", "lessons: 500 B tokens in 140 core-hours"),
+    "tokenize_rate": Number(
+        1e6, "tokens/s/core", "assumed: a tenth of the kernel's speed, as texts are read and tokens written"
+    ),
     "efficiency": Number(0.6, "", "assumed: share of CPU time that is work; the rest is start, storage, stragglers"),
     "shard_seconds": Number(600.0, "s", "assumed: a shard, which is what a lost node loses"),
     "shuffle_bytes_per_document": Number(
         600.0, "B", "25 band keys, a sketch of 256 B, an id, lengths (curation/dedup)"
     ),
-    "mfu": Number(0.40, "", "lessons/training_peers 4.2: 37 to 45 % in bf16 with compile"),
+    "mfu": Number(0.40, "", "assumed: 37 to 45 % are usual in bf16 with compile"),
     "proxy_mfu": Number(
         0.27,
         "",
-        "recipe.md 3.2: RegMix's 1M model, 98 MFLOP a token, 1.05 B tokens in about 20 minutes on an A100 of 312 TFLOP/s",
+        "RegMix (arXiv 2407.01492): its 1M model, 98 MFLOP a token, 1.05 B tokens in about 20 minutes on an A100 of 312 TFLOP/s",
     ),
     "generate_rate": Number(2000.0, "tokens/s/GPU", "assumed: 80 answers at a time, 40 ms a token"),
     "checkpoint_seconds": Number(1800.0, "s", "assumed: between two checkpoints, which is what a lost gang loses"),

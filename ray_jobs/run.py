@@ -261,7 +261,7 @@ def open_run(uri: str) -> Run:
     path = storage.join(uri, "recipe.yaml")
     try:
         found = storage.exists(path)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, *storage.faults()) as error:
         raise UserError(f"{uri}: this run directory cannot be read: {error}") from None
     if not found:
         raise UserError(f"{uri}: no run here (no recipe.yaml); give the folder that `pinisi run` printed")
@@ -298,6 +298,8 @@ def _reachable(uri: str):
     """Outside of the stages: a run directory that fails is one sentence too."""
     try:
         yield
+    except ImportError as error:  # of fsspec, for a kind of storage that is not installed
+        raise UserError(f"{uri}: the run directory cannot be read or written: {error}") from None
     except storage.faults() as error:
         raise StageFailed(f"{uri}: the run directory cannot be read or written: {error}; try again later") from error
 

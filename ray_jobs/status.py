@@ -14,6 +14,7 @@ from rich.table import Table
 from cluster import storage
 from ray_jobs import curves, lock, progress
 from ray_jobs import recipe as recipes
+from ray_jobs.errors import UserError
 from ray_jobs.run import Run, digest
 from ray_jobs.stages import Stage
 
@@ -30,7 +31,7 @@ def rows(run: Run) -> list[dict]:
     manifests = {stage.name: run.manifest(stage.name) for stage in run.stages}
     made = [manifest for manifest in manifests.values() if manifest]
     here = all(m["hosts"] == [socket.gethostname()] and not m.get("attempt") for m in made)
-    prints = run.fingerprints() if here else None  # source files and code of other machines cannot be compared here
+    prints = _fingerprints(run) if here else None  # source files and code of other machines cannot be compared here
     alive = lock.alive(run.uri)
     result = []
     for stage in run.stages:
@@ -46,6 +47,14 @@ def rows(run: Run) -> list[dict]:
                 row["training"] = curves.newest(records)
         result.append(row)
     return result
+
+
+def _fingerprints(run: Run) -> dict[str, str] | None:
+    """None where files that the recipe names cannot be listed now."""
+    try:
+        return run.fingerprints()
+    except UserError:
+        return None
 
 
 def _state(run: Run, stage: Stage, manifests: dict[str, dict | None]) -> str:

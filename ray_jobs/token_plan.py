@@ -83,7 +83,9 @@ def main(options: argparse.Namespace) -> None:
         budgets |= {stage: value for stage in budgets if (value := getattr(options, stage)) is not None}
         fixed = _weights(options.weights) if options.weights else None
         plan = make(pools, int(budgets["stage1"]), int(budgets["stage2"]), mixture, fixed)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    except ValueError as error:
         raise UserError(str(error)) from None
     beside = not (options.run or options.pools)
     print(json.dumps(as_json(plan, beside), indent=1)) if options.json else show(plan, beside)

@@ -36,12 +36,21 @@ def call(capsys, *arguments):
         ["explain", "{tmp}", "https://example.org"],
         ["report", "{tmp}"],
         ["status", "nosuch://bucket/run"],
+        ["status", "s3://bucket/run"],
+        ["status", "gs://bucket/run"],
+        ["run", "demo", "--run-dir", "gs://bucket/run"],
+        ["run", "demo", "--run-dir", "{tmp}", "--set", "sources.0.path=s3://bucket/*.warc.gz"],
+        ["tokens", "--pools", "{tmp}/pools.yaml"],
         ["dance"],
         ["run"],
         [],
     ],
 )
-def test_errors_are_one_sentence_with_code_2(capsys, tmp_path, arguments):
+def test_errors_are_one_sentence_with_code_2(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     code, out, err = call(capsys, *(a.format(tmp=tmp_path) if "{tmp}" in a else a for a in arguments))
     assert code == 2
     assert out == ""

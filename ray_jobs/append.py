@@ -15,7 +15,7 @@ from mixture import store as stores
 from mixture import tokenizer as tokenizers
 from mixture.encoder import Encoder
 from mixture.store import TokenStore
-from ray_jobs import data_order
+from ray_jobs import data_order, lock
 from ray_jobs.errors import UserError
 from ray_jobs.run import Run, open_run
 
@@ -35,7 +35,7 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
 
     `documents`: glob of Parquet files with the columns doc_id, lang, text, such as `OTHER_RUN/quality/part-*.parquet`.
     What a pool has already, by doc_id, is left out, so the command can be repeated. Raises UserError for files without
-    these columns, and for a language that the run has no pool of.
+    these columns, for a language that the run has no pool of, and while another process appends to one.
     """
     if not run.recipe.sources:
         raise UserError(f"{run.uri}: this run aligns a finished model and has no token stores to append to")
@@ -50,12 +50,14 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
             if missing := [name for name in COLUMNS if name not in parquet.schema_arrow.names]:
                 raise UserError(f"{uri}: the column {missing[0]} is missing; documents have {', '.join(COLUMNS)}")
             languages |= set(parquet.read(["lang"])["lang"].unique().to_pylist())
-    opened = {lang: _open(run, f"{pool}/{lang}") for lang in sorted(languages)}
+    pools = {lang: _open(run, f"{pool}/{lang}").uri for lang in sorted(languages)}
     tokenizer = tokenizers.load(storage.localize(storage.join(run.uri, "tokenize", "tokenizer")))
     encoder = Encoder(tokenizer, run.recipe.tokenize.dropout, run.recipe.tokenize.seed)
     added = {}
-    for lang, old in opened.items():
-        new = stores.append(old.uri, _documents(files, lang, old, encoder))
+    for lang, uri in pools.items():
+        with lock.held(uri):  # two at a time would write files of the same names
+            old = TokenStore(uri)
+            new = stores.append(uri, _documents(files, lang, old, encoder))
         added[lang] = new["documents"] - old.n_documents, new["tokens"] - old.n_tokens
     return added
 

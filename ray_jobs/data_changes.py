@@ -8,6 +8,7 @@ changed and continued.
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,10 @@ def weights(options: argparse.Namespace) -> None:
     if options.set or options.grow:
         if options.from_step is None:
             raise UserError("--from-step N is missing: the first step with the change")
-        change_weights(run, stage, options.from_step, _shares(options.set), grow=options.grow, reason=options.reason)
+        with _alone(run):
+            change_weights(
+                run, stage, options.from_step, _shares(options.set), grow=options.grow, reason=options.reason
+            )
     elif options.from_step is not None:
         raise UserError("--from-step changes nothing by itself; add --set POOL=SHARE or --grow")
     show(run, stage)
@@ -61,8 +65,9 @@ def change_weights(
 def takedown(options: argparse.Namespace) -> None:
     run = open_run(options.run)
     stage = data_order.stage_named(run.recipe, options.stage) if options.stage else None
-    for line in take_down(run, options.document, stage, options.from_step, options.reason):
-        print(line)
+    with _alone(run):
+        said = take_down(run, options.document, stage, options.from_step, options.reason)
+    print(*said, sep="\n")
 
 
 def take_down(run: Run, document: str, stage: str | None, step: int | None, reason: str = "") -> list[str]:
@@ -181,6 +186,11 @@ def _check_ahead(run: Run, stage: str, step: int) -> None:
     done = trained(run, stage)
     if step <= done:
         raise UserError(f"{stage} is trained up to step {done:,}; the first step that can be changed is {done + 1:,}")
+
+
+def _alone(run: Run) -> AbstractContextManager[None]:
+    """One change at a time: each reads the ledger and writes all of it."""
+    return lock.held(storage.join(run.uri, data_order.LEDGER))
 
 
 def _append(run: Run, stage: str, line: dict) -> dict:

@@ -17,7 +17,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import Job
 from ray_jobs.sections import Recipe
 
-FILE = "order.json"
+FILE, LEDGER = "order.json", "ledger"
 OPEN_THREADS = 16  # pools on object storage are opened together
 
 STAGES = {
@@ -75,7 +75,7 @@ def pools_uri(run_uri: str) -> str:
 
 
 def ledger_uri(run_uri: str, stage: str) -> str:
-    return storage.join(run_uri, "ledger", f"{stage.replace('/', '-')}.jsonl")
+    return storage.join(run_uri, LEDGER, f"{stage.replace('/', '-')}.jsonl")
 
 
 def plan_of(stage: str) -> str:

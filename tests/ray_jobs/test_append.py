@@ -1,5 +1,8 @@
 """`pinisi append` and what reads it, on a run of two pools with a tokenizer of bytes."""
 
+import os
+import socket
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from cluster import storage
 from mixture import tokenizer as tokenizers
 from mixture.store import TokenStore, write_store
-from ray_jobs import append, data_order
+from ray_jobs import append, data_order, lock
 from ray_jobs import recipe as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.run import Run
@@ -68,6 +71,21 @@ def test_new_documents_come_behind_and_known_ones_do_not(run, tokenizer, tmp_pat
     again = append.append(run, str(tmp_path / "more" / "*.parquet"))
     assert set(again.values()) == {(0, 0)}
     assert TokenStore(f"{pools}/all/th").segments == 2
+
+
+def test_two_at_once_are_refused(run, tmp_path):
+    """Both would write files of the same names, and one of them would break the store."""
+    write(tmp_path, 0, texts("th", 10, 3))
+    uri = storage.join(data_order.pools_uri(run.uri), "all/th")
+    before = TokenStore(uri).meta
+    other = {"host": socket.gethostname(), "pid": os.getppid(), "started": lock.started(os.getppid())}
+    storage.write_json(storage.join(uri, lock.FILE), other)
+    with pytest.raises(UserError, match="is already running this; wait for it"):
+        append.append(run, str(tmp_path / "more" / "*.parquet"))
+    assert TokenStore(uri).meta == before
+    storage.remove(storage.join(uri, lock.FILE))
+    assert append.append(run, str(tmp_path / "more" / "*.parquet"))["th"][0] == 3
+    assert not storage.exists(storage.join(uri, lock.FILE))
 
 
 def test_what_cannot_be_appended_is_said(run, tmp_path):

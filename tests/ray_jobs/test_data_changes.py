@@ -1,6 +1,8 @@
 """`pinisi weights`, `takedown` and `trace` on a run written by hand: its stores, its plan, what was crawled, how far it is."""
 
 import json
+import os
+import socket
 
 import numpy as np
 import pyarrow as pa
@@ -180,6 +182,20 @@ def test_a_run_that_is_being_trained_is_not_changed(run, monkeypatch):
     with pytest.raises(UserError, match="is running: stop it"):
         data_changes.take_down(run, "https://th.example/7", None, None)
     assert not storage.exists(storage.join(run.uri, "ledger"))
+
+
+@pytest.mark.parametrize("command", [["weights", "--from-step", 5, "--set", "th=0.3"], ["takedown"]])
+def test_two_changes_at_once_are_refused(run, capsys, command):
+    """Each writes the whole ledger: the line of one of them would be lost without a word."""
+    url = ["https://th.example/7"] if command[0] == "takedown" else []
+    folder = data_order.ledger_uri(run.uri, "pretrain/stage1").rsplit("/", 1)[0]
+    other = {"host": socket.gethostname(), "pid": os.getppid(), "started": lock.started(os.getppid())}
+    storage.write_json(storage.join(folder, lock.FILE), other)
+    code, _, err = pinisi(capsys, command[0], run.uri, *url, *command[1:])
+    assert code == 2 and "is already running this; wait for it" in err
+    storage.remove(storage.join(folder, lock.FILE))
+    code, _, err = pinisi(capsys, command[0], run.uri, *url, *command[1:])
+    assert code == 0 and len(ledger.read(data_order.ledger_uri(run.uri, "pretrain/stage1"))) == 1, err
 
 
 def test_take_down_a_url(run, capsys):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cluster import storage
 from train import attention, checkpoint, context, flops, layers, liger, optim, parallel, stop
 from train.guard import Guard, Limits
-from train.loss import KERNELS
+from train.loop_config import LoopConfig
 from train.throughput import Stopwatch
 from train.validation import Validation, warnings
 from train.window import Window
@@ -71,77 +71,6 @@ class LossParts(NamedTuple):
 
 
 LossFn = Callable[[nn.Module, Batch], LossParts]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """One run. `steps`, `warmup_steps` and `decay_steps` (of wsd) count updates; `micro_rows` rows fit in memory.
-
-    `precision`: "fp32", "bf16" (fp32 weights, bf16 matrix products by autocast), or "auto": bf16 where the hardware
-    multiplies it natively. `parallel`: "replicate" or "fsdp".
-    `checkpoint_every` = 0 writes no checkpoint; `async_checkpoints` writes them while training goes on; `checkpoint_errors`
-    is what a full disk does: "stop" the run or "warn". `guard` has the fields of `train.guard.Limits`; None is no guard.
-    `context_parallel` neighbouring ranks share the positions of each row (train/context.py).
-    `optimiser_states`: "fp32", or "8bit" for Adam's moments in 2 bytes a parameter (train/optim_8bit.py).
-    `attention`: "auto" or another of `train.attention.BACKENDS`; `cross_entropy`: "chunked" or "liger" (train/liger.py).
-    `activation_checkpointing`: "none", "selective" or "full"; `compile`: each decoder layer, where that works (both
-    train/layers.py). `deterministic`: only algorithms that give the same bits each time, also on a GPU.
-    """
-
-    steps: int
-    rows_per_step: int
-    micro_rows: int
-    lr: float
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    min_lr: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    seed: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 0
-    keep_checkpoints: int = 2
-    precision: str = "fp32"
-    parallel: str = "replicate"
-    decay_steps: int = 0
-    async_checkpoints: bool = True
-    checkpoint_errors: str = "stop"
-    guard: dict | None = None
-    optimiser_states: str = "fp32"
-    attention: str = "auto"
-    cross_entropy: str = "chunked"
-    activation_checkpointing: str = "none"
-    compile: bool = False
-    deterministic: bool = False
-    context_parallel: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "rows_per_step", "micro_rows", "log_every", "keep_checkpoints", "context_parallel"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, not {self.lr}.")
-        for name, allowed in (
-            ("schedule", optim.SCHEDULES),
-            ("precision", ("fp32", "bf16", "auto")),
-            ("parallel", ("replicate", "fsdp")),
-            ("checkpoint_errors", ("stop", "warn")),
-            ("activation_checkpointing", layers.CHECKPOINTING),
-            ("optimiser_states", optim.STATES),
-            ("attention", attention.BACKENDS),
-            ("cross_entropy", KERNELS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
-        if self.guard and not self.checkpoint_every:
-            raise ValueError("guard goes back to checkpoints, so checkpoint_every must be above 0.")
-        if self.guard and self.keep_checkpoints < 2:
-            raise ValueError("guard may need the checkpoint before the last, so keep_checkpoints must be at least 2.")
-        if self.warmup_steps + self.decay_steps > self.steps:
-            raise ValueError(f"warmup_steps + decay_steps must not exceed the {self.steps} steps of the run.")
 
 
 def micro_batches(step: int, config: LoopConfig, rank: int, world: int) -> list[list[int]]:

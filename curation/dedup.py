@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.exchange import Engine, Input, Progress, partitions, place
-from cluster.shards import Shard, done, input_ids, write_shard
+from cluster.shards import Shard, done, input_ids, markers, write_shard
 from curation import dedup_decisions as decide
 from curation import dedup_parts as parts_of
 from curation.dedup_index import Index, open_index, write_index
@@ -46,6 +46,7 @@ from curation.dedup_schema import (
 )
 
 WRITTEN = pa.schema([("p", pa.int32()), ("rows", pa.int64())])
+PARTS_AT_ONCE = 8  # written by one task: what was decided about a part is a small file
 
 
 def dedup(  # noqa: PLR0917
@@ -79,20 +80,21 @@ def dedup(  # noqa: PLR0917
     shards = [Shard(stem, part, out_uri, ledger_uri, fingerprint) for stem, part in zip(names, parts, strict=True)]
     earlier = [open_index(uri, number, config.minhash) for number, uri in enumerate(config.indexes)]
     work = Work(engine, shards, config, name, earlier, progress)
-    if not all(done(shard) for shard in shards):
+    found = markers(shards)
+    if None in found:
         work.decide()
         work.write()
+        found = markers(shards)
     elif progress:
         progress(2 * len(shards))
-    markers = [storage.read_json(shard.marker) for shard in shards]
-    kept = sum(marker["docs_out"] for marker in markers)
+    kept = sum(marker["docs_out"] for marker in found)
     index = storage.join(out_uri, "index")
     if _fingerprint(storage.join(index, "_index.json")) != fingerprint:
         outputs = [shard.part for shard in shards]
         write_index(engine, work.key_files(), outputs, index, config, kept, {"fingerprint": fingerprint})
     storage.remove(work.uri)
     rules: Counter[str] = Counter()
-    for marker in markers:
+    for marker in found:
         rules.update(marker["rules"])
     return {"docs_in": kept + rules.total(), "docs_out": kept, **dict(sorted(rules.items()))}
 
@@ -127,13 +129,19 @@ class Work:
             return
         storage.remove(folder)
 
+        n = -(-len(self.shards) // PARTS_AT_ONCE)
+
+        def of_group(batch: pa.RecordBatch) -> pa.RecordBatch:
+            return with_p(batch, pa.array(batch["part"].to_numpy() % n))
+
         def write(p: int, *tables: pa.Table) -> pa.Table:
             rows = pa.concat_tables([table.drop_columns("p") for table in tables])
-            storage.write_table(storage.join(folder, f"{p}.parquet"), rows)
+            for part in pc.unique(rows["part"]).to_pylist():
+                storage.write_table(storage.join(folder, f"{part}.parquet"), rows.filter(pc.equal(rows["part"], part)))
             return pa.table([[p], [rows.num_rows]], schema=WRITTEN)
 
-        inputs = [Input(data, lambda batch: with_p(batch, batch["part"]), with_p(schema)) for data in make()]
-        written = self.engine.table(self.by_key(inputs, write, WRITTEN, len(self.shards)), WRITTEN)
+        inputs = [Input(data, of_group, with_p(schema)) for data in make()]
+        written = self.engine.table(self.by_key(inputs, write, WRITTEN, n), WRITTEN)
         rows = pc.sum(written["rows"]).as_py() or 0
         storage.write_json(mark, {"fingerprint": self.shards[0].fingerprint, "rows": rows})
         self.engine.release(*self.held)
@@ -177,7 +185,9 @@ class Work:
         """Documents that go as a whole: steps 1 to 3."""
         earlier = self.earlier
         keys = self.tasks(parts_of.read, self.key_files(self.progress), KEYS)
-        n = self.partitions(self.engine.count(keys), 600)
+        documents = self.engine.count(keys)
+        storage.write_json(storage.join(self.uri, "keys", "_count.json"), {"documents": documents})
+        n = self.partitions(documents, 600)
 
         def by_page(batch: pa.RecordBatch) -> pa.RecordBatch:
             return with_p(batch, place(batch["page"].to_numpy(), n))
@@ -284,10 +294,8 @@ class Work:
 
     def _n_buckets(self) -> int:
         """Buckets in which lines are counted: of documents that steps 2 and 3 leave."""
-        left = -storage.read_json(storage.join(self.uri, "drops", "_done.json"))["rows"]
-        for shard in self.shards:
-            with storage.open_parquet(shard.input) as parquet:
-                left += parquet.metadata.num_rows
+        documents = storage.read_json(storage.join(self.uri, "keys", "_count.json"))["documents"]
+        left = documents - storage.read_json(storage.join(self.uri, "drops", "_done.json"))["rows"]
         return max(1, -(-left // self.config.line_bucket_documents))
 
 

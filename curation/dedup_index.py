@@ -29,7 +29,7 @@ from curation.minhash import MinHash
 ROW_BITS, FILE_BITS = 32, 20
 ORIGIN = -(1 << 62)
 DOCUMENTS = pa.schema([KEYS.field(name) for name in ("doc_id", "snapshot", "length", "page", "sketch")])
-KEPT = pa.schema([*DOCUMENTS, KEYS.field("bands")])
+KEPT = pa.schema([*DOCUMENTS, KEYS.field("tie"), KEYS.field("bands")])
 ADDRESSED = pa.schema([*EARLIER_PAGES, ("address", pa.int64()), KEYS.field("bands")])
 
 
@@ -122,9 +122,9 @@ def write_index(  # noqa: PLR0917
         return with_p(pa.record_batch([keys, ids], schema=EARLIER_BANDS), place(keys.to_numpy(), n))
 
     def addressed(p: int, rows: pa.Table) -> pa.Table:
-        rows = rows.sort_by("doc_id")
+        rows = rows.sort_by([("doc_id", "ascending"), ("length", "descending"), ("tie", "ascending")])
         ids = rows["doc_id"]
-        if len(ids) > 1:  # a record that was read twice has its keys twice
+        if len(ids) > 1:  # a record that was read twice has its keys twice: the first in order stayed
             new = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).combine_chunks()
             rows = rows.filter(pa.concat_arrays([pa.array([True]), new]))
         storage.write_table(_file(uri, "documents", p), rows.select(DOCUMENTS.names))

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pytest
 
 from cluster import storage
-from cluster.shards import Shard, done, ledger_rows, run_shard
+from cluster.shards import Shard, done, ledger_rows, markers, run_shard
 
 
 def make(tmp_path, texts):
@@ -47,6 +47,16 @@ def test_a_finished_shard_is_not_run_again_and_another_fingerprint_is(tmp_path):
     assert run_shard(boom, shard) == done(shard)
     other = Shard(shard.name, shard.input, shard.output, shard.ledger, "f2")
     assert done(other) is None
+
+
+def test_markers_come_in_the_order_of_the_shards(tmp_path):
+    shards = [Shard(f"part-{i:05d}", "", str(tmp_path / "out"), str(tmp_path / "dropped"), "f1") for i in range(100)]
+    for i, shard in enumerate(shards):
+        if i % 3:
+            storage.write_json(shard.marker, {"fingerprint": f"f{1 + i % 2}", "docs_out": i})
+    found = [marker and marker["docs_out"] for marker in markers(shards)]
+    assert found == [i if i % 3 and i % 2 == 0 else None for i in range(100)]
+    assert markers([]) == []
 
 
 def test_an_empty_input_gives_an_empty_part(tmp_path):

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -292,6 +293,35 @@ def test_the_index_does_not_depend_on_the_split(engine, tmp_path):
         tables.append({str(p.relative_to(index)): p.read_bytes() for p in sorted(index.rglob("*.parquet"))})
     assert headers[0] == headers[1] and headers[0]["documents"] == 70
     assert tables[0] == tables[1] and len(tables[0]) == 3
+
+
+@pytest.mark.parametrize("longest_first", [True, False])
+def test_of_documents_with_one_id_the_index_has_the_one_that_stayed(engine, tmp_path, longest_first):
+    """Sources whose ids are not their own, such as a column of ones."""
+    texts = [" ".join(words(seed, n)) for seed, n in ((70, 90), (71, 120), (72, 60))]
+    texts.sort(key=len, reverse=longest_first)
+    parts = write_parts(tmp_path / "in", [document("1", text) for text in texts], 1)
+    _, kept, _ = run(engine, tmp_path, parts)
+    assert kept["text"].to_pylist() == [max(texts, key=len)]
+    index = storage.read_table(str(tmp_path / "dedup" / "index" / "documents" / "00000.parquet"))
+    assert index["length"].to_pylist() == [len(max(texts, key=len))]
+    later = write_parts(tmp_path / "in2", [document("2", max(texts, key=len))], 1)
+    _, _, ledger = run(engine, tmp_path / "two", later, with_(indexes=(str(tmp_path),)))
+    assert ledger["rule"].to_pylist() == ["near_duplicate_earlier"]
+
+
+def test_each_part_is_opened_as_often_as_its_rows_are_read(engine, tmp_path, monkeypatch):
+    """A corpus has a hundred thousand parts: asking each for its number of rows, one after another, takes an hour."""
+    parts = write_parts(tmp_path / "in", corpus(), 3)
+    opened, open_parquet = Counter(), storage.open_parquet
+
+    def counting(uri):
+        opened[uri] += 1
+        return open_parquet(uri)
+
+    monkeypatch.setattr(storage, "open_parquet", counting)
+    run(engine, tmp_path, parts)
+    assert [opened[part] for part in parts] == [5, 5, 5]  # keys, lines; ids, schema and documents to be written
 
 
 def test_an_index_that_cannot_be_used_is_one_sentence(engine, tmp_path):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -79,6 +80,11 @@ def micro_batches(step: int, config: LoopConfig, rank: int, world: int) -> list[
     Ranks are counted as in `parallel.data_rank_world`."""
     rows = range(step * config.rows_per_step + rank, (step + 1) * config.rows_per_step, world)
     return [list(rows[i : i + config.micro_rows]) for i in range(0, len(rows), config.micro_rows)]
+
+
+def noise_seed(seed: int, step: int, rank: int) -> int:
+    """A hash of the three in 64 bits, as a CPU's generator looks at the lower 32 only."""
+    return int(np.random.SeedSequence((seed % (1 << 64), step, rank)).generate_state(1, np.uint64)[0])
 
 
 def fit(
@@ -214,7 +220,7 @@ def fit(
             count = max(count, 1.0)
 
             # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks.
-            torch.manual_seed((config.seed << 40) + (step << 16) + rank)
+            torch.manual_seed(noise_seed(config.seed, step, rank))
             gradients.zero()
             window.begin_step()
             for batch, local_count in zip(batches, counts, strict=True):

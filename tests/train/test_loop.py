@@ -187,6 +187,17 @@ def test_auto_precision_is_bf16_only_where_the_hardware_has_it(tmp_path, monkeyp
     assert set(seen) == {torch.bfloat16 if native else torch.float32}
 
 
+def test_a_date_is_a_seed(tmp_path):
+    def noise(seed: int) -> list[float]:
+        drawn = []
+        losses = lambda model, batch: drawn.append(torch.rand(1).item()) or loss_fn(model, batch)  # noqa: E731
+        run(tmp_path / str(len(list(tmp_path.iterdir()))), losses=losses, seed=seed)
+        return drawn
+
+    first = noise(20_241_124)
+    assert len(set(first)) == 6 and noise(20_241_124) == first and not set(noise(20_241_125)) & set(first)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -44,7 +44,8 @@ BatchFn = Callable[[list[int]], Batch]
 """Row numbers (global, 0 .. steps * rows_per_step - 1) to one micro-batch on CPU; pure, as resuming calls it again.
 
 `batch["count"]` is a 0-d tensor with what the loss is divided by (valid tokens, or pairs); the loop adds `batch["step"]`,
-the 0-d number of the update, and counts `batch["input_ids"].numel()` as tokens where there is such a key."""
+the 0-d number of the update, which stays on the CPU, and counts `batch["input_ids"].numel()` as tokens where there is such a
+key."""
 
 MAX_SKIPS = 10
 """Updates skipped in a row for a loss or gradient that is not finite before the run stops."""
@@ -85,6 +86,13 @@ def micro_batches(step: int, config: LoopConfig, rank: int, world: int) -> list[
 def noise_seed(seed: int, step: int, rank: int) -> int:
     """A hash of the three in 64 bits, as a CPU's generator looks at the lower 32 only."""
     return int(np.random.SeedSequence((seed % (1 << 64), step, rank)).generate_state(1, np.uint64)[0])
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """`batch` on `device`, without waiting for what a GPU still has to do: it copies from page-locked memory only so."""
+    if device.type == "cuda":
+        batch = {name: value.pin_memory() for name, value in batch.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def fit(
@@ -205,7 +213,7 @@ def fit(
             left_out = guard is not None and guard.leaves_out(step)
             data_began = time.perf_counter()
             calls = [] if left_out else micro_batches(step, config, *data)
-            batches = [batch_fn(rows) | {"step": torch.tensor(step)} for rows in calls]
+            batches = [batch_fn(rows) for rows in calls]
             if part:
                 batches = [part.of(batch) for batch in batches]
             counts = [float(count_fn(batch) if count_fn else batch["count"]) for batch in batches]
@@ -224,9 +232,8 @@ def fit(
             gradients.zero()
             window.begin_step()
             for batch, local_count in zip(batches, counts, strict=True):
-                on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
                 with autocast:
-                    parts = loss_fn(model, on_device)
+                    parts = loss_fn(model, on_device(batch, device) | {"step": torch.tensor(step)})
                 if step == start and float(parts.count) != local_count:
                     raise ValueError(
                         f"The batch counts {local_count:g}, but its loss function counts {float(parts.count):g}."

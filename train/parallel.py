@@ -33,7 +33,7 @@ def data_rank_world(context_parallel: int) -> tuple[int, int]:
     if world % context_parallel:
         raise ValueError(
             f"context_parallel {context_parallel} does not divide the number of workers, {world}; each row is shared by "
-            f"{context_parallel} of them."
+            f"{context_parallel} of them, so start a multiple of {context_parallel}, or set it to 1."
         )
     return rank // context_parallel, world // context_parallel
 
@@ -50,8 +50,11 @@ def sum_over_ranks(values: Iterable[float], device: torch.device) -> list[float]
 
 def native_precision(device: torch.device) -> str:
     """ "bf16" if the devices of all ranks multiply it in hardware (1.4 to 1.6 times as fast on an AVX-512 core), else "fp32"."""
-    cpu = torch.cpu.get_capabilities()
-    native = device.type != "cpu" or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        cpu = torch.cpu.get_capabilities()
+        native = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
     return "fp32" if sum_over_ranks([not native], device)[0] else "bf16"
 
 

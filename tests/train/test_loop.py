@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cluster import storage
-from train import checkpoint, stop
+from train import checkpoint, parallel, stop
 from train.loop import MAX_SKIPS, LoopConfig, LossParts, fit
 
 # A linear model y = w x on rows x = row number, y = 3 x: gradients can be written down by hand.
@@ -185,6 +185,12 @@ def test_auto_precision_is_bf16_only_where_the_hardware_has_it(tmp_path, monkeyp
     _, _, summary = run(tmp_path, losses=losses, precision="auto", steps=1)
     assert summary["precision"] == ("bf16" if native else "fp32")
     assert set(seen) == {torch.bfloat16 if native else torch.float32}
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_that_only_emulates_bf16_takes_fp32(monkeypatch, native, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert parallel.native_precision(torch.device("cuda")) == precision
 
 
 def test_a_date_is_a_seed(tmp_path):

@@ -107,7 +107,7 @@ def attach(model: nn.Module) -> None:
 
 def choose(model: nn.Module, backend: str, device: torch.device, precision: str, context_parallel: int = 1) -> None:
     """Set which of `BACKENDS` attends within documents; "auto" is sdpa on a CPU, and on a GPU flex, or, where torch.compile
-    does not work there, varlen (bf16, whole rows) or sdpa.
+    does not work there, varlen (bf16, whole rows) or sdpa. A model that was never given one takes flex or sdpa.
 
     Raises ValueError for a backend that cannot work on `device` in `precision`.
     """
@@ -148,7 +148,7 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
         raise ValueError(
             f"doc_ids have shape {tuple(doc_ids_BT.shape)}, but the tokens {tuple(inputs.shape[:2])}; give one for each token."
         )
-    backend = getattr(module, "attention_backend", "flex" if doc_ids_BT.is_cuda else "sdpa")
+    backend = getattr(module, "attention_backend", None) or backend_of(doc_ids_BT.device)
     if backend == "varlen" and name == "shared_prompt":
         backend = "sdpa"  # varlen knows documents only; rows of pairs are short enough for a mask
     if backend == "varlen":
@@ -171,6 +171,12 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
     else:
         built = dense_mask(mask, batch, length, doc_ids_BT.device, queries)
     return args, kwargs | {"attention_mask": {"full_attention": built} if layer_types else built}
+
+
+@cache
+def backend_of(device: torch.device) -> str:
+    """What attends within documents on `device` where nobody has chosen it."""
+    return "flex" if device.type == "cuda" and not layers.why_not_compile(device) else "sdpa"
 
 
 @cache

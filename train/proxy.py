@@ -111,7 +111,7 @@ def _one_by_one(
         def sums(batch: Batch, net=net) -> Tensor:
             return pretrain.loss(net, batch).loss_sum
 
-        rows.append([_heldout_loss(one, sums, config, device) for one in heldout.values()])
+        rows.append([float(_heldout_loss(one, sums, config, device)) for one in heldout.values()])
     return np.array(rows, dtype=np.float64)
 
 
@@ -247,7 +247,7 @@ class Stack:
 
     def _mask(self, doc_ids_BT: Tensor):
         mask, (batch, length) = attention.intra_document(doc_ids_BT), doc_ids_BT.shape
-        if doc_ids_BT.is_cuda:
+        if attention.backend_of(doc_ids_BT.device) == "flex":
             return create_block_mask(mask, batch, None, length, length, device=doc_ids_BT.device)
         return attention.dense_mask(mask, batch, length)
 

@@ -110,6 +110,14 @@ def test_the_backend_is_chosen_by_device_and_precision(monkeypatch):
         chosen("varlen", "cuda", "fp32")
 
 
+@pytest.mark.parametrize(("reason", "on_a_gpu"), [("", "flex"), ("no compiler", "sdpa")])
+def test_a_model_that_is_only_read_takes_what_works(monkeypatch, reason, on_a_gpu):
+    monkeypatch.setattr(layers, "why_not_compile", lambda device: reason)
+    attention.backend_of.cache_clear()
+    assert [attention.backend_of(torch.device(device)) for device in ("cpu", "cuda")] == ["sdpa", on_a_gpu]
+    attention.backend_of.cache_clear()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a CUDA device")
 def test_on_a_gpu_all_backends_and_their_gradients_are_equal():
     ids = (torch.arange(512) // 100).expand(2, -1).contiguous().cuda()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Con
 from transformers.utils import logging as transformers_logging
 
 from cluster import storage
-from train import attention, chat, vocabulary
+from train import attention, chat, parallel, vocabulary
 
 transformers_logging.disable_progress_bar()  # one line per file loaded or saved is noise in a job's log
 
@@ -75,15 +75,16 @@ def save(
     """Write `model` as a Hugging Face folder with `context` (the trained length in tokens) in its config.
 
     The tokenizer's ends of text and of a turn go into the generation config; `card` is the text of README.md.
-    Call it on every rank: sharded weights are gathered, and rank 0 writes.
+    Call it on every rank: sharded weights are gathered one after another, and rank 0 keeps and writes them.
     """
-    weights = None
+    rank, weights = parallel.rank_world()[0], None
     if any(isinstance(p, DTensor) for p in model.parameters()):
-        weights = {
-            name: value.full_tensor().cpu() if isinstance(value, DTensor) else value
-            for name, value in model.state_dict().items()
-        }
-    if not dist.is_initialized() or dist.get_rank() == 0:
+        weights = {}
+        for name, value in model.state_dict().items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            if rank == 0:  # on the other ranks of a node they would be as many copies in its memory
+                weights[name] = whole.cpu()
+    if rank == 0:
         model.config.max_position_embeddings = context
         if tokenizer is not None and model.can_generate():
             stops = sorted({tokenizer.eos_token_id, tokenizer.get_vocab().get(chat.IM_END)} - {None})

@@ -8,14 +8,17 @@ factor, so the loss computes it in the forward pass and the backward pass only s
 Token log-probabilities have a factor for each position, so their backward pass computes the chunk again.
 Softmax and all sums are in fp32; under autocast the matrix products are in its dtype.
 The chunk's logits, their softmax and its gradient are one buffer that every chunk uses again: fresh memory of that size
-costs more time than the arithmetic (2.4 ns an element for a softmax on CPU, 0.6 in place).
+costs more time than the arithmetic (2.4 ns an element for a softmax on CPU, 0.6 in place). Log-probabilities, whose gradient
+comes later, need no whole row of logits: they take the vocabulary in tiles too, and log-sum-exps of tiles are added.
 
 With a z-loss (PaLM, arXiv 2204.02311), loss = sum of (lse - z[label] + c lse^2) with lse = logsumexp(z).
 
-Axes: B batch, T position, D width, V vocabulary, N = the positions of B x T, C a chunk of N.
+Axes: B batch, T position, D width, V vocabulary, N = the positions of B x T, C a chunk of N, U a tile of V.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -33,6 +36,8 @@ KERNELS = ("chunked", "liger")
 _LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 _LEAST_CHUNK = 128
 """Every chunk reads and writes the gradient of the whole head, which fewer positions would not pay for."""
+_LEAST_CHUNK_OF_TILES = 512
+"""The same where the vocabulary is cut into tiles, so that more positions cost no memory."""
 
 
 def linear_cross_entropy(
@@ -77,7 +82,7 @@ def cross_entropy_and_rows(  # noqa: PLR0917
 def token_logprobs(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None) -> Tensor:
     """log p(label) of every position [B, T] in fp32, 0 where the label is -100. Differentiable."""
     hidden_ND, weight_VD, labels_N, positions = _flatten(hidden_BTD, weight_VD, labels_BT)
-    chunk = chunk or default_chunk(weight_VD)
+    chunk = chunk or max(_LEAST_CHUNK_OF_TILES, default_chunk(weight_VD))
     buffer_VD = gradient_buffer(weight_VD)
     logp_N = _TokenLogprobs.apply(hidden_ND, weight_VD, labels_N, chunk, _matmul_dtype(hidden_BTD), buffer_VD)
     if positions is not None:
@@ -87,8 +92,11 @@ def token_logprobs(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chu
 
 def default_chunk(weight_VD: Tensor) -> int:
     """Positions per chunk so that a chunk of fp32 logits stays in cache on CPU, and keeps the card busy on CUDA."""
-    size = _LOGIT_BYTES.get(weight_VD.device.type, _LOGIT_BYTES["cuda"]) // (4 * weight_VD.shape[0])
-    return max(_LEAST_CHUNK, size // 16 * 16)
+    return max(_LEAST_CHUNK, _logits_at_a_time(weight_VD) // weight_VD.shape[0] // 16 * 16)
+
+
+def _logits_at_a_time(weight_VD: Tensor) -> int:
+    return _LOGIT_BYTES.get(weight_VD.device.type, _LOGIT_BYTES["cuda"]) // 4
 
 
 def _matmul_dtype(hidden: Tensor) -> torch.dtype:
@@ -109,17 +117,17 @@ def _flatten(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[
     return hidden_ND, weight_VD, labels_N, positions
 
 
-def _logits(h_CD: Tensor, w_VD: Tensor, buffer_CV: Tensor) -> Tensor:
-    """fp32 logits of a chunk, in the first rows of `buffer_CV` where the product is in fp32."""
+def _logits(h_CD: Tensor, w_VD: Tensor, buffer: Tensor) -> Tensor:
+    """fp32 logits of a chunk, at the beginning of `buffer` where the product is in fp32."""
     if h_CD.dtype == torch.float32:
-        return torch.mm(h_CD, w_VD.T, out=buffer_CV[: len(h_CD)])
+        shape = (len(h_CD), len(w_VD))
+        return torch.mm(h_CD, w_VD.T, out=buffer[: shape[0] * shape[1]].view(shape))
     return (h_CD @ w_VD.T).float()
 
 
-def _buffer(chunk: int, weight_VD: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    """Room for the logits of a chunk; none is needed for products that are not in fp32."""
-    rows = min(chunk, n) if dtype == torch.float32 else 0
-    return torch.empty(rows, weight_VD.shape[0], dtype=torch.float32, device=weight_VD.device)
+def _buffer(logits: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room for so many logits; none is needed for products that are not in fp32."""
+    return torch.empty(logits if dtype == torch.float32 else 0, dtype=torch.float32, device=device)
 
 
 def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,13 +161,13 @@ class _SumOfLosses(torch.autograd.Function):
         d_weight_VD = buffer_VD
         if grad_weight and buffer_VD is None:
             d_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        buffer_CV = _buffer(chunk, weight_VD, len(labels_N), dtype)
+        buffer = _buffer(min(chunk, len(labels_N)) * len(weight_VD), dtype, weight_VD.device)
         for start in range(0, len(labels_N), chunk):
             h_CD = hidden_ND[start : start + chunk].to(dtype)
             labels_C = labels_N[start : start + chunk]
             valid_C = labels_C != IGNORE
             index_C1 = labels_C.clamp(min=0).unsqueeze(1)
-            logits_CV = _logits(h_CD, w_VD, buffer_CV)
+            logits_CV = _logits(h_CD, w_VD, buffer)
             at_label_C = logits_CV.gather(1, index_C1).squeeze(1)
             p_CV, lse_C = _softmax_(logits_CV)
             loss_C = (lse_C - at_label_C) * valid_C
@@ -212,17 +220,18 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, buffer_VD) -> Tensor:  # noqa: PLR0917
         w_VD = weight_VD.to(dtype)
         logp_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
-        lse_N = torch.empty_like(logp_N)
-        buffer_CV = _buffer(chunk, weight_VD, len(labels_N), dtype)
+        lse_N = torch.full_like(logp_N, -math.inf, dtype=torch.float64)  # rounded once, not for each tile
+        tiles, buffer = _tiles(min(chunk, len(labels_N)), w_VD)
         for start in range(0, len(labels_N), chunk):
-            labels_C = labels_N[start : start + chunk]
-            logits_CV = _logits(hidden_ND[start : start + chunk].to(dtype), w_VD, buffer_CV)
-            at_label_C = logits_CV.gather(1, labels_C.clamp(min=0).unsqueeze(1)).squeeze(1)
-            _, lse_C = _softmax_(logits_CV)
-            logp_C = at_label_C - lse_C
-            logp_N[start : start + chunk] = logp_C * (labels_C != IGNORE)
-            lse_N[start : start + chunk] = lse_C
-        ctx.save_for_backward(hidden_ND, weight_VD, labels_N, lse_N)
+            h_CD, labels_C = hidden_ND[start : start + chunk].to(dtype), labels_N[start : start + chunk]
+            at_label_C, lse_C = torch.zeros_like(logp_N[start : start + chunk]), lse_N[start : start + chunk]
+            for tile in tiles:
+                logits_CU = _logits(h_CD, w_VD[tile], buffer)
+                index_C1, inside_C = _in_tile(labels_C, tile)
+                at_label_C += logits_CU.gather(1, index_C1).squeeze(1) * inside_C
+                torch.logaddexp(lse_C, _softmax_(logits_CU)[1], out=lse_C)
+            logp_N[start : start + chunk] = (at_label_C - lse_C) * (labels_C != IGNORE)
+        ctx.save_for_backward(hidden_ND, weight_VD, labels_N, lse_N.float())
         ctx.chunk, ctx.dtype, ctx.buffer_VD = chunk, dtype, buffer_VD
         return logp_N
 
@@ -235,21 +244,39 @@ class _TokenLogprobs(torch.autograd.Function):
         d_weight_VD = ctx.buffer_VD
         if ctx.needs_input_grad[1] and d_weight_VD is None:
             d_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        buffer_CV = _buffer(chunk, weight_VD, len(labels_N), dtype)
+        tiles, buffer = _tiles(min(chunk, len(labels_N)), w_VD)
         for start in range(0, len(labels_N), chunk):
-            h_CD = hidden_ND[start : start + chunk].to(dtype)
-            labels_C = labels_N[start : start + chunk]
-            grad_C1 = (grad_N[start : start + chunk] * (labels_C != IGNORE)).unsqueeze(1)
-            logits_CV = _logits(h_CD, w_VD, buffer_CV)
-            d_CV = logits_CV.sub_(lse_N[start : start + chunk].unsqueeze(1)).exp_().mul_(-grad_C1)
-            d_CV = d_CV.scatter_add_(1, labels_C.clamp(min=0).unsqueeze(1), grad_C1).to(dtype)
+            h_CD, labels_C = hidden_ND[start : start + chunk].to(dtype), labels_N[start : start + chunk]
+            lse_C1 = lse_N[start : start + chunk].unsqueeze(1)
+            grad_C = grad_N[start : start + chunk] * (labels_C != IGNORE)
+            d_h_CD = torch.zeros_like(h_CD, dtype=torch.float32)
+            for tile in tiles:
+                index_C1, inside_C = _in_tile(labels_C, tile)
+                d_CU = _logits(h_CD, w_VD[tile], buffer).sub_(lse_C1).exp_().mul_(-grad_C.unsqueeze(1))
+                d_CU = d_CU.scatter_add_(1, index_C1, (grad_C * inside_C).unsqueeze(1)).to(dtype)
+                if d_hidden_ND is not None:
+                    _add_product(d_h_CD, d_CU, w_VD[tile])
+                if d_weight_VD is not None:
+                    _add_product(d_weight_VD[tile], d_CU.T, h_CD)
             if d_hidden_ND is not None:
-                d_hidden_ND[start : start + chunk] = d_CV @ w_VD
-            if d_weight_VD is not None:
-                _add_product(d_weight_VD, d_CV.T, h_CD)
+                d_hidden_ND[start : start + chunk] = d_h_CD
         # what went into the buffer is not given to autograd again
         in_buffer = d_weight_VD is None or ctx.buffer_VD is not None
         return d_hidden_ND, None if in_buffer else d_weight_VD.to(weight_VD.dtype), None, None, None, None
+
+
+def _tiles(rows: int, w_VD: Tensor) -> tuple[list[slice], Tensor]:
+    """The tiles of the vocabulary for chunks of `rows` positions, and a buffer for the logits of one."""
+    size = min(len(w_VD), max(1, _logits_at_a_time(w_VD) // max(rows, 1)))
+    tiles = [slice(first, min(first + size, len(w_VD))) for first in range(0, len(w_VD), size)]
+    return tiles, _buffer(rows * size, w_VD.dtype, w_VD.device)
+
+
+def _in_tile(labels_C: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """(columns [C, 1] of the labels in a tile, whether they are in it [C]); the column of one that is not is any."""
+    column_C = labels_C - tile.start
+    inside_C = (column_C >= 0) & (labels_C < tile.stop)
+    return column_C.clamp(0, tile.stop - tile.start - 1).unsqueeze(1), inside_C
 
 
 def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:

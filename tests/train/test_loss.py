@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from train import loss as losses
 from train.loss import IGNORE, cross_entropy_and_rows, default_chunk, linear_cross_entropy, token_logprobs
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -72,9 +73,12 @@ def test_very_large_logits_stay_exact():
     torch.testing.assert_close(loss, reference, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("chunk", [3, None])
-def test_token_logprobs_and_their_gradients_for_any_upstream_gradient(chunk):
+@pytest.mark.parametrize(("chunk", "tile"), [(3, 29), (None, 29), (3, 7), (None, 4), (4, 1)])
+def test_token_logprobs_and_their_gradients_for_any_upstream_gradient(monkeypatch, chunk, tile):
     hidden, weight, labels = case()
+    rows = chunk or int((labels != IGNORE).sum())
+    monkeypatch.setitem(losses._LOGIT_BYTES, "cpu", 4 * rows * tile)
+    assert [t.stop - t.start for t in losses._tiles(rows, weight)[0]][:-1] == [tile] * (math.ceil(29 / tile) - 1)
     upstream = torch.randn(labels.shape, generator=torch.Generator().manual_seed(9))
     logp = token_logprobs(hidden, weight, labels, chunk)
     grads = torch.autograd.grad((logp * upstream).sum(), (hidden, weight))
@@ -87,17 +91,18 @@ def test_token_logprobs_and_their_gradients_for_any_upstream_gradient(chunk):
         torch.testing.assert_close(got, want, rtol=0, atol=5e-6)
 
 
+class Largest(TorchDispatchMode):
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
 def test_the_full_logits_never_exist():
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(tensor, torch.Tensor):
-                    self.numel = max(self.numel, tensor.numel())
-            return out
-
     g = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 64, 8, generator=g).requires_grad_()
     weight = torch.randn(500, 8, generator=g).requires_grad_()
@@ -109,6 +114,16 @@ def test_the_full_logits_never_exist():
         with Largest() as largest:
             compute().backward()
         assert largest.numel <= 16 * 500 < labels.numel() * 500
+
+
+def test_of_log_probabilities_not_even_whole_rows_of_logits_exist(monkeypatch):
+    monkeypatch.setitem(losses._LOGIT_BYTES, "cpu", 4 * 1000)
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 128, 8, generator=g).requires_grad_()
+    weight = torch.randn(500, 8, generator=g).requires_grad_()
+    with Largest() as largest:
+        token_logprobs(hidden, weight, torch.randint(0, 500, (1, 128), generator=g)).sum().backward()
+    assert largest.numel == weight.numel() < 128 * 500  # its gradient
 
 
 def test_under_autocast_products_are_bf16():

@@ -16,7 +16,7 @@ from mixture.weights import Pool, Stage
 from ray_jobs.errors import UserError
 
 HIGH_QUALITY = 0.2  # of a pool, the best by quality score
-ROWS = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of an update, Sailor2 section 4.4
+UPDATE = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of one, Sailor2 section 4.4
 
 
 class Pools(NamedTuple):
@@ -64,6 +64,7 @@ def main(options: argparse.Namespace) -> None:
     from ray_jobs.sections_mixture import Mixture
 
     mixture, budgets = Mixture(), {"stage1": float(sailor2.STAGE1_TOKENS), "stage2": float(sailor2.STAGE2_TOKENS)}
+    update, chosen = UPDATE, options.weights
     try:
         if options.run:
             from ray_jobs.run import open_run
@@ -72,6 +73,13 @@ def main(options: argparse.Namespace) -> None:
             mixture, pools = recipe.mixture, of_run(options.run)
             if pretrain := recipe.train and recipe.train.pretrain:
                 budgets = {"stage1": pretrain.stage1.tokens, "stage2": pretrain.stage2.tokens}
+                update = {name: getattr(pretrain, name).rows_per_step * recipe.train.context for name in budgets}
+            measured = storage.join(options.run, "regmix", "weights", "weights.json")
+            if not (chosen or options.temperature or options.replay_share) and storage.exists(measured):
+                chosen = measured
+                pools.notes.append(
+                    "weights of stage 1 are the run's, from RegMix; --temperature 2 shows those of token counts"
+                )
         else:
             pools = of_file(options.pools) if options.pools else of_sailor2()
         given = {
@@ -81,14 +89,14 @@ def main(options: argparse.Namespace) -> None:
         }
         mixture = mixture.model_copy(update={key: value for key, value in given.items() if value is not None})
         budgets |= {stage: value for stage in budgets if (value := getattr(options, stage)) is not None}
-        fixed = _weights(options.weights) if options.weights else None
+        fixed = _weights(chosen) if chosen else None
         plan = make(pools, int(budgets["stage1"]), int(budgets["stage2"]), mixture, fixed)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
     beside = not (options.run or options.pools)
-    print(json.dumps(as_json(plan, beside), indent=1)) if options.json else show(plan, beside)
+    print(json.dumps(as_json(plan, beside, update), indent=1)) if options.json else show(plan, beside, update)
 
 
 def of_sailor2() -> Pools:
@@ -185,17 +193,17 @@ def make(pools: Pools, stage1: int, stage2: int, mixture, fixed: dict[str, float
     return Plan(pools, stages, read, warnings)
 
 
-def as_json(plan: Plan, beside: bool) -> dict:
-    """For a program; with `beside` each row has Sailor2's tokens and epochs."""
+def as_json(plan: Plan, beside: bool, update: dict[str, int]) -> dict:
+    """For a program; with `beside` each row has Sailor2's tokens and epochs. `update`: tokens of an update of each stage."""
     found: dict = {"notes": plan.pools.notes, "warnings": plan.warnings, "epochs_both_stages": plan.read}
     for name, stage in plan.stages.items():
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in _rows(plan, name, beside)]
-        found[name] = {"tokens": stage.tokens, "updates": round(stage.tokens / ROWS[name]), "rows": rows}
+        found[name] = {"tokens": stage.tokens, "updates": round(stage.tokens / update[name]), "rows": rows}
     return found
 
 
-def show(plan: Plan, beside: bool) -> None:
-    """Print a table of each stage, then what to mind."""
+def show(plan: Plan, beside: bool, update: dict[str, int]) -> None:
+    """Print a table of each stage, then what to mind; arguments as of `as_json`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -203,9 +211,7 @@ def show(plan: Plan, beside: bool) -> None:
 
     console = Console()
     for name, stage in plan.stages.items():
-        updates = (
-            f"{amount(stage.tokens, 'tokens')}, {stage.tokens / ROWS[name]:,.0f} updates of {ROWS[name] / 1e6:.1f} M"
-        )
+        updates = f"{amount(stage.tokens, 'tokens')}, {stage.tokens / update[name]:,.0f} updates of {amount(update[name], '')}"
         table = Table(box=None, header_style="bold", title=f"{name}: {updates}", title_justify="left")
         titles = ("pool", "has", "weight", "tokens", "bytes", "epochs", "Sailor2", "epochs")
         for title in titles if beside else titles[:6]:

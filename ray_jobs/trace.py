@@ -38,13 +38,15 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
     Each: row (its number in the run), pool, epoch, start (its first token in the pool's store), left_out (whether the
     guard of the training did not make this update), documents: [{doc_id, tokens, share of the row, taken_down, url, source,
     source_id, crawl, warc_file, warc_offset}], the last six None for what no crawl stage has read, such as instructions.
-    Raises UserError for a stage that has not begun.
+    Raises UserError for a stage that has not begun, and for a step after its last.
     """
     path = storage.join(run.uri, stage, data_order.FILE)
     if not storage.exists(path):
         raise UserError(f"{stage} of {run.uri} has not begun to train; `pinisi status` shows what has")
     if step < 1:
         raise UserError(f"step {step}: steps count from 1")
+    if (last := _last(run, stage)) and step > last:
+        raise UserError(f"step {step:,}: {stage} ended with step {last:,}")
     order = storage.read_json(path)
     try:
         sampler = data_order.sampler(order, data_order.pools_uri(run.uri))
@@ -63,6 +65,12 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
             document["taken_down"] = gone.get(document["doc_id"], row["row"] + 1) <= row["row"]
             document |= found.get(document["doc_id"]) or dict.fromkeys(SOURCE)
     return rows
+
+
+def _last(run: Run, stage: str) -> int | None:
+    """The last step of a stage that is done. Those that learn masks come before those that its manifest counts."""
+    steps = (run.manifest(stage) or {}).get("steps")
+    return steps and steps + (run.recipe.train.prune.mask_steps if stage == "prune" else 0)
 
 
 def _rollbacks(run: Run, stage: str) -> list[dict]:

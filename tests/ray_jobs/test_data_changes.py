@@ -268,6 +268,14 @@ def test_trace_leads_to_the_warc_records(run, capsys):
     assert "left out" not in pinisi(capsys, "trace", run.uri, 5)[1]
 
 
+def test_trace_after_the_last_step(run, capsys):
+    begin(run, "pretrain/stage1")
+    storage.write_json(storage.join(run.uri, "pretrain/stage1", "_manifest.json"), {"steps": 4})
+    assert len(trace.step_rows(run, "pretrain/stage1", 4)) == 8
+    code, _, err = pinisi(capsys, "trace", run.uri, 5)
+    assert code == 2 and "pretrain/stage1 ended with step 4" in err
+
+
 def test_trace_of_what_was_never_crawled(run):
     begin(run, "pretrain/stage2")
     rows = [row for step in range(1, 7) for row in trace.step_rows(run, "pretrain/stage2", step)]

@@ -5,6 +5,7 @@ import pytest
 from mixture import sailor2
 from mixture.store import write_store
 from ray_jobs import cli, token_plan
+from ray_jobs import recipe as recipes
 from ray_jobs.sections_mixture import Mixture
 
 
@@ -139,3 +140,21 @@ def test_pools_of_a_run(tmp_path):
     assert plan.read["th"] == pytest.approx((800 + 0.2 * 0.8 * 200) / 401 + 0.76 * 200 / 101)
     with pytest.raises(ValueError, match="no pools of tokens below"):
         token_plan.of_run(str(tmp_path / "elsewhere"))
+
+
+def test_a_run_is_shown_with_its_own_updates_and_weights(capsys, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(recipes.resolved(recipes.load("demo")))
+    for name, count in {"all/th": 400, "all/en": 800, "high_quality/th": 100, "instructions": 50}.items():
+        documents = [("d" * 32, name.split("/")[-1], 3 * count, [1] * count)]
+        write_store(str(tmp_path / "tokenize" / "pools" / name), documents, 100, eod=0)
+    measured = tmp_path / "regmix" / "weights" / "weights.json"
+    measured.parent.mkdir(parents=True)
+    measured.write_text('{"weights": {"all/en": 0.3, "all/th": 0.7}}')
+
+    def shares(*more):
+        found = json.loads(tokens(capsys, "--run", str(tmp_path), "--json", *more))
+        assert (found["stage1"]["updates"], found["stage2"]["updates"]) == (49, 8)  # of 16 and 32 rows of 256 tokens
+        return {row["pool"]: row["weight"] for row in found["stage1"]["rows"]}
+
+    assert shares()["th"] == pytest.approx(0.7)
+    assert shares("--temperature", "2")["th"] == pytest.approx(0.8)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Batches = Iterator[pa.RecordBatch]
 
 POLL_SECONDS = 0.2
+SLICES_PER_CORE = 4  # of a local Spark: a task costs about 0.05 s whatever it does, and is lost with the process anyway
 TYPES = {"int8": "byte", "int32": "int", "int64": "long", "double": "double", "string": "string", "binary": "binary"}
 TYPES |= {"bool": "boolean"}
 
@@ -28,7 +29,7 @@ class Spark:
         self.session = session
 
     def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
-        """One Spark task each; `progress` is called while they run, and Ctrl-C ends them."""
+        """One Spark task each, or one for several in a local Spark; `progress` is called while they run, and Ctrl-C ends them."""
         if not arguments:
             return []
         context = self.session.sparkContext
@@ -43,7 +44,7 @@ class Spark:
 
         def job() -> list[dict]:
             context.setJobGroup(group, "tasks", interruptOnCancel=True)
-            return context.parallelize(arguments, len(arguments)).map(one).collect()
+            return context.parallelize(arguments, self._slices(len(arguments))).map(one).collect()
 
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(job)
@@ -68,7 +69,7 @@ class Spark:
                 for i in batch["id"].to_pylist():
                     yield from function(arguments[i])
 
-        n = max(1, len(arguments))
+        n = self._slices(max(1, len(arguments)))
         return _kept(self.session.range(0, len(arguments), 1, n).mapInArrow(batches, sql(schema)))
 
     def by_key(
@@ -103,6 +104,12 @@ class Spark:
         for other in others:
             first = first.union(other)
         return _kept(first.repartitionById(n, PARTITION).mapInArrow(received, sql(schema)))
+
+    def _slices(self, arguments: int) -> int:
+        """Spark tasks for so many arguments."""
+        context = self.session.sparkContext
+        local = context.master.startswith("local")
+        return min(arguments, SLICES_PER_CORE * context.defaultParallelism) if local else arguments
 
     def rows(self, table: pa.Table) -> pa.Table:
         return table

@@ -50,6 +50,7 @@ class Sandbox:
         self._process: subprocess.Popen | None = None
         self._finalizer: weakref.finalize | None = None
         self._fresh = False
+        self._unread = 0  # results that the worker still owes
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_process": None, "_finalizer": None}
@@ -73,6 +74,7 @@ class Sandbox:
         process = self._worker()
         fd = process.stdout.fileno()
         header = json.dumps([(head, len(payload)) for head, payload in items]).encode()
+        self._unread = len(items)
         try:
             process.stdin.write(FRAME.pack(len(header)) + header)
             for _, payload in items:
@@ -87,6 +89,7 @@ class Sandbox:
                 yield from self._failed(process, frame or "")
                 return
             self._fresh = False
+            self._unread -= 1
             yield json.loads(frame)
 
     def _failed(self, process: subprocess.Popen, reason: str) -> Iterator[dict]:
@@ -103,9 +106,9 @@ class Sandbox:
             yield {"failure": CRASH, "detail": f"the parser ended with {name}"}
 
     def _worker(self) -> subprocess.Popen:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None and not self._unread:
             return self._process
-        self.close()
+        self.close()  # one that has not said all of its last answer would give it for the next question
         setup = {
             "function": self.function,
             "options": self.options,
@@ -126,7 +129,7 @@ class Sandbox:
             self.close()
             detail = ready.decode("utf-8", "replace") if isinstance(ready, bytes) else "it gave no answer"
             raise RuntimeError(f"the worker process for {self.function} did not start: {detail}")
-        self._fresh = True
+        self._fresh, self._unread = True, 0
         return self._process
 
 

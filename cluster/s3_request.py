@@ -31,7 +31,8 @@ def signed_headers(address: str, region: str, headers: dict[str, str]) -> dict[s
     except ImportError:
         raise ValueError("s3:// needs the package s3fs: pip install s3fs") from None
     request = AWSRequest("GET", address, headers=headers)
-    S3SigV4Auth(_find(), "s3", region).add_auth(request)
+    # frozen: an instance role's may be renewed between a look at the key and one at the token
+    S3SigV4Auth(_find().get_frozen_credentials(), "s3", region).add_auth(request)
     return dict(request.headers.items())
 
 

@@ -173,7 +173,10 @@ _EMPTY = pa.RecordBatch.from_pylist([], schema=LEDGER)
 @cache
 def _from_files(lang: str) -> Policy:
     if lang != "default" and lang not in languages():
-        raise ValueError(f"no file curation/languages/{lang}.yaml for language {lang!r}{nearest(lang, languages())}")
+        near = nearest(lang, languages())
+        raise ValueError(
+            f"no file curation/languages/{lang}.yaml for language {lang!r}{near}; docs/languages.md says how to write one"
+        )
     last = _read(f"{lang}.yaml")
     layers = [("default.yaml", _read("default.yaml"))]
     if script := last.get("script"):

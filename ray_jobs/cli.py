@@ -200,7 +200,8 @@ def _run(options: argparse.Namespace) -> None:
     if ran:
         trainer.stop()
     else:
-        print("nothing to do: every stage is done")
+        asked = f"every stage up to {options.until}" if options.until else options.only or "every stage"
+        print(f"nothing to do: {asked} is done")
     report = storage.join(uri, "report", "index.html")
     if storage.exists(report):
         print(f"report: {report}")

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from ray_jobs.engine import run_shards
 from ray_jobs.run import Job
+from ray_jobs.sections import Recipe
 from ray_jobs.sections_curation import Filter
 from ray_jobs.shard_stage import shards_of, totals
 
@@ -19,16 +20,30 @@ if TYPE_CHECKING:
 
 
 def run(job: Job) -> dict:
-    from curation import policy, word_lists
+    from curation import policy
 
     langs, config = list(job.recipe.languages), job.recipe.filter
-    lists = word_lists.read(config.word_lists) if config.word_lists else {}
+    lists = _lists(config)
     parts = [shard.input for shard in shards_of(job, "filter/signals")]
     numbers = thresholds(parts, policy.load_all(langs, config.policy, lists), config)
     storage.write_json(job.path("_thresholds.json"), numbers)
     kernel = policy.policy_kernel(langs, config.policy, lists, numbers)
     markers = run_shards(job, kernel, shards_of(job, "filter/signals"))
     return {**totals(markers, docs_in=job.manifest("filter/signals")["docs_out"]), "thresholds": numbers}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError for a language without a file, a wrong rule, and a percentile of nothing."""
+    from curation import policy
+
+    config = recipe.filter
+    _percentiles(policy.load_all(list(recipe.languages), config.policy, _lists(config)), config)
+
+
+def _lists(config: Filter) -> dict:
+    from curation import word_lists
+
+    return word_lists.read(config.word_lists) if config.word_lists else {}
 
 
 def thresholds(parts: list[str], policies: Mapping[str, Policy], config: Filter) -> dict[str, dict]:
@@ -38,11 +53,18 @@ def thresholds(parts: list[str], policies: Mapping[str, Policy], config: Filter)
     """
     from curation import percentiles
 
+    signals = _percentiles(policies, config)
+    tables = _reference(parts, config.reference, signals) if signals else ()
+    return percentiles.thresholds(tables, policies, config.reference_min_documents)
+
+
+def _percentiles(policies: Mapping[str, Policy], config: Filter) -> list[str]:
+    from curation import percentiles
+
     signals = percentiles.wanted(policies)
     if signals and not config.reference:
         raise ValueError(f"{signals[0]} has a percentile; filter.reference must name the sources that it is of")
-    tables = _reference(parts, config.reference, signals) if signals else ()
-    return percentiles.thresholds(tables, policies, config.reference_min_documents)
+    return signals
 
 
 def _reference(parts: list[str], sources: list[str], signals: list[str]) -> Iterator[pa.Table]:

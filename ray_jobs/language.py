@@ -7,13 +7,23 @@ import os
 from cluster import storage
 from curation.language import identify
 from ray_jobs.run import Job
+from ray_jobs.sections import Recipe
 from ray_jobs.shard_stage import run_kernel
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe
+    check(job.recipe)
+    return run_kernel(job, "extract", identify, *_settings(job.recipe))
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError for a language that the model does not know, and for a model that is not there."""
+    identify(*_settings(recipe))
+
+
+def _settings(recipe: Recipe) -> tuple:
     trusted = sorted(source.name for source in recipe.sources if source.trust_language)
-    settings = (
+    return (
         location(recipe.language.model),
         list(recipe.languages),
         dict(recipe.language.min_score),
@@ -21,8 +31,6 @@ def run(job: Job) -> dict:
         None,
         dict(recipe.language.min_share),
     )
-    identify(*settings)  # what is wrong with them is said before work is handed out
-    return run_kernel(job, "extract", identify, *settings)
 
 
 def location(model: str) -> str:

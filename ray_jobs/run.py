@@ -173,6 +173,7 @@ class Run:
             ran = False
             prints = self.fingerprints()
             chosen = self._choose(until, only)
+            self._look_at_languages(chosen, prints)
             forced = False
             for stage in chosen:
                 forced = forced or bool(start and matches(stage.name, start))
@@ -188,6 +189,17 @@ class Run:
         for key in sorted({key for stage in chosen for key in stage.files if key.startswith("train.")}):
             if (pattern := recipes.lookup(self.recipe, key)) is not None:
                 files.named([pattern], key)
+
+    def _look_at_languages(self, chosen: list[Stage], prints: dict[str, str]) -> None:
+        """Languages and rules that a stage would refuse after all the crawling are refused before it. Raises UserError."""
+        # of a language without a file the identifier does not know either, so that is said first
+        for job in ("filter_policy", "language"):
+            for stage in chosen:
+                if stage.job == job and self.state(stage, prints) != "done":
+                    try:
+                        importlib.import_module(f"ray_jobs.{job}").check(self.recipe)
+                    except ValueError as error:
+                        raise UserError(f"{stage.name}: {error}") from None
 
     def _choose(self, until: str | None, only: str | None) -> list[Stage]:
         if only:

@@ -113,7 +113,10 @@ def identify(  # noqa: PLR0917
     named = set(languages) | set(settings["min_score"]) | set(settings["min_share"])
     unknown = sorted(named - {"default"} - set(load(model).labels))
     if unknown:
-        raise ValueError(f"the language model {model} does not know {', '.join(unknown)}")
+        raise ValueError(
+            f"the language model {model} does not know {', '.join(unknown)}; `pinisi train lid` makes one that does, for "
+            "language.model"
+        )
     return Identifier(model, frozenset(languages), frozenset(trust_language), **settings)
 
 

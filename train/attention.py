@@ -219,7 +219,10 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
         grouped = query_BHTN.shape[1] != key_BKTN.shape[1]
         # under autocast queries and keys leave rotation in fp32, and unlike SDPA flex takes one dtype only
         query_BHTN, key_BKTN = query_BHTN.to(value_BKTN.dtype), key_BKTN.to(value_BKTN.dtype)
-        out = _flex()(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
+        flex = (
+            flex_attention if torch.compiler.is_compiling() else _flex()
+        )  # in a compiled layer it is a part of the graph
+        out = flex(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
         return out.transpose(1, 2).contiguous(), None
     groups = query_BHTN.shape[1] // key_BKTN.shape[1]
     if groups > 1:

@@ -2,7 +2,8 @@
 
 Activation checkpointing: "full" keeps a layer's input and computes the layer again in the backward pass (a third more
 arithmetic); "selective" keeps the results of attention and of every second matrix product too, as torchtitan does, so that
-only cheap operations and the other half of the products are done again. Neither changes a bit of the gradients.
+only cheap operations and the other half of the products are done again; and flex attention, unless layers are compiled, as its
+own compiled code hides what is in it. Neither changes a bit of the gradients.
 
 Regional compilation compiles one decoder layer and uses it for all: minutes become seconds, as layers are alike.
 """

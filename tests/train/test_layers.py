@@ -3,10 +3,13 @@ import logging
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from shapes import TINY
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from train import layers, model, pretrain
+from train import layers, model, pretrain, varlen
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
@@ -99,6 +102,76 @@ def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch, caplog):
         "torch.compile does not work on this machine, so training goes on without it: no C++ compiler here"
     ]
     assert all(layer._compiled_call_impl is None for layer in net.model.layers)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs are made and counted, no machine code; flex attention is told that it is not on a CPU, where it has no backward
+    pass, and varlen's kernel is an operation that gives back the queries."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, begins, _, most, *a, **b: _queries(q, begins, most))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@torch.library.custom_op("pinisi_tests::queries", mutates_args={})
+def _queries(q: torch.Tensor, begins: torch.Tensor, most: int) -> torch.Tensor:
+    return q.clone()
+
+
+_queries.register_fake(lambda q, begins, most: torch.empty_like(q))
+_queries.register_autograd(lambda ctx, grad: (grad, None, None))
+
+
+def documents(rows: int, length: int, seed: int) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    doc_ids = torch.rand(rows, length, generator=g).lt(0.05).cumsum(1)
+    ids = torch.randint(0, 61, (rows, length), generator=g)
+    return {"input_ids": ids, "labels": ids, "doc_ids": doc_ids, "position_ids": torch.arange(length).expand(rows, -1)}
+
+
+@pytest.mark.parametrize(("backend", "mode"), [("sdpa", "none"), ("flex", "none"), ("varlen", "selective")])
+def test_all_layers_are_one_graph_that_other_documents_and_lengths_do_not_compile_anew(traced, backend, mode):
+    net = model.build(SHAPE | {"attention_dropout": 0.0}, seed=2).train()
+    net.model.attention_backend = backend
+    layers.checkpoint_activations(net, mode)
+    counter = CompileCounterWithBackend("eager")
+    for layer in net.model.layers:
+        layer.compile(backend=counter, fullgraph=True)  # a break of the graph is an error
+    compiled = []
+    for seed, (rows, length) in enumerate([*[(2, 128)] * 4, (2, 256), (3, 200), (2, 130), (4, 172), (5, 290)]):
+        with torch.autocast("cpu", torch.bfloat16):
+            pretrain.loss(net, documents(rows, length, seed)).loss_sum.backward()
+        compiled.append(counter.frame_count)
+    assert compiled[:4] == ([1, 2, 2, 2] if backend == "varlen" else [1] * 4)  # varlen: as many boundaries as documents
+    assert compiled[6] == compiled[8] <= 4, compiled  # lengths and numbers of rows become variables
+
+
+@pytest.mark.parametrize(("mode", "products"), [("none", 0), ("selective", 3), ("full", 6)])
+@pytest.mark.parametrize("backend", ["sdpa", "flex"])
+def test_a_compiled_layer_repeats_what_the_mode_says(traced, backend, mode, products):
+    """As the layer that is not compiled does above: the graph of the backward pass has what is computed again."""
+    graphs: dict[str, list[str]] = {}
+
+    def kept(name: str):
+        def compiler(graph: torch.fx.GraphModule, _) -> object:
+            graphs[name] = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+            return make_boxed_func(graph.forward)
+
+        return compiler
+
+    net = model.build(SHAPE | {"attention_dropout": 0.0, "num_hidden_layers": 1}, seed=2).train()
+    net.model.attention_backend = backend
+    layers.checkpoint_activations(net, mode)
+    partition = min_cut_rematerialization_partition
+    whole = aot_autograd(fw_compiler=kept("forward"), bw_compiler=kept("backward"), partition_fn=partition)
+    net.model.layers[0].compile(backend=whole, fullgraph=True)
+    pretrain.loss(net, documents(2, 128, 0)).loss_sum.backward()
+    again = "flex_attention" if backend == "flex" else "run_with_rng_state"  # which wraps what may draw numbers
+    assert sum("mm" in name for name in graphs["forward"]) == 7
+    assert sum("mm" in name for name in graphs["backward"]) == 14 + products
+    assert (again in graphs["backward"]) == (mode == "full")
 
 
 @pytest.mark.slow

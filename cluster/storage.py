@@ -229,14 +229,16 @@ def atomic_folder(uri: str) -> Iterator[str]:
         target = Path(local(uri))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        old = temporary.with_suffix(".old")
         try:
             yield str(temporary)
             temporary.chmod(0o755)
             if target.exists():
-                shutil.rmtree(target)
+                target.rename(old)  # deleted in place, it would be half there for as long as that takes
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield folder

@@ -1,5 +1,6 @@
 """Storage at local paths and `memory://`: whole files or none."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -59,6 +60,24 @@ def test_folders_are_replaced_whole(root):
     assert storage.glob(storage.join(uri, "sub", "*")) == [storage.join(uri, "sub", "second")]
     local = Path(storage.localize(uri))
     assert (local / "sub" / "second").read_text() == "second"
+
+
+def test_a_folder_is_whole_while_the_old_one_goes(tmp_path, monkeypatch):
+    """Deleting a model takes seconds, in which a reader would find half of it."""
+    going, rmtree = [], shutil.rmtree
+
+    def watched(path, **options):
+        assert [p.name for p in (tmp_path / "model").iterdir()] == ["second"]
+        going.append(sorted(p.name for p in Path(path).iterdir()) if Path(path).exists() else [])
+        rmtree(path, **options)
+
+    with storage.atomic_folder(str(tmp_path / "model")) as folder:
+        (Path(folder) / "first").touch()
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    with storage.atomic_folder(str(tmp_path / "model")) as folder:
+        (Path(folder) / "second").touch()
+    assert ["first"] in going
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]  # and the old one is gone
 
 
 def test_a_download_that_broke_off_leaves_nothing_behind(monkeypatch):

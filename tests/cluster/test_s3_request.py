@@ -1,4 +1,4 @@
-"""S3 requests: addresses, and signatures against the published steps of AWS Signature Version 4."""
+"""Signatures of S3 requests against the published steps of AWS Signature Version 4 (addresses: test_commoncrawl_s3.py)."""
 
 import hashlib
 import hmac
@@ -65,14 +65,3 @@ def test_a_signature_is_of_one_set_of_credentials(monkeypatch, key):
     number = who.removeprefix("id")
     assert headers["X-Amz-Security-Token"] == f"token{number}" and headers["Range"] == "bytes=5-9"
     assert headers["Authorization"].endswith(f"Signature={signature(address, headers, f'secret{number}', 'eu-west-1')}")
-
-
-def test_addresses(monkeypatch):
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    assert (
-        s3_request.url("s3://commoncrawl/a/b c", "us-east-1")
-        == "https://commoncrawl.s3.us-east-1.amazonaws.com/a/b%20c"
-    )
-    assert s3_request.url("s3://my.data/ก", "eu-west-1") == "https://s3.eu-west-1.amazonaws.com/my.data/%E0%B8%81"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")
-    assert s3_request.url("s3://b/k=1/x", "us-east-1") == "http://127.0.0.1:9000/b/k%3D1/x"

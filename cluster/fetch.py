@@ -134,7 +134,7 @@ class Fetcher:
             raise Missing(f"{self.access.base} has no file {path}") from None
         except PermissionError as error:
             raise Blocked(f"{self.access.base}: {path} may not be read: {error}") from None
-        except (OSError, TimeoutError) as error:
+        except storage.faults() as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from None
 
     def _web_once(self, path: str, span: _Span) -> None:

@@ -11,6 +11,7 @@ Whoever is granted a request sends it at once. So in any window of t seconds the
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class RateLimit:
         self._updated = clock()
         self._not_before = self._halved = -float("inf")
         self._leases: dict[int, float] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(random.getrandbits(48))  # none is that of a limit that was lost before this one
         self._stopped: str | None = None
 
     def try_ask(self, n_bytes: int, lease_seconds: float) -> tuple[int | None, float]:

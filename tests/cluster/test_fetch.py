@@ -4,10 +4,12 @@ import email.utils
 import time
 from typing import NamedTuple
 
+import aiohttp
 import pyarrow.parquet as pq
 import pytest
 from commoncrawl_site import FAULTS, Server, faults
 
+from cluster import storage
 from cluster.fetch import Access, Fetcher, Missing, OutOfRange, RemoteFile, _retry_after, _Span
 from cluster.rate import Blocked, LocalLimiter, Rate
 
@@ -77,6 +79,24 @@ def test_an_answer_slower_than_the_least_speed_is_left(root):
     with Server(root, fault=lambda path, start, attempt: "trickle" if start == 0 else None) as server:
         assert fetcher(server, timeout_seconds=0.2).part("small.txt", 0, 10) == b"0123456789"
         assert len(server.log) >= 2 and server.log[1].start > 0
+
+
+def test_faults_of_any_file_system_are_tried_again(root, monkeypatch):
+    """Those of object stores other than S3 are errors of their clients, of which some are no OSError."""
+    fetch = Fetcher(Access(str(root), first_wait_seconds=0.01, attempts=3), None)
+    fs, _ = storage.filesystem(str(root))
+    cat_file, faults = type(fs).cat_file, [aiohttp.ClientPayloadError("cut short"), OSError(5, "Input/output error")]
+
+    def failing(self, *where, **part):
+        if faults:
+            raise faults.pop()
+        return cat_file(self, *where, **part)
+
+    monkeypatch.setattr(type(fs), "cat_file", failing)
+    assert fetch.part("small.txt", 2, 3) == b"234" and not faults
+    faults += [aiohttp.ClientPayloadError("cut short")] * 3
+    with pytest.raises(ValueError, match="3 attempts in a row failed, the last with: ClientPayloadError: cut short"):
+        fetch.part("small.txt", 2, 3)
 
 
 def test_many_faults_and_the_rate(root):

@@ -83,6 +83,19 @@ def test_concurrency_and_leases_of_the_dead():
     limit.done(first)  # twice is no error
 
 
+def test_a_lease_of_a_limit_that_was_lost_ends_none_of_the_next():
+    """Ray starts the actor again where its node is lost; those who still read by the old one report to the new."""
+    clock = Clock()
+    old, new = (RateLimit(Rate(10.0, 1e9, 1), clock) for _ in range(2))
+    before, _ = old.try_ask(1, 60.0)
+    lease, _ = new.try_ask(1, 60.0)
+    clock.now += 1.0
+    new.done(before)
+    assert new.try_ask(1, 60.0)[0] is None
+    new.done(lease)
+    assert new.try_ask(1, 60.0)[0] is not None
+
+
 def test_a_pause_stops_all_then_halves_the_pace_which_comes_back():
     clock = Clock()
     limit = RateLimit(Rate(10.0, 1e9, 100), clock)

@@ -5,6 +5,8 @@ No decision looks at which part a document came from or at the order of rows: an
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +22,7 @@ STEP = 1 << 34  # ids of one class
 UNSURE = 0.1  # estimates this far from the threshold are checked on texts: 3.5 standard errors of 256 functions at 0.7
 EARLIER = 4  # those of an earlier run that share a band key are no near-duplicates of one another, so they are few
 PAIRS_AT_ONCE = 1 << 20  # whose sketches lie in one Arrow array: it ends at 2 GB, and a document may have more pairs
+PIECE_BYTES = 1 << 30
 MEETINGS = 256  # places where the documents of one pair meet, so that a star of a million is spread
 
 ORDER = [("length", "descending"), ("doc_id", "ascending"), ("tie", "ascending")]
@@ -135,6 +138,15 @@ def _of(documents: pa.Table, ids: np.ndarray) -> pa.Table:
     at = order[np.searchsorted(known[order], ids)]
     starts = range(0, max(1, len(at)), PAIRS_AT_ONCE)
     return pa.concat_tables([documents.take(pa.array(at[start : start + PAIRS_AT_ONCE])) for start in starts])
+
+
+def taken(column: pa.ChunkedArray, at: np.ndarray) -> pa.ChunkedArray:
+    """The binary values at these places, in pieces of about `PIECE_BYTES`, as one may be taken often."""
+    sizes = pc.binary_length(column).to_numpy()[at]
+    piece = np.cumsum(sizes, dtype=np.int64) // PIECE_BYTES
+    edges = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(at)]
+    pieces = [column.take(pa.array(at[start:stop])) for start, stop in pairwise(edges)]
+    return pa.chunked_array([chunk for one in pieces for chunk in one.chunks], column.type)
 
 
 def _sketches(column: pa.ChunkedArray) -> np.ndarray:

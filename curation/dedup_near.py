@@ -106,7 +106,7 @@ def _near_by_text(work: Work, judged: Any, n: int) -> list:
         asked = decide.asked_once(asked)
         rows, at = np.unique(asked["row"].to_numpy(), return_inverse=True)
         sets = pa.Table.from_batches(part_shingles(sources[part], part, rows, config.ngram), SHINGLES)["shingles"]
-        return asked.select(["a", "b", "first"]).append_column("shingles", sets.take(pa.array(at)))
+        return asked.select(["a", "b", "first"]).append_column("shingles", decide.taken(sets, at))
 
     def meet(batch: pa.RecordBatch) -> pa.RecordBatch:
         return with_p(batch, place(decide.meeting(batch["a"].to_numpy(), batch["b"].to_numpy()), n))

@@ -51,3 +51,15 @@ def test_a_star_of_many_pairs_comes_in_chunks(monkeypatch):
     assert found["sketch_a"].to_pylist() == [bytes([i] * 4) for i in a] and found["row"].null_count == 34
     assert max(chunk.nbytes for chunk in found["sketch_a"].chunks) <= 10 * 4 + 11 * 4
     assert decide.with_first(PAIRS.empty_table(), documents).num_rows == 0
+
+
+def test_values_that_are_taken_often_come_in_pieces(monkeypatch):
+    """Sets of shingles of one part, each for all pairs of its document, may be more than an Arrow array of 2 GB holds."""
+    monkeypatch.setattr(decide, "PIECE_BYTES", 100)
+    values = [bytes([i]) * (i * 7 % 60) for i in range(40)]
+    column = pa.chunked_array([values[:15], values[15:]], pa.binary())
+    at = np.random.default_rng(3).integers(0, 40, 300)
+    taken = decide.taken(column, at)
+    assert taken.type == pa.binary() and taken.to_pylist() == [values[i] for i in at]
+    assert max(sum(map(len, chunk.to_pylist())) for chunk in taken.chunks) < 200
+    assert decide.taken(column, at[:0]).to_pylist() == []

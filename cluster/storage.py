@@ -33,6 +33,8 @@ CLIENT_ERRORS = (
     ("azure.core.exceptions", "AzureError"),
 )
 """What clients of object stores raise that is no OSError: module and class."""
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+"""Schemes that know no folders: their clients would look for the bucket at each write, and make one that is not there."""
 S3_ATTEMPTS = 8  # of each request: about half a minute of pauses; AWS_MAX_ATTEMPTS says otherwise
 
 
@@ -135,8 +137,13 @@ def atomic(uri: str) -> Iterator[str]:
             path = str(Path(folder) / "file")
             yield path
             fs, remote = filesystem(uri)
-            fs.makedirs(fs._parent(remote), exist_ok=True)
-            fs.put_file(path, remote)
+            _put(fs, path, remote, uri)
+
+
+def _put(fs: fsspec.AbstractFileSystem, path: str, remote: str, uri: str) -> None:
+    if uri.split("://", maxsplit=1)[0] not in OBJECT_STORES:
+        fs.makedirs(fs._parent(remote), exist_ok=True)
+    fs.put_file(path, remote)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -246,6 +253,4 @@ def atomic_folder(uri: str) -> Iterator[str]:
             fs, path = filesystem(uri)
             for file in sorted(Path(folder).rglob("*")):
                 if file.is_file():
-                    remote = f"{path}/{file.relative_to(folder).as_posix()}"
-                    fs.makedirs(fs._parent(remote), exist_ok=True)
-                    fs.put_file(str(file), remote)
+                    _put(fs, str(file), f"{path}/{file.relative_to(folder).as_posix()}", uri)

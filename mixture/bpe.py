@@ -71,6 +71,8 @@ class ByteLevelBPE:
                 raise Unsupported(f"a token of more than {piece_cache.LONGEST} bytes that no merges lead to")
             self.whole, self.whole_ids = strings(far), np.array([whole[token] for token in far], np.uint32)
             _restore(self.cache, self.whole, self.whole_ids)
+            if self.cache.used[0] < len(far):  # what is not kept would be cut into bytes
+                raise Unsupported(f"{len(far):,} tokens that no merges lead to")
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> ByteLevelBPE:

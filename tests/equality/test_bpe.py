@@ -326,3 +326,15 @@ def test_dropout_is_distributed_as_that_of_tokenizers(trained):
     assert len(ours) > 10
     assert likelihood(ours, theirs(0.3)) > 1e-5
     assert likelihood(ours, theirs(0.35)) < 1e-5
+
+
+def test_more_whole_tokens_than_the_cache_holds_are_refused():
+    """A full cache forgets, and a whole token that is forgotten would be cut into bytes without a word."""
+    nothing = np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
+    for n, fits in ((1000, True), (200_000, False)):
+        whole = {i.to_bytes(4, "big"): 256 + i for i in range(n)}
+        if fits:
+            assert bpe.ByteLevelBPE(np.arange(256), *nothing, whole=whole).cache.used[0] == n
+        else:
+            with pytest.raises(bpe.Unsupported, match="200,000 tokens that no merges lead to"):
+                bpe.ByteLevelBPE(np.arange(256), *nothing, whole=whole)

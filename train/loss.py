@@ -34,6 +34,7 @@ KERNELS = ("chunked", "liger")
 """What computes the cross-entropy: this file, or train/liger.py."""
 
 _LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+_TILE_BYTES = _LOGIT_BYTES | {"cpu": 4 << 20}
 _LEAST_CHUNK = 128
 """Every chunk reads and writes the gradient of the whole head, which fewer positions would not pay for."""
 _LEAST_CHUNK_OF_TILES = 512
@@ -92,11 +93,8 @@ def token_logprobs(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chu
 
 def default_chunk(weight_VD: Tensor) -> int:
     """Positions per chunk so that a chunk of fp32 logits stays in cache on CPU, and keeps the card busy on CUDA."""
-    return max(_LEAST_CHUNK, _logits_at_a_time(weight_VD) // weight_VD.shape[0] // 16 * 16)
-
-
-def _logits_at_a_time(weight_VD: Tensor) -> int:
-    return _LOGIT_BYTES.get(weight_VD.device.type, _LOGIT_BYTES["cuda"]) // 4
+    size = _LOGIT_BYTES.get(weight_VD.device.type, _LOGIT_BYTES["cuda"]) // (4 * weight_VD.shape[0])
+    return max(_LEAST_CHUNK, size // 16 * 16)
 
 
 def _matmul_dtype(hidden: Tensor) -> torch.dtype:
@@ -267,7 +265,8 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def _tiles(rows: int, w_VD: Tensor) -> tuple[list[slice], Tensor]:
     """The tiles of the vocabulary for chunks of `rows` positions, and a buffer for the logits of one."""
-    size = min(len(w_VD), max(1, _logits_at_a_time(w_VD) // max(rows, 1)))
+    size = _TILE_BYTES.get(w_VD.device.type, _TILE_BYTES["cuda"]) // (4 * max(rows, 1))
+    size = min(max(size, 1), len(w_VD))
     tiles = [slice(first, min(first + size, len(w_VD))) for first in range(0, len(w_VD), size)]
     return tiles, _buffer(rows * size, w_VD.dtype, w_VD.device)
 

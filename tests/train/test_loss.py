@@ -77,7 +77,7 @@ def test_very_large_logits_stay_exact():
 def test_token_logprobs_and_their_gradients_for_any_upstream_gradient(monkeypatch, chunk, tile):
     hidden, weight, labels = case()
     rows = chunk or int((labels != IGNORE).sum())
-    monkeypatch.setitem(losses._LOGIT_BYTES, "cpu", 4 * rows * tile)
+    monkeypatch.setitem(losses._TILE_BYTES, "cpu", 4 * rows * tile)
     assert [t.stop - t.start for t in losses._tiles(rows, weight)[0]][:-1] == [tile] * (math.ceil(29 / tile) - 1)
     upstream = torch.randn(labels.shape, generator=torch.Generator().manual_seed(9))
     logp = token_logprobs(hidden, weight, labels, chunk)
@@ -117,7 +117,7 @@ def test_the_full_logits_never_exist():
 
 
 def test_of_log_probabilities_not_even_whole_rows_of_logits_exist(monkeypatch):
-    monkeypatch.setitem(losses._LOGIT_BYTES, "cpu", 4 * 1000)
+    monkeypatch.setitem(losses._TILE_BYTES, "cpu", 4 * 1000)
     g = torch.Generator().manual_seed(0)
     hidden = torch.randn(1, 128, 8, generator=g).requires_grad_()
     weight = torch.randn(500, 8, generator=g).requires_grad_()

@@ -47,7 +47,8 @@ class Base(Section):
     @model_validator(mode="after")
     def _one_of(self) -> Base:
         if (self.model is None) == (self.shape is None):
-            raise ValueError("give either `model` or `shape`")
+            both = " (`shape: null` takes away the one of the recipe below)" if self.model else ""
+            raise ValueError(f"give either `model` or `shape`{both}")
         if self.shape is not None and self.optimiser is None:
             raise ValueError("a new model of `shape` needs an `optimiser`")
         return self

@@ -64,6 +64,13 @@ def test_errors_are_one_sentence(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_model_over_the_shape_of_the_recipe_below():
+    with pytest.raises(UserError, match=r"train\.base: give either `model` or `shape` \(`shape: null` takes away"):
+        recipes.load("demo", ["train.base.model=some/model"])
+    recipe = recipes.load("demo", ["train.base.model=some/model", "train.base.shape=null"])
+    assert recipe.train.base.model == "some/model"
+
+
 def test_overrides(tmp_path):
     path = write(tmp_path, MINIMAL)
     recipe = recipes.load(path, ["dedup.threshold=0.8", "sources.0.share=2e-1", "crawl.max_bad_share=5e-1"])

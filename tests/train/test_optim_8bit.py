@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from train import checkpoint, optim, optim_8bit
 
@@ -121,6 +122,28 @@ def test_rows_may_be_cut_anywhere():
             optim_8bit._update(tensor, got, *(state[name] for name in optim_8bit.NAMES), *numbers, row, 2)
     assert torch.equal(whole, torch.cat(parts))
     assert all(torch.equal(states[0][n], torch.cat([states[1][n], states[2][n]])) for n in optim_8bit.NAMES)
+
+
+def test_traced_as_on_a_gpu_it_makes_the_same_bits_and_compiles_nothing_after_the_first_update():
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    traced = torch.compile(optim_8bit._update, dynamic=True, backend=counter, fullgraph=True)
+    shapes = [(61, 32, 0), (32, 96, 0), (64, 896, 0), (16, 4864, 5), (1, 256, 3), (30, 300, 0), (7, 300, 9)]
+    compiled = []
+    for step in (1, 2):
+        numbers = optim_8bit._numbers(torch.device("cpu"), step, 0.01, 0.1, 1e-8, 0.9, 0.95, False)
+        for rows, columns, first in shapes:
+            p, grad = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(columns))
+            results = []
+            for kernel in (traced, optim_8bit._update):
+                weight, state = p.clone(), optim_8bit.zeros(p)
+                blocks = state["exp_avg_8bit_scale"].shape[1]
+                kernel(weight, grad, *(state[name] for name in optim_8bit.NAMES), *numbers, first, blocks)
+                results.append([weight, *state.values()])
+            assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+        compiled.append(counter.frame_count)
+    torch._dynamo.reset()
+    assert compiled[0] == compiled[1] <= 4  # beyond 8 it would run uncompiled
 
 
 def test_matrices_take_two_bytes_and_vectors_and_extra_groups_are_exact():

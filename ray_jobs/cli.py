@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from ray_jobs import convert, translate
 from ray_jobs.errors import StageFailed, UserError
@@ -66,9 +67,10 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "run a recipe, or continue it")
     submit = command("submit", _submit, "run a recipe as a Ray job on a cluster, or continue it, and follow its log")
+    shipped = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml")))
     for sub in (run, submit):
-        sub.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe (demo)")
-        sub.add_argument("--until", metavar="STAGE", help="stop after this stage")
+        sub.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or a shipped recipe: {shipped}")
+        sub.add_argument("--until", metavar="STAGE", help="stop after this stage, such as dedup or sft/data")
         sub.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
         sub.add_argument("--only", metavar="STAGE", help="run this stage alone")
         sub.add_argument(

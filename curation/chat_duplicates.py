@@ -2,7 +2,7 @@
 
 Rows are taken in a given order; one that shares a band key with a row that stays is a copy of it and goes. Bands and rows
 are those that make false positives and false negatives at the threshold fewest, P(false positive) and P(false negative)
-integrated over the Jaccard similarity (as `datasketch.MinHashLSH` does; Sailor2 §5.1, recipe §6.1: 128 functions,
+integrated over the Jaccard similarity (as `datasketch.MinHashLSH` does; Sailor2 §5.1: 128 functions,
 threshold 0.8, which gives 9 bands x 13 rows). Shingles and hash functions are `curation.minhash`'s; with these signatures
 datasketch keeps the same rows (tests/equality/test_chat_duplicates_equality.py).
 

@@ -1,4 +1,4 @@
-"""Deduplication of a corpus on any engine: keys move, texts stay where they are (recipe sections 2.1 and 2.6).
+"""Deduplication of a corpus on any engine: keys move, texts stay where they are (Sailor2, section 3.3).
 
 1. Keys of every document: normalised URL, length, MinHash band keys, and a sketch (the low byte of each minimum).
 2. Of the documents of one URL the longest stays, then the smallest doc_id.

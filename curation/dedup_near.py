@@ -1,4 +1,4 @@
-"""Near-duplicates: from ranked documents to those that go, as the rows of any engine (recipe section 2.6).
+"""Near-duplicates: from ranked documents to those that go, as the rows of any engine (Sailor2, section 3.3).
 
 Band keys give candidate pairs: the first document of a key with each of the others, and the documents of earlier runs that
 have the key. Pairs are checked (`dedup.verify`): not at all; by the estimate from 8 bits of each minimum; or, where

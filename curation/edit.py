@@ -1,13 +1,13 @@
-"""Text edits before filtering (recipe 2.2), as one numba pass over the Arrow buffers of a batch.
+"""Text edits before filtering (those of SailCraft), as one numba pass over the Arrow buffers of a batch.
 
-- All Unicode whitespace becomes one plain space between tokens. Newlines stay (recipe 2.5): one between lines, an empty
+- All Unicode whitespace becomes one plain space between tokens. Newlines stay (SailCraft drops them): one between lines, an empty
   line between paragraphs. Control characters and byte-order marks go.
 - `ascii_punctuation`: typographic and full-width punctuation becomes ASCII; full-width digits and letters are left alone.
 - `delete_url_tokens`: a token that contains http, www, .com, href or // goes, in any case.
 - `long_token_chars`: a token goes that has more characters than that, special ones at its ends not counted.
 
 A token is what stands between whitespace, without the stretches in scripts that have no spaces: those are never deleted,
-and a URL glued to them goes alone (recipe 2.5: SailCraft deletes half of a Thai text as "long tokens").
+and a URL glued to them goes alone (SailCraft deletes half of a Thai text as "long tokens").
 """
 
 from __future__ import annotations

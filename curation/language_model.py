@@ -1,8 +1,8 @@
-"""Training of a language's perplexity model: SentencePiece unigram pieces, then an n-gram model of them (recipe 2.4).
+"""Training of a language's perplexity model: SentencePiece unigram pieces, then an n-gram model of them (as CCNet's).
 
 CCNet (arXiv 1911.00359) and SailCraft use 5-grams on 65,000 pieces from Wikipedia; with less than 1 GB of text 16,000 are
 enough. The model is read by `curation.perplexity`. Percentiles of held-out documents go with it, so that a cut can be "the
-90th percentile of the seed corpus" instead of a number that holds for no other vocabulary (recipe 2.3).
+90th percentile of the seed corpus" instead of a number that holds for no other vocabulary.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def char_repetition(codes, n_chars, n, keys, slots, by_count):  # noqa: PLR0917
 
 @numba.njit(cache=True)
 def word_ngrams(ids, n_words, n_ids, ends, repetition_n, keys, slots, gram, counts, positions, depth, seen, out):  # noqa: PLR0917
-    """Repeated word n-grams for n = 1 to max(10, repetition_n); returns recipe 2.4 (3) for `repetition_n`.
+    """Repeated word n-grams for n = 1 to max(10, repetition_n); returns SailCraft's repetition ratio for `repetition_n`.
 
     `ids[:n_words]` are the words by number below `n_ids`, `ends[i]` the characters of the first i words. Written to `out`
     (float64 [11], zero before): for n = 2 to 4 the characters of all occurrences of the most frequent repeated n-gram (of

@@ -1,4 +1,4 @@
-"""Perplexity of documents under an n-gram model of SentencePiece pieces, one model a language (recipe 2.4, rule 8).
+"""Perplexity of documents under an n-gram model of SentencePiece pieces, one model a language (CCNet; SailCraft's last filter).
 
     perplexity = 10 ^ (-(sum over lines of log10 p(pieces, </s> | <s>)) / (sum over lines of (pieces + 1)))
 

@@ -1,6 +1,6 @@
 """Word lists (stop words, flagged words) as a trie over words, so that an entry of several words matches as a whole.
 
-An entry matches whole words only (recipe 2.5: SailCraft's substring match condemns innocent words), or in scripts without
+An entry matches whole words only (SailCraft's substring match condemns innocent words), or in scripts without
 spaces, when asked, whole clusters, i.e. any stretch of letters. Of the entries that start at a word the longest counts.
 """
 

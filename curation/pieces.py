@@ -1,7 +1,7 @@
 """Texts cut into the pieces of a SentencePiece unigram model (Kudo 2018), line by line, in numba on Arrow buffers.
 
-Normalisation is CCNet's as the recipe (2.4) has it: control and format characters go, every digit becomes 0, typographic
-punctuation becomes ASCII, runs of spaces one space. Lines are split first (recipe 2.5: SailCraft deletes the newlines with
+Normalisation is CCNet's as SailCraft has it: control and format characters go, every digit becomes 0, typographic
+punctuation becomes ASCII, runs of spaces one space. Lines are split first (SailCraft deletes the newlines with
 the control characters, so that the words at line ends fuse and a document is one sentence).
 
 The segmentation is SentencePiece's own (`EncodeOptimized`: the path of the highest sum of scores in float32, an unknown

@@ -8,7 +8,7 @@ gave 0.98. Languages written without spaces are cut into character clusters firs
 spaces. One thread, so that equal examples give a byte-identical model (with glibc).
 
 The score orders the documents of one language; it is not a probability across languages. A classifier can learn to tell the
-sources apart instead of their quality, above all when the positives are translations (recipe 2.7: "translationese against
+sources apart instead of their quality, above all when the positives are translations ("translationese against
 native"). So good native texts that it is never trained on must score above the median of held-out negatives.
 """
 

@@ -5,7 +5,7 @@ whitespace, special characters trimmed off both ends, lower-cased; Thai, Lao, Kh
 by dictionary (`curation.words`). *Cluster*: a word too, but in scripts without spaces a letter with its marks. *Line*: what
 stands between newlines, stripped, empty ones left out. *Paragraph*: lines between empty lines. *Sentence*: what has a letter or
 digit and ends in `. ! ? …` before whitespace, in `。！？｡។៕။`, or with its line. A share of nothing is 0.
-Sources: SailCraft (recipe 2.4), Gopher (Rae et al. 2021, A1.1), C4 (Raffel et al. 2020; lines of fewer than 3 words and
+Sources: SailCraft (filtering.py), Gopher (Rae et al. 2021, A1.1), C4 (Raffel et al. 2020; lines of fewer than 3 words and
 paragraphs of 200 characters as datatrove reads it), FineWeb (Penedo et al. 2024).
 """
 

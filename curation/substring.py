@@ -7,7 +7,7 @@ characters in any window that is a repeat are copies. Nothing in that depends on
 all windows, filled in order, finds the same (tests/curation/test_substring.py does). Every character that goes stands
 at an earlier place too, and following those places ends at one that stays: one copy of all text is kept.
 
-How it is found without a suffix array of the corpus (recipe section 2.6; Lee et al. 2022 need one). Winnowing (Schleimer
+How it is found without a suffix array of the corpus (Lee et al. 2022 need one). Winnowing (Schleimer
 et al. 2003): of the hashes of the k-grams of a window the smallest is its anchor, so equal windows have equal anchors,
 and the windows of a text share few of them: one for about (L - k) / 2 characters. A repeat can only be among windows
 whose anchor occurs twice in the corpus. For those anchors alone, the text around them (at most 2 L - k characters)

@@ -2,7 +2,7 @@
 
 A unit is a maximal run of letters, digits and their marks, lower-cased (`\\w` runs, the recipe's tokens), except in
 scripts written without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese, Tibetan, ...): there a letter with
-the combining marks that follow it is a unit: five are 5 to 8 code points, the range recipe section 2.6 asks for there.
+the combining marks that follow it is a unit: five are 5 to 8 code points, enough to be rare and few enough to outlive an edit.
 Marks never separate (`\\W` cuts Indic and Burmese words at vowel signs), and zero-width characters are as if not there.
 """
 

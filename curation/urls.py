@@ -5,7 +5,7 @@ the same, leading `www.` goes, default port and user name go, fragment goes, per
 decoded and the others upper-cased, `.` and `..` are resolved, a trailing slash goes, parameters that only track the
 visitor go and the rest is sorted. `www.` goes because one site on both names is common and two sites are very rare.
 Kept: letter case of the path and the order of equal parameters, which servers do tell apart.
-The rule (recipe section 2.1): of the documents of one URL the longest stays; at equal length the smallest doc_id.
+The rule (Sailor2, section 3.3): of the documents of one URL the longest stays; at equal length the smallest doc_id.
 """
 
 from __future__ import annotations

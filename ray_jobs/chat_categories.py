@@ -1,7 +1,7 @@
 """The category of each chat row: its own, or by rules or a Python function that the recipe names.
 
-Selection for SFT stage 2 works within each (language, category). Sailor2 lets a model sort chats into five (§5.1, recipe
-§6.1): a function can do that, through any endpoint or embedding.
+Selection for SFT stage 2 works within each (language, category). Sailor2 lets a model sort chats into five (§5.1):
+a function can do that, through any endpoint or embedding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""mixture: how many tokens of each pool every training stage reads, in `plan.json` (recipe sections 3.4 and 4.4).
+"""mixture: how many tokens of each pool every training stage reads, in `plan.json` (Sailor2, sections 3.4 and 4.4).
 
 Weights are tempered token counts under an epoch cap; English and Chinese get a fixed replay share. With `mixture.regmix` those of
 stage 1 come from the proxy runs.

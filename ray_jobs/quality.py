@@ -48,7 +48,7 @@ def run(job: Job) -> dict:
 
 
 def warnings(classifiers: dict[str, dict]) -> list[str]:
-    """One sentence for each classifier that good native texts do not please (recipe 2.7)."""
+    """One sentence for each classifier that good native texts do not please."""
     return [
         f"quality: the {lang} classifier puts only {report['above_median']:.0%} of {report['native']:,} good native texts "
         f"(quality.native) above the median negative, so it tells sources apart rather than quality; choose other positives"

@@ -1,4 +1,4 @@
-"""The section of a recipe that says how chat rows are read, checked, sorted and thinned before SFT (recipe section 6.1)."""
+"""The section of a recipe that says how chat rows are read, checked, sorted and thinned before SFT (Sailor2, section 5.1)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Rows are cut into shards, each of which is translated by a task and written to `OUT/shards/`: the same command goes on where
 it was killed. Then, per language, the share of rows with the highest perplexity under a base model goes (bad translations;
-Sailor2 §5.2, recipe §7), and `OUT/<lang>.jsonl` and the ledger `OUT/dropped.parquet` are written.
+Sailor2 §5.2), and `OUT/<lang>.jsonl` and the ledger `OUT/dropped.parquet` are written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attention that stays inside documents, one definition for every backend.
 
-A packed row holds several documents; a token attends to the tokens before it in its own document only (recipe §5.3). The
+A packed row holds several documents; a token attends to the tokens before it in its own document only (Sailor2 §4.3). The
 mask is a predicate `mask(b, h, q, k)`. Three backends compute it:
 
     sdpa      exact; the mask is a bool tensor of T x T. What a CPU takes

@@ -3,7 +3,7 @@
 The format itself is `cluster.chatml`. What is trained of a conversation is what follows `<|im_start|>assistant` in every
 assistant turn, up to and with the newline after `<|im_end|>`: token for token the mask of TRL's `assistant_only_loss`
 with its training template for Qwen2.5 (`tests/equality/test_chat_equality.py`). Unlike Qwen's template, no system turn
-is made up where there is none. Format rules: Sailor2 §5.1 (recipe §6.1).
+is made up where there is none. Format rules: Sailor2 §5.1.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ _OWN_PARAMETER = {"lr_dpo": "alpha", "simpo": "gamma"}
 
 @dataclass(frozen=True)
 class Objective:
-    """Which loss of `LOSSES`, and its numbers; `alpha` is lr_dpo's, `gamma` simpo's. Sailor2's values: recipe §7."""
+    """Which loss of `LOSSES`, and its numbers; `alpha` is lr_dpo's, `gamma` simpo's. Sailor2's values: table 8."""
 
     loss: str = "lr_dpo"
     beta: float = 0.01

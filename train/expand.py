@@ -1,4 +1,4 @@
-"""Block expansion: a deeper model that computes exactly what the base computes (LLaMA-Pro, arXiv 2401.02415; recipe §4).
+"""Block expansion: a deeper model that computes exactly what the base computes (LLaMA-Pro, arXiv 2401.02415; Sailor2 §4.1).
 
 With E new layers over L, after each group of L / E layers a clone of the group's last layer is inserted whose two output
 projections are zero. A layer is x + attention(x), then x + mlp(x); the clone's branches give exact zeros, so logits are

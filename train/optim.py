@@ -1,7 +1,7 @@
 """AdamW and learning-rate schedules.
 
 Weight decay acts on matrices (embeddings and head included) and not on norms and biases, as in Megatron-LM, the trainer of
-Sailor2 (recipe §5.2). A schedule is a pure function of the step, so a resumed or resized run has the same curve.
+Sailor2. A schedule is a pure function of the step, so a resumed or resized run has the same curve.
 """
 
 from __future__ import annotations

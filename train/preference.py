@@ -1,6 +1,6 @@
 """Preference pairs: from sampled answers with rewards, or from pairs that exist already; and what is dropped of them.
 
-Language-consistency verifier (Sailor2 §5.2, recipe §7): an answer is consistent when its language is the prompt's.
+Language-consistency verifier (Sailor2 §5.2): an answer is consistent when its language is the prompt's.
 Of a prompt's samples with
   two consistent or more    the best and the worst of them by reward are chosen and rejected;
   exactly one               it is chosen, against the inconsistent one of lowest reward;

@@ -1,4 +1,4 @@
-"""Pre-training: next-token cross-entropy on packed rows, loss at the end-of-document token included (recipe §5.3).
+"""Pre-training: next-token cross-entropy on packed rows, loss at the end-of-document token included (Sailor2 §4.3).
 
 loss = - sum over positions t of log p(token t + 1 | tokens of the same document up to t)
 """

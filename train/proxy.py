@@ -1,6 +1,6 @@
 """Proxy models: many tiny Qwen2-shaped models, each trained on its own mixture, for the losses that a mixture leads to.
 
-RegMix (arXiv 2407.01492; recipe section 3) trains hundreds of 1M models for one run. A model so small leaves a core waiting
+RegMix (arXiv 2407.01492) trains hundreds of 1M models for one run. A model so small leaves a core waiting
 for Python and a GPU almost idle, so models can be trained several at a time: every parameter of M models is one tensor
 [M, ...], a matrix product is a batched one, and each model has its own rows, loss, gradient norm and clipping. `one_by_one`
 trains the same models through `transformers` instead; both give the same losses within fp32 rounding.

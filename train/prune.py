@@ -1,4 +1,4 @@
-"""Width pruning of Qwen2 with grouped queries by learned masks (Sheared LLaMA, Xia et al. 2023; recipe §10).
+"""Width pruning of Qwen2 with grouped queries by learned masks (Sheared LLaMA, Xia et al. 2023; Sailor2 §6.3).
 
 Hidden width, query heads and FFN width lose units until a target shape is met exactly; layers and KV heads all stay,
 and each KV group loses equally many query heads. A unit's mask is a hard concrete variable (Louizos et al. 2018):

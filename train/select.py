@@ -1,6 +1,6 @@
 """Choosing examples for SFT stage 2: good answers that the base model finds surprising, and not twice the same.
 
-Within each cell (language, category), Sailor2 §5.1 (recipe §6.2):
+Within each cell (language, category), Sailor2 §5.1:
 
     r, p = percentiles in the cell of the reward and of the answer's perplexity under the base model
     s    = r p / (r + p),  0 when both are 0          (half their harmonic mean)

@@ -6,7 +6,7 @@ like length together, and put back in its place. The first token of every transl
 language (`forced_bos_token_id`), or the model writes in any language.
 
 NLLB is refused for Chinese: its vocabulary lacks common characters, so texts come out with unknown tokens and cut short
-(Sailor2, recipe section 12). M2M100 and others are not.
+(as Sailor2 found). M2M100 and others are not.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from train.validation import Validation
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
-# eps as in Sailor2 (recipe §5.2): with 1e-8 Adam divides the rounding error of a gradient that is almost 0 (a key bias
+# eps as in Sailor2 (its training scripts): with 1e-8 Adam divides the rounding error of a gradient that is almost 0 (a key bias
 # hardly matters) by itself, and runs that should be equal would differ by whole updates.
 CONFIG = LoopConfig(
     steps=6,

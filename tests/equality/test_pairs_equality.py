@@ -1,4 +1,4 @@
-"""The pair rule of recipe §7 beside a twin that tries every pair of samples, on every small case and on random ones."""
+"""The pair rule of Sailor2 §5.2 beside a twin that tries every pair of samples, on every small case and on random ones."""
 
 import random
 from itertools import product

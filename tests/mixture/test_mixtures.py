@@ -5,7 +5,7 @@ import pytest
 
 from mixture.mixtures import STRENGTHS, dirichlet, sample_mixtures
 
-SAILOR2 = {  # billions of tokens, recipe section 1.1
+SAILOR2 = {  # billions of tokens, Sailor2 tables 2 and 3
     "vi": 475, "id": 325, "th": 61, "ms": 11, "my": 6.5, "tl": 4.4, "km": 1.7,
     "ceb": 0.5, "lo": 0.5, "jv": 0.3, "war": 0.2, "su": 0.2, "ilo": 0.1,
 }  # fmt: skip

@@ -87,7 +87,7 @@ def test_the_vocabulary_is_cut_and_never_grown(tied):
 
 
 QWEN = {
-    # name: (hidden, ffn, heads, kv heads, layers, tied, vocabulary), new layers, billions of parameters (recipe §4)
+    # name: (hidden, ffn, heads, kv heads, layers, tied, vocabulary), new layers, billions of parameters (Sailor2 §4.1)
     "1b": ((896, 4864, 14, 2, 24, True, 151936), 24, 0.988),
     "8b": ((3584, 18944, 28, 4, 28, False, 152064), 4, 8.547),
     "20b": ((5120, 13824, 40, 8, 48, False, 152064), 16, 19.173),

@@ -87,6 +87,7 @@ def test_the_loop_takes_model_and_batches_to_the_device(monkeypatch, tmp_path):
 
     def loss(model, batch):
         assert model is net
+        assert batch.pop("step").device.type == "cpu"  # a number of the host, which nobody reads back from a GPU
         raise Seen({*(p.device.type for p in model.parameters()), *(value.device.type for value in batch.values())})
 
     config = LoopConfig(steps=1, rows_per_step=2, micro_rows=2, lr=0.1)

@@ -31,6 +31,7 @@ def test_dashboard_shows_every_gauge_and_no_other():
 
 def test_nothing_happens_without_ray(monkeypatch):
     monkeypatch.setitem(gauges.sys.modules, "ray", None)
+    monkeypatch.setattr(gauges, "_made", {})
     gauges.training("pretrain/stage1", {"step": 1, "loss": 2.0, "loss_by_language": {"lo": 3.0}})
     assert gauges._made == {}
 

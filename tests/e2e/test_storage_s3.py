@@ -16,7 +16,7 @@ def test_a_bucket_that_is_not_there_is_an_error_and_is_not_made(s3):
         storage.atomic_folder("s3://mistyped/model") as folder,
     ):
         (Path(folder) / "weights").touch()
-    assert s3.list_buckets()["Buckets"] == []
+    assert "mistyped" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
 
 
 def test_files_and_folders_come_and_go(s3):

@@ -118,7 +118,7 @@ def job(run, monkeypatch):
     def make(stage="sft/select", given=None, **select):
         settings = types.SimpleNamespace(select=Select(**select))
         given = types.SimpleNamespace(model=given, preference="x", max_rows=None, heldout_rows=1000)
-        train = types.SimpleNamespace(context=512, precision="fp32", sft=settings, reward=given)
+        train = types.SimpleNamespace(context=512, precision="fp32", sft=settings, reward=given, pretrain=True)
         return types.SimpleNamespace(
             recipe=types.SimpleNamespace(train=train),
             stage=types.SimpleNamespace(name=stage),

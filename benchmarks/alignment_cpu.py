@@ -111,7 +111,7 @@ def texts(rng: np.random.Generator, work: Work) -> np.ndarray:
 
 
 def example(name: str, prompt: np.ndarray, answer: np.ndarray):
-    from train.examples import Example
+    from train.batches.examples import Example
 
     scored = np.repeat([False, True], [len(prompt), len(answer)])
     return Example(name, "xx", np.concatenate([prompt, answer]), scored)
@@ -119,7 +119,7 @@ def example(name: str, prompt: np.ndarray, answer: np.ndarray):
 
 def conversations(work: Work) -> tuple[list, list[list[int]]]:
     """(examples, rows of their indices), packed by best-fit decreasing."""
-    from train import sft
+    from train.methods import sft
 
     rng = np.random.default_rng(0)
     examples, rows = [], []
@@ -132,7 +132,7 @@ def conversations(work: Work) -> tuple[list, list[list[int]]]:
 
 
 def preference_pairs(work: Work):
-    from train.dpo import Pairs
+    from train.methods.dpo import Pairs
 
     rng = np.random.default_rng(1)
     prompts = [texts(rng, work) for _ in range(work.pairs * work.updates)]
@@ -179,7 +179,7 @@ def peak_bytes(device: str) -> int:
 
 
 def sft_of_ours(work: Work, tick: Callable[[], None]) -> tuple[list[float], int]:
-    from train import sft
+    from train.methods import sft
 
     examples, rows = conversations(work)
     batch_fn = in_order(sft.batch_fn(examples, rows, work.context, seed=0), len(rows))
@@ -188,7 +188,7 @@ def sft_of_ours(work: Work, tick: Callable[[], None]) -> tuple[list[float], int]
 
 
 def dpo_of_ours(work: Work, tick: Callable[[], None]) -> tuple[list[float], int]:
-    from train import dpo
+    from train.methods import dpo
 
     pairs, net = preference_pairs(work), load(work)
     reference = dpo.reference_logprobs(net, pairs, str(Path(work.folder) / "reference"))
@@ -199,7 +199,7 @@ def dpo_of_ours(work: Work, tick: Callable[[], None]) -> tuple[list[float], int]
 
 def in_order(batch_fn: Callable, n: int) -> Callable:
     """`batch_fn` without the permutation of its epoch, so that an update has the rows that TRL's has."""
-    from train.examples import in_epochs
+    from train.batches.examples import in_epochs
 
     place = {in_epochs(row, n, 0): row for row in range(n)}
     return lambda numbers: batch_fn([place[number] for number in numbers])

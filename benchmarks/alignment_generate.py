@@ -20,7 +20,7 @@ from table import row, write
 from transformers import AutoModelForCausalLM
 
 from train import model
-from train.generate import Sampling, _sample_batch
+from train.generation.generate import Sampling, _sample_batch
 
 SHAPE = {
     "vocab_size": 151_936,

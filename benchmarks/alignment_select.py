@@ -20,8 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import table
-from train.greedy import greedy, unit
-from train.select import select
+from train.selection.diverse import greedy, unit
+from train.selection.select import select
 
 N, WIDTH, DIRECTIONS, LIMIT = 100_000, 896, 40_000, 0.6
 NAIVE = 4_000  # candidates of the loop, which is quadratic

@@ -25,13 +25,14 @@ import numpy as np
 import polars as pl
 from table import row, write
 
-from cluster.fetch import Access, Fetcher
-from cluster.rate import LocalLimiter, Rate
-from curation import commoncrawl_ranges, commoncrawl_table
-from curation.commoncrawl_select import FOUND, Select
+from cluster.fetch.fetcher import Access, Fetcher
+from cluster.fetch.rate import LocalLimiter, Rate
+from curation.commoncrawl import ranges as commoncrawl_ranges
+from curation.commoncrawl import table as commoncrawl_table
+from curation.commoncrawl.select import FOUND, Select
 from curation.schema import Limits
-from ray_jobs import crawl_commoncrawl
-from ray_jobs.sections_curation import Fetch
+from ray_jobs.commoncrawl import read as crawl_commoncrawl
+from ray_jobs.config.curation import Fetch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from commoncrawl_site import Server, Snapshot, build, pages

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import table
 
-from cluster.local_engine import Local
+from cluster.engines.in_process import Local
 from cluster.shards import Shard, run_shard, write_shard
-from curation.dedup import DedupConfig, dedup
-from curation.extract import Extractor
-from curation.language import identify
-from curation.policy import policy_kernel
-from curation.signals import signals_kernel
-from curation.warc import read_warc
+from curation.dedup.steps import DedupConfig, dedup
+from curation.extract.extractor import Extractor
+from curation.lid.identify import identify
+from curation.policy.policy import policy_kernel
+from curation.signals.text_signals import signals_kernel
+from curation.sources.warc import read_warc
 
 LANGUAGES = ["my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh"]
 FACTORS = (1, 4, 16)

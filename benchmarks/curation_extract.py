@@ -23,9 +23,9 @@ from pathlib import Path
 
 from table import row, write
 
-from curation.encoding import decode
-from curation.pages import resiliparse_text, trafilatura_text
-from curation.sandbox import Sandbox
+from curation.extract.encoding import decode
+from curation.extract.page import resiliparse_text, trafilatura_text
+from curation.extract.sandbox import Sandbox
 
 WEB = ("scrapinghub-aeb", "mozilla-readability", "trafilatura-eval")
 SETS = (*WEB, "suttacentral", "libreoffice-help")
@@ -70,7 +70,7 @@ def read(path: Path) -> list[dict]:
 
 def run(name: str, pages: list[dict]) -> dict:
     if name in OURS:
-        sandbox = Sandbox("curation.pages:extract", {"engine": name, "max_nodes": 10**6}, 60.0, 4_000_000_000)
+        sandbox = Sandbox("curation.extract.page:extract", {"engine": name, "max_nodes": 10**6}, 60.0, 4_000_000_000)
     else:
         sandbox = Sandbox("curation_extract:peer", {"name": PEERS[name]}, 60.0, 4_000_000_000)
     items = [({"charset": ""}, page["payload"]) for page in pages]

@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curation.language import Lid176, code, identify
-from curation.lid_model import OTHER, load
-from curation.lid_report import expected_calibration_error, scores
-from curation.lid_train import train
+from curation.lid.identify import Lid176, code, identify
+from curation.lid.model import OTHER, load
+from curation.lid.report import expected_calibration_error, scores
+from curation.lid.training import train
 from curation.schema import DOCUMENT
 
 UNSEEN = ("ntrex128", "tatoeba", "udhr")

@@ -6,7 +6,7 @@ Prints a table and writes benchmarks/results/curation-masks.json. Speeds are UTF
 thread, best of three, compilation left out, on text/<lang>.jsonl.gz. Perplexity models are those in FOLDER, as `pinisi train lm`
 wrote them, or are trained here on nine documents of ten; beside them KenLM's Python module on SentencePiece's pieces, one line a
 call, as SailCraft does it, on the same model and the same documents. Personal data: hand-written cases, once those that the
-patterns were written with (tests/curation/pii_cases.tsv), once those written afterwards (pii_heldout.tsv).
+patterns were written with (tests/curation/signals/pii_cases.tsv), once those written afterwards (pii_heldout.tsv).
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from pathlib import Path
 import pyarrow as pa
 from table import row, write
 
-from curation import block, language_model, perplexity
 from curation.decontaminate import build, search
-from curation.pieces import normal_lines
-from curation.pii import find, mask
+from curation.lm import perplexity
+from curation.lm import training as language_model
+from curation.lm.pieces import normal_lines
+from curation.signals.masking import find, mask
+from curation.sources import block_lists as block
 
 HERE = Path(__file__).parent
 CASES = {
-    "cases of the patterns": HERE.parent / "tests" / "curation" / "pii_cases.tsv",
+    "cases of the patterns": HERE.parent / "tests" / "curation" / "signals" / "pii_cases.tsv",
     "held-out cases": HERE / "pii_heldout.tsv",
 }
 MARKED = re.compile(r"«(\w+):([^»]*)»")

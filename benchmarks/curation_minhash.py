@@ -24,9 +24,9 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 from table import row, write
 
-from curation.components import connected_components, star_pairs
-from curation.minhash import MinHash, band_keys, fold_bands, jaccard_estimate, shingle_sets, signatures
-from curation.urls import url_keys
+from curation.dedup.components import connected_components, star_pairs
+from curation.dedup.minhash import MinHash, band_keys, fold_bands, jaccard_estimate, shingle_sets, signatures
+from curation.text.urls import url_keys
 
 GROUPS = {
     "spaced": ["en", "id", "jv", "su", "ms", "tl", "ceb", "ilo", "vi"],

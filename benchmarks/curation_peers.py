@@ -29,8 +29,8 @@ import table
 from curation_minhash import GROUPS, THRESHOLD, edited_runs, edited_words, exact_clusters, read
 from table import row
 
-from curation.extract import Extractor
-from curation.warc import read_warc
+from curation.extract.extractor import Extractor
+from curation.sources.warc import read_warc
 
 HERE = Path(__file__).parent
 LANGUAGES = [lang for langs in GROUPS.values() for lang in langs]

@@ -19,13 +19,13 @@ from pathlib import Path
 import pyarrow as pa
 from table import row, write
 
-from curation.edit import normalise
-from curation.policy import apply, languages, load_all
-from curation.signal_schema import MEASURED
-from curation.signals import Meter, signals_kernel
-from curation.units import text_buffers
-from curation.word_lists import document_words
-from curation.words import alphabet
+from curation.policy.policy import apply, languages, load_all
+from curation.policy.signal_schema import MEASURED
+from curation.signals.edit import normalise
+from curation.signals.text_signals import Meter, signals_kernel
+from curation.signals.word_lists import document_words
+from curation.text.units import text_buffers
+from curation.text.words import alphabet
 
 BATCH_ROWS = 1024
 TARGET = 20.0  # MB/s/core

@@ -22,11 +22,11 @@ from curation_minhash import cpu_seconds, read
 from table import row, write
 
 from cluster import storage
-from cluster.local_engine import Local
-from curation.dedup import dedup
-from curation.dedup_schema import DedupConfig
-from curation.substring import anchors, copies
-from curation.substring_cut import cut
+from cluster.engines.in_process import Local
+from curation.dedup.cut import cut
+from curation.dedup.schema import DedupConfig
+from curation.dedup.steps import dedup
+from curation.dedup.substring import anchors, copies
 
 CHARACTERS = 100
 NAIVE_BYTES = 6_000_000

@@ -153,7 +153,7 @@ def merged(rows: list[dict]) -> list[dict]:
 def measure(case: str, variant: str, args: argparse.Namespace) -> dict:
     import torch
 
-    from train import throughput
+    from train.monitor import throughput
 
     numbers, tied, micro_rows, _, _ = (TINY if args.tiny else CASES)[case]
     device = torch.device("cpu" if args.tiny else "cuda")
@@ -197,8 +197,9 @@ def measure(case: str, variant: str, args: argparse.Namespace) -> dict:
 
 
 def ours(options: argparse.Namespace, shape: dict, rows: dict, tick, device, variant: dict):  # noqa: PLR0917
-    from train import model, pretrain
+    from train import model
     from train.loop import LoopConfig, fit
+    from train.methods import pretrain
 
     config = LoopConfig(
         steps=options.steps + 1, rows_per_step=ACCUMULATION * options.rows, micro_rows=options.rows, lr=1e-4,
@@ -216,7 +217,8 @@ def ours(options: argparse.Namespace, shape: dict, rows: dict, tick, device, var
 
 def peer(name: str, options: argparse.Namespace, shape: dict, rows: dict, tick, device):  # noqa: PLR0917
     """The trainer of `name`; it attends within documents too."""
-    from train import flops, model
+    from train import model
+    from train.monitor import flops
 
     model.save(model.build(shape), None, str(Path(options.folder) / "model"), options.context)
     more = {"use_cpu": device.type == "cpu", "bf16": True, "gradient_accumulation_steps": ACCUMULATION}

@@ -23,9 +23,9 @@ import numpy as np
 from mixture_sampler import make_pools
 from table import row, write
 
-from mixture import blocks
-from mixture.sampler import Sampler, rows
-from mixture.store import TokenStore
+from mixture.order.sampler import Sampler, rows
+from mixture.store import blocks
+from mixture.store.token_store import TokenStore
 from train.loader import Loader, ahead
 from train.loop import BatchFn, LoopConfig
 

@@ -15,7 +15,7 @@ import time
 import torch
 from table import row, write
 
-from train import proxy
+from train.methods import proxy
 
 DEMO = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 128}
 PAPER = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 512}

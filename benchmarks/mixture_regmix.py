@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from table import row, write
 
-from mixture.mixtures import sample_mixtures
-from mixture.regression import cross_validate, fit, spearman
-from mixture.search import best_mixture
+from mixture.regmix.mixtures import sample_mixtures
+from mixture.regmix.regression import cross_validate, fit, spearman
+from mixture.regmix.search import best_mixture
 
 PUBLISHED = {"linear": (0.9008, 0.8926, 0.8801), "lightgbm": (0.9845, 0.9864, 0.9712)}
 TARGETS = {"linear": (0.90, 0.89, 0.87), "lightgbm": (0.984, 0.983, 0.960), "best": (0.9845, 0.9864, 0.9712)}

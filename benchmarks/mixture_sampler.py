@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from table import row, write
 
-from mixture.sampler import Sampler, rows
-from mixture.store import TokenStore, write_store
+from mixture.order.sampler import Sampler, rows
+from mixture.store.token_store import TokenStore, write_store
 
 CONTEXT = 4096
 BATCH = 8

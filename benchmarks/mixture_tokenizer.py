@@ -30,8 +30,12 @@ import tiktoken
 from table import row, write
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from mixture import bpe, nfc, ranks
-from mixture.pretokenize import QWEN2
+from mixture.bpe import encode as bpe
+from mixture.bpe import nfc
+from mixture.bpe.pretokenize import QWEN2
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import tiktoken_ranks as ranks
 
 PACKAGE, MEMBER = "dashscope==2.0.2", "dashscope/resources/qwen.tiktoken"
 CACHED = Path.home() / ".cache/pinisi/vocabularies/qwen.tiktoken"

@@ -165,8 +165,9 @@ def batches(rows: dict):
 
 
 def pinisi(args: argparse.Namespace, rows: dict, tick: Callable[[], None]) -> list[float]:
-    from train import model, pretrain
+    from train import model
     from train.loop import LoopConfig, fit
+    from train.methods import pretrain
 
     config = LoopConfig(
         steps=args.steps + 1, rows_per_step=ACCUMULATION * args.rows, micro_rows=args.rows, lr=LR,

@@ -20,13 +20,13 @@ import pyarrow as pa
 from datasketch import MinHash, MinHashLSH
 from table import row, write
 
-from curation import chat_duplicates
-from mixture import tokenizer as tokenizers
-from ray_jobs import recipe as recipes
-from ray_jobs import sft_data
-from ray_jobs.progress import Progress
-from ray_jobs.run import Job
-from ray_jobs.stages import STAGES
+from curation.dedup import conversations as chat_duplicates
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.config import reader as recipes
+from ray_jobs.run.graph import STAGES
+from ray_jobs.run.progress import Progress
+from ray_jobs.run.run import Job
+from ray_jobs.stages import sft_data
 
 FILES = 10
 WORDS = 30_000

@@ -22,7 +22,8 @@ import torch.distributed.checkpoint as dcp
 from table import row, write
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
-from train import checkpoint, shards
+from train.checkpoint import checkpoint
+from train.checkpoint import pieces as shards
 
 CPU = torch.device("cpu")
 TARGET = 0.2  # of the seconds that writing at once takes

@@ -19,7 +19,8 @@ import torch
 from table import row, write
 from torch import nn
 
-from train import checkpoint, optim
+from train.checkpoint import checkpoint
+from train.kernels import adamw as optim
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "equality"))
 import test_optim_equality as tiny

@@ -3,7 +3,7 @@
     <|im_start|>role newline content <|im_end|> newline          for every turn
 
 `{% generation %}` marks what an assistant writes, so that `apply_chat_template(..., return_assistant_tokens_mask=True)`,
-and with it TRL's `assistant_only_loss`, finds the tokens that `train.chat.encode` scores; it renders nothing.
+and with it TRL's `assistant_only_loss`, finds the tokens that `train.chat.conversations.encode` scores; it renders nothing.
 """
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -41,7 +41,7 @@ GAUGES = {
     "pinisi_memory_bytes": ("peak of allocated GPU memory of worker 0, or its resident memory on a CPU", ("stage",)),
     "pinisi_bits_per_byte": ("held-out loss of a model in a language, bits per byte", ("model", "language")),
     "pinisi_probe": (
-        "the probe's newest measures of a stage of preference tuning (train/probe.py)",
+        "the probe's newest measures of a stage of preference tuning (train/generation/probe.py)",
         ("stage", "measure"),
     ),
     "pinisi_win_rate": ("win rate of a stage's model against the SFT model", ("stage", "by", "language")),

@@ -1,6 +1,6 @@
 """Documents that hold passages of evaluation sets, found by runs of units that both have (GPT-3, appendix C: 13-grams).
 
-Units are those of `curation.units`, in every script: lower-cased words, and in scripts without spaces a letter with its
+Units are those of `curation.text.units`, in every script: lower-cased words, and in scripts without spaces a letter with its
 marks. A run is 13 words long, or 48 letters, or 21 Han characters, or a mixture: each word counts 1/13, each letter 1/48,
 each Han character 1/21, and a run ends with the unit that brings the sum to 1. As the end follows from the units alone, a
 passage and a document that quotes it have the same runs. These are equal lengths: the same news have 3.77 letters for each
@@ -27,7 +27,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import ledger_rows
 from curation.schema import file_name
-from curation.units import ASCII_WORD, CLASSES, HAN, LETTER, LOWER, PRIME, WORD, mix, read_units, text_buffers
+from curation.text.units import ASCII_WORD, CLASSES, HAN, LETTER, LOWER, PRIME, WORD, mix, read_units, text_buffers
 
 STAGE = "decontaminate"
 BITS_PER_KEY = 16

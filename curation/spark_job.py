@@ -6,9 +6,9 @@ import argparse
 import json
 
 from cluster import storage
-from cluster.spark_engine import Spark
-from curation.dedup import dedup
-from curation.dedup_schema import DedupConfig
+from cluster.engines.on_spark import Spark
+from curation.dedup.schema import DedupConfig
+from curation.dedup.steps import dedup
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not storage.exists(uri):
             parser.error(f"{uri} is not there: `pinisi run` writes it when the stage before {step} is done")
         jobs[step] = storage.read_json(uri)
-    from cluster.spark import session, stop
+    from cluster.spark.session import session, stop
 
     spark = session("submit", app_name="pinisi")
     for step, job in jobs.items():

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ray_jobs import convert, translate
+from ray_jobs.commands import convert
 from ray_jobs.errors import StageFailed, UserError
+from ray_jobs.prepare import translate
 
 TRAINED = {
     "words": "stop words of every language, from documents: a folder for filter.word_lists",
@@ -20,7 +21,7 @@ TRAINED = {
     "lm": "language models for perplexity, from documents: a folder for filter.perplexity_models",
     "tokenizer": "a byte-level BPE, from documents, with the fertility of each language: a folder for tokenize.tokenizer",
 }
-"""What `pinisi train` makes -> its help; each is a module ray_jobs/train_<what>.py."""
+"""What `pinisi train` makes -> its help; each is a module of ray_jobs/prepare."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         title="what to make", required=True, metavar="WHAT"
     )
     for what, text in TRAINED.items():
-        module = importlib.import_module(f"ray_jobs.train_{what}")
+        module = importlib.import_module(f"ray_jobs.prepare.{what}")
         made = train.add_parser(what, help=text, description=text)
         module.add_arguments(made)
         made.set_defaults(command=module.main)
@@ -155,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     translated = commands.add_parser("translate", help=text, description=text)
     translate.add_arguments(translated)
     translated.set_defaults(command=translate.main)
-    tokens = importlib.import_module("ray_jobs.token_plan")
+    tokens = importlib.import_module("ray_jobs.plan.tokens")
     sub = command(
         "tokens", tokens.main, "what each training stage would read of every language, beside Sailor2's tables"
     )
@@ -182,9 +183,9 @@ def terminate(number: int, frame) -> None:
 def _run(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, terminate)
     from cluster import storage
-    from ray_jobs import recipe as recipes
-    from ray_jobs import trainer
-    from ray_jobs.run import Run
+    from ray_jobs.config import reader as recipes
+    from ray_jobs.run.run import Run
+    from ray_jobs.work import trainer
 
     recipe = recipes.load(options.recipe, options.set)
     if options.dry_run:
@@ -210,7 +211,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _dry_run(recipe) -> None:
-    from ray_jobs import dry_run
+    from ray_jobs.plan import dry_run
 
     try:
         dry_run.show(dry_run.describe(recipe))
@@ -219,7 +220,7 @@ def _dry_run(recipe) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from ray_jobs import submit
+    from ray_jobs.commands import submit
 
     given = (("--until", options.until), ("--from", options.start), ("--only", options.only))
     flags = [text for flag, value in given if value for text in (flag, value)]
@@ -235,62 +236,62 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from ray_jobs import status
-    from ray_jobs.run import open_run
+    from ray_jobs.commands import status
+    from ray_jobs.run.run import open_run
 
     rows = status.rows(open_run(options.run))
     print(json.dumps(rows, indent=1)) if options.json else status.show(rows)
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from ray_jobs import explain
-    from ray_jobs.run import open_run
+    from ray_jobs.commands import explain
+    from ray_jobs.run.run import open_run
 
     found = explain.events(open_run(options.run), options.document)
     print(json.dumps(found, indent=1, ensure_ascii=False)) if options.json else explain.show(found)
 
 
 def _weights(options: argparse.Namespace) -> None:
-    from ray_jobs import data_changes
+    from ray_jobs.commands import data_changes
 
     data_changes.weights(options)
 
 
 def _takedown(options: argparse.Namespace) -> None:
-    from ray_jobs import data_changes
+    from ray_jobs.commands import data_changes
 
     data_changes.takedown(options)
 
 
 def _append(options: argparse.Namespace) -> None:
-    from ray_jobs import append
+    from ray_jobs.commands import append
 
     append.main(options)
 
 
 def _trace(options: argparse.Namespace) -> None:
-    from ray_jobs import trace
+    from ray_jobs.commands import trace
 
     trace.main(options)
 
 
 def _policy(options: argparse.Namespace) -> None:
-    from ray_jobs import policy_trial
-    from ray_jobs.run import open_run
+    from ray_jobs.commands import policy_trial
+    from ray_jobs.run.run import open_run
 
     result = policy_trial.compare(open_run(options.run), options.file, options.examples)
     print(json.dumps(result, indent=1, ensure_ascii=False)) if options.json else policy_trial.show(result)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ray_jobs import report
-    from ray_jobs.run import open_run
+    from ray_jobs.report import page as report
+    from ray_jobs.run.run import open_run
 
     print(f"report: {report.write(open_run(options.run))}")
 
 
 def _render(options: argparse.Namespace) -> None:
-    from cluster import render, spec
+    from cluster.deploy import render, spec
 
     try:
         paths = render.render(spec.load(options.cluster), options.out, options.target, options.recipe)
@@ -301,10 +302,10 @@ def _render(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from cluster import spec
-    from ray_jobs import plan
-    from ray_jobs import recipe as recipes
-    from ray_jobs.run import open_run
+    from cluster.deploy import spec
+    from ray_jobs.config import reader as recipes
+    from ray_jobs.plan import cost as plan
+    from ray_jobs.run.run import open_run
 
     recipe = recipes.load(options.recipe, options.set)
     measured = open_run(options.from_run) if options.from_run else None
@@ -316,7 +317,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from cluster import doctor
+    from cluster.doctor import checks as doctor
 
     checks = doctor.checks(options.storage)
     print(json.dumps(checks, indent=1)) if options.json else doctor.show(checks)

@@ -42,7 +42,7 @@ def chatml_tokenizer():
 @pytest.fixture(scope="session")
 def chat_tokenizer(chatml_tokenizer):
     """`chatml_tokenizer` with the chat template that a run gives to its tokenizer."""
-    from mixture.tokenizer import with_chat_template
+    from mixture.tokenizer.tokenizer import with_chat_template
 
     return with_chat_template(copy.deepcopy(chatml_tokenizer))
 

@@ -11,13 +11,15 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from cluster import gauges, spec
-from curation import policy
-from ray_jobs import cli, token_plan
-from ray_jobs import recipe as recipes
-from ray_jobs.sections import Recipe
-from ray_jobs.sections_curation import Source
-from ray_jobs.stages import STAGES
+from cluster import gauges
+from cluster.deploy import spec
+from curation.policy import policy
+from ray_jobs import cli
+from ray_jobs.config import reader as recipes
+from ray_jobs.config.curation import Source
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.plan import tokens as token_plan
+from ray_jobs.run.graph import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

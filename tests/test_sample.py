@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 from resiliparse.parse.html import HTMLTree
 
-from curation import documents
-from ray_jobs.recipe import SAMPLE
-from train import chat, preference
+from curation.sources import documents
+from ray_jobs.config.reader import SAMPLE
+from train.chat import conversations as chat
+from train.selection import preference
 
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
 UNSPACED = {"th", "lo", "km", "my", "zh"}

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 
-from train import parallel
+from train.distributed import data_parallel as parallel
 from train.loop import Batch, BatchFn, LoopConfig, micro_batches
 
 THREADS = 8

@@ -26,15 +26,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster import storage
-from train import attention, checkpoint, context, flops, layers, liger, optim, parallel, stop
-from train.guard import Guard, Limits
+from train.checkpoint import checkpoint
+from train.distributed import data_parallel as parallel
+from train.kernels import adamw as optim
+from train.kernels import attention, layers, liger
+from train.kernels import context_parallel as context
 from train.loop_config import LoopConfig
-from train.throughput import Stopwatch
-from train.validation import Validation, warnings
-from train.window import Window
+from train.monitor import flops, stop
+from train.monitor.averages import Window
+from train.monitor.guard import Guard, Limits
+from train.monitor.heldout_text import Validation, warnings
+from train.monitor.throughput import Stopwatch
 
 if TYPE_CHECKING:
-    from train.validation_loss import LossValidation
+    from train.monitor.heldout_rows import LossValidation
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +123,7 @@ def fit(
     - `device` is where it is trained; left out, where the model is.
     - `on_log(record)` on rank 0 every `log_every` steps and at the last one: step (1-based: updates done), loss (mean since
       the last record), lr, grad_norm (before clipping), tokens (seen so far), attended_per_token (mean number of positions
-      that a position attends to), skipped_steps, the metrics, and the fields of `train.throughput.Stopwatch`. A resumed
+      that a position attends to), skipped_steps, the metrics, and the fields of `train.monitor.throughput.Stopwatch`. A resumed
       run repeats the records after its checkpoint.
     - `count_fn(batch)` replaces `batch["count"]`.
     - `extra_params`: parameters that are not the model's, as optimiser groups {"params": {name: Parameter}, "lr": …, and
@@ -129,7 +134,7 @@ def fit(
     - `validation` is measured before the first update and whenever it is due, which adds its fields to a record.
 
     Raises FloatingPointError after `MAX_SKIPS` updates in a row with a loss or gradient that is not finite, and
-    `train.stop.Stopped` when a rank is asked to stop; the updates until then are in a checkpoint (unless there are none).
+    `train.monitor.stop.Stopped` when a rank is asked to stop; the updates until then are in a checkpoint (unless there are none).
     """
     rank = parallel.rank_world()[0]
     if any(p.dtype != torch.float32 for p in model.parameters()):
@@ -185,7 +190,7 @@ def fit(
     def save() -> None:
         more = {"window": window.reduced(), "guard": guard.state() if guard else []}
         if config_of_model := getattr(model, "config", None):
-            more["config"] = config_of_model.to_dict()  # so that train/convert.py needs nothing else
+            more["config"] = config_of_model.to_dict()  # so that train/export/convert.py needs nothing else
         more["validation"] = validation.start if validation else None
         writer.save(progress.step, optim.state_tensors(optimizer, named), dataclasses.asdict(progress) | more)
 

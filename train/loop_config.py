@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train import attention, layers, optim
-from train.loss import KERNELS
+from train.kernels import adamw as optim
+from train.kernels import attention, layers
+from train.kernels.cross_entropy import KERNELS
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,11 @@ class LoopConfig:
     multiplies it natively. `parallel`: "replicate" or "fsdp".
     `checkpoint_every` = 0 writes no checkpoint; `async_checkpoints` writes them while training goes on; `checkpoint_errors`
     is what a full disk does: "stop" the run or "warn". `guard` has the fields of `train.guard.Limits`; None is no guard.
-    `context_parallel` neighbouring ranks share the positions of each row (train/context.py).
-    `optimiser_states`: "fp32", or "8bit" for Adam's moments in 2 bytes a parameter (train/optim_8bit.py).
-    `attention`: "auto" or another of `train.attention.BACKENDS`; `cross_entropy`: "chunked" or "liger" (train/liger.py).
+    `context_parallel` neighbouring ranks share the positions of each row (train/kernels/context_parallel.py).
+    `optimiser_states`: "fp32", or "8bit" for Adam's moments in 2 bytes a parameter (train/kernels/adamw_8bit.py).
+    `attention`: "auto" or another of `train.attention.BACKENDS`; `cross_entropy`: "chunked" or "liger" (train/kernels/liger.py).
     `activation_checkpointing`: "none", "selective" or "full"; `compile`: each decoder layer, where that works (both
-    train/layers.py). `deterministic`: only algorithms that give the same bits each time, also on a GPU.
+    train/kernels/layers.py). `deterministic`: only algorithms that give the same bits each time, also on a GPU.
     """
 
     steps: int

@@ -1,6 +1,6 @@
 """Qwen2 models: built from a config, loaded from and saved to Hugging Face folders at any URI.
 
-The model class is `transformers`' own; only its attention function is ours (`train/attention.py`), and it is not written
+The model class is `transformers`' own; only its attention function is ours (`train/kernels/attention.py`), and it is not written
 into the config, so a saved folder opens with `AutoModelForCausalLM` alone.
 """
 
@@ -17,7 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Con
 from transformers.utils import logging as transformers_logging
 
 from cluster import storage
-from train import attention, chat, parallel, vocabulary
+from train.chat import conversations as chat
+from train.distributed import data_parallel as parallel
+from train.distributed import vocabulary
+from train.kernels import attention
 
 transformers_logging.disable_progress_bar()  # one line per file loaded or saved is noise in a job's log
 

@@ -17,7 +17,7 @@ def minhash(corpus: str, permutations: str, bands: str, rows: str, threshold: st
     """Bands alone, or with a threshold the pairs whose signatures reach it, as the dedup stage does by default."""
     from curation_minhash import clusters
 
-    from curation.minhash import MinHash
+    from curation.dedup.minhash import MinHash
 
     config = MinHash(int(permutations), int(bands), int(rows))
     text = pq.read_table(corpus)["text"].combine_chunks()
@@ -30,8 +30,8 @@ def minhash(corpus: str, permutations: str, bands: str, rows: str, threshold: st
 
 def filters(corpus: str) -> dict:
     """Every signal, no early exit, and the policies of all languages on them."""
-    from curation.policy import policy_kernel
-    from curation.signals import signals_kernel
+    from curation.policy.policy import policy_kernel
+    from curation.signals.text_signals import signals_kernel
 
     table = pq.read_table(corpus)
     signals, policy = signals_kernel(LANGUAGES), policy_kernel(LANGUAGES)

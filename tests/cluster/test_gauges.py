@@ -40,7 +40,7 @@ def test_nothing_happens_without_ray(monkeypatch):
 def test_gauges_are_on_the_metrics_endpoint(monkeypatch):
     """An embedded Ray, as `pinisi run` starts it; a worker process and this one both report."""
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
-    from cluster import embedded
+    from cluster.engines import embedded
 
     embedded.start(cpus=1)
     import ray

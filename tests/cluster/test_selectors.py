@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(path for folder in ("ray_jobs", "cluster", "curation") for path in (ROOT / folder).glob("*.py"))
+FILES = sorted(path for folder in ("ray_jobs", "cluster", "curation") for path in (ROOT / folder).rglob("*.py"))
 MAKES = {"remote", "placement_group", "ScalingConfig"}  # ray.remote(…), placement_group(…), ScalingConfig(…)
 
 

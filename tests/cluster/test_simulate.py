@@ -4,8 +4,8 @@ import statistics
 
 import pytest
 
-from cluster.simulate import START_SPREAD, Phase, simulate
-from cluster.spec import Group
+from cluster.deploy.spec import Group
+from ray_jobs.plan.simulate import START_SPREAD, Phase, simulate
 
 
 def group(**more) -> Group:
@@ -57,7 +57,7 @@ def test_a_rate_limit_bounds_the_speed():
 
 
 def test_hopeless_losses_are_an_error(monkeypatch):
-    monkeypatch.setattr("cluster.simulate.MAX_EVENTS", 1000)
+    monkeypatch.setattr("ray_jobs.plan.simulate.MAX_EVENTS", 1000)
     spot = group(spot=True, spot_losses_per_hour=50.0, start_seconds=600)
     with pytest.raises(ValueError, match=r"groups\.curate\.spot_losses_per_hour"):
         simulate([Phase("train", spot, 8, 1e9, 3600.0, gang=True)], seed=0)

@@ -10,7 +10,7 @@ import pytest
 from dedup_corpus import CONFIG, corpus, files, run, write_parts
 
 from cluster import storage
-from cluster.local_engine import Local
+from cluster.engines.in_process import Local
 from curation.spark_job import main
 
 

@@ -12,8 +12,8 @@ import yaml
 from shapes import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mixture import tokenizer as tokenizers
-from ray_jobs.recipe import SAMPLE
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.config.reader import SAMPLE
 from train import model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from cluster import storage
-from ray_jobs.recipe import RECIPES, SAMPLE
-from ray_jobs.stages import STAGES
+from ray_jobs.config.reader import RECIPES, SAMPLE
+from ray_jobs.run.graph import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from commoncrawl_site import Snapshot, build, pages
 
-from cluster import s3_request, storage
+from cluster import storage
+from cluster.fetch import s3_request
 
 ROOT = Path(__file__).parent.parent.parent
 

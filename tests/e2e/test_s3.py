@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import storage
-from ray_jobs.recipe import SAMPLE
+from ray_jobs.config.reader import SAMPLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cluster import storage
-from mixture import blocks
-from mixture.sampler import Sampler, rows
-from mixture.store import TokenStore, append, write_store
+from mixture.order.sampler import Sampler, rows
+from mixture.store import blocks
+from mixture.store.token_store import TokenStore, append, write_store
 from train.loader import ahead
 from train.loop import LoopConfig
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import tiktoken_ranks as ranks
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mixture import bpe, nfc, piece_cache, ranks, tokenizer
-from mixture.encoder import Encoder
-from mixture.pretokenize import GPT2, LLAMA3, QWEN2, RULES
+from mixture.bpe import encode as bpe
+from mixture.bpe import nfc, piece_cache
+from mixture.bpe.pretokenize import GPT2, LLAMA3, QWEN2, RULES
+from mixture.tokenizer import tokenizer
+from mixture.tokenizer.encoder import Encoder
 
 SENTENCES = {
     "en": "The harbour was quiet in 2024, and it's said that the boats stayed in; I'LL ask 'em, we've DON'T.",

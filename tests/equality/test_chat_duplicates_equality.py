@@ -7,8 +7,8 @@ from datasketch import MinHash as Datasketch
 from datasketch import MinHashLSH
 from datasketch.lsh import _optimal_param
 
-from curation import chat_duplicates
-from curation.minhash import EMPTY, signatures
+from curation.dedup import conversations as chat_duplicates
+from curation.dedup.minhash import EMPTY, signatures
 
 
 def chats(n: int, seed: int) -> list[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cluster.chatml import TEMPLATE
-from train import sft
-from train.chat import encode
-from train.examples import collate
-from train.loss import IGNORE
+from train.batches.examples import collate
+from train.chat.conversations import encode
+from train.kernels.cross_entropy import IGNORE
+from train.methods import sft
 
 SYLLABLES = [
     "ba",

@@ -10,9 +10,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_loop_equality import assert_same_run, batch_fn, build, train
 
-from train import attention, context, pretrain
-from train.loss import linear_cross_entropy
-from train.validation_loss import LossValidation, batches
+from train.kernels import attention
+from train.kernels import context_parallel as context
+from train.kernels.cross_entropy import linear_cross_entropy
+from train.methods import pretrain
+from train.monitor.heldout_rows import LossValidation, batches
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from curation.decontaminate import Lengths, build, search
-from curation.units import CLASSES, HAN, LETTER, MARK, WORD
+from curation.text.units import CLASSES, HAN, LETTER, MARK, WORD
 
 ALPHABETS = {
     "latin": ["a", "b", "ab", "Ba", "é"],

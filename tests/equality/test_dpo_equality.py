@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from train import dpo
 from train import model as models
-from train.dpo import Objective
-from train.logprobs import logprobs
+from train.methods import dpo
+from train.methods.dpo import Objective
+from train.scores.logprobs import logprobs
 
 WORDS = ["ikan", "perahu", "ข้าว", "ເຮືອ", "nasi goreng", "ya", "tidak", "漢字", "ရန်ကုန်"]
 ATOL = 1e-6

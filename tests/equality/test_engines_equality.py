@@ -1,20 +1,16 @@
 """Spark, Ray Data and the plain runner give the same kept set, ledger and index, byte for byte, at any split."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-from cluster import embedded
-from cluster import spark as spark_session
-from cluster.local_engine import Local
-from cluster.ray_engine import Ray
-from cluster.spark_engine import Spark
-
-sys.path.append(str(Path(__file__).parent.parent / "curation"))
 from dedup_corpus import CONFIG, chain, corpus, document, files, run, words, write_parts
+
+from cluster.engines import embedded
+from cluster.engines.in_process import Local
+from cluster.engines.on_ray import Ray
+from cluster.engines.on_spark import Spark
+from cluster.spark import session as spark_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from train import expand, model
+from train import model
+from train.methods import expand
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 

@@ -7,8 +7,8 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from train import model
-from train.chat import encode_prompts
-from train.generate import Sampling, generate, stop_ids
+from train.chat.conversations import encode_prompts
+from train.generation.generate import Sampling, generate, stop_ids
 
 TEXTS = ["ikan", "apa itu perahu layar yang besar sekali dan cepat?", "ข้าว", "nasi goreng", "a"]
 PROMPTS = [{"id": f"p{i}", "lang": "id", "prompt": [{"role": "user", "content": text}]} for i, text in enumerate(TEXTS)]

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pyarrow as pa
 
-from curation.lid_model import PREFIX_CHARS, LanguageModel
-from curation.lid_ngrams import (
+from curation.lid.model import PREFIX_CHARS, LanguageModel
+from curation.lid.ngrams import (
     BOUNDARY,
     FOLD,
     LONGEST_NGRAM,
@@ -17,7 +17,7 @@ from curation.lid_ngrams import (
     passage_scores,
     text_features,
 )
-from curation.units import text_buffers
+from curation.text.units import text_buffers
 
 BITS = 14
 U64 = (1 << 64) - 1
@@ -131,7 +131,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def naive_label(model: LanguageModel, text: str) -> tuple[int, float, np.ndarray]:
-    """(label, share, probabilities) by the rules that `curation.lid_model` states, alphabet left out."""
+    """(label, share, probabilities) by the rules that `curation.lid.model` states, alphabet left out."""
 
     def probability(parts):
         n = sum(count for _, count, _ in parts)

@@ -12,10 +12,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from train import evaluate, model, optim, pretrain
+from train import model
+from train.kernels import adamw as optim
 from train.loop import LoopConfig, fit
-from train.throughput import MEASURED
-from train.validation import Validation
+from train.methods import pretrain
+from train.monitor.heldout_text import Validation
+from train.monitor.throughput import MEASURED
+from train.scores import evaluate
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from datasketch import MinHash as Datasketch
 
-from curation.minhash import MinHash, band_keys, jaccard_estimate, signatures
+from curation.dedup.minhash import MinHash, band_keys, jaccard_estimate, signatures
 
 LETTERS = {
     "latin": [chr(c) for c in range(ord("a"), ord("z"))],

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from train import model, optim
-from train.loss import linear_cross_entropy
+from train import model
+from train.kernels import adamw as optim
+from train.kernels.cross_entropy import linear_cross_entropy
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from train import model, pretrain
+from train import model
+from train.methods import pretrain
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 

@@ -3,7 +3,7 @@
 import random
 from itertools import product
 
-from train import preference
+from train.selection import preference
 
 
 def naive(answers, expected):

@@ -8,9 +8,10 @@ import pytest
 import sentencepiece
 
 from cluster import kenlm as tools
-from curation import language_model, perplexity
-from curation.kneser_ney import estimate, without_unknown
-from curation.pieces import encode, normal_lines, pieces_of
+from curation.lm import perplexity
+from curation.lm import training as language_model
+from curation.lm.kneser_ney import estimate, without_unknown
+from curation.lm.pieces import encode, normal_lines, pieces_of
 
 SCRIPTS = {
     "latin": [

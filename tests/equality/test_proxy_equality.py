@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from train import model, pretrain, proxy
+from train import model
 from train.loop import LoopConfig, fit
+from train.methods import pretrain, proxy
 
 torch.set_num_threads(1)
 

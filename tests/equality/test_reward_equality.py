@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from train import model as models
-from train import reward, reward_scores
+from train.methods import reward
+from train.scores import reward_scores
 
 WORDS = ["ikan", "perahu", "ข้าว", "ເຮືອ", "nasi goreng", "ya", "tidak", "漢字", "ရန်ကုန်"]
 ATOL = 1e-6

@@ -6,9 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mixture.permute import derive, permute
-from mixture.sampler import BLOCK, IGNORE, Sampler, rows
-from mixture.store import TokenStore, append, write_store
+from mixture.order.permute import derive, permute
+from mixture.order.sampler import BLOCK, IGNORE, Sampler, rows
+from mixture.store.token_store import TokenStore, append, write_store
 
 CONTEXT, SEED, EOD = 12, 7, 0
 SIZES = {"en": 150, "lo": 4, "th": 60, "vi": 90}  # documents

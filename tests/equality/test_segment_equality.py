@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from curation import icu_dictionary
-from curation.segment import PROPERTIES
-from curation.words import split_words
+from curation.text import icu_dictionary
+from curation.text.segment import PROPERTIES
+from curation.text.words import split_words
 
 TEXTS = {
     "th": """ทุกเช้าแม่จะเดินไปตลาดเพื่อซื้อปลาและผักสด ตลาดอยู่ไม่ไกลจากบ้าน แม่จึงชวนเพื่อนบ้านเดินไปด้วยกัน

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train.greedy import greedy
-from train.select import Decision, select
+from train.selection.diverse import greedy
+from train.selection.select import Decision, select
 
 
 def naive_greedy(rows, quota, max_cosine):
@@ -98,7 +98,7 @@ def cell(kind: str) -> np.ndarray:
 @pytest.mark.parametrize("max_cosine", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("quota", [0, 1, 30, 300])
 def test_blocks_do_not_change_the_result(kind, max_cosine, quota, monkeypatch):
-    monkeypatch.setattr("train.greedy.COLUMNS", 13)
+    monkeypatch.setattr("train.selection.diverse.COLUMNS", 13)
     rows = cell(kind)
     expected = naive_greedy(rows, quota, max_cosine)
     for block in (1, 7, 64, 1000):

@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation.documents import read_jsonl
-from curation.extract import Extractor
+from curation.extract.extractor import Extractor
 from curation.schema import Limits
-from curation.warc import read_warc
+from curation.sources.documents import read_jsonl
+from curation.sources.warc import read_warc
 
 N = 8
 
@@ -57,9 +57,9 @@ def peak_bytes(path: Path, reader: str) -> int:
     small.write_text('{"text": "x"}\n')
     code = (
         "import sys\n"
-        "from curation.documents import read_jsonl\n"
+        "from curation.sources.documents import read_jsonl\n"
         "from curation.schema import Limits\n"
-        "from curation.warc import read_warc\n"
+        "from curation.sources.warc import read_warc\n"
         # not ru_maxrss, which a process inherits from the one that starts it
         "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024\n"
         "list(read_jsonl(sys.argv[2], source='s'))\n"

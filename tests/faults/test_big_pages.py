@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from curation.pages import extract, prepare
+from curation.extract.page import extract, prepare
 
 SECONDS = 10.0
 N_BYTES = 50_000_000

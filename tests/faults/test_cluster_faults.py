@@ -22,11 +22,12 @@ import pytest
 from simulated_cluster import complete, lose, simulated, tree, wait_for
 
 from cluster import storage
-from ray_jobs import recipe as recipes
-from ray_jobs import spark
+from ray_jobs.config import reader as recipes
 from ray_jobs.errors import StageFailed
-from ray_jobs.run import Run
-from train import checkpoint, throughput
+from ray_jobs.run.run import Run
+from ray_jobs.work import spark
+from train.checkpoint import checkpoint
+from train.monitor import throughput
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 

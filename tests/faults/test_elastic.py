@@ -11,13 +11,13 @@ import threading
 import pytest
 from simulated_cluster import complete, lose, simulated, wait_for
 
-from cluster import embedded
-from ray_jobs import recipe as recipes
-from ray_jobs import trainer
-from ray_jobs.progress import Progress
-from ray_jobs.run import Job
-from ray_jobs.stages import STAGES
-from train import checkpoint
+from cluster.engines import embedded
+from ray_jobs.config import reader as recipes
+from ray_jobs.run.graph import STAGES
+from ray_jobs.run.progress import Progress
+from ray_jobs.run.run import Job
+from ray_jobs.work import trainer
+from train.checkpoint import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -26,7 +26,7 @@ import time
 import torch
 import torch.distributed as dist
 from train.loop import LoopConfig, LossParts, fit
-from train.metrics import JsonLines
+from train.monitor.metrics import JsonLines
 
 def train(settings):
     torch.manual_seed(3)

@@ -4,10 +4,10 @@ import json
 import random
 
 from cluster.shards import ledger_rows
-from ray_jobs import chats
-from ray_jobs.chat_categories import classifier
-from ray_jobs.sections_chat import ChatCategory
-from train.chat import fault
+from ray_jobs.alignment import chats
+from ray_jobs.alignment.categories import classifier
+from ray_jobs.config.alignment import ChatCategory
+from train.chat.conversations import fault
 
 KEYS = [
     *("id", "lang", "language", "messages", "conversations", "conversation", "prompt", "response", "completion"),

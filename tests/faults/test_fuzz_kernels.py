@@ -18,22 +18,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation import block
 from curation.decontaminate import Index, build, search
-from curation.edit import normalise
-from curation.extract import Extractor
-from curation.kneser_ney import estimate
-from curation.language import identify
-from curation.lines import line_hashes, remove_lines
-from curation.minhash import MinHash, band_keys
-from curation.pages import ENGINES
-from curation.perplexity import Model, load, perplexity, save
-from curation.pii import mask
-from curation.policy import policy_kernel
+from curation.dedup.lines import line_hashes, remove_lines
+from curation.dedup.minhash import MinHash, band_keys
+from curation.extract.extractor import Extractor
+from curation.extract.page import ENGINES
+from curation.lid.identify import identify
+from curation.lid.script import share
+from curation.lm.kneser_ney import estimate
+from curation.lm.perplexity import Model, load, perplexity, save
+from curation.policy.policy import policy_kernel
 from curation.schema import DOCUMENT, RAW, raw
-from curation.script import share
-from curation.signals import signals_kernel
-from curation.urls import url_keys
+from curation.signals.edit import normalise
+from curation.signals.masking import mask
+from curation.signals.text_signals import signals_kernel
+from curation.sources import block_lists as block
+from curation.text.urls import url_keys
 
 LANGUAGES = ["my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh"]
 SECONDS_OF_50_MB = 60.0  # of CPU; a hang is minutes, the slowest kernel takes under ten seconds

@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from train import checkpoint
+from train.checkpoint import checkpoint
 from train.loop import LoopConfig, LossParts, fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["pytest", "train.model", "train.loop", "train.pretrain"]
+    ["pytest", "train.model", "train.loop", "train.methods.pretrain"]
 )  # imported once, not by each rank
 
 

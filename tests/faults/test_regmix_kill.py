@@ -9,16 +9,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import regmix_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "ray_jobs"))
-import regmix_run  # noqa: E402
 
 
 def start(folder):
-    command = [sys.executable, "-m", "ray_jobs.regmix_proxies", "--run-dir", str(folder / "run")]
+    command = [sys.executable, "-m", "ray_jobs.stages.regmix_proxies", "--run-dir", str(folder / "run")]
     return subprocess.Popen(command, cwd=ROOT)
 
 

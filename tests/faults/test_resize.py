@@ -13,9 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from train import model, pretrain
+from train import model
 from train.loop import LoopConfig, fit
-from train.metrics import JsonLines
+from train.methods import pretrain
+from train.monitor.metrics import JsonLines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,7 +35,7 @@ SHAPE = {
 }
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["pytest", "train.model", "train.loop", "train.pretrain"]
+    ["pytest", "train.model", "train.loop", "train.methods.pretrain"]
 )  # imported once, not by each rank
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import storage
-from curation.documents import read_jsonl, read_parquet
-from curation.warc import read_warc
+from curation.sources.documents import read_jsonl, read_parquet
+from curation.sources.warc import read_warc
 
 N = 200
 TEXTS = [random.Random(i).randbytes(4000).hex() for i in range(N)]

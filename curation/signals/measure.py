@@ -1,0 +1,40 @@
+"""What filter/signals does to a batch: mask personal data, edit the text, measure every signal. Nothing is dropped.
+
+Masking comes first, so that the edits (which delete tokens with `.com` in some languages) see tokens instead of addresses,
+and the signals are those of the text that goes on. Perplexity comes last, on the edited text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+
+from curation.lm.perplexity import PerplexityColumn
+from curation.signals.masking import known, mask
+from curation.signals.text_signals import signals_kernel
+
+
+class Measure:
+    """Kernel documents -> (documents with masked, edited text and signal columns, empty ledger). Can be pickled.
+
+    `masked`: kinds of `curation.signals.pii_patterns.KINDS`; with any there is a column `pii` of counts. `perplexity_models`: a
+    folder of `pinisi train lm`; without one the signal `perplexity` is null. Raises ValueError for an unknown kind or a
+    folder without models.
+    """
+
+    def __init__(
+        self,
+        languages: list[str],
+        lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
+        *,
+        masked: Collection[str] = (),
+        perplexity_models: str | None = None,
+    ):
+        self.signals = signals_kernel(languages, lists)
+        self.masked = known(masked)
+        self.perplexity = PerplexityColumn(perplexity_models) if perplexity_models else None
+
+    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        measured, drops = self.signals(mask(batch, self.masked) if self.masked else batch)
+        return self.perplexity(measured) if self.perplexity else measured, drops

@@ -1,0 +1,123 @@
+"""Preference pairs to train on: existing ones without the worst translations, and those of a policy's own answers.
+
+Paper section 5.2. On-policy: sample answers to the prompts, score them with the reward model, keep best and worst under
+the language-consistency verifier (`train/selection/preference.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from curation.lid import identify as language
+from ray_jobs.alignment import chats, generate
+from ray_jobs.run.graph import foundation
+from ray_jobs.run.run import Job
+from ray_jobs.stages.language import location
+from ray_jobs.training import fit as training
+from ray_jobs.work import device
+from ray_jobs.work.tasks import map_on_ray
+from train import model
+from train.chat import conversations as chat
+from train.chat.scrub import emoji_count
+from train.generation import probe
+from train.methods import dpo
+from train.selection import preference
+
+PROBE = "probe.jsonl"  # in dpo/off_policy
+
+
+def off_policy(job: Job) -> tuple[list[dict], dict]:
+    """The recipe's pairs without the share per language that the base finds least likely (bad translations), and counts."""
+    recipe = job.recipe.train.dpo
+    held_out, rows = _with_probe(job)
+    chats.write_rows(job.path(PROBE), held_out)
+    rows = chats.sample(rows, recipe.max_rows)
+    rows, too_long = preference.cut_prompts(rows, _tokenizer(job), recipe.max_prompt_tokens)
+    task = {
+        **training.tokenizer_of(job),
+        "model": job.input(foundation(job.recipe), "model"),
+        "rows": rows,
+        "share": recipe.drop_worst_perplexity,
+        "context": job.recipe.train.context,
+    }
+    kept, rejects = map_on_ray(job, _by_perplexity, [task], "perplexities", gpus=device.wants_gpus(job))[0]
+    chats.write_ledger(job, too_long + rejects, "part-perplexity")
+    scrubbed = chats.per_language([row for row in kept if row["scrubbed"]])
+    return kept, {"scrubbed_per_language": scrubbed, "dropped_by_rule": _by_rule(too_long + rejects)}
+
+
+def _by_perplexity(task: dict) -> tuple[list[dict], list[dict]]:
+    tokenizer, net = training.load_tokenizer(task), model.load(task["model"]).to(device.here())
+    rows, long = _fitting(tokenizer, task["rows"], task["context"])
+    perplexities = preference.pair_perplexity(net, tokenizer, rows)
+    kept, rejects = preference.drop_worst_perplexity(rows, perplexities, task["share"])
+    return kept, rejects + long
+
+
+def _fitting(tokenizer, rows: list[dict], context: int) -> tuple[list[dict], list[dict]]:
+    """The pairs whose two sides fit in `context` tokens, and the ledger of the others."""
+    _, rejects = dpo.encode_pairs(tokenizer, rows, context)
+    out = {reject["doc_id"] for reject in rejects}
+    return [row for row in rows if row["id"] not in out], rejects
+
+
+def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
+    """Pairs from fresh samples of `policy` (URI of a model), and counts for the manifest.
+
+    They are kept in the stage's folder as samples/part-*.jsonl and pairs.jsonl, so a killed run goes on. `seed` decides the
+    samples together with the prompt.
+    """
+    prompts, rejects = _prompts(job)
+    samples = generate.samples(job, policy, prompts, job.path("samples"), seed)
+    kept, dropped = preference.pairs(samples, namer(location(job.recipe.language.model)))
+    kept, long = _fitting(_tokenizer(job), kept, job.recipe.train.context)
+    chats.write_ledger(job, rejects + dropped + long, "part-samples")
+    chats.write_rows(job.path("pairs.jsonl"), kept)
+    facts = {
+        "samples": len(samples),
+        "samples_finished": sum(row["finished"] for row in samples),
+        "samples_with_emoji": sum(emoji_count(row["answer"]) > 0 for row in samples),
+        "engine_logprob_gap": max((row["gap"] for row in samples), default=0.0),
+        "dropped_by_rule": _by_rule(rejects + dropped + long),
+    }
+    return kept, facts
+
+
+def _prompts(job: Job) -> tuple[list[dict], list[dict]]:
+    """Distinct prompts {id, lang, prompt, task} of the recipe's pairs that are not too long, and the ledger of the others."""
+    recipe = job.recipe.train.dpo
+    first: dict[str, dict] = {}
+    repeated = []
+    for row in _with_probe(job)[1]:
+        text = chat.render(row["prompt"])[0]
+        if text in first:
+            detail = f"the prompt of {first[text]['id']}"
+            repeated.append({"doc_id": row["id"], "lang": row["lang"], "rule": "repeated_prompt", "detail": detail})
+        else:
+            first[text] = {key: row.get(key) for key in ("id", "lang", "prompt", "task")}
+    fitting, too_long = preference.cut_prompts(list(first.values()), _tokenizer(job), recipe.max_prompt_tokens)
+    return chats.sample(fitting, recipe.on_policy.prompts), repeated + too_long
+
+
+def _with_probe(job: Job) -> tuple[list[dict], list[dict]]:
+    """(the pairs that dpo/watch measures, the pairs of all other prompts)"""
+    recipe = job.recipe.train.dpo
+    rows = chats.preferences(job, recipe.preference, None)
+    return probe.split(rows, recipe.watch.per_language if recipe.watch else 0)
+
+
+def _by_rule(rejects: list[dict]) -> dict[str, int]:
+    return dict(sorted(Counter(reject["rule"] for reject in rejects).items()))
+
+
+def _tokenizer(job: Job):
+    return training.load_tokenizer(training.tokenizer_of(job))
+
+
+def namer(model_name: str) -> Callable[[str], str]:
+    """text -> its most probable language."""
+    identifier = language.load(model_name)
+    return lambda text: identifier.labels[identifier.predict(pa.array([text]))[0][0]]

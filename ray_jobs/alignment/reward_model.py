@@ -1,0 +1,25 @@
+"""Which reward model a run scores with: the one that it trained, or the one that `train.reward.model` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ray_jobs.run.run import Job
+from ray_jobs.work import device
+from train.scores import reward_scores
+
+
+def settings(job: Job) -> dict:
+    """What `scorer` needs to know, as plain data."""
+    train = job.recipe.train
+    trained = job.path("model") if job.stage.name == "reward" else job.input("reward", "model")
+    return {"model": train.reward.model or trained, "precision": train.precision}
+
+
+def scorer(of: dict) -> Callable[[list[list[dict]]], np.ndarray]:
+    """conversations -> rewards, with the model loaded where this task runs."""
+    where = device.here()
+    model, tokenizer = reward_scores.load(of["model"], where, device.dtype(of["precision"], where))
+    return lambda conversations: reward_scores.score(model, tokenizer, conversations, device.BATCH_TOKENS[where.type])

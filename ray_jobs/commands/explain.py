@@ -1,0 +1,139 @@
+"""`pinisi explain`: what happened to one document, conversation or pair at every stage, and why."""
+
+from __future__ import annotations
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster import storage
+from curation.text.urls import normalise
+from ray_jobs.commands import explain_chat
+from ray_jobs.errors import UserError
+from ray_jobs.run.locate import parts
+from ray_jobs.run.run import Run
+
+DOCUMENT_STAGES = (
+    "crawl",
+    "extract",
+    "language",
+    "filter/signals",
+    "filter/policy",
+    "dedup",
+    "decontaminate",
+    "quality",
+    "tokenize",
+)
+
+
+def events(run: Run, document: str) -> list[dict]:
+    """Events in the order of the stages: `doc_id, url, stage, outcome, rule, value, threshold, detail`.
+
+    `document` is a doc_id, the id in its source, or a URL (several documents may share one). Outcome is `kept`, `dropped`
+    or, in tokenize, `trained on` or `held out`. The id of a conversation or preference pair is explained by the alignment
+    stages. Raises UserError when no stage has seen it."""
+    try:
+        named = documents(run, document)
+    except UserError:
+        if found := explain_chat.events(run, document):
+            return found
+        raise
+    result = []
+    for doc_id, part in named:
+        for stage in DOCUMENT_STAGES:
+            if run.manifest(stage) is None:
+                continue
+            same = pc.field("doc_id") == doc_id
+            dropped = _rows(storage.join(run.uri, "dropped", stage, part), same)
+            kept = _rows(storage.join(run.uri, stage, part), same, _shown(stage))
+            result += [_event(doc_id, stage, "dropped", row) for row in dropped]
+            if kept:
+                result.append(_event(doc_id, stage, "kept", {**kept[0], **_found(stage, kept[0])}))
+            elif dropped:
+                break
+    return result
+
+
+def documents(run: Run, document: str) -> list[tuple[str, str]]:
+    """(doc_id, file name of the part) of each document that `document` names, sorted."""
+    page = normalise(document)
+    found: set[tuple[str, str]] = set()
+    for part in parts(run.uri, document):
+        for folder in ("crawl", "dropped/crawl"):
+            for row in _rows(storage.join(run.uri, folder, part), None, ["doc_id", "url", "source_id"]):
+                named = document in (row["doc_id"], row.get("source_id"), row["url"])
+                if row["doc_id"] and (named or (page and row["url"] and normalise(row["url"]) == page)):
+                    found.add((row["doc_id"], part))
+    if not found:
+        raise UserError(
+            f"{document}: no document of {run.uri} has this id or URL; `pinisi status {run.uri}` lists what was read"
+        )
+    return sorted(found)
+
+
+def _shown(stage: str) -> list[str]:
+    extra = {
+        "language": ["lang", "lang_score"],
+        "quality": ["lang", "quality"],
+        "tokenize": ["lang", "heldout", "n_tokens"],
+    }
+    return ["doc_id", "url", *extra.get(stage, [])]
+
+
+def _found(stage: str, row: dict) -> dict:
+    """What a stage that kept the document said about it."""
+    if stage == "language":
+        return {"rule": "language", "value": row["lang_score"], "detail": row["lang"]}
+    if stage == "quality" and row["quality"] is not None:
+        return {"rule": "quality", "value": row["quality"], "detail": row["lang"]}
+    if stage == "tokenize":
+        return {
+            "rule": "tokens",
+            "value": row["n_tokens"],
+            "detail": "held out for evaluation" if row["heldout"] else "in the token store",
+        }
+    return {}
+
+
+def _event(doc_id: str, stage: str, outcome: str, row: dict) -> dict:
+    fields = {key: row.get(key) for key in ("rule", "value", "threshold", "detail")}
+    return {"doc_id": doc_id, "url": row.get("url"), "stage": stage, "outcome": outcome, **fields}
+
+
+def _rows(uri: str, condition: pc.Expression | None, columns: list[str] | None = None) -> list[dict]:
+    """Rows of one part that meet `condition`; only the named columns are read. None when the part is not there."""
+    if not storage.exists(uri):
+        return []
+    with storage.open_parquet(uri) as parquet:
+        known = parquet.schema_arrow.names
+        if condition is None:
+            return parquet.read([c for c in columns if c in known]).to_pylist()
+        hits = parquet.read(["doc_id"]).filter(condition).num_rows
+        return parquet.read([c for c in columns or known if c in known]).filter(condition).to_pylist() if hits else []
+
+
+def show(found: list[dict]) -> None:
+    for doc_id, url in dict.fromkeys((event["doc_id"], event["url"]) for event in found):
+        Console().print(f"document {doc_id}  {escape(url or '')}", soft_wrap=True)
+        table = Table(box=None, header_style="bold")
+        for title in ("stage", "outcome", "rule", "value", "threshold", "detail"):
+            table.add_column(
+                title, overflow="fold", no_wrap=title != "detail", min_width=32 if title == "detail" else None
+            )
+        for event in found:
+            if event["doc_id"] == doc_id:
+                colour = "red" if event["outcome"] == "dropped" else "green"
+                table.add_row(
+                    event["stage"],
+                    f"[{colour}]{event['outcome']}[/]",
+                    event["rule"] or "",
+                    _number(event["value"]),
+                    _number(event["threshold"]),
+                    escape(event["detail"] or ""),
+                )
+        Console().print(table, crop=False)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,152 @@
+"""`pinisi policy RUN --try FILE`: what another policy would keep and drop, and why, from the signals that the run stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster import storage
+from curation.policy import percentiles, policy
+from curation.signals import word_lists
+from ray_jobs.errors import UserError
+from ray_jobs.run.run import Run
+from ray_jobs.stages.filter_policy import thresholds
+
+STAGE = "filter/signals"
+BATCH_ROWS = 65_536
+
+
+def compare(run: Run, file: str, examples: int = 5) -> dict:
+    """Judge every document of the run by the recipe's policy and by that of `file`, which has the shape of `filter.policy`.
+
+    Returns `languages` (language -> `documents`, `kept_now`, `kept_tried`, `newly_dropped`, `newly_kept`, and `rules`: rule ->
+    documents that break it `now` and `tried`, with the tried `threshold`), `thresholds` of percentiles, and `examples`:
+    documents that change side, at most `examples` of a language and side. Raises UserError for a wrong key or no signals.
+    """
+    if run.manifest(STAGE) is None:
+        raise UserError(f"{run.uri}: {STAGE} is not done, so there are no signals yet; `pinisi run` first")
+    recipe, langs = run.recipe, list(run.recipe.languages)
+    tried_rules = _read(file)
+    parts = storage.glob(storage.join(run.uri, STAGE, "part-*.parquet"))
+    folder = recipe.filter.word_lists
+    sides, numbers = [], []
+    for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
+        try:
+            sides.append(policy.load_all(langs, rules, word_lists.read(folder) if folder else {}))
+            numbers.append(thresholds(parts, sides[-1], recipe.filter))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    now, tried = (percentiles.resolve(side, number) for side, number in zip(sides, numbers, strict=True))
+    signals = sorted({signal for side in (now, tried) for one in side.values() for signal in one.rules})
+    languages: dict[str, dict] = {}
+    changed: dict[tuple[str, str], list[dict]] = {}
+    for part in parts:
+        with storage.open_parquet(part) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=["doc_id", "url", "lang", *signals]):
+                _judge(batch, now, tried, languages, changed, examples)
+    return {
+        "run": run.uri,
+        "policy": file,
+        "languages": dict(sorted(languages.items())),
+        "thresholds": numbers[1],
+        "examples": [row for _, rows in sorted(changed.items()) for row in rows],
+    }
+
+
+def _read(file: str) -> dict:
+    if not Path(file).is_file():
+        raise UserError(f"{file}: no such file")
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(content or {}, dict):
+        raise UserError(f"{file}: must be a mapping of languages, or `default`, to rules")
+    return content or {}
+
+
+def _judge(batch, now, tried, languages, changed, examples) -> None:  # noqa: PLR0917
+    kept, ledgers = zip(*(policy.apply(batch, side) for side in (now, tried)), strict=True)
+    before, after = (keep.to_numpy(zero_copy_only=False) for keep in kept)
+    langs = np.array([lang or "?" for lang in batch["lang"].to_pylist()], object)
+    for lang in np.unique(langs.astype(str)):
+        rows = langs == lang
+        counts = languages.setdefault(
+            lang,
+            {
+                **dict.fromkeys(("documents", "kept_now", "kept_tried", "newly_dropped", "newly_kept"), 0),
+                "rules": {},
+            },
+        )
+        counts["documents"] += int(rows.sum())
+        counts["kept_now"] += int((rows & before).sum())
+        counts["kept_tried"] += int((rows & after).sum())
+        counts["newly_dropped"] += int((rows & before & ~after).sum())
+        counts["newly_kept"] += int((rows & ~before & after).sum())
+    for side, ledger in zip(("now", "tried"), ledgers, strict=True):
+        pairs = zip(*(ledger[name].to_pylist() for name in ("lang", "rule", "threshold")), strict=True)
+        for (lang, rule, threshold), n in Counter(pairs).items():
+            row = languages[lang or "?"]["rules"].setdefault(rule, {"now": 0, "tried": 0, "threshold": None})
+            row[side] += n
+            if side == "tried":
+                row["threshold"] = threshold
+    for side, mask, ledger in (
+        ("newly_dropped", before & ~after, ledgers[1]),
+        ("newly_kept", ~before & after, ledgers[0]),
+    ):
+        _examples(batch, side, np.flatnonzero(mask), ledger, changed, examples)
+
+
+def _examples(batch, side, rows, ledger, changed, examples) -> None:  # noqa: PLR0917
+    """The first documents of each language that change side, with the rules that they break on the side that drops them."""
+    wanted = []
+    for row in rows.tolist():
+        found = changed.setdefault((batch["lang"][row].as_py() or "?", side), [])
+        if len(found) < examples:
+            one = {name: batch[name][row].as_py() for name in ("doc_id", "url", "lang")}
+            found.append({**one, "change": side, "rules": []})
+            wanted.append(found[-1])
+    if wanted:
+        by_id = {one["doc_id"]: one for one in wanted}
+        mine = ledger.filter(pc.is_in(ledger["doc_id"], pa.array(list(by_id), pa.string())))
+        for row in mine.to_pylist():
+            by_id[row["doc_id"]]["rules"].append({key: row[key] for key in ("rule", "value", "threshold")})
+
+
+def show(result: dict) -> None:
+    table = Table(box=None, header_style="bold")
+    for title in ("language", "documents", "kept now", "kept tried", "newly dropped", "newly kept"):
+        table.add_column(title, justify="left" if title == "language" else "right")
+    for lang, row in result["languages"].items():
+        n = row["documents"]
+        shares = [f"{row[key]:,} ({100 * row[key] / n:.1f} %)" for key in ("kept_now", "kept_tried")]
+        table.add_row(lang, f"{n:,}", *shares, f"{row['newly_dropped']:,}", f"{row['newly_kept']:,}")
+    Console().print(table)
+    table = Table(box=None, header_style="bold", title="documents that break a rule", title_justify="left")
+    for title in ("language", "rule", "now", "tried", "threshold tried"):
+        table.add_column(title, justify="left" if title in ("language", "rule") else "right")
+    for lang, row in result["languages"].items():
+        for rule, counts in sorted(row["rules"].items(), key=lambda item: (-item[1]["tried"], item[0])):
+            threshold = "off" if counts["threshold"] is None else f"{counts['threshold']:.4g}"
+            table.add_row(lang, rule, f"{counts['now']:,}", f"{counts['tried']:,}", threshold)
+    Console().print(table)
+    for lang, signals in result["thresholds"].items():
+        for signal, bounds in signals.items():
+            for bound, row in bounds.items():
+                number = "off, too few" if row["value"] is None else f"{row['value']:.4g}"
+                print(
+                    f"{lang}: {signal} {bound}: percentile {row['percentile']:g} of {row['documents']:,} documents = {number}"
+                )
+    for one in result["examples"]:
+        rules = ", ".join(f"{r['rule']} {r['value']:.4g} (bound {r['threshold']:.4g})" for r in one["rules"])
+        name = one["url"] or one["doc_id"]
+        change = one["change"].replace("_", " ")
+        Console().print(f"{one['lang']}: {change}: {escape(name)}: {escape(rules)}", soft_wrap=True)

@@ -1,0 +1,71 @@
+"""Sections of a recipe for tokens and mixture. Numbers are RegMix's and Sailor2's (arXiv 2502.12982, 3.4 and 4.4)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ray_jobs.config.section import Positive, Rate, Section, Share
+
+
+class Tokenize(Section):
+    tokenizer: str = "train"  # `train`, or a folder or Hugging Face name
+    vocab_size: Positive = 16_384
+    train_bytes: Positive = 12_000_000
+    dropout: Share = 0.0  # BPE-dropout: the probability that a due merge is put aside
+    seed: int = Field(0, ge=0)  # of the dropout
+    heldout_share: Share = 0.02  # documents kept for evaluation, by a hash of their id
+    heldout_bytes_per_language: Positive = 100_000
+
+
+class Shape(Section):
+    """A Qwen2 configuration."""
+
+    hidden_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    intermediate_size: Positive
+    tie_word_embeddings: bool = True
+    rope_theta: Rate = 10_000.0
+
+
+class Proxies(Section):
+    """The proxy runs of RegMix: RegMix's 1M model, as many runs as Sailor2 (sections 3.4 and 4.4.1)."""
+
+    runs: Annotated[int, Field(ge=10)] = 1000  # a regression wants 8, and one fold of five is held out
+    heldout_runs: Annotated[int, Field(ge=0)] = 64  # more runs that the regression is only measured by
+    group: Positive = 8  # models trained at a time by one task; 1 = one by one
+    shape: Shape = Shape(
+        hidden_size=256, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=8, intermediate_size=512
+    )
+    vocab_size: Positive = 16_384  # kept of the run's tokenizer
+    context: Positive = 2048
+    tokens: Positive = 1_000_000_000  # of each run
+    rows_per_step: Positive = 512
+    micro_rows: Positive = 16
+    lr: Rate = 4e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    heldout_tokens: Positive = 200_000  # of each language, at most
+
+
+class Regmix(Section):
+    """Weights of stage 1 from proxy runs; without this section they are tempered token counts."""
+
+    proxies: Proxies = Proxies()
+    regression: Literal["best", "lightgbm", "linear"] = "best"
+    candidates: Positive = 100_000
+    average: Positive = 128  # of the best candidates
+    minimum: dict[str, Share] = {}  # a language, or `default` -> least share of stage 1
+    min_correlation: Share = 0.5  # on unseen mixtures; below it the tempered weights stay
+
+
+class Mixture(Section):
+    temperature: Rate = 2.0  # weights ~ tokens^(1/temperature)
+    max_epochs: Rate = 4.0
+    replay_languages: list[str] = ["en", "zh"]
+    replay_share: Share = 0.2  # of stage 1, for the replay languages together
+    stage2_replay_share: Share = 0.2  # of stage 2: the blend of stage 1
+    stage2_instruction_share: Share = 0.04  # of stage 2: instruction texts
+    regmix: Regmix | None = None

@@ -1,0 +1,162 @@
+"""GPU time of what a recipe does on GPUs beside pre-training: RegMix's proxies, reward model, SFT, preferences, evaluation.
+
+A forward pass is a third of a training step. Stages that only read a model work on single GPUs (`Step.gpus`): as many as
+there are tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from cluster.deploy.spec import Group
+from ray_jobs.alignment import measures
+from ray_jobs.config.recipe import Recipe, Train
+from ray_jobs.plan.rates import Number
+from ray_jobs.plan.training import Model, Step, model
+from ray_jobs.run.graph import ON_POLICY, ROUNDS
+from train.monitor import flops
+
+FORWARD = 1 / 3  # of a step
+EMBEDDING_BYTES = 8  # of a number of what the head keeps in memory
+
+
+def before(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
+    """The proxies, which come before training."""
+    if recipe.mixture.regmix is None or not recipe.sources:
+        return []
+    own = recipe.mixture.regmix.proxies
+    runs = own.runs + own.heldout_runs
+    per_token = flops.per_token(own.shape.model_dump(), own.vocab_size, own.context)
+    mfu = n["proxy_mfu"]
+    seconds = runs * own.tokens * per_token / (group.gpu_tflops * 1e12 * mfu.value)
+    source = f"mixture.regmix.proxies: {runs:,} runs x {own.tokens:,} tokens; {per_token / 1e6:,.0f} MFLOP a token"
+    tasks = math.ceil(runs / own.group)
+    return [Step("regmix/proxies", runs * own.tokens, seconds, f"{source}; MFU {mfu.value:.0%}, {mfu.source}", tasks)]
+
+
+def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
+    """What follows pre-training, in the order of the stages."""
+    train = recipe.train
+    assert train is not None
+    _, grown = model(recipe)
+    chat = n["chat_tokens"].value
+    speed = group.gpu_tflops * 1e12 * n["mfu"].value
+    mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
+
+    def step(
+        name: str, tokens: float, source: str, times: float = 1.0, *, of: Model = grown, gpus: int | None = None
+    ) -> Step:
+        cost = f"{times:.3g} x {of.flops_per_token / 1e9:,.1f} GFLOP a token"
+        return Step(name, tokens, times * tokens * of.flops_per_token / speed, f"{source}; {cost}; {mfu}", gpus)
+
+    def said(rows: float, what: str, key: str, name: str) -> str:
+        source = n[name].source if rows == n[name].value else key
+        return f"{rows:,.0f} {what} ({source}) x {chat:.0f} tokens ({n['chat_tokens'].source})"
+
+    steps = []
+    if train.reward and not train.reward.model:
+        rows = _rows(n, "preference_rows", train.reward.max_rows)
+        source = said(rows, "pairs of two answers", "train.reward.max_rows", "preference_rows")
+        source = f"{source} x {train.reward.epochs} epochs"
+        steps.append(step("reward", 2 * rows * chat * train.reward.epochs, source))
+    if train.sft:
+        rows = _rows(n, "chat_rows_stage1", train.sft.max_rows)
+        read = said(rows, "conversations", "train.sft.max_rows", "chat_rows_stage1")
+        epochs = train.sft.stage1.epochs
+        steps.append(step("sft/stage1", rows * chat * epochs, f"{read} x {epochs} epochs"))
+        if train.reward:
+            passes = f"{read}; a forward pass for rewards, one for perplexity and embeddings"
+            tasks = 2 * math.ceil(rows / (measures.ROWS * measures.SHARDS))
+            steps.append(step("sft/select", rows * chat, passes, 2 * FORWARD, gpus=tasks))
+            rows, epochs = _rows(n, "chat_rows_stage2", rows), train.sft.stage2.epochs
+            taken = said(rows, "conversations", "train.sft.max_rows, if all are taken", "chat_rows_stage2")
+            steps.append(step("sft/stage2", rows * chat * epochs, f"{taken} x {epochs} epochs"))
+    if train.dpo and train.sft and train.reward:
+        rows = _rows(n, "preference_rows", train.dpo.max_rows)
+        steps += _preferences(
+            train, n, step, rows, said(rows, "pairs of two answers", "train.dpo.max_rows", "preference_rows")
+        )
+    steps += _pruning(train, grown, step)
+    if not recipe.sources:  # nothing is held out
+        return steps
+    aligned = bool(train.dpo and train.sft and train.reward) and train.dpo.on_policy.rounds
+    models = 1 + bool(train.expand) + aligned + bool(train.prune)
+    models += 2 + train.pretrain.control if train.pretrain else 0
+    heldout = recipe.tokenize.heldout_bytes_per_language * len(recipe.languages) / n["bytes_per_token"].value
+    source = (
+        f"{models} models x tokenize.heldout_bytes_per_language of {len(recipe.languages)} languages / bytes_per_token"
+    )
+    steps.append(
+        step("evaluate", models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
+    )
+    return steps
+
+
+def _rows(n: Mapping[str, Number], name: str, most: float | None) -> float:
+    return min(n[name].value, most or math.inf)
+
+
+def _preferences(train: Train, n: Mapping[str, Number], step, rows: float, source: str) -> list[Step]:
+    chat, own = n["chat_tokens"].value, train.dpo.on_policy
+    times = 1 if train.dpo.loss == "simpo" else 1 + FORWARD
+    passes = (
+        "the policy's steps"
+        if train.dpo.loss == "simpo"
+        else "a forward pass of the reference, then the policy's steps"
+    )
+    steps = [
+        step("dpo/perplexity", 2 * rows * chat, f"{source}; a forward pass of the base, one task", FORWARD, gpus=1),
+        step("dpo/off_policy", 2 * rows * chat, f"{source}; {passes}", times),
+    ]
+    answers = own.prompts * own.samples
+    length = min(float(own.max_new_tokens), chat)
+    rate = n["generate_rate"]
+    tasks = math.ceil(own.prompts / 16)
+    sampled = f"{own.prompts:,} prompts x {own.samples} answers of {length:.0f} tokens"
+    sampled = f"{sampled}; {rate.value:,.0f} {rate.unit}, {rate.source}"
+    scored = f"{own.prompts:,} prompts x {own.samples} answers x {chat:.0f} tokens; a forward pass of the reward model"
+    pairs = f"{own.prompts:,} pairs at most of two answers (train.dpo.on_policy.prompts) x {chat:.0f} tokens"
+    for stage in ROUNDS[: own.rounds]:
+        number = stage.removeprefix(ON_POLICY)
+        steps += [
+            Step(f"dpo/samples{number}", answers * length, answers * length / rate.value, sampled, tasks),
+            step(f"dpo/rewards{number}", answers * chat, scored, FORWARD, gpus=tasks),
+            step(stage, 2 * own.prompts * chat, f"{pairs}; {passes}", times),
+        ]
+    return steps
+
+
+def _pruning(train: Train, grown: Model, step) -> list[Step]:
+    own = train.prune
+    if own is None:
+        return []
+    names = ("hidden_size", "num_attention_heads", "intermediate_size")
+    shape = {**grown.shape, **{name: getattr(own, name) for name in names}}
+    small = flops.per_token(shape, grown.vocab_size, train.context)
+    pruned = Model(shape, grown.vocab_size, flops.parameters(shape, grown.vocab_size), small)
+    masked = own.mask_steps * own.optimiser.rows_per_step * train.context
+    return [
+        step("prune/masks", masked, "train.prune.mask_steps x optimiser.rows_per_step x train.context"),
+        step("prune/heal", own.heal_tokens, "train.prune.heal_tokens", of=pruned),
+    ]
+
+
+def check_head(recipe: Recipe, n: Mapping[str, Number], memory_gb: float) -> None:
+    """Raises ValueError when what selection takes of one language and category, which the head compares, does not fit."""
+    train = recipe.train
+    assert train is not None
+    if not (train.sft and train.reward):
+        return
+    own = train.sft.select
+    asked, key = max(own.per_language.values(), default=0), "per_language"
+    if not own.per_language:
+        asked, key = own.per_cell, "per_cell"
+    width = model(recipe)[1].shape["hidden_size"]
+    most = int(memory_gb / 2 * 1e9 / (width * EMBEDDING_BYTES))
+    if (rows := min(asked, _rows(n, "chat_rows_stage1", train.sft.max_rows))) > most:
+        raise ValueError(
+            f"train.sft.select.{key}: the head compares {rows:,.0f} conversations by {width} numbers each, "
+            f"{rows * width * EMBEDDING_BYTES / 1e9:,.0f} GB, more than half of its {memory_gb:.0f} GB; "
+            f"set it to {most:,} or less"
+        )

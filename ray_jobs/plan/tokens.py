@@ -1,0 +1,280 @@
+"""`pinisi tokens`: what each training stage would read of every language: weight, tokens, bytes, epochs, beside Sailor2's tables.
+
+Without arguments it is for Sailor2's own pools; a file or a finished run names others. Nothing is read but counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster import storage, strict_yaml
+from mixture import sailor2, weights
+from mixture.weights import Pool, Stage
+from ray_jobs.errors import UserError
+
+HIGH_QUALITY = 0.2  # of a pool, the best by quality score
+UPDATE = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of one, Sailor2 section 4.4
+
+
+class Pools(NamedTuple):
+    """Pools by language: those of stage 1, the high-quality ones of stage 2, instructions (one, of any languages)."""
+
+    stage1: dict[str, Pool]
+    high_quality: dict[str, Pool]
+    instructions: dict[str, Pool]
+    notes: list[str]
+
+
+class Plan(NamedTuple):
+    """`read` says how often both stages together read the best documents of each language: those of both its pools."""
+
+    pools: Pools
+    stages: dict[str, Stage]
+    read: dict[str, float]
+    warnings: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--pools", metavar="FILE", help="YAML: language: {tokens, bytes, high_quality, stage1} (docs/mixture.md)"
+    )
+    source.add_argument(
+        "--run", metavar="RUN", help="the pools and the mixture keys of this run, after its stage tokenize"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="JSON, language: weight of stage 1, as in RUN/regmix/weights/weights.json"
+    )
+    for stage, text in (("stage1", "450e9"), ("stage2", "60e9, 0 for none")):
+        parser.add_argument(
+            f"--{stage}", type=float, metavar="TOKENS", help=f"of {stage} (default: the run's, else {text})"
+        )
+    parser.add_argument(
+        "--temperature", type=float, help="weights ~ tokens^(1/temperature) (default: the run's, else 2)"
+    )
+    parser.add_argument("--max-epochs", type=float, metavar="N", help="cap and warning (default: the run's, else 4)")
+    parser.add_argument("--replay-share", type=float, help="of en and zh in stage 1 (default: the run's, else 0.2)")
+    parser.add_argument("--json", action="store_true", help="print JSON for a program")
+
+
+def main(options: argparse.Namespace) -> None:
+    from ray_jobs.config.mixture import Mixture
+
+    mixture, budgets = Mixture(), {"stage1": float(sailor2.STAGE1_TOKENS), "stage2": float(sailor2.STAGE2_TOKENS)}
+    update, chosen = UPDATE, options.weights
+    try:
+        if options.run:
+            from ray_jobs.run.run import open_run
+
+            recipe = open_run(options.run).recipe
+            mixture, pools = recipe.mixture, of_run(options.run)
+            if pretrain := recipe.train and recipe.train.pretrain:
+                budgets = {"stage1": pretrain.stage1.tokens, "stage2": pretrain.stage2.tokens}
+                update = {name: getattr(pretrain, name).rows_per_step * recipe.train.context for name in budgets}
+            measured = storage.join(options.run, "regmix", "weights", "weights.json")
+            if not (chosen or options.temperature or options.replay_share) and storage.exists(measured):
+                chosen = measured
+                pools.notes.append(
+                    "weights of stage 1 are the run's, from RegMix; --temperature 2 shows those of token counts"
+                )
+        else:
+            pools = of_file(options.pools) if options.pools else of_sailor2()
+        given = {
+            "temperature": options.temperature,
+            "max_epochs": options.max_epochs,
+            "replay_share": options.replay_share,
+        }
+        mixture = mixture.model_copy(update={key: value for key, value in given.items() if value is not None})
+        budgets |= {stage: value for stage in budgets if (value := getattr(options, stage)) is not None}
+        fixed = _weights(chosen) if chosen else None
+        plan = make(pools, int(budgets["stage1"]), int(budgets["stage2"]), mixture, fixed)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    beside = not (options.run or options.pools)
+    print(json.dumps(as_json(plan, beside, update), indent=1)) if options.json else show(plan, beside, update)
+
+
+def of_sailor2() -> Pools:
+    """Sailor2's pools: nine languages in stage 1, six more with their best fifth in stage 2."""
+    replay = dict.fromkeys(("en", "zh"), sailor2.REPLAY_POOL)
+    first = {lang: pool for lang, pool in sailor2.POOLS.items() if lang not in sailor2.STAGE2_ONLY}
+    instructions = Pool(int(sailor2.STAGE2_INSTRUCTIONS), int(4 * sailor2.STAGE2_INSTRUCTIONS))
+    notes = [
+        "pools of en and zh: not public, 100 B tokens each assumed",
+        "high-quality pools: the best fifth of each language",
+    ]
+    return Pools(first | replay, _best(sailor2.POOLS), {"instructions": instructions}, notes)
+
+
+def of_file(path: str) -> Pools:
+    """The pools of a YAML file. `bytes` is 4 a token and `high_quality` a fifth of `tokens` where it is not said."""
+    values = strict_yaml.read(Path(path), "file of pools")
+    if not all(isinstance(value, dict) for value in values.values()):
+        raise ValueError(f"{path}: a file of pools maps languages to {{tokens: 61e9, bytes: 242e9}}")
+    first, best, instructions = {}, {}, {}
+    for lang, value in values.items():
+        unknown = sorted(set(value) - {"tokens", "bytes", "high_quality", "stage1"})
+        if unknown or "tokens" not in value:
+            what = f"unknown key {unknown[0]!r}" if unknown else "no tokens"
+            raise ValueError(f"{path}: {lang}: {what}; known are tokens, bytes, high_quality and stage1")
+        try:
+            tokens = float(value["tokens"])
+            pool = Pool(int(tokens), int(float(value.get("bytes", 4 * tokens))))
+            quality = float(value.get("high_quality", HIGH_QUALITY * tokens))
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: {lang}: tokens, bytes and high_quality are numbers, such as 61e9") from None
+        if min(pool) < 0 or not 0 <= quality <= tokens:
+            raise ValueError(f"{path}: {lang}: counts may not be negative, nor high_quality more than tokens")
+        if lang == "instructions":
+            instructions[lang] = pool
+            continue
+        if value.get("stage1", True):
+            first[lang] = pool
+        if quality:
+            best[lang] = _part(pool, quality / max(tokens, 1))
+    return Pools(first, best, instructions, [f"pools of {path}"])
+
+
+def of_run(uri: str) -> Pools:
+    """The pools that a run's stage tokenize has written."""
+    from ray_jobs.stages.mixture import pools_below
+
+    root = storage.join(uri, "tokenize", "pools")
+    first, best, instructions = (
+        {name.split("/")[-1]: pool for name, pool in pools_below(root, kind).items()}
+        for kind in ("all", "high_quality", "instructions")
+    )
+    if not first:
+        raise ValueError(f"{uri}: no pools of tokens below {root}; `pinisi run` writes them in its stage tokenize")
+    return Pools(first, best, instructions, [f"pools of {uri}"])
+
+
+def make(pools: Pools, stage1: int, stage2: int, mixture, fixed: dict[str, float] | None = None) -> Plan:
+    """The plan of both stages by the settings `mixture` (a recipe's section). `fixed` are weights of stage 1 by language.
+
+    `stage2` may be 0. Warns about what is read more than `mixture.max_epochs` times, in a stage and over both.
+    """
+    limits = {"temperature": mixture.temperature, "max_epochs": mixture.max_epochs}
+    replay = [lang for lang in pools.stage1 if lang in mixture.replay_languages]
+    share = mixture.replay_share if len(replay) < len(pools.stage1) else 1.0
+    if fixed is not None:
+        unknown = sorted(set(fixed) - set(pools.stage1))
+        if unknown:
+            raise ValueError(f"weights of languages without a pool in stage 1: {', '.join(unknown)}")
+        total = sum(fixed.values())
+        if total <= 0 or min(fixed.values()) < 0:
+            raise ValueError("weights may not be negative, nor all 0")
+        fixed = {lang: weight / total for lang, weight in fixed.items()}
+    first = weights.stage1(pools.stage1, stage1, **limits, replay=replay, replay_share=share, fixed=fixed)
+    stages = {"stage1": first}
+    read = {row.pool: row.epochs for row in first.rows}
+    if stage2:
+        best = {f"high_quality/{n}": p for n, p in pools.high_quality.items() if n not in mixture.replay_languages}
+        shares = {
+            "replay_share": mixture.stage2_replay_share,
+            "instruction_share": mixture.stage2_instruction_share,
+        }
+        stages["stage2"] = weights.stage2(
+            best, pools.instructions, pools.stage1, first.weights, stage2, **limits, **shares
+        )
+        for row in stages["stage2"].rows:  # the replay, and the best part of a language once more
+            lang = row.pool.removeprefix("high_quality/")
+            if lang in pools.stage1 or lang in pools.high_quality:
+                read[lang] = read.get(lang, 0.0) + row.epochs
+    warnings = [f"{name}: {text}" for name, stage in stages.items() for text in stage.warnings]
+    if stage2 and (often := [f"{lang} ({e:.1f})" for lang, e in sorted(read.items()) if e > mixture.max_epochs + 1e-6]):
+        times = f"more than {mixture.max_epochs:g} times"
+        warnings.append(f"over both stages the best documents of these languages are read {times}: {', '.join(often)}")
+    return Plan(pools, stages, read, warnings)
+
+
+def as_json(plan: Plan, beside: bool, update: dict[str, int]) -> dict:
+    """For a program; with `beside` each row has Sailor2's tokens and epochs. `update`: tokens of an update of each stage."""
+    found: dict = {"notes": plan.pools.notes, "warnings": plan.warnings, "epochs_both_stages": plan.read}
+    for name, stage in plan.stages.items():
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in _rows(plan, name, beside)]
+        found[name] = {"tokens": stage.tokens, "updates": round(stage.tokens / update[name]), "rows": rows}
+    return found
+
+
+def show(plan: Plan, beside: bool, update: dict[str, int]) -> None:
+    """Print a table of each stage, then what to mind; arguments as of `as_json`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ray_jobs.plan.cost import amount
+
+    console = Console()
+    for name, stage in plan.stages.items():
+        updates = f"{amount(stage.tokens, 'tokens')}, {stage.tokens / update[name]:,.0f} updates of {amount(update[name], '')}"
+        table = Table(box=None, header_style="bold", title=f"{name}: {updates}", title_justify="left")
+        titles = ("pool", "has", "weight", "tokens", "bytes", "epochs", "Sailor2", "epochs")
+        for title in titles if beside else titles[:6]:
+            table.add_column(title, justify="left" if title == "pool" else "right", no_wrap=True)
+        for pool, has, weight, tokens, size, epochs, theirs, their_epochs in _rows(plan, name, beside):
+            cells = [pool, amount(has, ""), f"{weight:.4f}", amount(tokens, ""), amount(size, "B"), f"{epochs:.2f}"]
+            if beside:
+                cells += [
+                    "" if theirs is None else amount(theirs, ""),
+                    "" if their_epochs is None else f"{their_epochs:.2f}",
+                ]
+            table.add_row(*cells)
+        console.print(table)
+    for text in plan.warnings:
+        console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+    for text in plan.pools.notes:
+        console.print(text, style="dim", highlight=False, soft_wrap=True)
+
+
+COLUMNS = ("pool", "pool_tokens", "weight", "tokens", "bytes", "epochs", "sailor2_tokens", "sailor2_epochs")
+Line = tuple[str, float, float, float, float, float, float | None, float | None]
+
+
+def _rows(plan: Plan, name: str, beside: bool) -> list[Line]:
+    """Rows of a stage, what is read most first, then the total. The replay of stage 1 in stage 2 is one row."""
+    stage, pools = plan.stages[name], plan.pools
+    published = {}
+    if beside:
+        second = {f"high_quality/{lang}": count for lang, count in sailor2.STAGE2.items()}
+        second |= {"stage-1 blend": sailor2.STAGE2_REPLAY, "instructions": sailor2.STAGE2_INSTRUCTIONS}
+        published = sailor2.STAGE1 if name == "stage1" else second
+    sizes = {f"high_quality/{lang}": pool for lang, pool in pools.high_quality.items()} | pools.instructions
+    own = pools.stage1 if name == "stage1" else sizes
+    lines = [(r.pool, own[r.pool].tokens, r.weight, r.tokens, r.bytes, r.epochs) for r in stage.rows if r.pool in own]
+    lines.sort(key=lambda line: (-line[3], line[0]))
+    if name == "stage2":
+        blend = [row for row in stage.rows if row.pool in pools.stage1]
+        has = sum(pool.tokens for pool in pools.stage1.values())
+        sums = [sum(getattr(row, key) for row in blend) for key in ("weight", "tokens", "bytes")]
+        lines.append(("stage-1 blend", has, *sums, sums[1] / has if has else 0.0))
+    has, *sums = (sum(line[k] for line in lines) for k in (1, 2, 3, 4))
+    theirs = [published.get(line[0]) for line in lines]
+    rows = [
+        (*line, count, count / line[1] if count is not None and line[1] else None)
+        for line, count in zip(lines, theirs, strict=True)
+    ]
+    return [
+        *rows,
+        ("total", has, *sums, sums[1] / has if has else 0.0, sum(published.values()) if beside else None, None),
+    ]
+
+
+def _best(pools: dict[str, Pool]) -> dict[str, Pool]:
+    return {lang: _part(pool, HIGH_QUALITY) for lang, pool in pools.items()}
+
+
+def _part(pool: Pool, share: float) -> Pool:
+    return Pool(round(pool.tokens * share), round(pool.bytes * share))
+
+
+def _weights(path: str) -> dict[str, float]:
+    found = storage.read_json(path)
+    found = found.get("weights", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not found or not all(isinstance(v, int | float) for v in found.values()):
+        raise ValueError(f"{path}: weights are a JSON object of language: number")
+    return {name.split("/")[-1]: float(weight) for name, weight in found.items()}

@@ -1,0 +1,188 @@
+"""GPU time and memory of a recipe's training stages, from the models' shapes.
+
+GPU-seconds = tokens x FLOPs per token (train/monitor/flops.py) / (peak x MFU). Memory per GPU is that of
+ray_jobs/plan/gpu_memory.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.deploy.spec import Group
+from ray_jobs.config.recipe import Recipe, Train
+from ray_jobs.plan import gpu_memory
+from ray_jobs.plan.rates import Number
+from train.monitor import flops
+
+WEIGHT_BYTES = 4
+USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's and fragments
+
+QWEN = {
+    "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 4864, True, 151_936),
+    "Qwen/Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, True, 151_936),
+    "Qwen/Qwen2.5-3B": (2048, 36, 16, 2, 11008, True, 151_936),
+    "Qwen/Qwen2.5-7B": (3584, 28, 28, 4, 18944, False, 152_064),
+    "Qwen/Qwen2.5-14B": (5120, 48, 40, 8, 13824, False, 152_064),
+}
+"""Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied, vocabulary
+(their config.json on the Hugging Face hub)."""
+FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "tie_word_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage on GPUs: tokens that are read, forward and backward unless `source` says otherwise, and what it takes.
+
+    `gpus` that work each on its own; None is the gang of `train.workers`.
+    """
+
+    name: str
+    tokens: float
+    gpu_seconds: float
+    source: str
+    gpus: int | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its shape."""
+
+    shape: Mapping
+    vocab_size: int
+    parameters: int
+    flops_per_token: float
+
+
+def model(recipe: Recipe) -> tuple[Model, Model]:
+    """The base and the model that is trained, which is the base where nothing is expanded. Raises ValueError for a base whose
+    shape is not known here."""
+    train = _train(recipe)
+    base = train.base
+    if base.shape is not None:
+        shape, vocabulary = base.shape.model_dump(), recipe.tokenize.vocab_size
+    elif base.model in QWEN:
+        *fields, vocabulary = QWEN[base.model]
+        shape = dict(zip(FIELDS, fields, strict=True))
+    else:
+        shape, vocabulary = _config(str(base.model))
+    if train.expand is None:
+        same = _model(shape, vocabulary, train)
+        return same, same
+    grown = {**shape, "num_hidden_layers": shape["num_hidden_layers"] + train.expand.new_layers}
+    if train.expand.untie_embeddings:
+        grown["tie_word_embeddings"] = False
+    return _model(shape, vocabulary, train), _model(grown, train.expand.vocab_size or vocabulary, train)
+
+
+def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
+    """The training stages on GPUs of `group`."""
+    train = _train(recipe)
+    base, grown = model(recipe)
+    speed = group.gpu_tflops * 1e12 * n["mfu"].value
+    mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
+
+    def step(name: str, tokens: float, source: str, of: Model = grown, times: float = 1.0) -> Step:
+        cost = f"{of.flops_per_token / 1e9:,.1f} GFLOP a token"
+        return Step(name, tokens, times * tokens * of.flops_per_token / speed, f"{source}; {cost}; {mfu}")
+
+    steps = []
+    if train.base.shape is not None:
+        steps.append(step("base", train.base.tokens, "train.base.tokens", base))
+    if train.pretrain is None:
+        return steps
+    for name, stage in (("stage1", train.pretrain.stage1), ("stage2", train.pretrain.stage2)):
+        steps.append(step(f"pretrain/{name}", stage.tokens, f"train.pretrain.{name}.tokens"))
+        if train.pretrain.control:
+            steps.append(step(f"control/{name}", stage.tokens, f"train.pretrain.{name}.tokens", base))
+    return steps
+
+
+def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
+    """GB that one GPU needs, and how that is made up. Raises ValueError naming the key when it does not fit."""
+    train = _train(recipe)
+    _, grown = model(recipe)
+    workers = train.workers
+    if workers > group.max_nodes * group.gpus:
+        raise ValueError(
+            f"train.workers: {workers} workers need a GPU each, but groups ({group.name}) has at most "
+            f"{group.max_nodes} nodes of {group.gpus}; lower train.workers or raise max_nodes"
+        )
+    room = group.gpu_memory_gb * USABLE
+    found = gpu_memory.of_worker(train, grown.shape, grown.vocab_size)
+    state, per_row, rest = sum(found.state.values()), found.row, sum(found.rest.values())
+    key, rows = gpu_memory.micro_rows(train)
+    made = (
+        f"{state:,.1f} GB weights, gradients, Adam ({train.parallel}, {workers} workers) + {rows} rows of {per_row:,.1f} GB "
+        f"({train.activation_checkpointing}) + {rest:,.1f} GB of logits and gathered weights; as in --dry-run"
+    )
+    if state + per_row + rest > room:
+        if train.parallel == "replicate":
+            raise ValueError(
+                f"train.parallel: every GPU holds all {state:,.0f} GB of weights, gradients and Adam's moments, but "
+                f"{group.name} has {room:,.0f} GB to use; set train.parallel: fsdp"
+            )
+        raise ValueError(
+            f"train.workers: {state:,.0f} GB of state on each of {workers} GPUs and {per_row:,.1f} GB for one row do not fit "
+            f"into {room:,.0f} GB; set train.workers to at least {math.ceil(state * workers / (room - per_row - rest))}"
+            if room > per_row + rest
+            else f"train.context: one row of {train.context} tokens needs {per_row:,.0f} GB of activations, {group.name} has "
+            f"{room:,.0f} GB; lower train.context, set train.activation_checkpointing: selective or raise "
+            "train.context_parallel"
+        )
+    if state + rows * per_row + rest > room:
+        fit = int((room - state - rest) / per_row)
+        raise ValueError(
+            f"{key}: {rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state do not fit into the "
+            f"{room:,.0f} GB of a GPU of {group.name}; set it to {fit} or less"
+        )
+    _check_whole_models(recipe, group)
+    return state + rows * per_row + rest, made
+
+
+def _check_whole_models(recipe: Recipe, group: Group) -> None:
+    """Evaluation, scoring and sampling hold a model on one GPU; every worker, expansion and export hold one in memory."""
+    train = _train(recipe)
+    base, grown = model(recipe)
+    one = grown.parameters * WEIGHT_BYTES / 1e9
+    if one > group.gpu_memory_gb * USABLE:
+        raise ValueError(
+            f"groups ({group.name}).gpu_memory_gb: evaluation holds the whole model on one GPU, {one:,.0f} GB in fp32, but "
+            f"{group.gpu_memory_gb} GB have room for {group.gpu_memory_gb * USABLE:,.0f}; take larger GPUs"
+        )
+    needed = max(min(train.workers, group.gpus) * one, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9)
+    if needed > group.memory_gb * USABLE:
+        raise ValueError(
+            f"groups ({group.name}).memory_gb: the workers of a node read {needed:,.0f} GB of weights before they share them, "
+            f"but it has {group.memory_gb} GB; take nodes with at least {needed / USABLE:,.0f}"
+        )
+
+
+def _train(recipe: Recipe) -> Train:
+    assert recipe.train is not None
+    return recipe.train
+
+
+def _model(shape: Mapping, vocabulary: int, train: Train) -> Model:
+    return Model(
+        shape, vocabulary, flops.parameters(shape, vocabulary), flops.per_token(shape, vocabulary, train.context)
+    )
+
+
+def _config(name: str) -> tuple[dict, int]:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+    except (OSError, ValueError):
+        known = ", ".join(QWEN)
+        raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}") from None
+    return {field: config[field] for field in FIELDS}, config["vocab_size"]

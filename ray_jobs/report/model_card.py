@@ -1,0 +1,64 @@
+"""The card (README.md) of an exported model, filled from the run's manifests and from what `train.export.huggingface`
+measured."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+
+from cluster import storage
+from ray_jobs.run.run import Job
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+STAGES = (
+    "crawl",
+    "dedup",
+    "tokenize",
+    "base",
+    "expand",
+    "pretrain/stage1",
+    "pretrain/stage2",
+    "sft/stage1",
+    "sft/stage2",
+    "dpo/off_policy",
+)
+
+
+def render(job: Job, name: str, stage: str, facts: dict) -> str:
+    """The card of `export/name`, which was made of `stage`; `facts` are those of `train.export.huggingface.export`."""
+    manifests = {}
+    for one in (*STAGES, *(s for s in job.stage.inputs if s.startswith("dpo/")), stage):
+        path = storage.join(job.run_uri, one, "_manifest.json")
+        manifests[one] = storage.read_json(path) if storage.exists(path) else {}
+    measured = job.has("evaluate")
+    bpb = storage.read_json(job.input("evaluate", "metrics.json"))["bits_per_byte"] if measured else {}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
+    base = job.recipe.train.base.model
+    worst = max(facts["rounding"].items(), key=lambda item: abs(item[1]), default=None)
+    return environment.get_template("model_card.md").render(
+        recipe=job.recipe,
+        name=name,
+        stage=stage,
+        facts=facts,
+        base=base,
+        base_on_hub=base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not storage.exists(base) else None,
+        worst_rounding=worst,
+        pairs=[(one, made["pairs"]) for one, made in manifests.items() if one.startswith("dpo/") and made.get("pairs")],
+        manifests=manifests,
+        base_bpb=bpb.get("base", {}),
+        bpb=bpb.get(stage, {}),
+        licences=_licences(job.run_uri),
+    )
+
+
+def _licences(uri: str) -> list[tuple[str, int]]:
+    """Licences of the documents in the token store as their sources state them, with document counts."""
+    counts: Counter[str] = Counter()
+    for part in storage.glob(storage.join(uri, "tokenize", "part-*.parquet")):
+        counts.update(
+            licence or "not stated" for licence in storage.read_table(part, ["licence"])["licence"].to_pylist()
+        )
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

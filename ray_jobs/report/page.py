@@ -1,0 +1,179 @@
+"""report: one HTML page of a run, drawn from the manifests, the ledger, the metrics and the evaluation alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
+
+from cluster import storage
+from ray_jobs.report import chats as chats_section
+from ray_jobs.report import curves, plots, verdict
+from ray_jobs.report import regmix as regmix_section
+from ray_jobs.report import selection as selection_section
+from ray_jobs.report import watch as watch_section
+from ray_jobs.run.graph import ROUNDS
+from ray_jobs.run.run import Run, read_manifest
+
+CORPUS = ("crawl", "extract", "language", "filter/policy", "dedup", "decontaminate")
+PLOTTED = ("base", "pretrain/stage1", "pretrain/stage2", "control/stage2")
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def write(run: Run) -> str:
+    """Write the report of what is done so far and return its URI."""
+    return written(run.uri, run.recipe, [stage.name for stage in run.stages])
+
+
+def written(uri: str, recipe, stages: list[str]) -> str:
+    """Write the report of `stages` of the run at `uri` and return its URI."""
+    manifests = {name: found for name in stages if (found := read_manifest(uri, name))}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True)
+    evaluation = _json(uri, "evaluate/metrics.json")
+    records = {name: found for name in stages if (found := curves.records(uri, name))}
+    forgetting = {name: curves.newest(found).get("warnings", []) for name, found in records.items()}
+    warnings = [warning for manifest in manifests.values() for warning in manifest.get("warnings", [])]
+    warnings += [f"{name}: {said}" for name, found in forgetting.items() if name not in manifests for said in found]
+    page = environment.get_template("report.html").render(
+        recipe=recipe,
+        manifests=manifests,
+        total_seconds=sum(m["seconds"] for m in manifests.values()),
+        corpus=_corpus(manifests),
+        drops=_drops(manifests),
+        mixture=_mixture(uri),
+        regmix=regmix_section.section(uri) if "regmix/weights" in manifests else None,
+        curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],
+        languages=[(title, Markup(svg)) for title, svg in curves.languages(records)],
+        evaluation=_evaluation(evaluation, recipe),
+        verdict=verdict.sentences(evaluation, recipe) if evaluation else [],
+        throughput=_throughput(manifests),
+        versions=next((m["versions"] for m in manifests.values()), {}),
+        reward=selection_section.reward(uri) if "reward" in manifests else None,
+        selection=selection_section.selection(uri) if "sft/select" in manifests else None,
+        chats=chats_section.section(uri) if "sft/data" in manifests else None,
+        alignment=_alignment(uri, manifests),
+        watch=watch_section.section(uri) if "dpo/watch" in manifests else None,
+        warnings=warnings,
+    )
+    target = storage.join(uri, "report", "index.html")
+    storage.write_text(target, page)
+    return target
+
+
+def _json(uri: str, path: str) -> dict | None:
+    target = storage.join(uri, path)
+    return storage.read_json(target) if storage.exists(target) else None
+
+
+def _corpus(manifests: dict) -> dict | None:
+    """The funnel in all, and documents per language after each stage that knows the language."""
+    stages = [name for name in CORPUS if name in manifests]
+    if not stages:
+        return None
+    counts = [manifests[name]["docs_out"] for name in stages]
+    by_lang = [name for name in stages if name not in ("crawl", "extract")]
+    langs = sorted({lang for name in by_lang for lang in manifests[name]["docs_per_lang"]})
+    table = [[lang, *(manifests[name]["docs_per_lang"].get(lang, 0) for name in by_lang)] for lang in langs]
+    tokens = manifests.get("tokenize", {}).get("tokens_per_lang", {})
+    size = manifests.get(by_lang[-1], {}).get("bytes_per_lang", {}) if by_lang else {}
+    for row in table:
+        row += [size.get(row[0], 0), tokens.get(row[0], 0)]
+    plot = None
+    if len(by_lang) > 1:
+        kept = {"kept": [row[len(by_lang)] for row in table]}
+        for column, after in enumerate(by_lang[1:], 2):
+            kept[f"dropped by {after}"] = [row[column - 1] - row[column] for row in table]
+        plot = Markup(plots.stacked_rows(langs, kept, "documents"))
+    first = ["read", *stages] if "docs_in" in manifests["crawl"] else stages
+    counts = [manifests["crawl"]["docs_in"], *counts] if len(first) > len(stages) else counts
+    return {"stages": by_lang, "rows": table, "funnel": Markup(plots.funnel(first, counts)), "by_language": plot}
+
+
+def _drops(manifests: dict) -> dict | None:
+    """How many documents broke each rule. A document may break several; each counts under every rule that it broke."""
+    rules: Counter[tuple[str, str]] = Counter()
+    for stage in CORPUS:
+        for rule, count in manifests.get(stage, {}).get("rules", {}).items():
+            rules[stage, rule] += count
+    if not rules:
+        return None
+    ordered = sorted(rules.items(), key=lambda item: (CORPUS.index(item[0][0]), -item[1]))
+    names = [f"{stage}: {rule}" for (stage, rule), _ in ordered]
+    series = {
+        stage: [n if s == stage else 0 for (s, _), n in ordered]
+        for stage in CORPUS
+        if any(s == stage for s, _ in rules)
+    }
+    return {"plot": Markup(plots.stacked_rows(names, series, "documents", 8.6))}
+
+
+def _mixture(uri: str) -> dict | None:
+    plan = _json(uri, "mixture/plan.json")
+    if plan is None:
+        return None
+    tables = {}
+    for name in ("base", "stage1", "stage2"):
+        if name in plan:
+            tables[name] = plan[name]["rows"]
+    langs = sorted({row["pool"].split("/")[-1] for rows in tables.values() for row in rows} - {"instructions"})
+    langs += ["instructions"]
+    share = {
+        name: [sum(row["weight"] for row in rows if row["pool"].split("/")[-1] == lang) or None for lang in langs]
+        for name, rows in tables.items()
+    }
+    langs[-1] = "chats"  # short enough for an axis
+    return {"plot": Markup(plots.grouped_bars(langs, share, "share of tokens")), "tables": tables}
+
+
+def _evaluation(evaluation: dict | None, recipe) -> dict | None:
+    if evaluation is None:
+        return None
+    bpb = evaluation["bits_per_byte"]
+    names = [name for name in PLOTTED if name in bpb]
+    replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb["base"]]
+    langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
+    shown = {name: [bpb[name].get(lang) for lang in langs] for name in names}
+    ours = "with expansion" if recipe.train.expand else "after pre-training"
+    compared = {ours: "pretrain/stage2", "without expansion": "control/stage2"}
+    forgetting = {
+        title: [bpb[name][lang] - bpb["base"][lang] for lang in replay]
+        for title, name in compared.items()
+        if name in bpb and replay
+    }
+    return {
+        "plot": Markup(plots.grouped_bars(langs, shown, "bits per byte")),
+        "forgetting": Markup(plots.grouped_bars(replay, forgetting, "change of bits per byte", 4.8))
+        if forgetting
+        else None,
+        "langs": langs,
+        "table": [[name, *(bpb[name].get(lang) for lang in langs)] for name in bpb],
+        "samples": evaluation.get("samples", {}),
+        "heldout": evaluation.get("heldout", {}),
+    }
+
+
+def _throughput(manifests: dict) -> list[list]:
+    rows = []
+    for name, manifest in manifests.items():
+        seconds = manifest["seconds"] or 1e-9
+        documents, tokens = manifest.get("docs_in"), manifest.get("tokens")
+        rate = manifest.get("tokens_per_second") or (tokens / seconds if tokens and "docs_in" not in manifest else None)
+        size = manifest.get("bytes") if documents else None
+        rows.append([name, manifest["seconds"], documents and documents / seconds, size and size / 1e6 / seconds, rate])
+    return rows
+
+
+def _alignment(uri: str, manifests: dict) -> list[tuple[str, dict]]:
+    """Counts and measures of the instruction and preference stages, as they stand in the manifests."""
+    skip = {"stage", "fingerprint", "config_hash", "config", "inputs", "code", "files", "hosts", "versions", "bytes"}
+    skip |= {"step", "lr", "grad_norm", "data_seconds", "skipped_steps", "resumed_from", "seconds", "tokens_per_second"}
+    skip |= {"attended_per_token", "data_wait", "memory_bytes", "loss_by_language"}
+    skip |= {"validation_loss", "validation_loss_change", "bits_per_byte", "bits_per_byte_change", "validation_seconds"}
+    names = ("reward", "sft/stage1", "sft/select", "sft/stage2", "dpo/off_policy", *ROUNDS, "prune")
+    return [
+        (name, {k: v for k, v in manifests[name].items() if k not in skip and isinstance(v, int | float | str | dict)})
+        for name in names
+        if name in manifests
+    ]

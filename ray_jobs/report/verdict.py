@@ -1,0 +1,60 @@
+"""What a run's numbers say about learning and forgetting, in plain sentences, whichever way they fell."""
+
+from __future__ import annotations
+
+from ray_jobs.config.recipe import Recipe
+
+NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
+
+
+def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
+    """Sentences about bits per byte of base, final and control model; lower is better."""
+    bpb = evaluation["bits_per_byte"]
+    base, final, control = bpb.get("base"), bpb.get("pretrain/stage2"), bpb.get("control/stage2")
+    if not base or not final:
+        return []
+    replay = [lang for lang in recipe.mixture.replay_languages if lang in base]
+    new = sorted(lang for lang in base if lang not in replay)
+    better = [lang for lang in new if final[lang] < base[lang]]
+    worse = [lang for lang in new if lang not in better]
+    trained = "expanded" if recipe.train.expand else "trained"
+    said = [
+        f"Continual pre-training made the model better in {len(better)} of {len(new)} new languages "
+        f"({_changes(better, base, final)})" + (f"; not in {_changes(worse, base, final)}." if worse else ".")
+    ]
+    for lang in replay:
+        change = final[lang] - base[lang]
+        word = "forgot" if change > 0 else "did not forget; it improved"
+        sentence = f"{lang}: the {trained} model {word} ({change:+.3f} bits per byte against the base)"
+        if control:
+            other = control[lang] - base[lang]
+            relation = "less than" if change < other else "more than" if change > other else "as much as"
+            if change <= 0 and other <= 0:
+                relation = {"less than": "more of an improvement than", "more than": "less of an improvement than"}.get(
+                    relation, "the same as"
+                )
+            sentence += f", {relation} the control without expansion ({other:+.3f})"
+        said.append(sentence + ".")
+    if control and replay:
+        gain = sum(control[lang] - final[lang] for lang in replay) / len(replay)
+        said.append(
+            f"On average over {', '.join(replay)} the {trained} model is {abs(gain):.3f} bits per byte "
+            f"{'better' if gain > 0 else 'worse'} than the control after the same tokens."
+        )
+        if gain < NOISE:
+            shape = recipe.train.base.shape
+            said.append(
+                f"So in this run expansion {'did not protect' if gain > -NOISE else 'did harm to'} the replay languages."
+                + (
+                    f" Why: a base trained on {recipe.train.base.tokens:,} tokens is far from saturated, so replay teaches "
+                    "about as much as the new languages take away, and there is little for new blocks to shelter; the paper "
+                    "measured its effect on bases of 18 trillion tokens."
+                    if shape is not None
+                    else ""
+                )
+            )
+    return said
+
+
+def _changes(langs: list[str], before: dict, after: dict) -> str:
+    return ", ".join(f"{lang} {before[lang]:.2f} → {after[lang]:.2f}" for lang in langs)

@@ -1,0 +1,108 @@
+"""The files from outside that a run reads: sources of documents, instructions, preferences."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from cluster import storage
+from ray_jobs.config import reader as recipes
+from ray_jobs.config.curation import Source
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.errors import UserError
+from ray_jobs.run import row_files
+
+DEDUP_INDEX = "dedup/index/_index.json"  # in the folder of a run
+
+
+def of_source(source: Source) -> list[str]:
+    """The files of one source, sorted; a Hugging Face data set is its own name. Raises UserError when there are none."""
+    if source.type == "hf":
+        return [source.path]
+    found = expand(source.path)
+    if not found and not source.optional:
+        raise UserError(
+            f"sources: {source.name}: no file matches {source.path}; correct the path or set `optional: true`"
+        )
+    return found
+
+
+def expand(pattern: str) -> list[str]:
+    """Files that match a glob at any URI; a Hugging Face data set (`hf:NAME`) is its own name.
+
+    Raises UserError when the place cannot be read.
+    """
+    if row_files.is_hf(pattern):
+        return [pattern]
+    try:
+        return storage.glob(pattern)
+    except (ImportError, ValueError, *storage.faults()) as error:
+        raise UserError(f"{pattern}: cannot be listed: {error}") from None
+
+
+def named(patterns: list[str], key: str) -> list[str]:
+    """The files of the globs of a recipe key, each once, sorted. Raises UserError for a glob that matches nothing."""
+    found = {pattern: expand(pattern) for pattern in patterns}
+    for pattern, names in found.items():
+        if not names:
+            raise UserError(f"{key}: no file matches {pattern}; correct the path")
+    return sorted({name for names in found.values() for name in names})
+
+
+def listing(recipe: Recipe, key: str) -> str | None:
+    """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset.
+
+    Raises UserError when the place cannot be read."""
+    if key == "sources":
+        patterns = [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
+    elif key == "dedup.indexes":
+        patterns = [storage.join(uri, name) for uri in recipe.dedup.indexes for name in ("_index.json", DEDUP_INDEX)]
+    elif key == "filter.word_lists":
+        folder = recipe.filter.word_lists
+        patterns = [storage.join(folder, "*.yaml")] if folder else []
+    elif key == "filter.perplexity_models":
+        folder = recipe.filter.perplexity_models
+        patterns = [storage.join(folder, "*", "*")] if folder else []
+    elif key == "language.model":
+        folder = recipe.language.model
+        patterns = [] if folder == "lid.176" else [storage.join(folder, "model.json")]
+    else:
+        value = recipes.lookup(recipe, key)
+        patterns = value if isinstance(value, list) else [value] if value else []
+        patterns = [pattern for pattern in patterns if not row_files.is_hf(pattern)]
+    if not patterns:
+        return None
+    seen = hashlib.sha256()
+    for pattern in patterns:
+        try:
+            fs, path = storage.filesystem(pattern)
+            details = fs.glob(path, detail=True)
+        except (ImportError, ValueError, *storage.faults()) as error:
+            raise UserError(f"{key}: {pattern} cannot be listed: {error}") from None
+        for name in sorted(details):
+            info = details[name]
+            changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+            bundled = f"{recipes.SAMPLE}{os.sep}"
+            if name.startswith(bundled):  # part of the code, of which each attempt of a submitted run unpacks a copy
+                name, changed = f"{recipes.BUNDLED}/{name.removeprefix(bundled)}", ""
+            seen.update(f"{name}\0{info.get('size')}\0{changed}\0{info.get('ETag', '')}\n".encode())
+    return seen.hexdigest()[:16]
+
+
+def rows(pattern: str) -> list[dict]:
+    """All rows of the files that match `pattern` (`ray_jobs.run.row_files`), in the order of names and rows.
+
+    Raises UserError naming the file and line that is not a JSON object."""
+    result = []
+    found = expand(pattern)
+    if not found:
+        raise UserError(f"{pattern}: no file matches; correct the path")
+    for uri in found:
+        try:
+            for where, row, wrong in row_files.read(uri):
+                if row is None:
+                    raise UserError(f"{where}: {wrong}")
+                result.append(row)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return result

@@ -1,0 +1,67 @@
+"""Which parts of a run hold a document, found by its id, its id in the source, or its URL, without reading the texts.
+
+The crawl stage writes one small table beside each of its parts: the sorted 64-bit hashes (xxh3) of these names, also of what
+it dropped. A part keeps its name through all stages, so one lookup there says which file to open in each of them. A lookup
+reads of each table the footer and at most one row group; equal hashes of different names only cost the opening of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from cluster import storage
+from curation.text.urls import url_keys
+
+FOLDER = "crawl/_keys"
+ROW_GROUP = 65_536
+THREADS = 32  # an object store answers many small requests at once
+
+
+class Keys:
+    """The keys of one part, collected batch by batch (columns doc_id, url and, where there is one, source_id)."""
+
+    def __init__(self) -> None:
+        self._found: list[np.ndarray] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        names = [n for n in ("doc_id", "source_id") if n in batch.schema.names]
+        ids = [value for name in names for value in batch[name].to_pylist() if value]
+        self._found += [_hashes(ids), url_keys(batch["url"].to_pylist())]
+
+    def write(self, run_uri: str, part: str) -> None:
+        """Commit the table of `part` (a file name)."""
+        keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *self._found]))
+        with storage.atomic(storage.join(run_uri, FOLDER, part)) as path:
+            pq.write_table(pa.table({"key": keys[keys != 0]}), path, row_group_size=ROW_GROUP)
+
+
+def parts(run_uri: str, *names: str) -> list[str]:
+    """File names of the parts that may hold any of the documents called `names`, sorted."""
+    wanted = np.unique(np.concatenate([_hashes(names), url_keys(list(names))]))
+    wanted = wanted[wanted != 0]
+    tables = storage.glob(storage.join(run_uri, FOLDER, "*.parquet"))
+    with ThreadPoolExecutor(THREADS) as pool:
+        held = pool.map(lambda uri: _holds(uri, wanted), tables)
+        return [uri.rsplit("/", 1)[1] for uri, yes in zip(tables, held, strict=True) if yes]
+
+
+def _holds(uri: str, wanted: np.ndarray) -> bool:
+    with storage.open_parquet(uri) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            if not parquet.metadata.row_group(group).num_rows:
+                continue  # of a part in which nothing was found; it has no bounds
+            bounds = parquet.metadata.row_group(group).column(0).statistics
+            inside = wanted[(wanted >= bounds.min) & (wanted <= bounds.max)]
+            if len(inside) and np.isin(inside, parquet.read_row_group(group)["key"].to_numpy()).any():
+                return True
+    return False
+
+
+def _hashes(names: Iterable[str]) -> np.ndarray:
+    return np.array([xxhash.xxh3_64_intdigest(name.encode("utf-8", "replace")) for name in names], np.uint64)

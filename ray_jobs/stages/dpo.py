@@ -1,0 +1,110 @@
+"""dpo/off_policy: existing preference pairs; dpo/on_policy, dpo/on_policy_2, …: pairs from the policy's own answers.
+
+Sailor2 section 5.2. Which pairs those are says `ray_jobs/alignment/pairs.py`. Each round is a stage: its answers are sampled
+from the model of the round before, which is also what it starts from and its reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import nn
+
+from cluster import storage
+from ray_jobs.alignment import chats, held_out, pairs
+from ray_jobs.run.graph import rounds
+from ray_jobs.run.run import Job
+from ray_jobs.training import fit as training
+from ray_jobs.work import device
+from ray_jobs.work.trainer import launch
+from train import model
+from train.batches import examples
+from train.distributed import data_parallel as parallel
+from train.loop import BatchFn, LossFn
+from train.methods import dpo
+from train.monitor.heldout_rows import LossValidation
+
+SNAPSHOTS = "snapshots"  # folder of <update>/, models on the way
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.dpo
+    start = job.input(job.stage.inputs[0], "model")  # the SFT model, or that of the round before
+    if job.stage.name == "dpo/off_policy":
+        rows, facts = pairs.off_policy(job)
+        chats.write_rows(job.path("pairs.jsonl"), rows)
+    else:
+        number = rounds(job.recipe).index(job.stage.name)
+        rows, facts = pairs.on_policy(job, start, seed=job.recipe.seed + number)
+    if not rows:  # a policy whose answers are all alike, or all in the wrong language, has nothing to learn from
+        tokenizer = training.load_tokenizer(training.tokenizer_of(job))
+        model.save(model.load(start), tokenizer, job.path("model"), job.recipe.train.context)
+        return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
+    own = {"lr_dpo": {"alpha": recipe.alpha}, "simpo": {"gamma": recipe.gamma}}.get(recipe.loss, {})
+    settings = training.settings(
+        job,
+        training.loop_config(job, recipe.optimiser),
+        model=start,
+        rows=job.path("pairs.jsonl"),
+        snapshot_every=recipe.watch.every if recipe.watch else 0,
+        eval_every=recipe.eval_every,
+        eval_rows=recipe.eval_rows_per_language,
+        objective={"loss": recipe.loss, "beta": recipe.beta, **own},
+    )
+    result = launch(job, train_worker, settings)
+    return {"pairs": len(rows), "per_language": chats.per_language(rows), **facts, **result}
+
+
+def train_worker(settings: dict) -> dict:
+    tokenizer = training.load_tokenizer(settings)
+    rows, unseen = held_out.split(chats.read_rows(settings["rows"]), settings["eval_every"], settings["eval_rows"])
+    measured, _ = dpo.encode_pairs(tokenizer, unseen, settings["context"])
+    encoded, not_fitting = dpo.encode_pairs(tokenizer, rows, settings["context"])
+    policy = model.load(settings["model"]).to(device.here())
+    objective = dpo.Objective(**settings["objective"])
+    cached = measured_cached = None
+    if objective.loss != "simpo":
+        precision = settings["loop"]["precision"]
+        precision = parallel.native_precision(device.here()) if precision == "auto" else precision
+        cached = dpo.reference_logprobs(policy, encoded, settings["out"], precision)
+        if measured.chosen:
+            measured_cached = dpo.reference_logprobs(policy, measured, settings["out"], precision)
+    steps = examples.steps(len(encoded.chosen), 1, settings["loop"]["rows_per_step"])
+    settings["loop"] = training.with_steps(settings["loop"], steps)
+    batch_fn = dpo.batch_fn(encoded, cached, settings["seed"])
+    loss_fn = dpo.loss_fn(objective)
+    validation = _validation(measured, measured_cached, loss_fn, settings)
+    snapshot = _snapshots(settings, tokenizer)
+    summary = training.fit_and_save(policy, batch_fn, loss_fn, settings, validation=validation, after_step=snapshot)
+    return {**summary, "left_out": len(not_fitting)}
+
+
+def _snapshots(settings: dict, tokenizer) -> Callable[[int, nn.Module], None] | None:
+    """What `fit` calls after each update, on every rank: models on the way for dpo/watch; the last is the stage's own model."""
+    every, steps = settings["snapshot_every"], settings["loop"]["steps"]
+
+    def snapshot(step: int, net: nn.Module) -> None:
+        if step % every == 0 and step < steps:
+            model.save(net, tokenizer, storage.join(settings["out"], SNAPSHOTS, f"{step:06d}"), settings["context"])
+
+    return snapshot if every else None
+
+
+def _validation(
+    measured: dpo.Pairs, cached: np.ndarray | None, loss_fn: LossFn, settings: dict
+) -> LossValidation | None:
+    """The held-out pairs; `cached`: their log-probabilities under the reference."""
+
+    def rows_of(indices: list[int]) -> tuple[BatchFn, int]:
+        some = dpo.Pairs(*([side[i] for i in indices] for side in measured))
+        return dpo.batch_fn(some, None if cached is None else cached[:, indices], settings["seed"]), len(indices)
+
+    metrics = {"accuracy": "validation_accuracy", "reward_margin": "validation_margin"}
+    return held_out.validation([pair.lang for pair in measured.chosen], rows_of, loss_fn, settings, metrics)
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

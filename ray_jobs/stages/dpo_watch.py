@@ -1,0 +1,160 @@
+"""dpo/watch: the SFT model, every round of preference tuning and every snapshot of a round, on one fixed set of prompts.
+
+The prompts are held out of all rounds (`ray_jobs/alignment/pairs.py`). Each model answers them greedily; its answers are
+scored by the reward model, and compared with the SFT model's by a judge if there is one. Records go to metrics/probe.jsonl,
+to the gauges and to the trackers; `step` counts updates through all rounds. The answers of a model that did not change are
+not made again, and no verdict is paid twice.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+
+from cluster import gauges, storage
+from ray_jobs.alignment import chats, generate, pairs
+from ray_jobs.run.graph import rounds
+from ray_jobs.run.run import Job, code_version, digest
+from ray_jobs.stages.dpo import SNAPSHOTS
+from ray_jobs.stages.language import location
+from ray_jobs.training import fit as training
+from ray_jobs.work import device
+from ray_jobs.work.tasks import map_on_ray
+from train import model
+from train.generation import judge, probe
+from train.methods import dpo
+from train.monitor import trackers
+from train.scores import logprobs
+from train.selection import preference
+
+RECORDS = "probe.jsonl"  # in metrics/
+GREEDY = {"n": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.dpo
+    prompts = _prompts(job)
+    if not prompts:
+        return {"prompts": 0, "note": "no language has four prompts, so none is held out to watch"}
+    points = _points(job, prompts)
+    wanted = {point["folder"].rsplit("/", 1)[1] for point in points}
+    for stale in {
+        path.split("/")[-3] for path in storage.glob(job.path("answers", "*", "samples", "settings.json"))
+    } - wanted:
+        storage.remove(job.path("answers", stale))
+    answers = _answers(job, points, prompts)
+    namer = pairs.namer(location(job.recipe.language.model))
+    records = [
+        {"step": point["step"], "stage": point["stage"], "update": point["update"]}
+        | probe.facts(rows, answers[0], recipe.beta, namer)
+        for point, rows in zip(points, answers, strict=True)
+    ]
+    if recipe.watch.judge:
+        for record, said in zip(records[1:], _judged(job, answers), strict=True):
+            record |= said
+    _publish(job, records)
+    warnings = [sentence for record in records for sentence in probe.warnings(record, records[0])]
+    return {"prompts": len(prompts), "models": len(points), "warnings": warnings, "last": records[-1]}
+
+
+def records(uri: str) -> list[dict]:
+    """The records of a run: "step" (updates of all rounds so far), "stage", "update" (of that stage), and
+    `train.generation.probe.facts`."""
+    path = storage.join(uri, "metrics", RECORDS)
+    return chats.read_rows(path) if storage.exists(path) else []
+
+
+def _prompts(job: Job) -> list[dict]:
+    """The rows of the probe that all models can read."""
+    recipe, tokenizer = job.recipe.train, training.load_tokenizer(training.tokenizer_of(job))
+    rows, _ = preference.cut_prompts(
+        chats.read_rows(job.input("dpo/off_policy", pairs.PROBE)), tokenizer, recipe.dpo.max_prompt_tokens
+    )
+    fits = {pair.id for pair in dpo.encode_pairs(tokenizer, rows, recipe.context)[0].chosen}
+    return [row for row in rows if row["id"] in fits]
+
+
+def _points(job: Job, prompts: list[dict]) -> list[dict]:
+    """The models in the order of their updates, from the SFT model on; `folder` is where what they say is kept."""
+    own = job.recipe.train.dpo.on_policy
+    of_all = [prompts, job.manifest("reward")["fingerprint"], code_version("dpo_watch"), own.engine, own.max_new_tokens]
+    points, before = [], 0
+    for stage in ("sft/stage2", "dpo/off_policy", *rounds(job.recipe)):
+        manifest = job.manifest(stage)
+        updates = 0 if stage == "sft/stage2" else manifest.get("steps", 0)
+        found = {
+            int(path.split("/")[-2]): path for path in storage.glob(job.input(stage, SNAPSHOTS, "*", "config.json"))
+        }
+        models = {update: path.rsplit("/", 1)[0] for update, path in sorted(found.items()) if update < updates}
+        for update, uri in (models | {updates: job.input(stage, "model")}).items():
+            made = digest([manifest["fingerprint"], update, of_all])
+            folder = job.path("answers", made)
+            points.append({"step": before + update, "stage": stage, "update": update, "model": uri, "folder": folder})
+        before += updates
+    return points
+
+
+def _answers(job: Job, points: list[dict], prompts: list[dict]) -> list[list[dict]]:
+    """Of each model its answer to every prompt, with the reward and the log-probabilities of the prompt's pair."""
+    shown = [{key: row.get(key) for key in ("id", "lang", "prompt", "task")} for row in prompts]
+    policies = {storage.join(point["folder"], "samples"): point["model"] for point in points}
+    said = generate.of_models(job, policies, shown, GREEDY)
+    common = {**training.tokenizer_of(job), "prompts": prompts, "context": job.recipe.train.context}
+    tasks = [
+        {**common, "model": point["model"], "out": storage.join(point["folder"], "logprobs.json")} for point in points
+    ]
+    map_on_ray(job, _logprobs, tasks, "models", gpus=device.wants_gpus(job))
+    answers = []
+    for rows, task in zip(said, tasks, strict=True):
+        found = storage.read_json(task["out"])
+        columns = zip(rows, found["chosen"], found["rejected"], strict=True)
+        answers.append([{**row, "chosen_logp": chosen, "rejected_logp": rejected} for row, chosen, rejected in columns])
+    return answers
+
+
+def _logprobs(task: dict) -> dict:
+    """Log-probabilities of the probe's pairs under one model, written to `out`."""
+    if storage.exists(task["out"]):
+        return {}
+    encoded, _ = dpo.encode_pairs(training.load_tokenizer(task), task["prompts"], task["context"])
+    net = model.load(task["model"]).to(device.here())
+    chosen, rejected = logprobs.logprobs(net, encoded.examples).astype(np.float64).reshape(2, -1).tolist()
+    storage.write_json(task["out"], {"chosen": chosen, "rejected": rejected})
+    return {}
+
+
+def _judged(job: Job, answers: list[list[dict]]) -> list[dict]:
+    """What the judge says of each model but the first, against the first."""
+    own, baseline = judge.Judge(**job.recipe.train.dpo.watch.judge.model_dump()), answers[0]
+    job.progress.start(len(baseline) * (len(answers) - 1), "verdicts")
+    found = []
+    for i, rows in enumerate(answers[1:]):
+        compared = [{**row, "baseline": other["answer"]} for row, other in zip(rows, baseline, strict=True)]
+
+        def on_done(done: int, before: int = i * len(baseline)) -> None:
+            job.progress.set(before + done)
+
+        judgements = judge.compare(own, compared, storage.join(job.run_uri, "judge"), on_done)
+        verdicts = [{"id": row["id"], **judgement._asdict()} for row, judgement in zip(rows, judgements, strict=True)]
+        chats.write_rows(job.path("verdicts", f"{i + 1:03d}.jsonl"), verdicts)
+        found.append(probe.judged(rows, baseline, [judgement.verdict for judgement in judgements]))
+    return found
+
+
+def _publish(job: Job, records: list[dict]) -> None:
+    """The records as JSON Lines, gauges and in the trackers."""
+    storage.write_text(storage.join(job.metrics, RECORDS), "".join(json.dumps(record) + "\n" for record in records))
+    gauges.probe(records)
+    names, config = job.recipe.train.trackers, job.recipe.train.dpo.watch.model_dump(exclude={"judge"})
+    curves = trackers.Curves(job.recipe.name, "dpo-watch", job.metrics, config)
+    with trackers.opened(names, curves, torch.device("cpu")) as track:
+        for record in records:
+            track(record)
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

@@ -1,0 +1,80 @@
+"""evaluate: bits per byte of every model on the held-out documents, and greedy samples, per language."""
+
+from __future__ import annotations
+
+from cluster import gauges, storage
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.run.graph import rounds
+from ray_jobs.run.run import Job
+from ray_jobs.training import fit as training
+from ray_jobs.work import device
+from ray_jobs.work.tasks import map_on_ray
+from train import model
+from train.scores import evaluate
+
+
+def run(job: Job) -> dict:
+    settings = job.recipe.evaluate
+    stages = [stage for stage in job.stage.inputs if stage != "tokenize"]
+    sampled = ("base", "pretrain/stage2", *rounds(job.recipe)[-1:])
+    tasks = [
+        {
+            "stage": stage,
+            "model": job.input(stage, "model"),
+            **training.tokenizer_of(job),
+            "heldout": job.input("tokenize", "heldout.parquet"),
+            "context": job.recipe.train.context,
+            "prompt_chars": settings.sample_prompt_chars,
+            "sample_tokens": settings.sample_tokens if stage in sampled else 0,
+            "out": job.path("models", f"{stage.replace('/', '-')}.json"),
+        }
+        for stage in stages
+    ]
+    map_on_ray(job, _measure, tasks, "models", gpus=device.wants_gpus(job))
+    found = {task["stage"]: storage.read_json(task["out"]) for task in tasks}
+    heldout = {
+        lang: {key: entry[key] for key in ("documents", "bytes", "tokens")}
+        for lang, entry in found["base"]["scores"].items()
+    }
+    samples = {
+        lang: {
+            "prompt": prompt,
+            "texts": {stage: found[stage]["samples"][lang] for stage in stages if stage in sampled},
+        }
+        for lang, prompt in found["base"]["prompts"].items()
+    }
+    scores = {
+        stage: {lang: entry["bits_per_byte"] for lang, entry in one["scores"].items()} for stage, one in found.items()
+    }
+    for stage, languages in scores.items():
+        for lang, value in languages.items():
+            gauges.put("pinisi_bits_per_byte", value, model=stage, language=lang)
+    storage.write_json(job.path("metrics.json"), {"bits_per_byte": scores, "heldout": heldout, "samples": samples})
+    return {"models": len(stages), "languages": len(heldout)}
+
+
+def _measure(task: dict) -> dict:
+    """Scores and samples of one model, written to `out`; not done again when it is there."""
+    if storage.exists(task["out"]):
+        return {}
+    tokenizer = training.load_tokenizer(task)
+    rows = storage.read_table(task["heldout"]).to_pylist()
+    tokens = tokenizers.encode(tokenizer, [row["text"] for row in rows])
+    documents = [(row["lang"], ids, row["bytes"]) for row, ids in zip(rows, tokens, strict=True)]
+    net = model.load(task["model"]).to(device.here())
+    scores = evaluate.bits_per_byte(net, documents, context=task["context"], eod=tokenizer.eos_token_id)
+    prompts: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: (row["lang"], -row["bytes"], row["doc_id"])):  # the longest has most to say
+        prompts.setdefault(row["lang"], " ".join(row["text"].split())[: task["prompt_chars"]])
+    texts = []
+    if task["sample_tokens"]:
+        texts = evaluate.greedy(net, tokenizer, list(prompts.values()), task["sample_tokens"])
+    samples = dict(zip(prompts, texts, strict=True)) if texts else {}
+    storage.write_json(task["out"], {"scores": scores, "prompts": prompts, "samples": samples})
+    return {}
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

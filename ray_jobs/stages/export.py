@@ -1,0 +1,44 @@
+"""export: Hugging Face folders that `AutoModelForCausalLM.from_pretrained` loads, each with a card filled from the manifests.
+
+`base` is the continually pre-trained model (none where a finished one is aligned), `chat` the last aligned one, `pruned` the
+pruned base; those that the run has.
+"""
+
+from __future__ import annotations
+
+from cluster import storage
+from ray_jobs.report import model_card
+from ray_jobs.run.graph import rounds
+from ray_jobs.run.run import Job
+from ray_jobs.training import watch
+from ray_jobs.work.tasks import off_the_head
+from train.export import huggingface as export
+
+HELDOUT_BYTES = 500  # of each language, to measure what rounding the weights costs
+
+
+def run(job: Job) -> dict:
+    exported = {}
+    heldout = storage.join(job.run_uri, "tokenize", "heldout.parquet") if job.recipe.sources else None
+    chat = (*reversed(rounds(job.recipe)), "sft/stage2")
+    for name, candidates in {"base": ("pretrain/stage2",), "chat": chat, "pruned": ("prune",)}.items():
+        stage = next((stage for stage in candidates if job.has(stage)), None)
+        if stage is None:
+            continue
+        paths = {"source": job.input(stage, "model"), "folder": job.path(name), "heldout": heldout}
+        facts = off_the_head(job, _export, {**paths, "dtype": job.recipe.export.dtype})
+        storage.write_text(job.path(name, "README.md"), model_card.render(job, name, stage, facts))
+        exported[name] = {"stage": stage, **facts}
+    return {"models": exported}
+
+
+def _export(task: dict) -> dict:
+    columns = ["doc_id", "lang", "text"]
+    rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
+    return export.export(task["source"], task["folder"], task["dtype"], watch.chosen(rows, HELDOUT_BYTES))
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

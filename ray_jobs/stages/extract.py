@@ -1,0 +1,20 @@
+"""extract: the readable text of every page, with title and declared language; documents that came as text pass through."""
+
+from __future__ import annotations
+
+from curation.extract.extractor import Extractor
+from ray_jobs.run.run import Job
+from ray_jobs.work.shards import run_kernel
+
+
+def run(job: Job) -> dict:
+    settings, crawl = job.recipe.extract, job.recipe.crawl
+    return run_kernel(
+        job, "crawl", Extractor, settings.engine, settings.timeout_seconds, crawl.max_record_bytes, settings.max_nodes
+    )
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

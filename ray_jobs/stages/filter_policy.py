@@ -1,0 +1,80 @@
+"""filter/policy: each language's rules turn signals into keep or drop; every broken rule goes to the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+from ray_jobs.config.curation import Filter
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.run.run import Job
+from ray_jobs.work.engine import run_shards
+from ray_jobs.work.shards import shards_of, totals
+
+if TYPE_CHECKING:
+    from curation.policy.policy import Policy
+
+
+def run(job: Job) -> dict:
+    from curation.policy import policy
+
+    langs, config = list(job.recipe.languages), job.recipe.filter
+    lists = _lists(config)
+    parts = [shard.input for shard in shards_of(job, "filter/signals")]
+    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists), config)
+    storage.write_json(job.path("_thresholds.json"), numbers)
+    kernel = policy.policy_kernel(langs, config.policy, lists, numbers)
+    markers = run_shards(job, kernel, shards_of(job, "filter/signals"))
+    return {**totals(markers, docs_in=job.manifest("filter/signals")["docs_out"]), "thresholds": numbers}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError for a language without a file, a wrong rule, and a percentile of nothing."""
+    from curation.policy import policy
+
+    config = recipe.filter
+    _percentiles(policy.load_all(list(recipe.languages), config.policy, _lists(config)), config)
+
+
+def _lists(config: Filter) -> dict:
+    from curation.signals import word_lists
+
+    return word_lists.read(config.word_lists) if config.word_lists else {}
+
+
+def thresholds(parts: list[str], policies: Mapping[str, Policy], config: Filter) -> dict[str, dict]:
+    """Numbers of the policies' percentiles (`curation.policy.percentiles.thresholds`) from the signals in `parts`.
+
+    Raises ValueError when there is a percentile and `filter.reference` names no source.
+    """
+    from curation.policy import percentiles
+
+    signals = _percentiles(policies, config)
+    tables = _reference(parts, config.reference, signals) if signals else ()
+    return percentiles.thresholds(tables, policies, config.reference_min_documents)
+
+
+def _percentiles(policies: Mapping[str, Policy], config: Filter) -> list[str]:
+    from curation.policy import percentiles
+
+    signals = percentiles.wanted(policies)
+    if signals and not config.reference:
+        raise ValueError(f"{signals[0]} has a percentile; filter.reference must name the sources that it is of")
+    return signals
+
+
+def _reference(parts: list[str], sources: list[str], signals: list[str]) -> Iterator[pa.Table]:
+    for part in parts:
+        with storage.open_parquet(part) as parquet:
+            table = parquet.read(["source", "lang", *signals])
+        yield table.filter(pc.is_in(table["source"], pa.array(sources)))
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

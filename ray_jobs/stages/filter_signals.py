@@ -1,0 +1,82 @@
+"""filter/signals: mask personal data, normalise the text and measure every signal of every document; nothing is dropped here.
+
+So a policy can be changed, tried and explained without reading the texts again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+from cluster.shards import Kernel, Shard, run_shard
+from ray_jobs.config.curation import Filter
+from ray_jobs.run.run import Job
+from ray_jobs.work.engine import on_engine
+from ray_jobs.work.shards import shards_of, totals
+
+
+def run(job: Job) -> dict:
+    from curation.signals import word_lists
+    from curation.signals.measure import Measure
+    from curation.text import icu_dictionary
+
+    settings = job.recipe.filter
+    lists = word_lists.read(settings.word_lists) if settings.word_lists else None
+    models = settings.perplexity_models
+    kernel = Measure(list(job.recipe.languages), lists, masked=kinds(settings), perplexity_models=models)
+    shards = shards_of(job, "language")
+    job.progress.start(len(shards), "shards")
+    with on_engine(job) as engine:
+        markers = engine.run(_measured(kernel), shards, job.progress.set)
+    result = totals(markers, docs_in=job.manifest("language")["docs_out"])
+    return {
+        **result,
+        "masked": added(marker["masked"] for marker in markers),
+        "words_cut_by": icu_dictionary.source() or "nothing: in scripts without spaces letters count as words",
+    }
+
+
+def kinds(settings: Filter) -> tuple[str, ...]:
+    """The kinds of personal data to mask: `true` means all."""
+    from curation.signals.pii_patterns import KINDS
+
+    return KINDS if settings.mask_pii is True else tuple(settings.mask_pii or ())
+
+
+def _measured(kernel: Kernel) -> Callable[[Shard], dict]:
+    return lambda shard: {**run_shard(kernel, shard), "masked": masked(shard.part)}
+
+
+def masked(part: str) -> dict[str, dict[str, int]]:
+    """How many of each kind were masked in a part, by language; kinds and languages of which there are none are left out."""
+    with storage.open_parquet(part) as parquet:
+        if "pii" not in parquet.schema_arrow.names:
+            return {}
+        table = parquet.read(["lang", "pii"])
+    counts = table["pii"].combine_chunks().flatten() if table.num_rows else []
+    columns = dict(zip((field.name for field in table.schema.field("pii").type), counts, strict=False))
+    by_lang = pa.table({"lang": table["lang"], **columns}).group_by("lang").aggregate([(k, "sum") for k in columns])
+    return {
+        lang: found
+        for row in by_lang.filter(pc.is_valid(by_lang["lang"])).to_pylist()
+        if (found := {kind: row[f"{kind}_sum"] for kind in columns if row[f"{kind}_sum"]}) and (lang := row["lang"])
+    }
+
+
+def added(parts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """The counts of all parts, by language and kind in order of their names."""
+    total: dict[str, Counter] = {}
+    for part in parts:
+        for lang, found in part.items():
+            total.setdefault(lang, Counter()).update(found)
+    return {lang: dict(sorted(total[lang].items())) for lang in sorted(total)}
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

@@ -1,0 +1,44 @@
+"""language: which language each document is in; documents in other languages, or too uncertain ones, leave."""
+
+from __future__ import annotations
+
+import os
+
+from cluster import storage
+from curation.lid.identify import identify
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.run.run import Job
+from ray_jobs.work.shards import run_kernel
+
+
+def run(job: Job) -> dict:
+    check(job.recipe)
+    return run_kernel(job, "extract", identify, *_settings(job.recipe))
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError for a language that the model does not know, and for a model that is not there."""
+    identify(*_settings(recipe))
+
+
+def _settings(recipe: Recipe) -> tuple:
+    trusted = sorted(source.name for source in recipe.sources if source.trust_language)
+    return (
+        location(recipe.language.model),
+        list(recipe.languages),
+        dict(recipe.language.min_score),
+        trusted,
+        None,
+        dict(recipe.language.min_share),
+    )
+
+
+def location(model: str) -> str:
+    """The name of a shipped model, or where a trained one lies: absolute, because workers have other working directories."""
+    return model if model == "lid.176" or not storage.is_local(model) else os.path.abspath(storage.local(model))
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

@@ -1,0 +1,100 @@
+"""mixture: how many tokens of each pool every training stage reads, in `plan.json` (Sailor2, sections 3.4 and 4.4).
+
+Weights are tempered token counts under an epoch cap; English and Chinese get a fixed replay share. With `mixture.regmix` those of
+stage 1 come from the proxy runs.
+"""
+
+from __future__ import annotations
+
+from cluster import storage
+from mixture import weights
+from mixture.store.token_store import TokenStore
+from mixture.weights import Pool, Stage
+from ray_jobs.errors import UserError
+from ray_jobs.run.run import Job
+
+
+def run(job: Job) -> dict:
+    train, mixture = job.recipe.train, job.recipe.mixture
+    everything = _pools(job, "all")
+    if not everything:
+        raise UserError(
+            "tokenize: no document is left to train on; `pinisi status` and the ledger show where they went"
+        )
+    plans: dict[str, Stage] = {}
+    if train and train.base.shape is not None:
+        own = {name: pool for name, pool in everything.items() if name.split("/")[-1] in train.base.languages}
+        if not own:
+            raise UserError(f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on")
+        plans["base"] = weights.stage1(
+            own, train.base.tokens, temperature=mixture.temperature, max_epochs=mixture.max_epochs
+        )
+    pretrain = train and train.pretrain
+    budget = pretrain.stage1.tokens if pretrain else sum(pool.tokens for pool in everything.values())
+    plans["stage1"] = _stage1(job, everything, budget)
+    if pretrain:
+        best = {
+            n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages
+        }
+        plans["stage2"] = weights.stage2(
+            best,
+            _pools(job, "instructions"),
+            everything,
+            plans["stage1"].weights,
+            pretrain.stage2.tokens,
+            temperature=mixture.temperature,
+            max_epochs=mixture.max_epochs,
+            replay_share=mixture.stage2_replay_share,
+            instruction_share=mixture.stage2_instruction_share,
+        )
+    sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions")
+    plan = {name: _as_json(stage, sizes) for name, stage in plans.items()}
+    storage.write_json(job.path("plan.json"), plan)
+    return {
+        "pools": len(sizes),
+        "stages": {name: stage.tokens for name, stage in plans.items()},
+        "warnings": [f"{name}: {warning}" for name, stage in plans.items() for warning in stage.warnings],
+    }
+
+
+def _stage1(job: Job, pools: dict[str, Pool], budget: int) -> Stage:
+    mixture, fixed = job.recipe.mixture, None
+    if job.has("regmix/weights"):
+        fixed = storage.read_json(job.input("regmix/weights", "weights.json"))["weights"]
+    replay = [name for name in pools if name.split("/")[-1] in mixture.replay_languages]
+    share = mixture.replay_share if len(replay) < len(pools) else 1.0
+    return weights.stage1(
+        pools,
+        budget,
+        temperature=mixture.temperature,
+        max_epochs=mixture.max_epochs,
+        replay=replay,
+        replay_share=share,
+        fixed=fixed,
+    )
+
+
+def _pools(job: Job, kind: str) -> dict[str, Pool]:
+    return pools_below(job.input("tokenize", "pools"), kind)
+
+
+def pools_below(root: str, kind: str) -> dict[str, Pool]:
+    """Sizes of the pools `kind` or `kind/<lang>` below `root`, the folder `pools` of a run, that hold any tokens."""
+    found = storage.glob(storage.join(root, kind, "*", "store.json")) + storage.glob(
+        storage.join(root, kind, "store.json")
+    )
+    stores = [TokenStore(uri.removesuffix("/store.json")) for uri in found]
+    pools = {store.uri[store.uri.index("/pools/") + 7 :]: Pool(store.n_tokens, store.n_bytes) for store in stores}
+    return {name: pool for name, pool in pools.items() if pool.tokens}
+
+
+def _as_json(stage: Stage, sizes: dict[str, Pool]) -> dict:
+    rows = [{**row._asdict(), "pool_tokens": sizes[row.pool].tokens} for row in stage.rows]
+    used = {row.pool: row.weight for row in stage.rows if row.weight > 0}
+    return {"tokens": stage.tokens, "weights": used, "rows": rows, "warnings": stage.warnings}
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

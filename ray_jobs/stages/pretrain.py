@@ -1,0 +1,63 @@
+"""pretrain/stage1, pretrain/stage2: continual pre-training of the expanded model (paper section 4.4); control/…: the same
+tokens for the base without expansion, which shows what expansion is worth."""
+
+from __future__ import annotations
+
+import functools
+
+from ray_jobs.config.recipe import Optimiser
+from ray_jobs.run.graph import grown
+from ray_jobs.run.run import Job
+from ray_jobs.training import data_order
+from ray_jobs.training import fit as training
+from ray_jobs.work.trainer import launch
+from train import model
+from train.methods import expand
+from train.methods.pretrain import loss
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.pretrain
+    branch, stage_name = job.stage.name.split("/")
+    first = stage_name == "stage1"
+    stage = recipe.stage1 if first else recipe.stage2
+    own = branch == "pretrain"
+    expanded = job.recipe.train.expand if own else None
+    start = (grown(job.recipe) if own else "base") if first else f"{branch}/stage1"
+    lr = stage.lr or (recipe.lr if first else recipe.lr / 10)
+    optimiser = Optimiser(
+        rows_per_step=stage.rows_per_step,
+        micro_rows=recipe.micro_rows,
+        lr=lr,
+        min_lr=lr / 10 if stage.min_lr is None else stage.min_lr,
+        schedule=stage.schedule,
+        warmup_steps=stage.warmup_steps,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+        checkpoint_every=recipe.checkpoint_every,
+    )
+    steps = training.steps_for(stage.tokens, stage.rows_per_step, job.recipe.train.context)
+    settings = training.settings(
+        job,
+        training.loop_config(job, optimiser, steps),
+        model=job.input(start, "model"),
+        **data_order.settle(job, job.recipe.seed + (1 if first else 2)),
+        trainable=expanded.trainable if expanded else "all",
+        new_layers=expanded.new_layers if expanded else 0,
+        z_loss=recipe.z_loss,
+    )
+    return launch(job, train_worker, settings, steps)
+
+
+def train_worker(settings: dict) -> dict:
+    net = model.load(settings["model"])
+    expand.set_trainable(net, settings["new_layers"], settings["trainable"])
+    objective = functools.partial(loss, z_loss=settings["z_loss"])
+    summary = training.fit_and_save(net, training.packed_rows(settings), objective, settings)
+    return {**summary, "parameters": training.parameters(net)}
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

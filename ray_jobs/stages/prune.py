@@ -1,0 +1,80 @@
+"""prune: learned width masks on the base of stage 2 until the target shape is met, then training heals the sliced model.
+
+Paper section 6.3: hidden width, query heads and FFN width; no layers, no dynamic data loading.
+"""
+
+from __future__ import annotations
+
+from cluster import storage
+from ray_jobs.run.run import Job
+from ray_jobs.training import data_order
+from ray_jobs.training import fit as training
+from ray_jobs.work import device
+from ray_jobs.work.trainer import launch
+from train import loader, model
+from train.checkpoint import checkpoint
+from train.loop import LoopConfig, fit
+from train.methods import pretrain
+from train.methods.prune import Pruning, Target
+from train.monitor.metrics import JsonLines
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.prune
+    context = job.recipe.train.context
+    heal_steps = training.steps_for(recipe.heal_tokens, recipe.optimiser.rows_per_step, context)
+    settings = training.settings(
+        job,
+        training.loop_config(job, recipe.optimiser, heal_steps),
+        model=job.input("pretrain/stage2", "model"),
+        target={key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
+        # masks are of whole weights, so each worker holds the model
+        mask_loop={**training.loop_config(job, recipe.optimiser, recipe.mask_steps), "parallel": "replicate"},
+        mask_lr=recipe.mask_lr,
+        warmup_steps=recipe.warmup_steps,
+        **data_order.settle(job, job.recipe.seed + 3),
+    )
+    return launch(job, train_worker, settings, heal_steps)
+
+
+def train_worker(settings: dict) -> dict:
+    sliced = storage.join(settings["out"], "sliced")
+    batch_fn = training.packed_rows(settings)
+    learnt = {}
+    if not storage.exists(storage.join(sliced, "config.json")):
+        learnt = _learn_masks(settings, batch_fn, sliced)
+    net = model.load(sliced)
+    skipped = settings["mask_loop"]["steps"] * settings["mask_loop"]["rows_per_step"]  # rows that the masks have seen
+    summary = training.fit_and_save(
+        net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings
+    )
+    return {**summary, "parameters": training.parameters(net), **learnt}
+
+
+def _learn_masks(settings: dict, batch_fn, sliced: str) -> dict:
+    net = model.load(settings["model"]).to(device.here())  # the masks are made where it lies
+    before = training.parameters(net)
+    pruning = Pruning(net, Target(**settings["target"]), settings["warmup_steps"], settings["seed"])
+    masks = storage.join(settings["out"], "masks")
+    metrics = JsonLines(settings["metrics_uri"].replace(".jsonl", "-masks.jsonl"))
+    config = LoopConfig(**settings["mask_loop"])
+    with loader.ahead(batch_fn, config) as batches:
+        summary = fit(
+            net,
+            batches,
+            pruning.loss_fn(pretrain.loss),
+            config,
+            masks,
+            on_log=metrics,
+            extra_params=pruning.extra_params(settings["mask_lr"]),
+            after_step=pruning.after_step,
+        )
+    model.save(pruning.sliced(), None, sliced, settings["context"])
+    checkpoint.clear(storage.join(masks, "checkpoints"))
+    return {"parameters_before": before, "mask_loss": summary["loss"]}
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

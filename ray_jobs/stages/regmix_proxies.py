@@ -1,0 +1,253 @@
+"""regmix/proxies: small models, each trained on a mixture of its own, and the loss of each in every language (paper section
+3.4; RegMix, arXiv 2407.01492).
+
+    pools/<lang>, heldout/<lang>   token stores in the proxies' small vocabulary
+    runs/proxy-00000.json          one finished proxy: its mixture, its held-out losses
+    mixtures.parquet               all of them: number, heldout, weight/<lang>…, loss/<lang>…
+
+Proxies are Ray tasks of `group` models each; one that is killed loses its group. A mixture is stated in tokens of the run's own
+tokenizer: a language that the small vocabulary spells with twice the tokens gives twice the tokens to a proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cluster import storage
+from cluster.engines import placement
+from mixture.order.permute import derive, permute
+from mixture.order.sampler import Sampler, rows
+from mixture.regmix.mixtures import sample_mixtures
+from mixture.regmix.small_vocabulary import SmallVocabulary
+from mixture.store.token_store import TokenStore, write_store
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.errors import UserError
+from ray_jobs.run.run import Job
+from ray_jobs.training import fit as training
+from ray_jobs.work import device
+from ray_jobs.work.tasks import map_on_ray
+from train.methods import proxy
+
+BLOCK = 64  # documents that are read together
+COUNTED_TOKENS = 20_000_000  # of a language, for the choice of the vocabulary
+
+
+def run(job: Job) -> dict:
+    settings = job.recipe.mixture.regmix.proxies
+    stores = _pools(job)
+    prior = {lang: store.n_tokens for lang, store in stores.items()}
+    tokenizer = training.load_tokenizer(training.tokenizer_of(job))
+    counting = [(store.uri, len(tokenizer), job.recipe.seed) for store in stores.values()]
+    counts = {lang: one["counts"] for lang, one in zip(stores, map_on_ray(job, _count, counting, "pools"), strict=True)}
+    vocabulary = SmallVocabulary(tokenizer, counts, settings.vocab_size)
+    copies = [
+        {
+            "lang": lang,
+            "store": store.uri,
+            "vocabulary": vocabulary,
+            **training.tokenizer_of(job),
+            "heldout": job.input("tokenize", "heldout.parquet"),
+            "tokens": settings.tokens + settings.context,
+            "out": job.path(),
+            "seed": job.recipe.seed,
+        }
+        for lang, store in stores.items()
+    ]
+    copied = dict(zip(stores, map_on_ray(job, _copy, copies, "pools"), strict=True))
+    languages = [lang for lang in stores if copied[lang]["heldout_tokens"]]
+    if not languages:
+        raise UserError("mixture.regmix: no held-out document to measure a proxy by; raise tokenize.heldout_share")
+    n = settings.runs + settings.heldout_runs
+    mixtures = sample_mixtures(prior, n, job.recipe.seed)
+    tasks = [
+        {
+            "numbers": list(range(first, min(first + settings.group, n))),
+            "mixtures": mixtures[first : first + settings.group].tolist(),
+            "domains": list(stores),
+            "languages": languages,
+            "scale": [copied[lang]["scale"] for lang in stores],
+            "vocab_size": vocabulary.size,
+            "settings": settings.model_dump(),
+            "out": job.path(),
+            "seed": job.recipe.seed,
+        }
+        for first in range(0, n, settings.group)
+    ]
+    map_on_ray(job, _train, tasks, "groups of proxies", gpus=on_gpus(job))
+    _collect(job, n, settings.runs, list(stores), languages)
+    shape = settings.shape.model_dump()
+    tokens = _steps(settings.model_dump()) * settings.rows_per_step * settings.context
+    return {
+        "proxies": n,
+        "tokens": n * tokens,
+        "vocab_size": vocabulary.size,
+        "parameters": proxy.flops.parameters(shape, vocabulary.size),
+        "flops": n * proxy.training_flops(shape, vocabulary.size, settings.context, tokens),
+        "heldout_tokens_per_lang": {lang: copied[lang]["heldout_tokens"] for lang in languages},
+    }
+
+
+def on_gpus(job: Job) -> bool:
+    """Whether proxies are trained on GPUs; without a section `train`, where the cluster has some."""
+    return device.wants_gpus(job) if job.recipe.train else placement.has_gpus()
+
+
+def _pools(job: Job) -> dict[str, TokenStore]:
+    """The pools `all/<lang>` that hold any tokens, by language."""
+    root = job.input("tokenize", "pools", "all")
+    found = storage.glob(storage.join(root, "*", "store.json"))
+    stores = {uri.split("/")[-2]: TokenStore(uri.removesuffix("/store.json")) for uri in found}
+    stores = {lang: store for lang, store in sorted(stores.items()) if store.n_tokens > store.n_documents}
+    if len(stores) < 2:
+        raise UserError(f"mixture.regmix: {len(stores)} languages have tokens; a mixture needs two")
+    return stores
+
+
+def _some_documents(store: TokenStore, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, tokens without the end token) of all documents, in blocks that come in random order: the first ones are a
+    sample of the pool, whatever order it lies in."""
+    blocks = -(-store.n_documents // BLOCK)
+    for i in range(blocks):
+        first = permute(i, blocks, derive(seed, "regmix", store.uri.rsplit("/", 1)[-1])) * BLOCK
+        last = min(first + BLOCK, store.n_documents)
+        starts = store.starts[first : last + 1]
+        tokens = store.tokens[int(starts[0]) : int(starts[-1])]
+        for row in range(first, last):
+            yield row, tokens[starts[row - first] - starts[0] : starts[row - first + 1] - starts[0] - 1]
+
+
+def _count(task: tuple[str, int, int]) -> dict:
+    """How often each token occurs in a sample of the pool."""
+    uri, vocab, seed = task
+    counts, seen = np.zeros(vocab, np.int64), 0
+    for _, ids in _some_documents(TokenStore(uri), seed):
+        counts += np.bincount(ids, minlength=vocab)
+        seen += len(ids)
+        if seen >= COUNTED_TOKENS:
+            break
+    return {"counts": counts}
+
+
+def _copy(task: dict) -> dict:
+    """The pool and the held-out documents of one language in the small vocabulary, the pool as far as a proxy reads it.
+
+    `scale` is how many tokens of the small vocabulary one of the run's tokens becomes."""
+    lang, vocabulary, store = task["lang"], task["vocabulary"], TokenStore(task["store"])
+    pool, heldout = (storage.join(task["out"], kind, lang) for kind in ("pools", "heldout"))
+    before = 0
+
+    def documents() -> Iterator[tuple[str, str, int, np.ndarray]]:
+        nonlocal before
+        ids, sizes = store.documents["doc_id"], store.documents["bytes"]
+        written = 0
+        for row, tokens in _some_documents(store, task["seed"]):
+            small = vocabulary.expand(tokens)
+            before += len(tokens) + 1
+            written += len(small) + 1
+            yield ids[row].as_py(), lang, sizes[row].as_py(), small
+            if written >= task["tokens"]:
+                return
+
+    written = write_store(pool, documents(), vocabulary.size, vocabulary.eod)
+    table = storage.read_table(task["heldout"]).to_pylist()
+    held = [row for row in table if row["lang"] == lang]
+    encoded = tokenizers.encode(training.load_tokenizer(task), [row["text"] for row in held])
+    own = ((row["doc_id"], lang, row["bytes"], vocabulary.expand(ids)) for row, ids in zip(held, encoded, strict=True))
+    measured = write_store(heldout, own, vocabulary.size, vocabulary.eod)
+    return {"scale": written["tokens"] / before, "heldout_tokens": measured["tokens"]}
+
+
+def _steps(settings: dict) -> int:
+    return training.steps_for(settings["tokens"], settings["rows_per_step"], settings["context"])
+
+
+def _train(task: dict) -> dict:
+    """Train the proxies of one group that are not all there, and write one file for each."""
+    done = [_result(task["out"], number) for number in task["numbers"]]
+    if all(storage.exists(uri) for uri in done):
+        return {}
+    settings = task["settings"]
+    context, where = settings["context"], device.here()
+    if where.type == "cpu":
+        torch.set_num_threads(1)  # Ray gave this task one core
+    steps = _steps(settings)
+    config = proxy.ProxyConfig(
+        steps=steps,
+        rows_per_step=settings["rows_per_step"],
+        micro_rows=settings["micro_rows"],
+        lr=settings["lr"],
+        warmup_steps=min(settings["warmup_steps"], steps),
+        seed=task["seed"],
+        precision="fp32" if where.type == "cpu" else "bf16",  # of so small products bf16 is no faster on a CPU
+    )
+    shape = {**settings["shape"], "vocab_size": task["vocab_size"], "max_position_embeddings": context}
+    pools = {lang: TokenStore(storage.join(task["out"], "pools", lang)) for lang in task["domains"]}
+
+    def batches(mixture: list[float]):
+        weights = {lang: w * s for lang, w, s in zip(task["domains"], mixture, task["scale"], strict=True) if w > 0}
+        return _batch_fn({lang: pools[lang] for lang in weights}, weights, context, task["seed"])
+
+    heldout = {lang: _heldout(task, lang, settings) for lang in task["languages"]}
+    found_ML = proxy.losses(
+        shape,
+        [batches(mixture) for mixture in task["mixtures"]],
+        heldout,
+        config,
+        device=where,
+        batched=len(task["numbers"]) > 1,
+    )
+    for uri, number, mixture, loss_L in zip(done, task["numbers"], task["mixtures"], found_ML.tolist(), strict=True):
+        result = {
+            "number": number,
+            "mixture": dict(zip(task["domains"], mixture, strict=True)),
+            "loss": dict(zip(task["languages"], loss_L, strict=True)),
+        }
+        storage.write_json(uri, result)
+    return {}
+
+
+def _batch_fn(pools: dict[str, TokenStore], weights: dict[str, float], context: int, seed: int):
+    sampler = Sampler(pools, [{"from_sample": 0, "weights": weights}], context, seed)
+    names = ("input_ids", "labels", "doc_ids", "position_ids")
+
+    def batch(numbers: list[int]) -> dict[str, torch.Tensor]:
+        found = rows(sampler, numbers)
+        return {name: torch.from_numpy(found[name]).long() for name in names}
+
+    return batch
+
+
+def _heldout(task: dict, lang: str, settings: dict) -> list[dict[str, torch.Tensor]]:
+    """The rows of a language that every proxy is measured by, each window of its held-out tokens once."""
+    store = TokenStore(storage.join(task["out"], "heldout", lang))
+    context, size = settings["context"], settings["micro_rows"]
+    windows = max(1, (store.n_tokens - 1) // context)
+    count = min(windows, max(1, settings["heldout_tokens"] // context))
+    batch = _batch_fn({lang: store}, {lang: 1.0}, context, task["seed"])
+    return [batch(list(range(first, min(first + size, count)))) for first in range(0, count, size)]
+
+
+def _result(out: str, number: int) -> str:
+    return storage.join(out, "runs", f"proxy-{number:05}.json")
+
+
+def _collect(job: Job, n: int, training_runs: int, domains: list[str], languages: list[str]) -> None:
+    """`mixtures.parquet` of all results. `heldout` runs are those that no regression is fitted on."""
+    found = [storage.read_json(_result(job.path(), number)) for number in range(n)]
+    columns: dict[str, list] = {
+        "number": [one["number"] for one in found],
+        "heldout": [one["number"] >= training_runs for one in found],
+    }
+    columns |= {f"weight/{lang}": [one["mixture"][lang] for one in found] for lang in domains}
+    columns |= {f"loss/{lang}": [one["loss"][lang] for one in found] for lang in languages}
+    storage.write_table(job.path("mixtures.parquet"), pa.table(columns))
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

@@ -1,0 +1,199 @@
+"""regmix/weights: from the proxies' losses to the mixture of stage 1 (paper section 3.4; RegMix, arXiv 2407.01492).
+
+    weights.json       weights per pool, what is predicted for them, the rank correlation (Spearman) in each language on folds
+                       of the training proxies and on the held-out proxies, and whether the regression was followed
+    predicted.parquet  held-out proxies and folds: language, measured and predicted loss
+    effects.parquet    what `STEP` more of a domain, taken from all others in proportion, does to the loss of a language: the
+                       mean over the mixtures that were measured
+
+A regression that ranks unseen mixtures no better than `min_correlation` is not followed: then the tempered weights stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from cluster import storage
+from mixture.regmix import regression, search
+from mixture.weights import Pool, overdraw, stage1
+from ray_jobs.run.run import Job
+from ray_jobs.work.tasks import map_on_ray
+
+STEP = 0.1  # of all tokens
+
+
+def run(job: Job) -> dict:
+    settings, mixture = job.recipe.mixture.regmix, job.recipe.mixture
+    table = storage.read_table(job.input("regmix/proxies", "mixtures.parquet"))
+    domains, languages = (_named(table, kind) for kind in ("weight", "loss"))
+    weights_ND, losses_NL = _matrix(table, "weight", domains), _matrix(table, "loss", languages)
+    heldout = table["heldout"].to_numpy()
+    seed, kind = job.recipe.seed, settings.regression
+    tasks = [
+        {"weights": weights_ND, "losses": loss_N[:, None], "heldout": heldout, "kind": kind, "seed": seed}
+        for loss_N in losses_NL.T
+    ]
+    fits = map_on_ray(job, _regress, tasks, "languages")
+    by_folds_NL = np.concatenate([one["folds"] for one in fits], axis=1)
+    unseen_NL = np.concatenate([one["unseen"] for one in fits], axis=1)
+    predictor = regression.Predictor(kind, [one["model"] for one in fits])
+    rho = {
+        "folds": regression.spearman(losses_NL[~heldout], by_folds_NL),
+        "heldout": regression.spearman(losses_NL[heldout], unseen_NL) if heldout.sum() > 2 else None,
+    }
+    _write_predicted(job, languages, table, np.concatenate([by_folds_NL, unseen_NL]), losses_NL)
+
+    _write_effects(job, predictor, weights_ND, domains, languages)
+    tokens = job.manifest("tokenize")["tokens_per_lang"]
+    prior = {lang: tokens[lang] for lang in domains}
+    pretrain = job.recipe.train and job.recipe.train.pretrain
+    budget = pretrain.stage1.tokens if pretrain else sum(prior.values())
+    plain = _tempered(prior, budget, mixture)
+    mean = float(rho["folds"].mean())
+    if mean < settings.min_correlation:
+        refused = (
+            f"its rank correlation {mean:.2f} on unseen mixtures is below min_correlation {settings.min_correlation:g}"
+        )
+    elif overdraw(prior, budget, mixture.max_epochs) >= 1:
+        refused = f"all pools together have too few tokens for max_epochs {mixture.max_epochs:g}, so no choice is left"
+    else:
+        refused = None
+    chosen = plain if refused else _search(job, predictor, prior, budget)
+    total = sum(prior.values())
+    natural = {lang: count / total for lang, count in prior.items()}
+    predicted = {
+        name: dict(zip(languages, predictor.predict(_row(weights, domains))[0].tolist(), strict=True))
+        for name, weights in (("chosen", chosen), ("tempered", plain), ("prior", natural))
+    }
+    warnings = [f"regmix: the tempered weights stay: {refused}"] if refused else []
+    weak = [lang for lang, r in zip(languages, rho["folds"], strict=True) if r < settings.min_correlation]
+    if weak and not refused:
+        warnings.append(f"regmix: the loss of {', '.join(weak)} is hardly predicted (rank correlation under "
+                        f"{settings.min_correlation:g}); what it says about them is weak")  # fmt: skip
+    found = {
+        "weights": {f"all/{lang}": weight for lang, weight in chosen.items() if weight > 0},
+        "followed": refused is None,
+        "regression": kind,
+        "proxies": int((~heldout).sum()),
+        "heldout_proxies": int(heldout.sum()),
+        "rho": {
+            name: None if values is None else dict(zip(languages, values.tolist(), strict=True))
+            for name, values in rho.items()
+        },
+        "prior": natural,
+        "tempered": plain,
+        "predicted": predicted,
+        "warnings": warnings,
+    }
+    storage.write_json(job.path("weights.json"), found)
+    return {
+        "followed": refused is None,
+        "rho_folds": mean,
+        "rho_heldout": None if rho["heldout"] is None else float(rho["heldout"].mean()),
+        "warnings": warnings,
+    }
+
+
+def _regress(task: dict) -> dict:
+    """The regression of one language: what it predicts for each fold and for the held-out proxies without having seen them,
+    and the model of all proxies, which the search asks."""
+    heldout, kind, seed = task["heldout"], task["kind"], task["seed"]
+    weights_ND, losses_N1 = task["weights"][~heldout], task["losses"][~heldout]
+    fitted = regression.fit(weights_ND, losses_N1, kind, seed=seed)
+    return {
+        "folds": regression.cross_validate(weights_ND, losses_N1, kind, seed=seed),
+        "unseen": fitted.predict(task["weights"])[heldout],
+        "model": regression.fit(task["weights"], task["losses"], kind, seed=seed).models[0],
+    }
+
+
+def _search(job: Job, predictor, prior: dict[str, int], budget: int) -> dict[str, float]:
+    mixture, settings = job.recipe.mixture, job.recipe.mixture.regmix
+    replay = _replay(prior, mixture)
+    caps = search.epoch_caps(prior, budget, mixture.max_epochs)
+    return search.best_mixture(
+        predictor,
+        prior,
+        seed=job.recipe.seed,
+        n_candidates=settings.candidates,
+        average=settings.average,
+        caps=caps,
+        minimum=floors(settings.minimum, caps),
+        fixed_shares={tuple(replay): mixture.replay_share} if 0 < len(replay) < len(prior) else None,
+    )
+
+
+def floors(minimum: dict[str, float], caps: dict[str, float]) -> dict[str, float]:
+    """The least share of each language: its own of `minimum`, or that of `default` as far as its cap allows."""
+    default = minimum.get("default", 0.0)
+    return {lang: minimum.get(lang, min(default, cap)) for lang, cap in caps.items()}
+
+
+def _tempered(prior: dict[str, int], budget: int, mixture) -> dict[str, float]:
+    """What stage 1 would read without RegMix."""
+    replay = _replay(prior, mixture)
+    pools = {lang: Pool(count, 0) for lang, count in prior.items()}
+    limits = {"temperature": mixture.temperature, "max_epochs": mixture.max_epochs}
+    share = mixture.replay_share if len(replay) < len(prior) else 1.0
+    return stage1(pools, budget, **limits, replay=replay, replay_share=share).weights
+
+
+def _replay(prior: dict[str, int], mixture) -> list[str]:
+    return [lang for lang in prior if lang in mixture.replay_languages]
+
+
+def effects(predictor, weights_ND: np.ndarray) -> np.ndarray:
+    """Mean change of each loss [D, L] when domain d gets `STEP` more of all tokens and every other share shrinks alike."""
+    before_NL = predictor.predict(weights_ND)
+    rows = []
+    for d in range(weights_ND.shape[1]):
+        more_ND = weights_ND * (1.0 - STEP)
+        more_ND[:, d] += STEP
+        rows.append((predictor.predict(more_ND) - before_NL).mean(axis=0))
+    return np.stack(rows)
+
+
+def _write_effects(job: Job, predictor, weights_ND: np.ndarray, domains: list[str], languages: list[str]) -> None:
+    change_DL = effects(predictor, weights_ND)
+    columns = {
+        "domain": np.repeat(domains, len(languages)),
+        "language": np.tile(languages, len(domains)),
+        "loss_change": change_DL.ravel(),
+        "largest_share": np.repeat(weights_ND.max(axis=0), len(languages)),  # of the domain in any proxy
+    }
+    storage.write_table(job.path("effects.parquet"), pa.table(columns))
+
+
+def _write_predicted(
+    job: Job, languages: list[str], table: pa.Table, predicted_NL: np.ndarray, losses_NL: np.ndarray
+) -> None:
+    """One row per proxy and language; the training proxies' predictions are those of the folds."""
+    heldout = table["heldout"].to_numpy()
+    order = np.concatenate([np.flatnonzero(~heldout), np.flatnonzero(heldout)])
+    columns = {
+        "number": np.repeat(table["number"].to_numpy()[order], len(languages)),
+        "heldout": np.repeat(heldout[order], len(languages)),
+        "language": np.tile(languages, len(order)),
+        "measured": losses_NL[order].ravel(),
+        "predicted": predicted_NL.ravel(),
+    }
+    storage.write_table(job.path("predicted.parquet"), pa.table(columns))
+
+
+def _named(table: pa.Table, kind: str) -> list[str]:
+    return [name.removeprefix(f"{kind}/") for name in table.column_names if name.startswith(f"{kind}/")]
+
+
+def _matrix(table: pa.Table, kind: str, names: list[str]) -> np.ndarray:
+    return np.stack([table[f"{kind}/{name}"].to_numpy() for name in names], axis=1)
+
+
+def _row(weights: dict[str, float], domains: list[str]) -> np.ndarray:
+    return np.array([[weights[lang] for lang in domains]])
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

@@ -1,0 +1,18 @@
+"""report: one HTML page of the run (ray_jobs/report)."""
+
+from __future__ import annotations
+
+from cluster import storage
+from ray_jobs.report import page
+from ray_jobs.run.run import Job
+
+
+def run(job: Job) -> dict:
+    uri = page.written(job.run_uri, job.recipe, list(job.stage.inputs))
+    return {"bytes": storage.size(uri)}
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

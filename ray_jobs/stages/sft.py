@@ -1,0 +1,73 @@
+"""sft/stage1: breadth, all valid conversations; sft/stage2: the selected ones (paper section 5.1)."""
+
+from __future__ import annotations
+
+from ray_jobs.alignment import chats, held_out
+from ray_jobs.run.graph import foundation
+from ray_jobs.run.run import Job
+from ray_jobs.training import fit as training
+from ray_jobs.work.trainer import launch
+from train import model
+from train.batches import examples
+from train.chat import conversations as chat
+from train.loop import BatchFn
+from train.methods import sft
+from train.monitor.heldout_rows import LossValidation
+
+
+def run(job: Job) -> dict:
+    recipe = job.recipe.train.sft
+    if job.stage.name == "sft/stage1":
+        stage, start = recipe.stage1, job.input(foundation(job.recipe), "model")
+        rows = chats.read_rows(job.input("sft/data", "rows.jsonl"))
+        rows, measured = held_out.split(rows, recipe.eval_every, recipe.eval_rows_per_language)
+        chats.write_rows(job.path("heldout.jsonl"), measured)
+        heldout = job.path("heldout.jsonl")
+    else:
+        stage, start = recipe.stage2, job.input("sft/stage1", "model")
+        rows = chats.read_rows(job.input("sft/select", "rows.jsonl"))
+        heldout = job.input("sft/stage1", "heldout.jsonl")  # selection sees only what stage 1 was trained on
+    chats.write_rows(job.path("rows.jsonl"), rows)
+    settings = training.settings(
+        job,
+        training.loop_config(job, stage.optimiser),
+        model=start,
+        rows=job.path("rows.jsonl"),
+        heldout=heldout,
+        eval_every=recipe.eval_every,
+        epochs=stage.epochs,
+    )
+    return {"conversations": len(rows), "per_language": chats.per_language(rows), **launch(job, train_worker, settings)}
+
+
+def train_worker(settings: dict) -> dict:
+    tokenizer = training.load_tokenizer(settings)
+    encoded = chat.encode(tokenizer, chats.read_rows(settings["rows"]))
+    fitting, too_long = examples.within(encoded, settings["context"])
+    packed = sft.pack([example.positions for example in fitting], settings["context"])
+    steps = examples.steps(len(packed), settings["epochs"], settings["loop"]["rows_per_step"])
+    settings["loop"] = training.with_steps(settings["loop"], steps)
+    batch_fn = sft.batch_fn(fitting, packed, settings["context"], settings["seed"])
+    validation = _validation(tokenizer, settings)
+    summary = training.fit_and_save(model.load(settings["model"]), batch_fn, sft.loss, settings, validation=validation)
+    used = sum(example.positions for example in fitting) / (len(packed) * settings["context"])
+    return {**summary, "packed_rows": len(packed), "positions_used": round(used, 4), "left_out": len(too_long)}
+
+
+def _validation(tokenizer, settings: dict) -> LossValidation | None:
+    """The held-out conversations, packed by language."""
+    rows = chats.read_rows(settings["heldout"])
+    fitting, _ = examples.within(chat.encode(tokenizer, rows), settings["context"])
+
+    def rows_of(indices: list[int]) -> tuple[BatchFn, int]:
+        chosen = [fitting[i] for i in indices]
+        packed = sft.pack([example.positions for example in chosen], settings["context"])
+        return sft.batch_fn(chosen, packed, settings["context"], settings["seed"]), len(packed)
+
+    return held_out.validation([example.lang for example in fitting], rows_of, sft.loss, settings)
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

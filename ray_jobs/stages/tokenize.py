@@ -1,0 +1,198 @@
+"""tokenize: a tokenizer, the held-out documents, and the token stores that training reads.
+
+Pools: `all/<lang>`, `high_quality/<lang>` (the best share by quality score) and `instructions` (chat rows as text). Held-out
+documents are chosen by their id and are in no pool. Of a recipe without sources there is the tokenizer only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+from cluster.shards import Kernel, ledger_rows
+from mixture.store.token_store import write_store
+from mixture.tokenizer import tokenizer as tokenizers
+from mixture.tokenizer.encoder import Encoder
+from ray_jobs.alignment import chats
+from ray_jobs.run.run import Job
+from ray_jobs.work.shards import run_kernel
+from ray_jobs.work.tasks import map_on_ray
+from train.chat import conversations as chat
+
+MIN_HELDOUT, MAX_HELDOUT = 3, 0.25  # documents of a language, and the share of it that they may take
+
+PARTS = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("lang", pa.string()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("quality", pa.float32()),
+        ("bytes", pa.int64()),
+        ("n_tokens", pa.int64()),
+        ("tokens", pa.list_(pa.uint32())),
+        ("heldout", pa.bool_()),
+        ("text", pa.string()),
+    ]
+)
+"""One row per document; `tokens` is null for held-out documents and `text` for all others."""
+
+
+def run(job: Job) -> dict:
+    settings = job.recipe.tokenize
+    folder = job.path("tokenizer")
+    if not storage.exists(storage.join(folder, "tokenizer.json")):
+        with storage.atomic_folder(folder) as local:
+            if settings.tokenizer == "train":
+                tokenizers.train_bpe(_training_texts(job), settings.vocab_size, local)
+            else:
+                tokenizers.with_chat_template(tokenizers.load(settings.tokenizer)).save_pretrained(local)
+    tokenizer = tokenizers.load(storage.localize(folder))
+    if not job.recipe.sources:  # a finished model is aligned: all that it needs is its tokenizer
+        return {"vocab_size": len(tokenizer)}
+    if settings.dropout:
+        Encoder(tokenizer, settings.dropout)  # a tokenizer that does not allow it is said here, not on a worker
+    result = run_kernel(job, "quality", _kernel, folder, _heldout_rates(job), settings.dropout, settings.seed)
+    vocab, eod = len(tokenizer), tokenizer.eos_token_id
+    parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
+    languages = sorted(result["docs_per_lang"])
+    tasks = [
+        (
+            lang,
+            [uri for uri, langs in parts.items() if lang in langs],
+            job.path(),
+            job.recipe.quality.top_share,
+            vocab,
+            eod,
+        )
+        for lang in languages
+    ]
+    sizes = map_on_ray(job, _write_pools, tasks, "languages")
+    _write_instructions(job, tokenizer)
+    _write_heldout(job, list(parts))
+    tokens = {lang: size["all"] for lang, size in zip(languages, sizes, strict=True)}
+    text_bytes = {lang: size["bytes"] for lang, size in zip(languages, sizes, strict=True)}
+    return {
+        **result,
+        "vocab_size": vocab,
+        "tokens": sum(tokens.values()),
+        "tokens_per_lang": tokens,
+        "bytes": sum(text_bytes.values()),
+        "bytes_per_lang": text_bytes,
+        "high_quality_tokens_per_lang": {
+            lang: size["high_quality"] for lang, size in zip(languages, sizes, strict=True)
+        },
+    }
+
+
+def heldout(batch: pa.RecordBatch | pa.Table, rates: dict[str, float]) -> list[bool]:
+    """Which documents are held out: those whose id, a hash, ends in the first `rates[lang]` of its range."""
+    ends = pc.utf8_slice_codeunits(batch["doc_id"], 24, 32).to_pylist()
+    limits = {lang: format(int(rate * (16**8 - 1)), "08x") for lang, rate in rates.items()}
+    return [end < limits[lang] for end, lang in zip(ends, batch["lang"].to_pylist(), strict=True)]
+
+
+def _heldout_rates(job: Job) -> dict[str, float]:
+    """`heldout_share`, and more for a language of few documents, so that about three of it can be scored."""
+    share = job.recipe.tokenize.heldout_share
+    few = {lang: min(MAX_HELDOUT, MIN_HELDOUT / n) for lang, n in job.manifest("quality")["docs_per_lang"].items()}
+    return {lang: max(share, rate) for lang, rate in few.items()}
+
+
+def _training_texts(job: Job) -> Iterator[str]:
+    """Texts for the tokenizer: each language in proportion to the square root of its bytes, chosen by id."""
+    sizes, held_rates = job.manifest("quality")["bytes_per_lang"], _heldout_rates(job)
+    rates = tokenizers.sampling_rates(sizes, job.recipe.tokenize.train_bytes, temperature=2.0)
+    for part in storage.glob(job.input("quality", "part-*.parquet")):
+        table = storage.read_table(part, ["doc_id", "lang", "text"])
+        for row, out in zip(table.to_pylist(), heldout(table, held_rates), strict=True):
+            if not out and int(row["doc_id"][8:16], 16) < rates[row["lang"]] * 16**8:
+                yield row["text"]
+
+
+def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> Kernel:
+    encoder = Encoder(tokenizers.load(storage.localize(folder)), dropout, seed)
+
+    def encode(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        held = pa.array(heldout(batch, rates), pa.bool_())
+        tokens = encoder.encode(batch["text"], batch["doc_id"])
+        columns = {
+            **{name: batch[name] for name in ("doc_id", "lang", "url", "licence", "quality")},
+            "bytes": pc.cast(pc.binary_length(batch["text"]), pa.int64()),
+            "n_tokens": pc.cast(pc.list_value_length(tokens), pa.int64()),
+            "tokens": pc.if_else(held, pa.scalar(None, tokens.type), tokens),
+            "heldout": held,
+            "text": pc.if_else(held, batch["text"], pa.scalar(None, pa.string())),
+        }
+        return pa.RecordBatch.from_arrays([columns[n] for n in PARTS.names], schema=PARTS), ledger_rows("tokenize", [])
+
+    return encode
+
+
+def _marker(part: str) -> str:
+    folder, name = part.rsplit("/", 1)
+    return storage.join(folder, "_shards", name.replace(".parquet", ".json"))
+
+
+def _write_pools(task: tuple[str, list[str], str, float, int, int]) -> dict:
+    """The pools of one language. The threshold of `high_quality` is that quantile of the language's scores."""
+    lang, parts, folder, top_share, vocab, eod = task
+    mine = (pc.field("lang") == lang) & ~pc.field("heldout")
+    columns = ["doc_id", "lang", "quality", "bytes", "tokens", "heldout"]
+    scores = [storage.read_table(part, ["lang", "heldout", "quality"]).filter(mine)["quality"] for part in parts]
+    known = np.array([s for column in scores for s in column.to_pylist() if s is not None], np.float32)
+    threshold = float(np.quantile(known, 1.0 - top_share)) if len(known) else None
+
+    def documents(only_best: bool) -> Iterator[tuple[str, str, int, np.ndarray]]:
+        wanted = mine & (pc.field("quality") >= threshold) if only_best and threshold is not None else mine
+        for part in parts:
+            for batch in storage.read_table(part, columns).filter(wanted).to_batches():
+                tokens, ends = batch["tokens"].flatten().to_numpy(), np.cumsum(pc.list_value_length(batch["tokens"]))
+                pieces = np.split(tokens, ends[:-1])
+                yield from zip(
+                    batch["doc_id"].to_pylist(), [lang] * len(pieces), batch["bytes"].to_pylist(), pieces, strict=True
+                )
+
+    sizes = {}
+    for pool, only_best in (("all", False), ("high_quality", True)):
+        meta = write_store(storage.join(folder, "pools", pool, lang), documents(only_best), vocab, eod)
+        sizes[pool] = meta["tokens"]
+        sizes.setdefault("bytes", meta["bytes"])
+    return sizes
+
+
+def _write_instructions(job: Job, tokenizer) -> None:
+    """The pool of instruction texts for stage 2: the chat rows of `train.sft.instruct`, when the recipe has any."""
+    if job.recipe.train is None or job.recipe.train.sft is None:
+        return
+    rows = chats.conversations(job, job.recipe.train.sft.instruct, None)
+    sizes = [len(chat.render(row["messages"])[0].encode()) for row in rows]
+    documents = ((e.id, e.lang, size, e.ids) for e, size in zip(chat.encode(tokenizer, rows), sizes, strict=True))
+    write_store(job.path("pools", "instructions"), documents, len(tokenizer), tokenizer.eos_token_id)
+
+
+def _write_heldout(job: Job, parts: list[str]) -> None:
+    """`heldout.parquet`: doc_id, lang, bytes, text; per language as many documents as fit the byte limit, by id."""
+    tables = [
+        storage.read_table(part, ["doc_id", "lang", "bytes", "text", "heldout"]).filter(pc.field("heldout"))
+        for part in parts
+    ]
+    table = pa.concat_tables(tables).drop_columns(["heldout"]).sort_by([("lang", "ascending"), ("doc_id", "ascending")])
+    limit = job.recipe.tokenize.heldout_bytes_per_language
+    used: dict[str, int] = {}
+    keep = []
+    for lang, size in zip(table["lang"].to_pylist(), table["bytes"].to_pylist(), strict=True):
+        fits = used.get(lang, 0) + size <= limit or lang not in used
+        keep.append(fits)
+        used[lang] = used.get(lang, 0) + (size if fits else 0)
+    storage.write_table(job.path("heldout.parquet"), table.filter(pa.array(keep, pa.bool_())))
+
+
+if __name__ == "__main__":
+    from ray_jobs.stages.__main__ import main
+
+    main(__file__)

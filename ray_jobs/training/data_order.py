@@ -1,0 +1,110 @@
+"""What a training stage reads, in which order: from the plan of the mixture and the ledger of changes of that stage.
+
+`order.json` in the stage's folder says what its training has read and will read; a run, its replay and `pinisi trace` all make
+their sampler from it. The ledger, `RUN/ledger/<stage>.jsonl`, outlives the stage's folder: trained again, it is repeated.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster import storage
+from mixture.order import ledger
+from mixture.order.sampler import Sampler
+from mixture.store.long_documents import LongDocuments, open_pool
+from mixture.store.token_store import TokenStore
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.errors import UserError
+from ray_jobs.run.run import Job
+
+FILE, LEDGER = "order.json", "ledger"
+OPEN_THREADS = 16  # pools on object storage are opened together
+
+STAGES = {
+    "base": lambda train: train.base.optimiser,
+    "pretrain/stage1": lambda train: train.pretrain.stage1,
+    "pretrain/stage2": lambda train: train.pretrain.stage2,
+    "control/stage1": lambda train: train.pretrain.stage1,
+    "control/stage2": lambda train: train.pretrain.stage2,
+    "prune": lambda train: train.prune.optimiser,
+}
+"""The stages that read the mixture, in their order -> what of the recipe's `train` has their `rows_per_step`."""
+
+
+def settle(job: Job, seed: int) -> dict:
+    """The settings of a training worker that say what it reads; written to `order.json` too."""
+    lines = ledger.read(ledger_uri(job.run_uri, job.stage.name))
+    order = {
+        "context": job.recipe.train.context,
+        "sample_seed": seed,
+        "rows_per_step": rows_per_step(job.recipe, job.stage.name),
+        "schedule": schedule(job.run_uri, job.stage.name, lines),
+        "removed": ledger.removed(lines),
+    }
+    storage.write_json(job.path(FILE), order)
+    return {"pools": pools_uri(job.run_uri), **order}
+
+
+def schedule(run_uri: str, stage: str, lines: list[dict]) -> list[dict]:
+    """The `schedule` of the stage's Sampler: what the mixture planned, then the changes of its ledger."""
+    plan = storage.read_json(storage.join(run_uri, "mixture", "plan.json"))[plan_of(stage)]
+    return ledger.schedule(plan["weights"], {row["pool"]: row["pool_tokens"] for row in plan["rows"]}, lines)
+
+
+def pool_names(order: dict) -> list[str]:
+    """The pools of an `order`, as its sampler numbers them."""
+    return sorted({name for entry in order["schedule"] for name in entry["weights"]})
+
+
+def sampler(order: dict, pools: str) -> Sampler:
+    """The sampler of an `order`. `pools`: the folder of the token stores."""
+    names = pool_names(order)
+    with ThreadPoolExecutor(OPEN_THREADS) as threads:
+        stores = dict(zip(names, threads.map(lambda name: _opened(pools, name), names), strict=True))
+    return Sampler(stores, order["schedule"], order["context"], order["sample_seed"], order["removed"])
+
+
+def _opened(pools: str, name: str) -> TokenStore | LongDocuments:
+    store = open_pool(pools, name)
+    len(store.starts)  # read now: every row needs it
+    return store
+
+
+def pools_uri(run_uri: str) -> str:
+    return storage.join(run_uri, "tokenize", "pools")
+
+
+def ledger_uri(run_uri: str, stage: str) -> str:
+    return storage.join(run_uri, LEDGER, f"{stage.replace('/', '-')}.jsonl")
+
+
+def plan_of(stage: str) -> str:
+    """The stage of plan.json that a training stage reads."""
+    return "stage2" if stage == "prune" else stage.rsplit("/", 1)[-1]
+
+
+def stages(recipe: Recipe) -> list[str]:
+    """The stages of this recipe that read the mixture. Raises UserError when it trains nothing."""
+    from ray_jobs.run.graph import enabled
+
+    found = [stage.name for stage in enabled(recipe) if stage.name in STAGES]
+    if "base" in found and recipe.train.base.shape is None:
+        found.remove("base")
+    if not found:
+        raise UserError("this run reads no mixture: its recipe has no `train`, or aligns a finished model")
+    return found
+
+
+def stage_named(recipe: Recipe, name: str) -> str:
+    """The stage that a user calls `name`: `stage1` is `pretrain/stage1`."""
+    found = stages(recipe)
+    for stage in (name, f"pretrain/{name}"):
+        if stage in found:
+            return stage
+    raise UserError(
+        f"--stage {name}: no stage of this run reads the mixture under that name; it has {', '.join(found)}"
+    )
+
+
+def rows_per_step(recipe: Recipe, stage: str) -> int:
+    return STAGES[stage](recipe.train).rows_per_step

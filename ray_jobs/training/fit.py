@@ -1,0 +1,122 @@
+"""What the training jobs share: loop settings from the recipe, packed rows from token stores, and saving the result."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cluster import storage
+from mixture.order.sampler import rows
+from mixture.store.long_documents import SIGN
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.config.recipe import Optimiser
+from ray_jobs.run.run import Job
+from ray_jobs.training import data_order, watch
+from ray_jobs.work import device
+from train import loader, model
+from train.checkpoint import checkpoint
+from train.loop import BatchFn, LoopConfig, fit
+from train.monitor.heldout_text import warnings
+
+SPLIT = ("base", "pretrain", "control", "sft")  # stages whose loss is a sum over tokens of packed rows
+LOG_RECORDS = 60  # about so many points per loss curve
+
+
+def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dict:
+    """The fields of a `LoopConfig` as plain data; `steps` may be set later by `with_steps`, when the rows are known."""
+    train, kind = job.recipe.train, job.stage.name.split("/")[0]
+    beyond_varlen = train.attention == "varlen" and kind == "dpo"  # the answers of a pair share their prompt
+    loop = {
+        **optimiser.model_dump(),
+        "seed": job.recipe.seed,
+        "precision": train.precision,
+        "parallel": train.parallel,
+        "optimiser_states": train.optimiser_states,
+        "attention": "auto" if beyond_varlen else train.attention,
+        "cross_entropy": train.cross_entropy,
+        "activation_checkpointing": train.activation_checkpointing,
+        "compile": train.compile,
+        "deterministic": train.deterministic,
+        "async_checkpoints": train.checkpoints.asynchronous,
+        "keep_checkpoints": train.checkpoints.keep,
+        "checkpoint_errors": train.checkpoints.on_error,
+        "guard": train.guard and train.guard.model_dump(),
+        "context_parallel": train.context_parallel if kind in SPLIT else 1,
+    }
+    return with_steps(loop, steps) if steps else loop
+
+
+def with_steps(loop: dict, steps: int) -> dict:
+    """`loop` for `steps` updates."""
+    warmup = min(loop["warmup_steps"], steps)
+    return {**loop, "steps": steps, "warmup_steps": warmup, "log_every": max(1, steps // LOG_RECORDS)}
+
+
+def steps_for(tokens: int, rows_per_step: int, context: int) -> int:
+    """Updates that read at least `tokens`."""
+    return max(1, math.ceil(tokens / (rows_per_step * context)))
+
+
+def settings(job: Job, loop: dict, **more) -> dict:
+    """What every training worker needs, as plain data."""
+    return {
+        "loop": loop,
+        "out": job.path(),
+        "context": job.recipe.train.context,
+        **tokenizer_of(job),
+        "seed": job.recipe.seed,
+        "watch": watch.settings(job),
+        **more,
+    }
+
+
+def tokenizer_of(job: Job) -> dict:
+    """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
+    return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
+
+
+def load_tokenizer(settings: dict):
+    return tokenizers.load(storage.localize(settings["tokenizer"]))
+
+
+def packed_rows(settings: dict) -> BatchFn:
+    """Row numbers to packed rows as `data_order.settle` has said in `settings`: row i is sample i, at any world size."""
+    sampler = data_order.sampler(settings, settings["pools"])
+
+    def batch(numbers: list[int]) -> dict[str, torch.Tensor]:
+        arrays = rows(sampler, numbers)
+        # Counted by numpy: torch would start threads of its own in each thread of the loader.
+        count = torch.tensor(int(np.count_nonzero(arrays["labels"] >= 0)))
+        return {name: torch.from_numpy(value) for name, value in arrays.items()} | {"count": count}
+
+    return batch
+
+
+def fit_and_save(net: nn.Module, batch_fn: BatchFn, loss_fn, settings: dict, **more) -> dict:
+    """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary."""
+    config, to = LoopConfig(**settings["loop"]), device.here()
+    tokenizer, context = load_tokenizer(settings), settings["context"]
+    pools = data_order.pool_names(settings) if "schedule" in settings else []
+    languages = [pool.split("/")[-1].split(SIGN)[0] for pool in pools]
+    more = {"device": to, "languages": languages, **more}
+    if pools:
+        more["validation"] = watch.validation(settings["watch"], context, tokenizer)
+    where = {"metrics_uri": settings["metrics_uri"], "context": context, "config": settings["loop"], "device": to}
+    with watch.reporting(net, settings["watch"], **where) as on_log, loader.ahead(batch_fn, config) as batches:
+        summary = fit(net, batches, loss_fn, config, settings["out"], on_log=on_log, **more)
+    model.save(net, tokenizer, storage.join(settings["out"], "model"), context)
+    checkpoint.clear(storage.join(settings["out"], "checkpoints"))
+    stage = settings["metrics_uri"].rsplit("/", 1)[-1].removesuffix(".jsonl")
+    return {**summary, "warnings": [f"{stage}: {said}" for said in warnings(summary)]}
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())

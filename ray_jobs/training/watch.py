@@ -1,0 +1,85 @@
+"""Watching a training stage: the held-out text that it is measured on, and where its records go (docs/training.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cluster import gauges, storage
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.run.run import Job
+from train.monitor import throughput, trackers
+from train.monitor.heldout_text import Validation
+from train.monitor.metrics import JsonLines
+from train.scores import evaluate
+
+BATCH_ROWS = 8
+
+
+def settings(job: Job) -> dict:
+    """What `validation` and `reporting` read of the recipe, as plain data. Raises ValueError for a tracker that is not
+    installed here, before any worker starts."""
+    train = job.recipe.train
+    trackers.check(train.trackers)
+    return {
+        "trackers": train.trackers,
+        "project": job.recipe.name,
+        "peak": train.peak_tflops and train.peak_tflops * 1e12,
+        "eval_every": train.eval_every,
+        "eval_bytes": train.eval_bytes_per_language,
+        "heldout": storage.join(job.run_uri, "tokenize", "heldout.parquet"),
+        "replay": job.recipe.mixture.replay_languages,
+        "alarm": train.forgetting_alarm,
+    }
+
+
+def validation(watch: dict, context: int, tokenizer) -> Validation | None:
+    """The held-out text of `settings`, packed; None when it is not to be measured."""
+    if not watch["eval_every"]:
+        return None
+    columns = ["doc_id", "lang", "text"]
+    rows = chosen(storage.read_table(watch["heldout"], columns).to_pylist(), watch["eval_bytes"])
+    ids = tokenizers.encode(tokenizer, [text for _, text in rows])
+    documents = [(lang, tokens, len(text.encode())) for (lang, text), tokens in zip(rows, ids, strict=True)]
+    heldout = evaluate.pack(documents, context=context, eod=tokenizer.eos_token_id, batch_rows=BATCH_ROWS)
+    return Validation(heldout, watch["eval_every"], tuple(watch["replay"]), watch["alarm"])
+
+
+def chosen(rows: list[dict], limit: int) -> list[tuple[str, str]]:
+    """(language, text) of held-out documents in the order of their ids, up to `limit` bytes of each language; the last one
+    is cut there."""
+    left: dict[str, int] = {}
+    found = []
+    for row in sorted(rows, key=lambda row: (row["lang"], row["doc_id"])):
+        lang, data = row["lang"], row["text"].encode()
+        text = data[: left.setdefault(lang, limit)].decode(errors="ignore")
+        left[lang] -= min(len(data), left[lang])
+        if text:
+            found.append((lang, text))
+    return found
+
+
+@contextmanager
+def reporting(
+    net: nn.Module, watch: dict, *, metrics_uri: str, context: int, config: dict, device: torch.device
+) -> Iterator[Callable[[dict], None]]:
+    """A function for `fit`'s `on_log`: records, with their utilisation, go to the run's JSON Lines, to Ray's metrics endpoint
+    and to the trackers. Call it on every rank."""
+    metrics = JsonLines(metrics_uri)
+    folder, _, file = metrics_uri.rpartition("/")
+    stage = file.removesuffix(".jsonl")
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    utilisation = throughput.utilisation(net, context, world, watch["peak"] or throughput.device_peak(device))
+    with trackers.opened(watch["trackers"], trackers.Curves(watch["project"], stage, folder, config), device) as track:
+
+        def report(record: dict) -> None:
+            record = record | utilisation(record)
+            metrics(record)
+            gauges.training(stage, record)
+            track(record)
+
+        yield report

@@ -1,0 +1,27 @@
+"""Run a function over many items as Ray tasks: bounded in flight, retried when a worker dies, results in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.engines import embedded
+from cluster.engines.on_ray import run_tasks
+from ray_jobs.run.run import Job
+from ray_jobs.work import device
+
+
+def map_on_ray(
+    job: Job, function: Callable[[Any], dict], items: Sequence, unit: str = "shards", *, gpus: bool = False
+) -> list[dict]:
+    """`[function(item) for item in items]` on the cluster, one CPU each, or one GPU. The first error of a task is raised."""
+    embedded.start(job.address, job.recipe.cluster.cpus)
+    job.progress.start(len(items), unit)
+    return run_tasks(function, items, job.progress.set, gpus=gpus)
+
+
+def off_the_head(job: Job, function: Callable[[Any], dict], item: Any) -> dict:
+    """`function(item)`, for work that holds a model: on a cluster as a task where models run, as a head has little memory."""
+    if job.address is None:
+        return function(item)
+    return map_on_ray(job, function, [item], "models", gpus=device.wants_gpus(job))[0]

@@ -1,0 +1,125 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from curation.lid.identify import code, identify
+from curation.lid.script import share
+from curation.schema import DOCUMENT
+
+TEXTS = {
+    "th": "ชาวประมงออกเรือก่อนรุ่งสางทุกวัน และกลับมาพร้อมปลาในตอนเย็น",
+    "lo": "ຊາວປະມົງອອກເຮືອກ່ອນຮຸ່ງແຈ້ງທຸກມື້ ແລະ ກັບມາພ້ອມປາໃນຕອນແລງ",
+    "km": "អ្នកនេសាទចេញទូកជារៀងរាល់ថ្ងៃ ហើយត្រឡប់មកវិញនៅពេលល្ងាច",
+    "my": "တံငါသည်များသည် နေ့စဉ် လှေထွက်ကြပြီး ညနေတွင် ပြန်လာကြသည်",
+    "vi": "Ngư dân ra khơi mỗi ngày trước bình minh và trở về vào buổi chiều.",
+    "zh": "渔民每天在黎明前出海，傍晚带着满舱的鱼回到村里。",
+    "en": "The fishermen go out every day before dawn and come back in the evening.",
+    "id": "Para nelayan pergi melaut setiap hari sebelum fajar dan mereka pulang pada sore hari karena itu kebiasaan.",
+    "tl": "Ang mga mangingisda ay pumapalaot araw-araw bago magbukang-liwayway at umuuwi sa hapon.",
+}
+LANGUAGES = [*TEXTS, "ms", "jv", "su", "war", "ceb", "ilo"]
+
+
+def table(*rows: dict) -> pa.RecordBatch:
+    empty = dict.fromkeys(DOCUMENT.names, "") | {"warc_offset": None}
+    filled = [{**empty, "doc_id": f"{i:032x}", "url": f"u{i}", **row} for i, row in enumerate(rows)]
+    return pa.RecordBatch.from_pylist(filled, schema=DOCUMENT)
+
+
+def test_labels_and_columns():
+    kept, ledger = identify(languages=LANGUAGES)(table(*({"text": text} for text in TEXTS.values())))
+    assert ledger.num_rows == 0
+    assert kept["lang"].to_pylist() == list(TEXTS)
+    assert kept.schema.names == [*DOCUMENT.names, "lang", "lang_score", "lang_share"]
+    assert kept.schema.field("lang_score").type == pa.float32()
+    assert all(0.5 <= score <= 1.0 for score in kept["lang_score"].to_pylist())
+
+
+def test_outside_the_set():
+    german = "Die Fischer fahren jeden Tag vor der Dämmerung hinaus und kommen am Abend zurück."
+    kept, ledger = identify(languages=LANGUAGES)(table({"text": german}, {"text": TEXTS["th"]}))
+    assert kept["lang"].to_pylist() == ["th"]
+    [row] = ledger.to_pylist()
+    assert (row["rule"], row["detail"], row["lang"], row["url"], row["stage"]) == (
+        *("language_outside", "de", "de", "u0", "language"),
+    )
+
+
+def test_score_below_the_language_s_own_threshold():
+    batch = table({"text": TEXTS["en"]}, {"text": TEXTS["th"]})
+    kept, ledger = identify(languages=LANGUAGES, min_score={"default": 0.1, "en": 0.9999})(batch)
+    assert kept["lang"].to_pylist() == ["th"]
+    [row] = ledger.to_pylist()
+    assert (row["rule"], row["threshold"]) == ("language_score", 0.9999)
+    assert 0.1 < row["value"] < 0.9999
+    assert identify(languages=LANGUAGES, min_score={"default": 0.9999, "en": 0.1, "th": 0})(batch)[0].num_rows == 2
+
+
+def test_a_trusted_source_says_its_language_itself():
+    malay = "Para nelayan pergi ke laut setiap hari sebelum fajar dan pulang pada waktu petang."
+    row = {"text": malay, "lang_hint": "msa", "source": "books"}
+    kept, _ = identify(languages=LANGUAGES, min_score={"default": 0.0})(table(row))
+    assert kept["lang"].to_pylist() == ["id"], "lid.176 takes it for Indonesian"
+    kept, ledger = identify(languages=LANGUAGES, trust_language={"books"})(table(row))
+    assert kept["lang"].to_pylist() == ["ms"] and ledger.num_rows == 0
+    assert 0.0 < kept["lang_score"][0].as_py() < 0.5, "the score stays the model's"
+    kept, _ = identify(languages=LANGUAGES, trust_language={"books"})(
+        table({**row, "source": "web"}, {**row, "lang_hint": ""})
+    )
+    assert "ms" not in kept["lang"].to_pylist()
+
+
+def test_trusted_but_outside_or_in_another_script():
+    kernel = identify(languages=LANGUAGES, trust_language={"books"})
+    rows = [
+        {"text": TEXTS["en"], "lang_hint": "fr", "source": "books"},
+        {"text": TEXTS["en"], "lang_hint": "th", "source": "books"},
+    ]
+    kept, ledger = kernel(table(*rows))
+    assert kept.num_rows == 0
+    assert ledger["rule"].to_pylist() == ["language_outside", "script_mismatch"]
+    assert ledger["value"][1].as_py() == 0.0
+
+
+def test_only_a_bounded_prefix_is_read():
+    long = TEXTS["th"] * 40 + TEXTS["en"] * 4000
+    kept, _ = identify(languages=LANGUAGES)(table({"text": long}))
+    assert kept["lang"].to_pylist() == ["th"]
+
+
+def test_newlines_and_odd_texts_do_no_harm():
+    texts = ["", "\n", "a\r\nb\x00c", "😀🌊", "\u200b\ufeff", "12 34 56", TEXTS["km"].replace(" ", "\n")]
+    kept, ledger = identify(languages=LANGUAGES)(table(*({"text": text} for text in texts)))
+    assert kept.num_rows + len(set(ledger["doc_id"].to_pylist())) == len(texts)
+    assert kept["lang"].to_pylist()[-1] == "km"
+    assert identify(languages=LANGUAGES)(table())[0].num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("hint", "label"),
+    [
+        ("th-TH", "th"),
+        ("fil", "tl"),
+        ("zh_Hans_CN", "zh"),
+        ("IND", "id"),
+        ("jw", "jv"),
+        ("vn", "vi"),
+        ("ceb", "ceb"),
+        ("", ""),
+    ],
+)
+def test_declared_codes(hint: str, label: str):
+    assert code(hint) == label
+
+
+def test_shares_by_hand():
+    texts = pa.array(["กขabc", "abc", "កa្1 2", "", "123", "汉字ab", "ab"])
+    langs = ["th", "th", "km", "en", "en", "zh", None]
+    np.testing.assert_allclose(share(texts, langs), [2 / 5, 0, 2 / 3, 0, 0, 1 / 2, 1])
+
+
+def test_wrong_settings_are_one_sentence():
+    with pytest.raises(ValueError, match="does not know xx"):
+        identify(languages=["th", "xx"])
+    with pytest.raises(ValueError, match="no language model here"):
+        identify(model="cld9", languages=["th"])

@@ -1,0 +1,186 @@
+"""`pinisi policy RUN --try FILE` on stored signals written by hand, and percentile thresholds of the job that decides."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster import storage
+from curation.policy.policy import load_all, policy_kernel
+from curation.policy.signal_schema import FIELDS, SIGNALS
+from ray_jobs import cli
+from ray_jobs.commands import policy_trial
+from ray_jobs.config import reader as recipes
+from ray_jobs.config.curation import Filter
+from ray_jobs.run.run import Run
+from ray_jobs.stages import filter_policy
+
+RECIPE = {
+    "name": "tiny",
+    "languages": ["en", "lo"],
+    "sources": [{"name": s, "type": "jsonl", "path": f"/nothing/{s}.jsonl", "optional": True} for s in ("good", "web")],
+    "filter": {"policy": {"default": {"special_ratio": False}, "en": {"word_count": {"min": 50}}}},
+}
+PASSES = {"word_count": 100, "stopword_ratio": 0.5, "script_share": 1.0, "stopword_kinds": 9}
+
+
+def signals(**columns) -> pa.Table:
+    n = len(columns["lang"])
+    keys = {"doc_id": [f"d{i}" for i in range(n)], "url": [f"https://x.example/{i}" for i in range(n)]}
+    values = {name: [PASSES.get(name, 0)] * n for name in SIGNALS}
+    every = {**keys, "source": ["web"] * n, "lang": ["en"] * n, "text": ["x"] * n, **values, **columns}
+    schema = pa.schema([*((k, pa.string()) for k in ("doc_id", "url", "source", "lang", "text")), *FIELDS])
+    return pa.Table.from_pydict(every, schema)
+
+
+def make(tmp_path, table: pa.Table, recipe: dict = RECIPE) -> Run:
+    run = Run(str(tmp_path / "run"), recipes.parse(recipe, "test"))
+    half = table.num_rows // 2
+    for i, part in enumerate((table.slice(0, half), table.slice(half))):
+        storage.write_table(storage.join(run.uri, "filter/signals", f"part-{i:05}.parquet"), part)
+    storage.write_json(storage.join(run.uri, "filter/signals", "_manifest.json"), {"fingerprint": "f"})
+    storage.write_text(storage.join(run.uri, "recipe.yaml"), recipes.resolved(run.recipe))
+    return run
+
+
+def write(tmp_path, text: str) -> str:
+    (tmp_path / "policy.yaml").write_text(text, encoding="utf-8")
+    return str(tmp_path / "policy.yaml")
+
+
+def test_who_changes_side_and_why(tmp_path):
+    table = signals(
+        lang=["en", "en", "en", "lo", None], word_count=[40, 60, 100, 100, 100], special_ratio=[0, 0, 0.9, 0.9, 0]
+    )
+    found = policy_trial.compare(make(tmp_path, table), write(tmp_path, "en: {word_count: {min: 70}}"))
+    english = found["languages"]["en"]
+    assert {k: v for k, v in english.items() if k != "rules"} == {
+        "documents": 3,
+        "kept_now": 2,
+        "kept_tried": 0,
+        "newly_dropped": 2,
+        "newly_kept": 0,
+    }
+    assert english["rules"] == {
+        "word_count_min": {"now": 1, "tried": 2, "threshold": 70.0},
+        "special_ratio_max": {"now": 0, "tried": 1, "threshold": 0.4},
+    }
+    assert found["languages"]["lo"]["newly_dropped"] == 1
+    assert found["languages"]["?"] | {"rules": {}} == {
+        **{"documents": 1, "kept_now": 1, "kept_tried": 1, "newly_dropped": 0, "newly_kept": 0},
+        "rules": {},
+    }
+    assert [(e["doc_id"], e["change"], [r["rule"] for r in e["rules"]]) for e in found["examples"]] == [
+        ("d1", "newly_dropped", ["word_count_min"]),
+        ("d2", "newly_dropped", ["special_ratio_max"]),
+        ("d3", "newly_dropped", ["special_ratio_max"]),
+    ]
+    kept = policy_trial.compare(
+        make(tmp_path, table), write(tmp_path, "default: {special_ratio: off}\nen: {word_count: off}"), examples=1
+    )
+    assert kept["languages"]["en"]["newly_kept"] == 1
+    assert kept["examples"] == [
+        {
+            **{"doc_id": "d0", "url": "https://x.example/0", "lang": "en", "change": "newly_kept"},
+            "rules": [{"rule": "word_count_min", "value": 40.0, "threshold": 50.0}],
+        }
+    ]
+
+
+def test_the_same_policy_changes_nothing_and_an_empty_one_is_the_files(tmp_path):
+    rng = np.random.default_rng(3)
+    table = signals(
+        lang=rng.choice(["en", "lo"], 500).tolist(),
+        **{s: rng.random(500).astype(np.float32) for s in ("special_ratio", "char_repetition", "word_repetition")},
+        word_count=rng.integers(1, 100, 500),
+    )
+    run = make(tmp_path, table)
+    same = policy_trial.compare(run, write(tmp_path, json.dumps(RECIPE["filter"]["policy"])))
+    assert not same["examples"]
+    assert all(r["now"] == r["tried"] for row in same["languages"].values() for r in row["rules"].values())
+    files = policy_trial.compare(run, write(tmp_path, ""))
+    kept, _ = policy_kernel(["en", "lo"])(table.combine_chunks().to_batches()[0])
+    assert sum(row["kept_tried"] for row in files["languages"].values()) == kept.num_rows
+    assert files["examples"]
+
+
+def test_percentiles_of_the_reference(tmp_path):
+    values = (np.arange(400) / 400).astype(np.float32)
+    table = signals(lang=["en"] * 300 + ["lo"] * 100, source=["good", "web"] * 200, char_repetition=values)
+    rules = {"default": {"char_repetition": {"max": {"percentile": 90}}}}
+    recipe = {**RECIPE, "filter": {"policy": {}, "reference": ["good"], "reference_min_documents": 100}}
+    run = make(tmp_path, table, recipe)
+    found = policy_trial.compare(run, write(tmp_path, json.dumps(rules)))
+    good = values[:300:2].astype(np.float64)
+    assert found["thresholds"]["en"]["char_repetition"]["max"] == {
+        "percentile": 90.0,
+        "documents": 150,
+        "value": float(np.quantile(good, 0.9)),
+    }
+    assert found["thresholds"]["lo"]["char_repetition"]["max"] == {"percentile": 90.0, "documents": 50, "value": None}
+    assert found["languages"]["en"]["rules"]["char_repetition_max"]["tried"] == int(
+        (values[:300] > np.quantile(good, 0.9)).sum()
+    )
+    assert "char_repetition_max" not in {r for r, n in found["languages"]["lo"]["rules"].items() if n["tried"]}
+
+    parts = storage.glob(storage.join(run.uri, "filter/signals", "part-*.parquet"))
+    config = Filter(policy=rules, reference=["good"], reference_min_documents=100)
+    numbers = filter_policy.thresholds(parts, load_all(["en", "lo"], rules), config)
+    assert numbers == found["thresholds"]
+    ledger = policy_kernel(["en", "lo"], rules, None, numbers)(table.combine_chunks().to_batches()[0])[1]
+    broken = [row for row in ledger.to_pylist() if row["rule"] == "char_repetition_max"]
+    assert {row["threshold"] for row in broken} == {float(np.quantile(good, 0.9))}
+    assert filter_policy.thresholds(parts, load_all(["en"]), config) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("en: {word_cout: {min: 3}}", "unknown key 'word_cout' (did you mean 'word_count'?)"),
+        ("tl: {word_count: {min: 3}}", "'tl' is not a language of the recipe"),
+        ("en: {char_repetition: {max: {percentile: 99}}}", "filter.reference must name the sources"),
+        ("[en]", "must be a mapping of languages"),
+        ("en: [", "not YAML"),
+    ],
+)
+def test_a_wrong_policy_is_one_sentence_and_code_2(tmp_path, capsys, text, message):
+    run = make(tmp_path, signals(lang=["en"]))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["policy", run.uri, "--try", write(tmp_path, text)])
+    captured = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_command(tmp_path, capsys):
+    run = make(tmp_path, signals(lang=["en", "en"], word_count=[40, 60]))
+    file = write(tmp_path, "en: {word_count: {min: 70}}")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["policy", run.uri, "--try", file, "--json"])
+    assert exit_.value.code == 0
+    assert json.loads(capsys.readouterr().out) == policy_trial.compare(run, file)
+    with pytest.raises(SystemExit):
+        cli.main(["policy", run.uri, "--try", file])
+    out = capsys.readouterr().out
+    assert "word_count_min" in out
+    assert "https://x.example/1" in out
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["policy", str(tmp_path / "run"), "--try", str(tmp_path / "none.yaml")])
+    assert exit_.value.code == 2
+
+
+def test_a_hundred_thousand_documents_take_seconds(tmp_path):
+    n = 100_000
+    rng = np.random.default_rng(0)
+    table = signals(lang=rng.choice(["en", "lo"], n).tolist(), word_count=rng.integers(1, 200, n))
+    run = make(tmp_path, table)
+    begin = time.process_time()
+    found = policy_trial.compare(run, write(tmp_path, "en: {word_count: {min: 70}}"))
+    assert time.process_time() - begin < 10
+    assert sum(row["documents"] for row in found["languages"].values()) == n

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.deploy import spec
+from ray_jobs import cli
+from ray_jobs.config import reader as recipes
+from ray_jobs.plan import dry_run
+from ray_jobs.plan import training as plan_training
+
+PAPER = {
+    # recipe: layers of the base and the model, billions of parameters of both (recipe.md, section 4), tied base
+    "sailor2-1b": (24, 48, 0.494, 0.988, True),
+    "sailor2-8b": (28, 32, 7.616, 8.547, False),
+    "sailor2-20b": (48, 64, 14.770, 19.173, False),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_models_stages_and_tokens(name):
+    base_layers, layers, base_billions, billions, tied = PAPER[name]
+    found = dry_run.describe(recipes.load(name, []))
+    base, model = found["models"]["base"], found["models"]["model"]
+    assert (base["layers"], model["layers"]) == (base_layers, layers)
+    assert (base["parameters"] / 1e9, model["parameters"] / 1e9) == pytest.approx((base_billions, billions), abs=6e-4)
+    assert base["tied"] == tied and not model["tied"] and model["vocabulary"] == 151_936
+    assert model["tensors"]["lm_head.weight"] == model["tensors"]["model.embed_tokens.weight"]
+    first, second = found["stages"]
+    assert (first["steps"], second["steps"]) == (107_289, 3_577)
+    assert (first["tokens_per_step"], second["tokens_per_step"]) == (1024 * 4096, 4096 * 4096)
+    assert first["tokens"] >= 450e9 > first["tokens"] - first["tokens_per_step"]
+    assert first["checkpoints"] == 107 and first["checkpoint_bytes"] == 12 * model["parameters"]
+
+
+def test_memory_follows_sharding_checkpointing_and_freezing():
+    def memory(*overrides):
+        return dry_run.describe(recipes.load("sailor2-1b", list(overrides)))["memory"]
+
+    whole = memory("train.parallel=replicate")
+    sharded = memory("train.workers=16")
+    assert whole["weights (fp32)"] == pytest.approx(4 * 0.988, abs=2e-3) == 16 * sharded["weights (fp32)"]
+    assert whole["gathered by FSDP"] == 0 < sharded["gathered by FSDP"]
+    kept = [memory(f"train.activation_checkpointing={m}")[f"activations ({m})"] for m in ("none", "selective", "full")]
+    assert kept[0] > 2 * kept[1] > 4 * kept[2] > 0
+    small = memory("train.optimiser_states=8bit", "train.parallel=replicate")
+    assert small["Adam's moments (8bit)"] == pytest.approx(whole["Adam's moments (fp32)"] * (2 + 12 / 256) / 8)
+    keys_and_values = 48 * 4096 * 2 * 128 * 2 * 3 / 4 / 1e9  # of the other three parts of a row, in bf16
+    split = memory("train.context_parallel=4", "train.pretrain.micro_rows=1")["activations (none)"]
+    assert split == pytest.approx(memory("train.pretrain.micro_rows=1")["activations (none)"] / 4 + keys_and_values)
+    frozen = memory("train.expand.trainable=new_blocks")
+    assert frozen["gradients (fp32)"] == pytest.approx(sharded["gradients (fp32)"] * 24 * 14.91e6 / 0.988e9, rel=1e-2)
+    for made in (whole, sharded, frozen):
+        assert made["in all"] == pytest.approx(sum(value for name, value in made.items() if name != "in all"))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_plan_checks_the_memory_that_the_dry_run_prints(name):
+    recipe = recipes.load(name, ["train.activation_checkpointing=selective"])
+    group = next(
+        group for group in spec.load(str(Path(spec.__file__).parents[1] / "cluster.yaml")).groups if group.gpus
+    )
+    needed, _ = plan_training.check_memory(recipe, group)
+    assert needed == pytest.approx(dry_run.describe(recipe)["memory"]["in all"])
+
+
+def test_the_command_prints_and_starts_nothing(tmp_path, capsys):
+    run = ["run", "sailor2-1b", "--dry-run", "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(run)
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0 and not (tmp_path / "run").exists()
+    assert "48 layers, 0.988 B parameters" in printed and "151,936 x 896" in printed and "107,289 steps" in printed
+    assert "memory of each of 16 GPUs" in printed
+
+
+def test_a_recipe_without_training_is_told_so(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "commoncrawl", "--dry-run"])
+    assert ended.value.code == 2 and "has no `train`" in capsys.readouterr().err

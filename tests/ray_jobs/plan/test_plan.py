@@ -1,0 +1,312 @@
+"""The plan: numbers by hand, a source for each, refusals that name the key."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from cluster.deploy import spec
+from ray_jobs import cli
+from ray_jobs.config import reader as recipes
+from ray_jobs.plan import corpus as plan_corpus
+from ray_jobs.plan import cost as plan
+from ray_jobs.plan import rates as plan_rates
+from ray_jobs.plan import training as plan_training
+
+CLUSTER = Path(spec.__file__).parents[1] / "cluster.yaml"
+GB = 1e9
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return spec.load(str(CLUSTER))
+
+
+def value(made, part, what):
+    (found,) = [row.value for row in made.rows if (row.part, row.what) == (part, what)]
+    return found
+
+
+def test_sailor2_1b_by_hand(cluster):
+    """Every line of this test can be followed with a pocket calculator from the paper's tables and cluster.yaml."""
+    made = plan.make(recipes.load("sailor2-1b"), cluster)
+    tokens = sum(plan_rates.SEA_TOKENS.values())
+    assert value(made, "corpus", "tokens after deduplication") == pytest.approx(tokens)  # 96 snapshots of 96
+    text = tokens * 4.0
+    extracted = text / (0.5 * 0.89 * 0.95) / 0.69
+    pages = extracted / 4000 / 0.85 / 0.97
+    assert value(made, "crawl", "documents in") == pytest.approx(pages)
+    assert value(made, "crawl", "bytes in") == pytest.approx(pages * 30e3)
+    assert value(made, "crawl", "least time") == pytest.approx(pages * 0.4931 / 2000 / 86400)  # requests are the limit
+    assert value(made, "corpus", "read from outside") == pytest.approx(pages * 30e3 * 4.622)
+    assert value(made, "tokenize", "core-hours") == pytest.approx(tokens / 1e6 / 0.6 / 3600)
+    assert value(made, "model", "parameters") == pytest.approx(0.988e9, rel=1e-3)
+    assert value(made, "model", "parameters before expansion") == pytest.approx(0.494e9, rel=1e-3)
+    gpu_hours = 450e9 * 7.2247e9 / (989e12 * 0.4) / 3600
+    assert value(made, "pretrain/stage1", "GPU-hours") == pytest.approx(gpu_hours, rel=1e-3)
+    days = value(made, "time", "wall time, mean")
+    training = gpu_hours * (1 + 60 / 450) / 16 / 24
+    assert days > value(made, "crawl", "least time") + training
+    assert value(made, "time", "wall time, 90th percentile") >= days
+    money = [
+        value(made, "money", what) for what in ("CPU nodes, mean", "GPU nodes, mean", "head", "storage", "traffic")
+    ]
+    assert value(made, "money", "total, mean") == pytest.approx(sum(money))
+    assert money[1] >= gpu_hours * (1 + 60 / 450) / 8 * 32.0
+    assert all(row.source for row in made.rows)
+
+
+@pytest.mark.parametrize(("recipe", "billions"), [("sailor2-8b", 8.547), ("sailor2-20b", 19.173)])
+def test_larger_models_have_the_papers_sizes(cluster, recipe, billions):
+    made = plan.make(recipes.load(recipe), cluster)
+    assert value(made, "model", "parameters") / 1e9 == pytest.approx(billions, abs=1e-3)
+    assert value(made, "model", "memory of a GPU") < 0.92 * 141 * GB
+
+
+def test_proxies_and_post_training_by_hand(cluster):
+    made = plan.make(recipes.load("sailor2-1b"), cluster)
+    flops, speed = 7.2247e9, 989e12 * 0.4 * 3600  # of a token; an hour of a GPU
+    proxy = 6 * (2 * (2 * 256**2 + 2 * 256**2 + 3 * 256 * 512) + 256 * 16_384) + 12 * 2 * 256 * 2048
+    by_hand = {
+        "regmix/proxies": 1064 * 1e9 * proxy / (989e12 * 0.27 * 3600),
+        "reward": 2 * 53_813 * 600 * flops / speed,
+        "sft/stage1": 300_000 * 600 * flops / speed,
+        "sft/select": 300_000 * 600 * 2 * flops / 3 / speed,
+        "sft/stage2": 3 * 300_000 * 600 * flops / speed,
+        "dpo/perplexity": 2 * 53_813 * 600 * flops / 3 / speed,
+        "dpo/off_policy": 2 * 53_813 * 600 * (1 + 1 / 3) * flops / speed,
+        "dpo/samples": 53_813 * 5 * 600 / 2000 / 3600,
+        "dpo/rewards": 53_813 * 5 * 600 * flops / 3 / speed,
+        "dpo/on_policy": 2 * 53_813 * 600 * (1 + 1 / 3) * flops / speed,
+        "evaluate": 5 * 15 * 2e6 / 4 * flops / 3 / speed,
+    }
+    for stage, hours in by_hand.items():
+        assert value(made, stage, "GPU-hours") == pytest.approx(hours, rel=1e-3), stage
+    assert [p.name for p in made.phases if p.group.role == "gpu"] == [
+        "regmix/proxies", "pretrain/stage1", "pretrain/stage2", "reward", "sft/stage1", "sft/select", "sft/stage2",
+        "dpo/perplexity", "dpo/off_policy", "dpo/samples", "dpo/rewards", "dpo/on_policy", "evaluate",
+    ]  # fmt: skip
+    gangs = {p.name: p.gang for p in made.phases}
+    assert gangs["sft/stage1"] and not gangs["sft/select"] and not gangs["regmix/proxies"]
+    select = next(p for p in made.phases if p.name == "sft/select")
+    assert select.nodes == min(select.group.max_nodes, math.ceil(2 * math.ceil(300_000 / 4096) / select.group.gpus))
+    seconds = by_hand["sft/select"] * 3600 / min(select.group.gpus, 2 * math.ceil(300_000 / 4096) / select.nodes)
+    assert select.node_seconds == pytest.approx(seconds, rel=1e-3)
+
+
+def test_what_is_left_out_costs_nothing(cluster):
+    less = ["mixture.regmix=null", "train.reward=null", "train.dpo=null", "train.sft.max_rows=1000"]
+    made = plan.make(recipes.load("sailor2-1b", less), cluster)
+    names = {p.name for p in made.phases}
+    assert "sft/stage1" in names and not names & {
+        "regmix/proxies",
+        "reward",
+        "sft/select",
+        "sft/stage2",
+        "dpo/off_policy",
+    }
+    assert value(made, "sft/stage1", "tokens") == 1000 * 600
+
+
+def test_every_round_is_planned_and_simpo_has_no_reference(cluster):
+    made = plan.make(recipes.load("sailor2-1b", ["train.dpo.on_policy.rounds=2"]), cluster)
+    for first in ("dpo/samples", "dpo/rewards", "dpo/on_policy"):
+        assert value(made, f"{first}_2", "tokens") == value(made, first, "tokens") > 0
+    without = plan.make(recipes.load("sailor2-1b", ["train.dpo.loss=simpo"]), cluster)
+    seconds = [{p.name: p.node_seconds for p in one.phases}["dpo/on_policy"] for one in (made, without)]
+    assert seconds[0] / seconds[1] == pytest.approx(4 / 3)
+
+
+def test_a_pruned_model_is_planned(cluster):
+    shape = "hidden_size: 512, num_attention_heads: 8, intermediate_size: 2048"
+    own = f"train.prune={{{shape}, mask_steps: 100, heal_tokens: 1000000, optimiser: {{rows_per_step: 64, lr: 1e-4}}}}"
+    made = plan.make(recipes.load("sailor2-1b", [own]), cluster)
+    assert value(made, "prune/masks", "tokens") == 100 * 64 * 4096
+    small = 6 * (48 * (2 * 512**2 + 2 * 512 * 128 + 3 * 512 * 2048) + 512 * 151_936) + 12 * 48 * 512 * 4096
+    assert value(made, "prune/heal", "GPU-hours") == pytest.approx(1e6 * small / (989e12 * 0.4 * 3600))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "nodes", "message"),
+    [
+        (
+            "20b",
+            ["train.context=2048"],
+            {"train": {"gpu_memory_gb": 80}},
+            "groups (train).gpu_memory_gb: evaluation holds",
+        ),
+        ("20b", [], {"train": {"memory_gb": 512}}, "groups (train).memory_gb: the workers of a node read 614 GB"),
+        (
+            "8b",
+            ["train.sft.select.per_language={default: 100, en: 290000}"],
+            {"head": {"memory_gb": 16}},
+            "train.sft.select.per_language: the head compares 290,000 conversations",
+        ),
+    ],
+)
+def test_models_and_embeddings_that_do_not_fit(cluster, recipe, changes, nodes, message):
+    groups = [one.model_copy(update=nodes.get(one.name, {})) for one in cluster.groups]
+    head = cluster.head.model_copy(update=nodes.get("head", {}))
+    with pytest.raises(ValueError) as error:
+        plan.make(
+            recipes.load(f"sailor2-{recipe}", changes), cluster.model_copy(update={"groups": groups, "head": head})
+        )
+    assert str(error.value).startswith(message), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_are_those_of_transformers():
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    from train.monitor import flops
+
+    shape = dict(zip(plan_training.FIELDS, (64, 3, 4, 2, 96, False), strict=True))
+    for tied in (True, False):
+        shape["tie_word_embeddings"] = tied
+        model = AutoModelForCausalLM.from_config(Qwen2Config(vocab_size=300, **shape))
+        assert flops.parameters(shape, 300) == sum(p.numel() for p in model.parameters())
+
+
+def test_half_the_snapshots_are_half_the_tokens(cluster):
+    changes = [f"sources.{i}.snapshots=[{name}]" for i, name in ((0, "CC-MAIN-2024-18"), (1, "CC-MAIN-2013-20"))]
+    made = plan.make(recipes.load("sailor2-1b", changes), cluster)
+    assert value(made, "corpus", "tokens after deduplication") == pytest.approx(
+        sum(plan_rates.SEA_TOKENS.values()) / 48
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (
+            ["train.parallel=replicate", "train.base.model=Qwen/Qwen2.5-14B", "train.expand.new_layers=16"],
+            "train.parallel",
+        ),
+        (["train.workers=65"], "train.workers: 65 workers need a GPU each"),
+        (["train.pretrain.micro_rows=64"], "train.pretrain.micro_rows"),
+        (["train.context=131072"], "train.context"),
+        (["train.workers=2", "train.base.model=Qwen/Qwen2.5-14B", "train.expand.new_layers=16"], "train.workers"),
+        (["dedup.max_driver_edges=2000000000"], "dedup.max_driver_edges"),
+    ],
+)
+def test_what_cannot_fit_is_refused(cluster, changes, key):
+    with pytest.raises(ValueError, match=r"^(train|dedup)\.") as error:
+        plan.make(recipes.load("sailor2-1b", changes), cluster)
+    assert str(error.value).startswith(key)
+    assert "\n" not in str(error.value)
+
+
+def test_the_refusal_says_what_would_fit(cluster):
+    with pytest.raises(ValueError, match="set it to 10 or less"):
+        plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=64"]), cluster)
+    plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=10"]), cluster)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("memory_gb: 128", "memory_gb: 32", "groups (curate).memory_gb"),
+        ("disk_gb: 1000                 # shuffle and spill", "disk_gb: 20", "groups (curate).disk_gb"),
+        ("price_per_hour: 0.60", "start_seconds: 100", "groups (curate).price_per_hour"),
+        ("gpu_tflops: 989", "idle_seconds: 500", "groups (train): a plan of training needs gpu_tflops"),
+        ("prices:", "assume: {moon: 3}\nprices:", "assume.moon: no such number"),
+    ],
+)
+def test_the_command_exits_2_with_one_sentence(tmp_path, capsys, old, new, key):
+    path = tmp_path / "cluster.yaml"
+    text = CLUSTER.read_text()
+    assert old in text
+    path.write_text(
+        text.replace("    start_seconds: 180\n", "").replace("    idle_seconds: 600\n", "").replace(old, new)
+    )
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["plan", "sailor2-1b", "--cluster", str(path)])
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert err.startswith(f"pinisi: {key}")
+    assert err.count("\n") == 1
+
+
+def test_numbers_can_be_assumed(cluster):
+    faster = plan.make(recipes.load("sailor2-1b"), cluster.model_copy(update={"assume": {"mfu": 0.8}}))
+    slower = plan.make(recipes.load("sailor2-1b"), cluster)
+    ratio = value(slower, "pretrain/stage1", "GPU-hours") / value(faster, "pretrain/stage1", "GPU-hours")
+    assert ratio == pytest.approx(2.0)
+    assert [row.source for row in faster.rows if row.what == "mfu"] == ["cluster file, assume.mfu"]
+
+
+def test_wider_gaps_are_fewer_requests_and_more_bytes(cluster):
+    made = {
+        gap: plan.make(recipes.load("sailor2-1b", [f"fetch.gap_bytes={gap}"]), cluster)
+        for gap in (0, 499_999, 3_000_000)
+    }
+    found = {
+        gap: (value(one, "number", "requests_per_record"), value(one, "number", "fetched_per_wanted"))
+        for gap, one in made.items()
+    }
+    assert found == {0: (1.0, 1.0), 499_999: (0.8369, 1.221), 3_000_000: (0.1088, 18.46)}
+    days = {gap: value(one, "crawl", "least time") for gap, one in made.items()}
+    read = {gap: value(one, "corpus", "read from outside") for gap, one in made.items()}
+    assert days[0] > days[499_999] > days[3_000_000]
+    assert days[3_000_000] == pytest.approx(read[3_000_000] / 4e9 / 86400)  # the bytes are the limit there
+    assert all(
+        "measured: benchmarks/results/cluster-crawl.json" in r.source
+        for r in made[0].rows
+        if r.what == "fetched_per_wanted"
+    )
+
+
+def test_spot_gpus_take_longer(cluster):
+    def days(losses):
+        groups = [g.model_copy(update={"spot": True, "spot_losses_per_hour": losses}) for g in cluster.groups]
+        made = plan.make(recipes.load("sailor2-1b"), cluster.model_copy(update={"groups": groups}))
+        return value(made, "time", "wall time, mean"), value(made, "time", "wall time, 90th percentile")
+
+    (calm, calm_90), (rough, rough_90) = days(0.0), days(0.2)
+    assert rough > calm + 1
+    assert rough_90 > rough
+    assert calm_90 < calm + 0.1
+
+
+def test_rates_come_from_a_finished_run(tmp_path):
+    from ray_jobs.run.run import Run
+
+    run = Run(str(tmp_path), recipes.load("demo", ["cluster.cpus=4"]))
+    for stage, manifest in {
+        "extract": {"docs_in": 8000, "docs_out": 6000, "seconds": 10.0},
+        "tokenize": {"docs_in": 100, "bytes": 300_000, "tokens": 60_000, "seconds": 5.0},
+    }.items():
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "_manifest.json").write_text(json.dumps({"stage": stage, **manifest}))
+    found = plan_rates.numbers("cascade", {}, run)
+    assert (found["extract"].value, found["extract_kept"].value) == (200.0, 0.75)
+    assert (found["tokenize_rate"].value, found["bytes_per_token"].value) == (3000.0, 5.0)
+    assert found["bytes_per_document"].value == 3000.0
+    assert "run demo on 4 CPUs: extract/_manifest.json" in found["extract"].source
+    assert found["signals_rate"].source.startswith("measured: ")
+
+
+def test_files_are_counted(tmp_path, cluster):
+    (tmp_path / "pages.warc.gz").write_bytes(b"x" * 3_000_000)
+    sources = f"sources=[{{name: w, type: warc, path: '{tmp_path}/*.gz'}}]"
+    made = plan.make(recipes.load("sailor2-1b", [sources, "quality.positives=[]", "quality.negatives=[]"]), cluster)
+    assert value(made, "crawl", "bytes in") == pytest.approx(3_000_000)
+    with pytest.raises(ValueError, match="sources: no file is there"):
+        plan_corpus.plan(
+            recipes.load(
+                "demo",
+                ["sources=[{name: w, type: warc, path: /no/*.gz}]", "quality.positives=[]", "quality.negatives=[]"],
+            ),
+            plan_rates.numbers("cascade", {}),
+        )
+
+
+def test_json_has_every_number_and_the_nodes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "sailor2-1b", "--cluster", str(CLUSTER), "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert {"part", "what", "value", "unit", "source"} == set(made["numbers"][0])
+    assert next(row["stage"] for row in made["nodes"]) == "crawl"
+    ends = [row["end_seconds"] for row in made["nodes"]]
+    assert ends == sorted(ends)

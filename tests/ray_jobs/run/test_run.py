@@ -1,0 +1,232 @@
+"""The run engine on small stages of its own, on a local folder and on `memory://`."""
+
+import json
+import os
+import sys
+import types
+import uuid
+
+import pytest
+
+from cluster import storage
+from ray_jobs.commands import status
+from ray_jobs.config import reader as recipes
+from ray_jobs.errors import StageFailed, UserError
+from ray_jobs.run import graph as stages
+from ray_jobs.run import run as runs
+from ray_jobs.run.graph import Stage
+from ray_jobs.stages import __main__ as stage_job
+
+RECIPE = {"name": "tiny", "sources": [{"name": "s", "type": "jsonl", "path": "/nothing/*.jsonl", "optional": True}]}
+LINE = (
+    Stage("crawl", "fake_first", (), ("crawl",)),
+    Stage("filter/policy", "fake_second", ("crawl",), ("filter",)),
+    Stage("dedup", "fake_third", ("filter/policy",), ("dedup",)),
+)
+
+
+@pytest.fixture(params=["local", "memory"])
+def uri(request, tmp_path):
+    return str(tmp_path / "run") if request.param == "local" else f"memory://{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Three stages in a line; each writes a file that says how often it ran. `fail` names the stage that dies."""
+    log = types.SimpleNamespace(ran=[], fail=None, error=RuntimeError)
+
+    def make(name):
+        def run(job):
+            log.ran.append(job.stage.name)
+            storage.write_text(job.path("part-00000.parquet"), job.fingerprint)
+            if log.fail == job.stage.name:
+                raise log.error("killed")
+            return {"docs_in": 3, "docs_out": 2, "bytes": 10}
+
+        monkeypatch.setitem(sys.modules, f"ray_jobs.stages.{name}", types.SimpleNamespace(run=run))
+
+    for stage in LINE:
+        make(stage.job)
+    monkeypatch.setattr(stages, "STAGES", LINE)
+    return log
+
+
+def make_run(uri, **changes):
+    return runs.Run(uri, recipes.parse({**RECIPE, **changes}, "test"))
+
+
+def execute(run, **options):
+    said = []
+    ran = run.execute(say=said.append, **options)
+    return ran, said
+
+
+def test_everything_runs_once_in_order(uri, calls):
+    assert execute(make_run(uri))[0]
+    assert calls.ran == ["crawl", "filter/policy", "dedup"]
+    assert not execute(make_run(uri))[0]
+    assert len(calls.ran) == 3
+
+
+def test_manifest_says_how_a_stage_was_made(uri, calls):
+    run = make_run(uri)
+    execute(run)
+    manifest = run.manifest("filter/policy")
+    assert manifest["inputs"] == {"crawl": run.manifest("crawl")["fingerprint"]}
+    assert (manifest["docs_in"], manifest["docs_out"]) == (3, 2)
+    assert {"config_hash", "code", "seconds", "hosts", "versions"} <= set(manifest)
+
+
+def test_a_changed_key_reruns_only_what_depends_on_it(uri, calls):
+    execute(make_run(uri))
+    calls.ran.clear()
+    _, said = execute(make_run(uri, dedup={"threshold": 0.8}))
+    assert calls.ran == ["dedup"]
+    assert said[0] == "dedup: runs again, recipe key dedup changed"
+    calls.ran.clear()
+    _, said = execute(make_run(uri, dedup={"threshold": 0.8}, filter={"policy": {"default": {}}}))
+    assert calls.ran == ["filter/policy", "dedup"]
+    assert "dedup: runs again, its input filter/policy changed" in said
+
+
+def test_a_key_of_another_stage_changes_nothing(uri, calls):
+    execute(make_run(uri))
+    calls.ran.clear()
+    execute(make_run(uri, tokenize={"vocab_size": 99}))
+    assert calls.ran == []
+
+
+def test_a_failed_stage_continues_with_what_it_wrote(uri, calls):
+    calls.fail = "filter/policy"
+    with pytest.raises(StageFailed):
+        execute(make_run(uri))
+    marker = storage.join(uri, "filter/policy", "part-00000.parquet")
+    assert storage.exists(marker)
+    storage.write_text(storage.join(uri, "filter/policy", "_shards", "kept.json"), "{}")
+    calls.fail = None
+    calls.ran.clear()
+    _, said = execute(make_run(uri))
+    assert calls.ran == ["filter/policy", "dedup"]
+    assert said[0] == "filter/policy: continues where it stopped"
+    assert storage.exists(storage.join(uri, "filter/policy", "_shards", "kept.json"))
+
+
+def test_faults_are_one_sentence_and_the_trace_is_kept(uri, calls):
+    calls.fail = "crawl"
+    with pytest.raises(StageFailed, match=r"stage crawl failed: killed; the trace is in .*_error\.txt"):
+        execute(make_run(uri))
+    assert b"RuntimeError: killed" in storage.read_bytes(storage.join(uri, "crawl", "_error.txt"))
+    calls.error = ValueError
+    with pytest.raises(UserError, match="crawl: killed"):
+        execute(make_run(uri))
+
+
+def test_a_failed_stage_of_other_settings_starts_clean(uri, calls):
+    calls.fail = "dedup"
+    with pytest.raises(StageFailed):
+        execute(make_run(uri))
+    storage.write_text(storage.join(uri, "dedup", "stale.parquet"), "old")
+    storage.write_text(storage.join(uri, "dropped", "dedup", "part-00009.parquet"), "old")
+    calls.fail = None
+    execute(make_run(uri, dedup={"threshold": 0.9}))
+    assert not storage.exists(storage.join(uri, "dedup", "stale.parquet"))
+    assert not storage.exists(storage.join(uri, "dropped", "dedup", "part-00009.parquet"))
+
+
+def test_until_only_from(uri, calls):
+    execute(make_run(uri), until="filter")
+    assert calls.ran == ["crawl", "filter/policy"]
+    with pytest.raises(UserError, match="--until tokenise: this recipe has no such stage"):
+        execute(make_run(uri), until="tokenise")
+    calls.ran.clear()
+    execute(make_run(uri), start="filter")
+    assert calls.ran == ["filter/policy", "dedup"]
+    calls.ran.clear()
+    assert not execute(make_run(uri), only="dedup")[0]
+
+
+def test_only_needs_its_inputs(uri, calls):
+    with pytest.raises(UserError, match=r"stage dedup needs filter/policy, which is not done"):
+        execute(make_run(uri), only="dedup")
+
+
+def test_status_rows(uri, calls):
+    run = make_run(uri)
+    calls.fail = "dedup"
+    with pytest.raises(StageFailed):
+        execute(run)
+    rows = status.rows(runs.open_run(uri))
+    assert [(r["name"], r["state"]) for r in rows] == [
+        ("crawl", "done"),
+        ("filter/policy", "done"),
+        ("dedup", "started"),
+    ]
+    assert set(rows[0]) == {"name", "state", "docs_in", "docs_out", "bytes", "tokens", "seconds", "warnings"}
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_no_run_here(tmp_path):
+    with pytest.raises(UserError, match="no run here"):
+        runs.open_run(str(tmp_path))
+
+
+def test_a_stage_that_loses_documents_is_not_committed(uri, calls, monkeypatch):
+    wrong = types.SimpleNamespace(run=lambda job: {"docs_in": 3, "docs_out": 1, "dropped": 1})
+    monkeypatch.setitem(sys.modules, "ray_jobs.stages.fake_second", wrong)
+    run = make_run(uri)
+    with pytest.raises(StageFailed, match="3 documents in, but 1 kept and 1 dropped"):
+        execute(run)
+    assert run.manifest("filter/policy") is None and run.manifest("crawl")
+
+
+def test_a_stage_as_a_program_of_its_own(uri, calls, capsys, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(json.dumps(RECIPE))
+
+    def stage(job, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            stage_job.main(f"/anywhere/{job}.py", ["--run-dir", uri, *arguments])
+        return ended.value.code, capsys.readouterr()
+
+    code, said = stage("fake_first")
+    assert code == 2 and "no run here" in said.err
+    assert stage("fake_first", "--recipe", str(tmp_path / "tiny.yaml"))[0] == 0
+    code, said = stage("fake_third")
+    assert code == 2 and "stage dedup needs filter/policy, which is not done" in said.err
+    assert stage("fake_second")[0] == stage("fake_third")[0] == 0
+    assert calls.ran == ["crawl", "filter/policy", "dedup"]
+    code, said = stage("fake_third")
+    assert code == 0 and said.out == "dedup: done already\n"
+    code, said = stage("fake_fourth")
+    assert code == 2 and said.err == f"pinisi: {uri}: the recipe has no such stage of fake_fourth\n"
+
+
+def test_where_the_code_lies_changes_nothing(calls, tmp_path, monkeypatch):
+    """Each attempt of a submitted run unpacks its own copy of the code and of the sample beside it."""
+    monkeypatch.delenv("PINISI_SAMPLE_DIR", raising=False)
+    monkeypatch.setattr(stages, "STAGES", (Stage("crawl", "fake_first", (), ("sources",), files=("sources",)),))
+    source = {"name": "s", "type": "jsonl", "path": "${PINISI_SAMPLE_DIR}/*.jsonl"}
+    uri = str(tmp_path / "run")
+    for copy in ("first", "second"):
+        (tmp_path / copy).mkdir()
+        (tmp_path / copy / "a.jsonl").write_text("{}")
+        os.utime(tmp_path / copy / "a.jsonl", (len(copy), len(copy)))
+        monkeypatch.setattr(recipes, "SAMPLE", tmp_path / copy)
+        run = runs.Run(uri, recipes.parse({**RECIPE, "sources": [source]}, "test"))
+        execute(run)
+        assert run.recipe.sources[0].path == f"{tmp_path}/{copy}/*.jsonl"
+        assert calls.ran == ["crawl"]
+    monkeypatch.setattr(recipes, "SAMPLE", tmp_path / "first")
+    assert runs.open_run(uri).recipe.sources[0].path == f"{tmp_path}/first/*.jsonl"
+    (tmp_path / "first" / "a.jsonl").write_text("{}\n")
+    execute(runs.open_run(uri))
+    assert calls.ran == ["crawl", "crawl"]
+
+
+def test_files_of_later_stages_are_looked_for_at_the_start(tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"id": "1", "text": "satu"}\n')
+    changes = [f"sources=[{{name: s, type: jsonl, path: {tmp_path}/*.jsonl}}]", "quality={}"]
+    changes.append(f"train.dpo.preference={tmp_path}/preference/*.jsonl")
+    run = runs.Run(str(tmp_path / "run"), recipes.load("demo", changes))
+    with pytest.raises(UserError, match=r"^train\.dpo\.preference: no file matches .*preference"):
+        run.execute(say=lambda line: None)
+    assert not (tmp_path / "run" / "crawl").exists()

@@ -1,0 +1,174 @@
+"""RegMix of a run, in this process: what proxies read, what they are measured by, what comes out."""
+
+import numpy as np
+import pytest
+import regmix_run
+import torch
+
+from cluster import storage
+from mixture.store.token_store import TokenStore
+from ray_jobs.report import page as report
+from ray_jobs.report import regmix as regmix_section
+from ray_jobs.stages import mixture, regmix_proxies
+from ray_jobs.stages import regmix_weights as regmix
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def here():
+    """Tasks run one after the other in this process."""
+    patch = pytest.MonkeyPatch()
+    for module in (regmix_proxies, regmix):
+        patch.setattr(module, "map_on_ray", lambda job, function, items, *_, **__: [function(i) for i in items])
+    patch.setattr(regmix_proxies, "on_gpus", lambda job: False)
+    yield
+    patch.undo()
+
+
+def finish(run, name, module):
+    job = regmix_run.job(run, name)
+    result = module.run(job)
+    storage.write_json(job.path("_manifest.json"), {"stage": name, "seconds": 1.0, **result})
+    return result
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, here):
+    _, run = regmix_run.build(tmp_path_factory.mktemp("regmix"))
+    results = {
+        name: finish(run, name, module)
+        for name, module in (
+            ("regmix/proxies", regmix_proxies),
+            ("regmix/weights", regmix),
+            ("mixture", mixture),
+        )
+    }
+    return run, results
+
+
+def read(run, path):
+    return storage.read_table(storage.join(run.uri, path))
+
+
+def test_every_proxy_is_there_with_its_mixture_and_losses(done):
+    run, results = done
+    table = read(run, "regmix/proxies/mixtures.parquet")
+    assert table["number"].to_pylist() == list(range(16))
+    assert table["heldout"].to_pylist() == [False] * 12 + [True] * 4
+    weights = np.stack([table[f"weight/{lang}"].to_numpy() for lang in ("en", "id", "lo")], 1)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    assert len(np.unique(weights, axis=0)) == 16
+    assert results["regmix/proxies"]["tokens"] == 16 * 16 * 8 * 32  # 16 proxies of 16 steps
+
+
+def test_a_language_is_learned_where_it_is_in_the_mixture(done):
+    table = read(done[0], "regmix/proxies/mixtures.parquet")
+    for lang in ("en", "id", "lo"):
+        weight, loss = table[f"weight/{lang}"].to_numpy(), table[f"loss/{lang}"].to_numpy()
+        assert np.corrcoef(np.log(weight + 1e-2), loss)[0, 1] < -0.7
+
+
+def test_pools_are_a_sample_in_the_small_vocabulary(done):
+    run = done[0]
+    for lang in regmix_run.LETTERS:
+        whole = TokenStore(storage.join(run.uri, "tokenize/pools/all", lang))
+        small = TokenStore(storage.join(run.uri, "regmix/proxies/pools", lang))
+        held = TokenStore(storage.join(run.uri, "regmix/proxies/heldout", lang))
+        assert small.vocab_size == held.vocab_size == 300
+        ids = set(small.documents["doc_id"].to_pylist())
+        assert ids <= set(whole.documents["doc_id"].to_pylist())
+        assert not ids & set(held.documents["doc_id"].to_pylist()) and held.n_documents == 8
+        assert small.n_tokens >= 4032 or small.n_documents == whole.n_documents
+
+
+def test_weights_keep_caps_and_replay_and_are_those_of_stage_1(done):
+    run, results = done
+    found = storage.read_json(storage.join(run.uri, "regmix/weights/weights.json"))
+    assert found["followed"] and results["regmix/weights"]["followed"]
+    assert sum(found["weights"].values()) == pytest.approx(1)
+    assert found["weights"]["all/en"] == pytest.approx(0.2)  # replay_share
+    tokens = storage.read_json(storage.join(run.uri, "tokenize/_manifest.json"))["tokens_per_lang"]
+    for lang, count in tokens.items():
+        assert found["weights"][f"all/{lang}"] <= 4 * count / sum(tokens.values()) + 1e-9
+    plan = storage.read_json(storage.join(run.uri, "mixture/plan.json"))["stage1"]
+    assert plan["weights"] == pytest.approx(found["weights"])
+    assert set(found["rho"]["folds"]) == set(found["rho"]["heldout"]) == {"en", "id", "lo"}
+    effects = read(run, "regmix/weights/effects.parquet").to_pylist()
+    assert all(row["loss_change"] < 0 for row in effects if row["domain"] == row["language"])
+    predicted = read(run, "regmix/weights/predicted.parquet")
+    assert predicted.num_rows == 16 * 3
+
+
+def test_a_finished_group_is_left_and_a_lost_proxy_comes_back_the_same(done, here):
+    run = done[0]
+    folder = storage.join(run.uri, "regmix/proxies/runs")
+    uris = [storage.join(folder, f"proxy-{number:05}.json") for number in range(16)]
+    before = {uri: (storage.read_bytes(uri), storage.filesystem(uri)[0].info(uri)["mtime"]) for uri in uris}
+    storage.remove(uris[5])
+    regmix_proxies.run(regmix_run.job(run, "regmix/proxies"))
+    for number, uri in enumerate(uris):
+        content, changed = before[uri]
+        assert storage.read_bytes(uri) == content
+        if number // 4 != 1:
+            assert storage.filesystem(uri)[0].info(uri)["mtime"] == changed
+
+
+def test_one_by_one_gives_the_same_losses(done, here, tmp_path):
+    _, alone = regmix_run.build(tmp_path, group=1)
+    regmix_proxies.run(regmix_run.job(alone, "regmix/proxies"))
+    ours, theirs = (read(run, "regmix/proxies/mixtures.parquet") for run in (done[0], alone))
+    for name in ours.column_names:
+        np.testing.assert_allclose(
+            ours[name].to_numpy().astype(float), theirs[name].to_numpy().astype(float), rtol=1e-3
+        )
+
+
+def test_a_regression_that_ranks_nothing_is_not_followed(done, here, monkeypatch):
+    run = done[0]
+    monkeypatch.setattr(regmix.regression, "spearman", lambda measured, predicted: np.zeros(measured.shape[1]))
+    mended = run.recipe.model_copy(
+        update={
+            "mixture": run.recipe.mixture.model_copy(
+                update={"regmix": run.recipe.mixture.regmix.model_copy(update={"min_correlation": 0.5})}
+            )
+        }
+    )
+    job = regmix_run.job(run, "regmix/weights")
+    job.recipe = mended
+    before = storage.read_bytes(job.path("weights.json"))
+    result = regmix.run(job)
+    found = storage.read_json(job.path("weights.json"))
+    storage.write_bytes(job.path("weights.json"), before)
+    assert not result["followed"] and "min_correlation" in result["warnings"][0]
+    plain = {lang: weight for lang, weight in found["tempered"].items() if weight}
+    assert found["weights"] == pytest.approx({f"all/{lang}": weight for lang, weight in plain.items()})
+
+
+def test_a_floor_is_a_languages_own_or_the_default_under_its_cap():
+    caps = {"lo": 0.01, "th": 1.0, "vi": 1.0}
+    assert regmix.floors({"default": 0.05, "vi": 0.2}, caps) == {"lo": 0.01, "th": 0.05, "vi": 0.2}
+    assert regmix.floors({}, caps) == {"lo": 0.0, "th": 0.0, "vi": 0.0}
+
+
+def test_effects_are_those_of_a_known_regression():
+    class Known:
+        def predict(self, weights_ND):
+            return np.stack([5 - 2 * weights_ND[:, 0], 3 + weights_ND[:, 1]], 1)
+
+    weights_ND = np.array([[0.5, 0.5], [0.2, 0.8]])
+    change_DL = regmix.effects(Known(), weights_ND)
+    # domain 0 goes from 0.5 to 0.55 and from 0.2 to 0.28: a loss that falls by 2 a unit falls by 0.13 on average
+    np.testing.assert_allclose(change_DL, [[-0.13, -0.065], [0.07, 0.035]])
+
+
+def test_the_report_says_what_was_found(done):
+    run = done[0]
+    found = regmix_section.section(run.uri)
+    assert found["proxies"] == 12 and found["heldout"] == 4 and found["followed"]
+    assert [row["lang"] for row in found["rows"]] == ["en", "id", "lo"]
+    for plot in ("scatter", "weights", "effects"):
+        assert found[plot].startswith("<svg")
+    assert regmix_section.section(storage.join(run.uri, "nothing")) is None
+    page = storage.read_bytes(report.write(run)).decode()
+    assert "12 small models" in page and "Stage 1 follows the regression" in page

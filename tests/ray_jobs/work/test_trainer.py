@@ -1,0 +1,86 @@
+"""The warm worker group: one group for several stages, errors as sentences, a dead worker's work done again, and SIGTERM
+(what `ray job stop` sends) leaves a checkpoint."""
+
+import os
+import signal
+import textwrap
+import threading
+
+import pytest
+
+from ray_jobs import cli
+from ray_jobs.config import reader as recipes
+from ray_jobs.run.graph import STAGES
+from ray_jobs.run.progress import Progress
+from ray_jobs.run.run import Job
+from ray_jobs.work import trainer
+from train.checkpoint import checkpoint
+
+pytestmark = pytest.mark.slow
+
+FUNCTIONS = """
+import os, pathlib
+import torch.distributed as dist
+
+def ranks(settings):
+    return {"world": dist.get_world_size(), "double": 2 * settings["number"], "process": os.getpid()}
+
+def fail(settings):
+    raise ValueError("the number must be even")
+
+def die_once(settings):
+    mark = pathlib.Path(settings["mark"])
+    if dist.get_rank() == 1 and not mark.exists():
+        mark.touch()
+        os._exit(1)
+    dist.barrier()
+    return {"done": True}
+
+def train(settings):
+    import time
+    import torch
+    from train.loop import LoopConfig, LossParts, fit
+
+    net = torch.nn.Linear(1, 1)
+    def batch(rows):
+        time.sleep(0.1)
+        return {"x": torch.ones(len(rows), 1), "count": torch.tensor(len(rows))}
+    def loss(net, batch):
+        return LossParts(net(batch["x"]).square().sum(), len(batch["x"]), {})
+    config = LoopConfig(steps=10**6, rows_per_step=4, micro_rows=4, lr=0.1, checkpoint_every=10**6)
+    return fit(net, batch, loss, config, settings["out"])
+"""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    (tmp_path / "warm_functions.py").write_text(textwrap.dedent(FUNCTIONS))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = recipes.load("demo", ["cluster.cpus=2"])
+    stage = next(stage for stage in STAGES if stage.name == "base")
+    former = signal.signal(signal.SIGTERM, cli.terminate)
+    yield Job(recipe, str(tmp_path / "run"), stage, "f", Progress("base", lambda line: None))
+    signal.signal(signal.SIGTERM, former)
+    trainer.stop()
+    import ray
+
+    ray.shutdown()
+
+
+def test_a_group_runs_command_after_command(job, tmp_path):
+    import warm_functions as functions
+
+    first = trainer.launch(job, functions.ranks, {"number": 21})
+    assert (first["world"], first["double"]) == (2, 42)
+    with pytest.raises(ValueError, match="the number must be even"):
+        trainer.launch(job, functions.fail, {})
+    assert trainer.launch(job, functions.ranks, {"number": 1})["process"] == first["process"]  # the same, still warm
+    assert trainer.launch(job, functions.die_once, {"mark": str(tmp_path / "mark")}) == {"done": True}
+    assert trainer.launch(job, functions.ranks, {"number": 2})["process"] != first["process"]
+    assert list((tmp_path / "run" / "base").glob("_result-*")) == []
+
+    threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.launch(job, functions.train, {"out": str(tmp_path / "out")})
+    assert checkpoint.latest(str(tmp_path / "out" / "checkpoints")).step >= 1

@@ -1,0 +1,241 @@
+"""Attention that stays inside documents, one definition for every backend.
+
+A packed row holds several documents; a token attends to the tokens before it in its own document only (Sailor2 §4.3). The
+mask is a predicate `mask(b, h, q, k)`. Three backends compute it:
+
+    sdpa      exact; the mask is a bool tensor of T x T. What a CPU takes
+    flex      flex_attention compiled, which skips the blocks that the mask empties. What a GPU takes
+    varlen    FlashAttention over the documents (train/kernels/varlen.py): GPU, 16 bits, whole rows, the mask
+    `intra_document` only
+              (pairs that share a prompt take sdpa)
+
+The attention function is registered in `transformers` under the name "pinisi":
+a model given `doc_ids` [B, T] packs documents, without them it is a plain causal model that generates with a KV cache.
+
+Axes: B batch, T position, H query heads, K key/value heads, N head width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from train.kernels import layers, varlen
+from train.kernels.context_parallel import Part
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "sdpa", "flex", "varlen")
+
+NAME = "pinisi"
+
+LONG = 1 << 26
+"""Pairs of positions from which a block mask is made by a compiled function: eagerly each takes 9.5 bytes meanwhile."""
+
+Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`mask(b, h, q, k)` is true where query position q of row b may see key position k."""
+
+
+def intra_document(doc_ids_BT: Tensor) -> Mask:
+    """Causal within a document: positions of a row with equal `doc_ids` form a document."""
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (doc_ids_BT[b, q] == doc_ids_BT[b, k])
+
+    return mask
+
+
+def anchor(doc_ids_BT: Tensor) -> Mask:
+    """As `intra_document`, and every position also sees those before it in document 0, the anchor that begins a row.
+
+    AnchorAttention (arXiv 2411.13476, the definition of its flex engine): a row is one anchor token, then documents 1, 2, ….
+    """
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & ((doc_ids_BT[b, q] == doc_ids_BT[b, k]) | (doc_ids_BT[b, k] == 0))
+
+    return mask
+
+
+def shared_prompt(doc_ids_BT: Tensor) -> Mask:
+    """As `intra_document`, and documents 3 i + 1 and 3 i + 2 also see document 3 i before them: two answers and their prompt
+    (train/methods/shared_prompts.py)."""
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        of_q, of_k = doc_ids_BT[b, q], doc_ids_BT[b, k]
+        return (q >= k) & ((of_q == of_k) | (of_k == of_q - of_q % 3))
+
+    return mask
+
+
+MASKS = {"intra_document": intra_document, "anchor": anchor, "shared_prompt": shared_prompt}
+
+
+def of_queries(mask: Mask, positions_S: Tensor) -> Mask:
+    """`mask` for queries that are only some of a row: number q of them is at `positions_S[q]`; keys are the whole row."""
+
+    def shifted(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return mask(b, h, positions_S[q], k)
+
+    return shifted
+
+
+def dense_mask(
+    mask: Mask, batch: int, length: int, device: torch.device | str = "cpu", queries: int | None = None
+) -> Tensor:
+    """`mask` as a bool tensor [B, 1, T, T] (or [B, 1, queries, T]), query positions before key positions."""
+    b = torch.arange(batch, device=device)[:, None, None, None]
+    q = torch.arange(length if queries is None else queries, device=device)[None, None, :, None]
+    k = torch.arange(length, device=device)[None, None, None, :]
+    return mask(b, torch.zeros_like(b), q, k)
+
+
+def attach(model: nn.Module) -> None:
+    """Let `model.model(..., doc_ids=[B, T])` attend within documents; `mask="anchor"` takes another of `MASKS`.
+
+    The mask is built once per forward pass. `model` is a causal LM of `transformers` with `attn_implementation="pinisi"`.
+    """
+    model.model.register_forward_pre_hook(_mask_from_doc_ids, with_kwargs=True)
+
+
+def choose(model: nn.Module, backend: str, device: torch.device, precision: str, context_parallel: int = 1) -> None:
+    """Set which of `BACKENDS` attends within documents; "auto" is sdpa on a CPU, and on a GPU flex, or, where torch.compile
+    does not work there, varlen (bf16, whole rows) or sdpa. A model that was never given one takes flex or sdpa.
+
+    Raises ValueError for a backend that cannot work on `device` in `precision`.
+    """
+    if device.type != "cuda":
+        if backend in {"flex", "varlen"}:
+            raise ValueError(f"attention: {backend} needs a GPU; on a CPU leave it at auto, which is exact there.")
+        return
+    if backend == "varlen" and precision != "bf16":
+        raise ValueError("attention: varlen needs precision bf16, as its kernel takes 16-bit numbers only.")
+    if backend == "auto" and (reason := layers.why_not_compile(device)):
+        backend = "varlen" if precision == "bf16" and context_parallel == 1 else "sdpa"
+        log.warning("flex_attention cannot be compiled here, so attention is %s: %s", backend, reason)
+    if backend != "auto":
+        model.model.attention_backend = backend
+
+
+def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    doc_ids_BT, name = kwargs.pop("doc_ids", None), kwargs.pop("mask", "intra_document")
+    if name not in MASKS:
+        raise ValueError(f"mask must be one of {', '.join(MASKS)}, not {name!r}.")
+    if doc_ids_BT is None:
+        if name != "intra_document":
+            raise ValueError(f"The mask {name!r} needs doc_ids.")
+        if hasattr(module, "context_part"):
+            raise ValueError("context_parallel needs doc_ids.")
+        return args, kwargs
+    if kwargs.get("past_key_values") is not None or kwargs.get("attention_mask") is not None:
+        raise ValueError(
+            "doc_ids cannot be combined with a KV cache or an attention_mask; leave doc_ids out to generate."
+        )
+    layer_types = getattr(module.config, "layer_types", None)  # Llama has none: all its layers see all
+    if layer_types and "sliding_attention" in layer_types:
+        raise ValueError("doc_ids need full attention, but this model has sliding-window layers.")
+    part, batch, length = getattr(module, "context_part", None), *doc_ids_BT.shape
+    queries = length // part.n if part else length
+    inputs = next((x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
+    if inputs is not None and inputs.shape[:2] != (batch, queries):
+        raise ValueError(
+            f"doc_ids have shape {tuple(doc_ids_BT.shape)}, but the tokens {tuple(inputs.shape[:2])}; give one for each token."
+        )
+    backend = getattr(module, "attention_backend", None) or backend_of(doc_ids_BT.device)
+    if backend == "varlen" and name == "shared_prompt":
+        backend = "sdpa"  # varlen knows documents only; rows of pairs are short enough for a mask
+    if backend == "varlen":
+        if name != "intra_document":
+            raise ValueError(f"attention: varlen cannot do the mask {name!r}; leave it at auto.")
+        if part:
+            raise ValueError("attention: varlen cannot share a row among ranks (context_parallel); leave it at auto.")
+        # what transformers takes for a mask that is there already, so that it builds none
+        mask = (
+            {"full_attention": None} if layer_types else doc_ids_BT.new_empty((batch, 1, length, 0), dtype=torch.bool)
+        )
+        return args, kwargs | {"attention_mask": mask, "documents": varlen.documents(doc_ids_BT)}
+    mask = MASKS[name](doc_ids_BT)
+    if part:
+        mask = of_queries(mask, part.positions(length, doc_ids_BT.device))
+        kwargs["context_part"] = part
+    if backend == "flex":
+        make = create_block_mask if batch * queries * length < LONG else _long_block_mask()
+        built = make(mask, batch, None, queries, length, device=doc_ids_BT.device)
+    else:
+        built = dense_mask(mask, batch, length, doc_ids_BT.device, queries)
+    return args, kwargs | {"attention_mask": {"full_attention": built} if layer_types else built}
+
+
+@cache
+def backend_of(device: torch.device) -> str:
+    """What attends within documents on `device` where nobody has chosen it."""
+    return "flex" if device.type == "cuda" and not layers.why_not_compile(device) else "sdpa"
+
+
+@cache
+def _long_block_mask() -> Callable:
+    return torch.compile(create_block_mask)
+
+
+@cache
+def _flex() -> Callable:
+    return torch.compile(flex_attention)  # uncompiled, it materialises the full score matrix
+
+
+def attention(  # noqa: PLR0917 (the convention of transformers)
+    module: nn.Module,
+    query_BHTN: Tensor,
+    key_BKTN: Tensor,
+    value_BKTN: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    context_part: Part | None = None,
+    documents: varlen.Documents | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Softmax attention in the calling convention of `transformers`. Returns ([B, T, H, N], None).
+
+    A `BlockMask` goes to flex_attention, a bool mask [B, 1, Tq, Tk] to SDPA, None is causal. With a `context_part` the
+    queries are that part of a row, and keys and values of the other parts are fetched from their ranks. `documents` go to
+    varlen and need no mask.
+    """
+    if dropout and (documents is not None or isinstance(attention_mask, BlockMask)):
+        raise ValueError(
+            "flex and varlen attention have no dropout; set attention_dropout to 0 to train with doc_ids on a GPU."
+        )
+    if documents is not None:
+        return varlen.attention(query_BHTN, key_BKTN, value_BKTN, documents, scaling), None
+    if context_part is not None:
+        key_BKTN, value_BKTN = context_part.gather(key_BKTN, value_BKTN)
+    if isinstance(attention_mask, BlockMask):
+        grouped = query_BHTN.shape[1] != key_BKTN.shape[1]
+        # under autocast queries and keys leave rotation in fp32, and unlike SDPA flex takes one dtype only
+        query_BHTN, key_BKTN = query_BHTN.to(value_BKTN.dtype), key_BKTN.to(value_BKTN.dtype)
+        flex = (
+            flex_attention if torch.compiler.is_compiling() else _flex()
+        )  # in a compiled layer it is a part of the graph
+        out = flex(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
+        return out.transpose(1, 2).contiguous(), None
+    groups = query_BHTN.shape[1] // key_BKTN.shape[1]
+    if groups > 1:
+        key_BKTN = key_BKTN.repeat_interleave(groups, dim=1)
+        value_BKTN = value_BKTN.repeat_interleave(groups, dim=1)
+    # One query against a cache sees everything; only a whole row needs the triangle.
+    causal = attention_mask is None and query_BHTN.shape[2] > 1
+    out = scaled_dot_product_attention(
+        query_BHTN, key_BKTN, value_BKTN, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=causal
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

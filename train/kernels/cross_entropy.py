@@ -1,0 +1,288 @@
+"""Linear cross-entropy in chunks: the loss of `softmax(hidden @ weight.T)` without ever holding all the logits.
+
+loss = sum over positions of logsumexp(z) - z[label],   z = weight @ hidden
+
+Positions are taken a chunk at a time: logits, their softmax and, when a gradient is wanted, its products with `weight` and
+`hidden` at once, so memory is one chunk of logits plus the gradients themselves. The gradient of a sum is known up to one
+factor, so the loss computes it in the forward pass and the backward pass only scales it (as in Liger, arXiv 2410.10989).
+Token log-probabilities have a factor for each position, so their backward pass computes the chunk again.
+Softmax and all sums are in fp32; under autocast the matrix products are in its dtype.
+The chunk's logits, their softmax and its gradient are one buffer that every chunk uses again: fresh memory of that size
+costs more time than the arithmetic (2.4 ns an element for a softmax on CPU, 0.6 in place). Log-probabilities, whose gradient
+comes later, need no whole row of logits: they take the vocabulary in tiles too, and log-sum-exps of tiles are added.
+
+With a z-loss (PaLM, arXiv 2204.02311), loss = sum of (lse - z[label] + c lse^2) with lse = logsumexp(z).
+
+Axes: B batch, T position, D width, V vocabulary, N = the positions of B x T, C a chunk of N, U a tile of V.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
+
+from train.distributed.vocabulary import gradient_buffer
+from train.kernels import liger
+
+IGNORE = -100
+"""The label of a position without a loss."""
+
+KERNELS = ("chunked", "liger")
+"""What computes the cross-entropy: this file, or train/kernels/liger.py."""
+
+_LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+_TILE_BYTES = _LOGIT_BYTES | {"cpu": 4 << 20}
+_LEAST_CHUNK = 128
+"""Every chunk reads and writes the gradient of the whole head, which fewer positions would not pay for."""
+_LEAST_CHUNK_OF_TILES = 512
+"""The same where the vocabulary is cut into tiles, so that more positions cost no memory."""
+
+
+def linear_cross_entropy(
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of next-token prediction, summed over the positions whose label is not -100.
+
+    `labels_BT` is already shifted: the label of a position is the token after it. `chunk` is the number of positions whose
+    logits exist at a time; left out, it is chosen for the vocabulary and the device. `z_loss` is the c above.
+    Returns (sum of losses, fp32 scalar; number of positions that count, int64 scalar).
+    """
+    return cross_entropy_and_rows(hidden_BTD, weight_VD, labels_BT, chunk, z_loss)[:2]
+
+
+def cross_entropy_and_rows(  # noqa: PLR0917
+    hidden_BTD: Tensor,
+    weight_VD: Tensor,
+    labels_BT: Tensor,
+    chunk: int | None = None,
+    z_loss: float = 0.0,
+    kernel: str = "chunked",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`linear_cross_entropy`, and the sum of losses of each row, fp32 [B], in the same pass and without a gradient.
+
+    The losses of the rows are without the z-loss. `kernel` is one of `KERNELS`; "liger" knows no z-loss."""
+    if kernel == "liger" and z_loss:
+        raise ValueError(
+            "cross_entropy: liger cannot tell the z-loss from the loss; set z_loss to 0 or leave it at chunked."
+        )
+    hidden_ND, weight_VD, labels_N, positions = _flatten(hidden_BTD, weight_VD, labels_BT)
+    if not torch.is_grad_enabled():
+        weight_VD = weight_VD.detach()  # else the forward pass would compute its gradient, for nothing
+    count = (labels_BT != IGNORE).sum() if positions is None else torch.tensor(len(positions))
+    chunk = chunk or default_chunk(weight_VD)
+    dtype, buffer = _matmul_dtype(hidden_BTD), gradient_buffer(weight_VD)
+    loss, loss_N = _SumOfLosses.apply(hidden_ND, weight_VD, labels_N, chunk, dtype, z_loss, buffer, kernel)
+    if positions is not None:
+        loss_N = loss_N.new_zeros(labels_BT.numel()).index_copy(0, positions, loss_N)
+    return loss, count, loss_N.view(labels_BT.shape).sum(-1)
+
+
+def token_logprobs(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None) -> Tensor:
+    """log p(label) of every position [B, T] in fp32, 0 where the label is -100. Differentiable."""
+    hidden_ND, weight_VD, labels_N, positions = _flatten(hidden_BTD, weight_VD, labels_BT)
+    chunk = chunk or max(_LEAST_CHUNK_OF_TILES, default_chunk(weight_VD))
+    buffer_VD = gradient_buffer(weight_VD)
+    logp_N = _TokenLogprobs.apply(hidden_ND, weight_VD, labels_N, chunk, _matmul_dtype(hidden_BTD), buffer_VD)
+    if positions is not None:
+        logp_N = logp_N.new_zeros(labels_BT.numel()).index_copy(0, positions, logp_N)
+    return logp_N.view(labels_BT.shape)
+
+
+def default_chunk(weight_VD: Tensor) -> int:
+    """Positions per chunk so that a chunk of fp32 logits stays in cache on CPU, and keeps the card busy on CUDA."""
+    size = _LOGIT_BYTES.get(weight_VD.device.type, _LOGIT_BYTES["cuda"]) // (4 * weight_VD.shape[0])
+    return max(_LEAST_CHUNK, size // 16 * 16)
+
+
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _flatten(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Positions in one axis; on CPU only those with a label (on CUDA choosing them would wait for the device)."""
+    if isinstance(weight_VD, DTensor):  # FSDP: every rank has the loss of its own rows, so gradients are partial sums
+        weight_VD = weight_VD.full_tensor(grad_placements=[Partial()])
+    hidden_ND, labels_N = hidden_BTD.flatten(0, -2), labels_BT.flatten()
+    if labels_N.is_cuda:
+        return hidden_ND, weight_VD, labels_N, None
+    positions = (labels_N != IGNORE).nonzero().squeeze(1)
+    if len(positions) < len(labels_N):
+        hidden_ND, labels_N = hidden_ND[positions], labels_N[positions]
+    return hidden_ND, weight_VD, labels_N, positions
+
+
+def _logits(h_CD: Tensor, w_VD: Tensor, buffer: Tensor) -> Tensor:
+    """fp32 logits of a chunk, at the beginning of `buffer` where the product is in fp32."""
+    if h_CD.dtype == torch.float32:
+        shape = (len(h_CD), len(w_VD))
+        return torch.mm(h_CD, w_VD.T, out=buffer[: shape[0] * shape[1]].view(shape))
+    return (h_CD @ w_VD.T).float()
+
+
+def _buffer(logits: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room for so many logits; none is needed for products that are not in fp32."""
+    return torch.empty(logits if dtype == torch.float32 else 0, dtype=torch.float32, device=device)
+
+
+def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """(softmax, logsumexp) of fp32 logits, which become their softmax.
+
+    The largest probability is at least 1/V, so its logarithm is exact."""
+    top_C = logits_CV.amax(-1)
+    p_CV = torch.softmax(logits_CV, -1, out=logits_CV)
+    return p_CV, top_C - p_CV.amax(-1).log()
+
+
+class _SumOfLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, z_loss, buffer_VD, kernel) -> tuple:  # noqa: PLR0917
+        grad_hidden, grad_weight = ctx.needs_input_grad[:2]
+        w_VD = weight_VD.to(dtype)
+        ctx.weight_dtype, ctx.in_buffer = weight_VD.dtype, buffer_VD is not None
+        if kernel == "liger" and (grad_hidden or grad_weight):
+            loss_N, d_hidden_ND, d_weight_VD = liger.losses_and_gradients(
+                hidden_ND.to(dtype), w_VD, labels_N, IGNORE, chunk
+            )
+            if buffer_VD is not None:
+                buffer_VD += d_weight_VD
+            d_weight_VD = d_weight_VD.float() if grad_weight and buffer_VD is None else None
+            ctx.gradients = (d_hidden_ND.to(hidden_ND.dtype) if grad_hidden else None, d_weight_VD)
+            ctx.mark_non_differentiable(loss_N)
+            return loss_N.sum(), loss_N
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        loss_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
+        d_hidden_ND = torch.empty_like(hidden_ND) if grad_hidden else None
+        d_weight_VD = buffer_VD
+        if grad_weight and buffer_VD is None:
+            d_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        buffer = _buffer(min(chunk, len(labels_N)) * len(weight_VD), dtype, weight_VD.device)
+        for start in range(0, len(labels_N), chunk):
+            h_CD = hidden_ND[start : start + chunk].to(dtype)
+            labels_C = labels_N[start : start + chunk]
+            valid_C = labels_C != IGNORE
+            index_C1 = labels_C.clamp(min=0).unsqueeze(1)
+            logits_CV = _logits(h_CD, w_VD, buffer)
+            at_label_C = logits_CV.gather(1, index_C1).squeeze(1)
+            p_CV, lse_C = _softmax_(logits_CV)
+            loss_C = (lse_C - at_label_C) * valid_C
+            loss_N[start : start + chunk] = loss_C
+            loss += loss_C.sum()
+            if z_loss:
+                loss += z_loss * (lse_C.square() * valid_C).sum()
+            if not (grad_hidden or grad_weight):
+                continue
+            # d loss / d logits = softmax (1 + 2 c lse) - one-hot, and nothing where there is no label
+            if z_loss:
+                p_CV *= (1 + 2 * z_loss * lse_C).unsqueeze(1)
+            d_CV = p_CV.scatter_add_(1, index_C1, p_CV.new_full(index_C1.shape, -1.0))
+            if d_CV.is_cuda:
+                d_CV *= valid_C.unsqueeze(1)
+            d_CV = d_CV.to(dtype)
+            if grad_hidden:
+                d_hidden_ND[start : start + chunk] = d_CV @ w_VD
+            if grad_weight:
+                _add_product(d_weight_VD, d_CV.T, h_CD)
+        # what went into the buffer is not given to autograd again
+        ctx.gradients = (d_hidden_ND, d_weight_VD if buffer_VD is None else None)
+        ctx.mark_non_differentiable(loss_N)
+        return loss, loss_N
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy can be differentiated once: its gradients are scaled in place.")
+        if ctx.in_buffer:  # on a GPU the check must not wait for it
+            torch._assert_async(grad == 1) if grad.is_cuda else _assert_one(grad)
+        (d_hidden_ND, d_weight_VD), ctx.gradients = ctx.gradients, None
+        if d_hidden_ND is not None and not ctx.in_buffer:
+            d_hidden_ND *= grad
+        if d_weight_VD is not None:
+            d_weight_VD = d_weight_VD.mul_(grad).to(ctx.weight_dtype)
+        return d_hidden_ND, d_weight_VD, *(None,) * 6
+
+
+def _assert_one(grad: Tensor) -> None:
+    if grad != 1:
+        raise RuntimeError(
+            f"The head's gradient was added to the loop's buffer as that of a plain sum, but the loss takes {float(grad):g} "
+            "times that sum; scale the loss by its count in the loop, not in the loss function."
+        )
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, buffer_VD) -> Tensor:  # noqa: PLR0917
+        w_VD = weight_VD.to(dtype)
+        logp_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
+        lse_N = torch.full_like(logp_N, -math.inf, dtype=torch.float64)  # rounded once, not for each tile
+        tiles, buffer = _tiles(min(chunk, len(labels_N)), w_VD)
+        for start in range(0, len(labels_N), chunk):
+            h_CD, labels_C = hidden_ND[start : start + chunk].to(dtype), labels_N[start : start + chunk]
+            at_label_C, lse_C = torch.zeros_like(logp_N[start : start + chunk]), lse_N[start : start + chunk]
+            for tile in tiles:
+                logits_CU = _logits(h_CD, w_VD[tile], buffer)
+                index_C1, inside_C = _in_tile(labels_C, tile)
+                at_label_C += logits_CU.gather(1, index_C1).squeeze(1) * inside_C
+                torch.logaddexp(lse_C, _softmax_(logits_CU)[1], out=lse_C)
+            logp_N[start : start + chunk] = (at_label_C - lse_C) * (labels_C != IGNORE)
+        ctx.save_for_backward(hidden_ND, weight_VD, labels_N, lse_N.float())
+        ctx.chunk, ctx.dtype, ctx.buffer_VD = chunk, dtype, buffer_VD
+        return logp_N
+
+    @staticmethod
+    def backward(ctx, grad_N: Tensor) -> tuple:
+        hidden_ND, weight_VD, labels_N, lse_N = ctx.saved_tensors
+        chunk, dtype = ctx.chunk, ctx.dtype
+        w_VD = weight_VD.to(dtype)
+        d_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        d_weight_VD = ctx.buffer_VD
+        if ctx.needs_input_grad[1] and d_weight_VD is None:
+            d_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        tiles, buffer = _tiles(min(chunk, len(labels_N)), w_VD)
+        for start in range(0, len(labels_N), chunk):
+            h_CD, labels_C = hidden_ND[start : start + chunk].to(dtype), labels_N[start : start + chunk]
+            lse_C1 = lse_N[start : start + chunk].unsqueeze(1)
+            grad_C = grad_N[start : start + chunk] * (labels_C != IGNORE)
+            d_h_CD = torch.zeros_like(h_CD, dtype=torch.float32)
+            for tile in tiles:
+                index_C1, inside_C = _in_tile(labels_C, tile)
+                d_CU = _logits(h_CD, w_VD[tile], buffer).sub_(lse_C1).exp_().mul_(-grad_C.unsqueeze(1))
+                d_CU = d_CU.scatter_add_(1, index_C1, (grad_C * inside_C).unsqueeze(1)).to(dtype)
+                if d_hidden_ND is not None:
+                    _add_product(d_h_CD, d_CU, w_VD[tile])
+                if d_weight_VD is not None:
+                    _add_product(d_weight_VD[tile], d_CU.T, h_CD)
+            if d_hidden_ND is not None:
+                d_hidden_ND[start : start + chunk] = d_h_CD
+        # what went into the buffer is not given to autograd again
+        in_buffer = d_weight_VD is None or ctx.buffer_VD is not None
+        return d_hidden_ND, None if in_buffer else d_weight_VD.to(weight_VD.dtype), None, None, None, None
+
+
+def _tiles(rows: int, w_VD: Tensor) -> tuple[list[slice], Tensor]:
+    """The tiles of the vocabulary for chunks of `rows` positions, and a buffer for the logits of one."""
+    size = _TILE_BYTES.get(w_VD.device.type, _TILE_BYTES["cuda"]) // (4 * max(rows, 1))
+    size = min(max(size, 1), len(w_VD))
+    tiles = [slice(first, min(first + size, len(w_VD))) for first in range(0, len(w_VD), size)]
+    return tiles, _buffer(rows * size, w_VD.dtype, w_VD.device)
+
+
+def _in_tile(labels_C: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """(columns [C, 1] of the labels in a tile, whether they are in it [C]); the column of one that is not is any."""
+    column_C = labels_C - tile.start
+    inside_C = (column_C >= 0) & (labels_C < tile.stop)
+    return column_C.clamp(0, tile.stop - tile.start - 1).unsqueeze(1), inside_C
+
+
+def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+    """sum += a @ b with the sum in fp32 whatever the factors are: a bf16 sum over chunks would lose small gradients."""
+    if a_VC.dtype == torch.float32:
+        sum_VD.addmm_(a_VC, b_CD)
+    elif a_VC.is_cuda:
+        torch.addmm(sum_VD, a_VC, b_CD, out_dtype=torch.float32, out=sum_VD)  # the product is not rounded either
+    else:
+        sum_VD += a_VC @ b_CD

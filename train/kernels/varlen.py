@@ -1,0 +1,62 @@
+"""Attention over documents of different lengths by FlashAttention's kernel for them (torch.nn.attention.varlen), on a GPU.
+
+The rows of a batch become one sequence of B T positions, and `boundaries` say where each document begins in it: each attends
+causally to itself. Nothing is computed of pairs in different documents, and no mask is built. The kernel takes 16-bit numbers
+and knows no mask but this one, so what else attention can do (train/kernels/attention.py) is left to flex_attention or refused.
+
+Axes: B batch, T position, H query heads, K key/value heads, N head width, S = B T.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+
+class Documents(NamedTuple):
+    """Documents one after another: `boundaries` [n + 1] int32, from 0 to the number of positions; the most positions of one."""
+
+    boundaries: Tensor
+    longest: int
+
+
+def documents(doc_ids_BT: Tensor) -> Documents:
+    """The documents of packed rows: neighbours in a row with equal ids; none goes on in the next row.
+
+    Raises ValueError where an id stands in two places of a row, which the kernel cannot follow.
+    """
+    changes_BT = doc_ids_BT.diff(dim=1) != 0
+    begins_BT = torch.nn.functional.pad(changes_BT, (1, 0), value=True)
+    boundaries = torch.nn.functional.pad(begins_BT.flatten().nonzero().squeeze(1), (0, 1), value=doc_ids_BT.numel())
+    different = (doc_ids_BT.sort(dim=1).values.diff(dim=1) != 0).sum()
+    longest, split = torch.stack([boundaries.diff().max(), changes_BT.sum() - different]).tolist()
+    if split:
+        raise ValueError(
+            "attention: varlen needs documents in one piece, but a row of doc_ids has one id in two places."
+        )
+    return Documents(boundaries.to(torch.int32), longest)
+
+
+def attention(
+    query_BHTN: Tensor, key_BKTN: Tensor, value_BKTN: Tensor, found: Documents, scaling: float | None = None
+) -> Tensor:
+    """Causal attention within the documents `found`. Returns [B, T, H, N]; raises ValueError for 32-bit numbers."""
+    B, H, T, N = query_BHTN.shape
+    dtype = value_BKTN.dtype  # under autocast queries and keys leave rotation in fp32, values are in its dtype
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError("attention: varlen needs 16-bit numbers (train.precision bf16); use flex or sdpa for fp32.")
+    rows = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (query_BHTN, key_BKTN, value_BKTN))
+    out_SHN = varlen_attn(
+        *rows,
+        found.boundaries,
+        found.boundaries,
+        found.longest,
+        found.longest,
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=key_BKTN.shape[1] != H,
+    )
+    return out_SHN.view(B, T, H, N)

@@ -1,0 +1,31 @@
+"""Pre-training: next-token cross-entropy on packed rows, loss at the end-of-document token included (Sailor2 §4.3).
+
+loss = - sum over positions t of log p(token t + 1 | tokens of the same document up to t)
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from train.kernels.cross_entropy import IGNORE, cross_entropy_and_rows
+from train.loop import Batch, LossParts, RowLosses
+
+
+def loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossParts:
+    """Loss of {"input_ids", "labels" (shifted, -100 = none), "doc_ids", "position_ids"}, each [B, T].
+
+    With "pool" [B], the losses of the rows are returned too. `z_loss` is the weight of the squared log-partition, which is
+    then part of the loss and a metric of its own."""
+    hidden_BTD = model.model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        doc_ids=batch["doc_ids"],
+        use_cache=False,
+    ).last_hidden_state
+    kernel = getattr(model, "cross_entropy", "chunked")  # the loop sets it
+    loss_sum, count, loss_B = cross_entropy_and_rows(
+        hidden_BTD, model.lm_head.weight, batch["labels"], z_loss=z_loss, kernel=kernel
+    )
+    metrics = {"z_loss": loss_sum.detach() - loss_B.sum()} if z_loss else {}
+    rows = RowLosses(batch["pool"], loss_B, (batch["labels"] != IGNORE).sum(-1)) if "pool" in batch else None
+    return LossParts(loss_sum, count, metrics, rows)

@@ -1,0 +1,275 @@
+"""Width pruning of Qwen2 with grouped queries by learned masks (Sheared LLaMA, Xia et al. 2023; Sailor2 §6.3).
+
+Hidden width, query heads and FFN width lose units until a target shape is met exactly; layers and KV heads all stay,
+and each KV group loses equally many query heads. A unit's mask is a hard concrete variable (Louizos et al. 2018):
+
+    s = sigmoid( (ln u - ln(1 - u) + log_alpha) / tau ),  u ~ U(0, 1);   z = clip(1.2 s - 0.1, 0, 1);   tau = 2/3
+    P(z > 0) = sigmoid( log_alpha - tau ln(0.1 / 1.1) )
+
+With e = mean of P(z > 0) over the units of a dimension and t its target share, which moves from 1 to the target during
+warm-up, the loss is  L + sum over dimensions of  lambda_1 (e - t) + lambda_2 (e - t)^2,  averaged over layers; masks
+descend and both lambdas ascend. At the end masks are deterministic: soft scores sigmoid(0.8 log_alpha / tau), the
+lowest ones 0.
+
+Where masks act: hidden z on all that is written to the residual stream (embedding, o_proj, down_proj); RMSNorm averages
+over the dimensions that survive; head z on the attention output before o_proj; FFN z before down_proj. With tied
+embeddings the head is the masked embedding, so the final norm's output has z too; an untied head is not scaled, for its
+input already comes from masked dimensions (the reference code scales it once more). Slicing multiplies the masks into
+the weights.
+
+Axes: B, T, D hidden width, L layer, K KV head, G query heads of a group, N head width, F FFN width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from train.kernels import attention
+from train.loop import Batch, LossFn, LossParts
+
+TEMPERATURE = 2 / 3
+LOW, HIGH = -0.1, 1.1
+_CLAMP = math.log(100.0)
+_START = 5.0
+_NOISE = 1e-6
+
+
+@dataclass(frozen=True)
+class Target:
+    """The shape to prune to. Everything else stays as it is in the source model."""
+
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+
+    def check(self, config) -> None:
+        """Raises ValueError when a model of `config` cannot be pruned to this shape."""
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
+            if not 0 < getattr(self, name) <= getattr(config, name):
+                raise ValueError(f"Pruning target {name} must be from 1 to the model's {getattr(config, name)}.")
+        if self.num_attention_heads % config.num_key_value_heads:
+            raise ValueError(
+                f"Pruning target num_attention_heads {self.num_attention_heads} must be a multiple of the model's "
+                f"{config.num_key_value_heads} KV heads, which all stay."
+            )
+        head_dim = head_width(config)
+        if self.hidden_size != self.num_attention_heads * head_dim:
+            raise ValueError(
+                f"Pruning target hidden_size {self.hidden_size} must be num_attention_heads x head width, "
+                f"{self.num_attention_heads} x {head_dim} = {self.num_attention_heads * head_dim}."
+            )
+
+
+def head_width(config) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One mask value in [0, 1] for each unit: hidden_D, heads_LKG, ffn_LF."""
+
+    hidden_D: Tensor
+    heads_LKG: Tensor
+    ffn_LF: Tensor
+
+
+def sample(log_alpha: Tensor, u: Tensor) -> Tensor:
+    """Hard concrete masks for uniform noise `u` of the same shape; differentiable in `log_alpha`."""
+    s = torch.sigmoid((u.log() - (1 - u).log() + log_alpha) / TEMPERATURE)
+    return (s * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+def p_open(log_alpha: Tensor) -> Tensor:
+    """P(z > 0) of hard concrete masks."""
+    return torch.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+
+
+def deterministic(log_alpha: Tensor, keep: int) -> Tensor:
+    """Soft scores along the last axis, all but the `keep` highest set to 0; of equal ones the first stay."""
+    soft = torch.sigmoid(log_alpha * 0.8 / TEMPERATURE)
+    order = soft.argsort(stable=True, dim=-1, descending=True)
+    return soft.scatter(-1, order[..., keep:], 0.0)
+
+
+class Pruning:
+    """Learned masks on `model`, to be trained by the loop together with it.
+
+    `fit(model, batch_fn, pruning.loss_fn(pretrain.loss), config, uri, extra_params=pruning.extra_params(),
+    after_step=pruning.after_step)`, then `pruning.sliced()` is the small model, which a further run heals.
+    The hooks on the model stay; set `pruning.masks` to None to see the model without masks. Noise comes from torch's
+    global generator, which the loop seeds each step. Weights must not be sharded (`parallel="replicate"`).
+    """
+
+    def __init__(self, model: nn.Module, target: Target, warmup_steps: int, seed: int = 0) -> None:
+        target.check(model.config)
+        config, device = model.config, next(model.parameters()).device
+        layers, groups = config.num_hidden_layers, config.num_key_value_heads
+        shapes = {
+            "hidden": (config.hidden_size,),
+            "heads": (layers, groups, config.num_attention_heads // groups),
+            "ffn": (layers, config.intermediate_size),
+        }
+        generator = torch.Generator().manual_seed(seed)
+        self.log_alpha = {
+            name: nn.Parameter((_START + 0.01 * torch.randn(shape, generator=generator)).to(device))
+            for name, shape in shapes.items()
+        }
+        self.keep = {
+            "hidden": target.hidden_size,
+            "heads": target.num_attention_heads // groups,
+            "ffn": target.intermediate_size,
+        }
+        self.lambda_1 = nn.Parameter(torch.zeros(len(shapes), device=device))
+        self.lambda_2 = nn.Parameter(torch.zeros(len(shapes), device=device))
+        self.model, self.target, self.warmup_steps = model, target, warmup_steps
+        self.masks: Masks | None = None
+        self._clamp()
+        self._hook()
+
+    def extra_params(self, mask_lr: float = 1.0, lambda_lr: float = 1.0) -> list[dict]:
+        """Optimiser groups for `train.loop.fit`; both rates follow the run's schedule. The lambdas ascend."""
+        return [
+            {"params": {f"log_alpha_{name}": p for name, p in self.log_alpha.items()}, "lr": mask_lr},
+            {"params": {"lambda_1": self.lambda_1, "lambda_2": self.lambda_2}, "lr": lambda_lr, "maximize": True},
+        ]
+
+    def after_step(self, step: int, model: nn.Module) -> None:
+        self._clamp()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        for p in self.log_alpha.values():
+            p.clamp_(-_CLAMP, _CLAMP)
+
+    def target_share(self, name: str, step: int) -> float:
+        """Share of a dimension's units that should be open at update `step`: linear from 1 in the warm-up."""
+        final = self.keep[name] / self.log_alpha[name].shape[-1]
+        return 1 - (1 - final) * min(step / self.warmup_steps, 1.0) if self.warmup_steps else final
+
+    def lagrangian(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """(penalty, expected share of open units by dimension)."""
+        penalty, shares = torch.zeros((), device=self.lambda_1.device), {}
+        for i, (name, log_alpha) in enumerate(self.log_alpha.items()):
+            share = p_open(log_alpha).mean(-1)  # one value a layer (and KV group), each of which must end at the target
+            gap = share - self.target_share(name, step)
+            penalty = penalty + self.lambda_1[i] * gap.mean() + self.lambda_2[i] * gap.square().mean()
+            shares[f"{name}_share"] = share.mean()
+        return penalty, shares
+
+    def loss_fn(self, task_loss: LossFn) -> LossFn:
+        """`task_loss` of the masked model plus the Lagrangian. Metrics: shares and targets of open units, penalty."""
+
+        def loss(model: nn.Module, batch: Batch) -> LossParts:
+            u = {name: torch.rand_like(p).clamp(_NOISE, 1 - _NOISE) for name, p in self.log_alpha.items()}
+            self.masks = Masks(*(sample(p, u[name]) for name, p in self.log_alpha.items()))
+            loss_sum, count, metrics, rows = task_loss(model, batch)
+            penalty, shares = self.lagrangian(int(batch["step"]))
+            targets = {f"{name}_target": self.target_share(name, int(batch["step"])) for name in self.keep}
+            # The loop divides by the step's count; what does not depend on it is multiplied by the micro-batch's own.
+            own = {name: value * count for name, value in {**shares, **targets, "penalty": penalty}.items()}
+            return LossParts(
+                loss_sum + own["penalty"], count, {**metrics, **{k: torch.as_tensor(v) for k, v in own.items()}}, rows
+            )
+
+        return loss
+
+    @torch.no_grad()
+    def final(self) -> Masks:
+        """The deterministic masks: in every layer and group exactly as many units as the target are not 0."""
+        return Masks(*(deterministic(p.detach(), self.keep[name]) for name, p in self.log_alpha.items()))
+
+    def _hook(self) -> None:
+        body = self.model.model
+        tied = self.model.lm_head.weight is body.embed_tokens.weight
+        n = head_width(self.model.config)
+
+        def write(module: nn.Module, args: tuple, output_BTD: Tensor) -> Tensor | None:
+            return None if self.masks is None else output_BTD * self.masks.hidden_D
+
+        def norm(scale_output: bool) -> Callable:
+            def hook(module: nn.Module, args: tuple, output_BTD: Tensor) -> Tensor | None:
+                if self.masks is None:
+                    return None
+                x_BTD, z_D = args[0].float(), self.masks.hidden_D
+                mean_BT1 = x_BTD.square().sum(-1, keepdim=True) / (z_D > 0).sum()
+                x_BTD = x_BTD * torch.rsqrt(mean_BT1 + module.variance_epsilon)
+                out_BTD = module.weight * x_BTD.to(args[0].dtype)
+                return out_BTD * z_D if scale_output else out_BTD
+
+            return hook
+
+        def heads(layer: int) -> Callable:
+            def hook(module: nn.Module, args: tuple) -> tuple | None:
+                if self.masks is None:
+                    return None
+                return (args[0] * self.masks.heads_LKG[layer].flatten().repeat_interleave(n),)
+
+            return hook
+
+        def ffn(layer: int) -> Callable:
+            def hook(module: nn.Module, args: tuple) -> tuple | None:
+                return None if self.masks is None else (args[0] * self.masks.ffn_LF[layer],)
+
+            return hook
+
+        body.embed_tokens.register_forward_hook(write)
+        body.norm.register_forward_hook(norm(scale_output=tied))
+        for i, layer in enumerate(body.layers):
+            layer.input_layernorm.register_forward_hook(norm(scale_output=False))
+            layer.post_attention_layernorm.register_forward_hook(norm(scale_output=False))
+            layer.self_attn.o_proj.register_forward_pre_hook(heads(i))
+            layer.self_attn.o_proj.register_forward_hook(write)
+            layer.mlp.down_proj.register_forward_pre_hook(ffn(i))
+            layer.mlp.down_proj.register_forward_hook(write)
+
+    @torch.no_grad()
+    def sliced(self) -> nn.Module:
+        """The pruned model, a plain Hugging Face one with our attention: masks multiplied in, zero rows dropped."""
+        masks = self.final()
+        config = type(self.model.config).from_dict(self.model.config.to_dict())
+        config.hidden_size = self.target.hidden_size
+        config.num_attention_heads = self.target.num_attention_heads
+        config.intermediate_size = self.target.intermediate_size
+        small = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+        small = small.to(self.model.lm_head.weight)
+        attention.attach(small)
+        small.load_state_dict(slice_weights(self.model.state_dict(), masks, head_width(config)), strict=True)
+        small.tie_weights()
+        return small
+
+
+def slice_weights(state: dict[str, Tensor], masks: Masks, head_dim: int) -> dict[str, Tensor]:
+    """The weights of a Qwen2 causal LM with `masks` folded in and the units whose mask is 0 removed."""
+    z_D = masks.hidden_D
+    d = z_D.nonzero().squeeze(1)
+    tied = state["lm_head.weight"].data_ptr() == state["model.embed_tokens.weight"].data_ptr()
+    embedding_VD = (state["model.embed_tokens.weight"] * z_D)[:, d]
+    small = {
+        "model.embed_tokens.weight": embedding_VD,
+        "lm_head.weight": embedding_VD if tied else state["lm_head.weight"][:, d],
+        "model.norm.weight": state["model.norm.weight"][d],
+    }
+    for i in range(len(masks.ffn_LF)):
+        layer = f"model.layers.{i}"
+        z_N = masks.heads_LKG[i].flatten().repeat_interleave(head_dim)  # of each column of o_proj
+        z_F = masks.ffn_LF[i]
+        n, f = z_N.nonzero().squeeze(1), z_F.nonzero().squeeze(1)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            small[f"{layer}.{norm}.weight"] = state[f"{layer}.{norm}.weight"][d]
+        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        small[f"{attn}.q_proj.weight"] = state[f"{attn}.q_proj.weight"][n][:, d]
+        small[f"{attn}.q_proj.bias"] = state[f"{attn}.q_proj.bias"][n]
+        for name in ("k_proj", "v_proj"):
+            small[f"{attn}.{name}.weight"] = state[f"{attn}.{name}.weight"][:, d]
+            small[f"{attn}.{name}.bias"] = state[f"{attn}.{name}.bias"]
+        small[f"{attn}.o_proj.weight"] = (z_D[:, None] * state[f"{attn}.o_proj.weight"] * z_N)[d][:, n]
+        small[f"{mlp}.gate_proj.weight"] = state[f"{mlp}.gate_proj.weight"][f][:, d]
+        small[f"{mlp}.up_proj.weight"] = (z_F[:, None] * state[f"{mlp}.up_proj.weight"])[f][:, d]
+        small[f"{mlp}.down_proj.weight"] = (z_D[:, None] * state[f"{mlp}.down_proj.weight"])[d][:, f]
+    return small

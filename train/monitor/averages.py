@@ -1,0 +1,83 @@
+"""What a training record averages over: losses, counts and metrics since the last record, of updates that were not skipped.
+
+A loss function that knows which pool (language) each row is of returns the row losses too. They are summed per language,
+and each sum is divided by the language's own count, so a rare language's loss is as exact as its tokens allow. Everything
+is fp64 and on the model's device, so nothing waits for a GPU between records.
+
+Axes: B rows of a micro-batch, L languages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from train.distributed import data_parallel as parallel
+
+if TYPE_CHECKING:
+    from train.loop import LossParts
+
+BY_LANGUAGE = "by_language"
+
+
+class Window:
+    """`languages[p]` is the language of pool p; several pools may be of one. Without it there is no loss per language."""
+
+    def __init__(self, device: torch.device, languages: Sequence[str] = ()) -> None:
+        self._device = device
+        self._names = sorted(set(languages))
+        self._language_of_pool = torch.tensor([self._names.index(name) for name in languages], device=device)
+        self._sums: dict[str, Tensor] = {}
+        self._step: dict[str, Tensor] = {}
+
+    def begin_step(self) -> None:
+        self._step = {}
+
+    def add(self, parts: LossParts) -> None:
+        values = {"loss": parts.loss_sum, "count": torch.as_tensor(parts.count), **parts.metrics}
+        if parts.rows is not None and self._names:
+            pool_B, loss_B, count_B = parts.rows
+            member_LB = one_hot(self._language_of_pool[pool_B], len(self._names)).double().T
+            values[BY_LANGUAGE] = member_LB @ torch.stack([loss_B.double(), count_B.double()], 1)
+        for name, value in values.items():
+            value = value.detach().double()
+            self._step[name] = self._step[name] + value if name in self._step else value
+
+    def end_step(self) -> None:
+        for name, value in self._step.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def reduced(self) -> dict[str, float | list]:
+        """The sums over all ranks, plain data; rank 0 goes on with them and the others with zeros, as after a resume."""
+        shapes = {name: value.shape for name, value in self._sums.items()}
+        flat = [x for value in self._sums.values() for x in value.flatten().tolist()]
+        pieces = torch.tensor(parallel.sum_over_ranks(flat, self._device), dtype=torch.float64).split(
+            [shape.numel() for shape in shapes.values()]
+        )
+        totals = {name: piece.view(shape).tolist() for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        self.restore(totals)
+        return totals
+
+    def restore(self, sums: dict[str, float | list]) -> None:
+        mine = float(parallel.rank_world()[0] == 0)
+        self._sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=self._device) * mine for name, value in sums.items()
+        }
+
+    def means(self) -> dict[str, float | dict]:
+        """Every sum over all ranks divided by the count, and the window starts anew; loss is nan if all was skipped.
+
+        `loss_by_language` has the languages that a row was of."""
+        sums = self.reduced()
+        self._sums = {}
+        count = max(sums.pop("count", 0.0), 1.0)
+        by_language = {
+            name: loss / n for name, (loss, n) in zip(self._names, sums.pop(BY_LANGUAGE, []), strict=False) if n
+        }
+        means = {"loss": math.nan} | {name: value / count for name, value in sums.items()}
+        return {**means, "loss_by_language": by_language} if by_language else means

@@ -1,0 +1,127 @@
+"""Floating-point operations of training a Qwen2-shaped model, and the share of a device's peak that they are (MFU).
+
+Per token, forward and backward, with N the parameters in matrix products (the output matrix counts, the embedding look-up
+does not), L layers, H heads of size d, context T, three counts, as they are all in use:
+
+    mfu_6n    6 N                                   Kaplan et al. 2020; attention is left out
+    mfu       6 N + 6 L (H d) 2 T                   PaLM (arXiv 2204.02311, appendix B) and torchtitan: as if not causal
+    mfu_doc   what has to be computed: 2 per weight forward, 2 for its input's and 2 for its own gradient where there is
+              one (frozen layers have none), and 12 H d for each pair of positions that the mask lets see each other
+
+Recomputed activations count nowhere. The first two flatter long rows of short documents, the last does not.
+
+Axes: B row, T position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+PEAK = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "H100 PCIe": 756e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "MI300X": 1307e12,
+}
+"""Dense bf16 operations per second by a part of the device's name (vendors' data sheets); the longest match counts."""
+
+
+def matmul_parameters(shape: Mapping, vocab_size: int) -> int:
+    """Parameters that every token is multiplied with."""
+    hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
+    kv = hidden // heads * shape["num_key_value_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * shape["intermediate_size"]
+    return shape["num_hidden_layers"] * layer + hidden * vocab_size
+
+
+def parameters(shape: Mapping, vocab_size: int) -> int:
+    """All parameters: matrices, biases of q, k and v, norms, embeddings (twice when the head has its own)."""
+    hidden, heads, layers = shape["hidden_size"], shape["num_attention_heads"], shape["num_hidden_layers"]
+    kv = hidden // heads * shape["num_key_value_heads"]
+    small = layers * (hidden + 2 * kv + 2 * hidden) + hidden
+    embedding = 0 if shape["tie_word_embeddings"] else hidden * vocab_size
+    return matmul_parameters(shape, vocab_size) + embedding + small
+
+
+def per_token(shape: Mapping, vocab_size: int, context: int) -> float:
+    """Operations of one token in training.
+
+    >>> shape = dict(hidden_size=896, num_hidden_layers=48, num_attention_heads=14, num_key_value_heads=2,
+    ...              intermediate_size=4864, tie_word_embeddings=False)
+    >>> round(per_token(shape, 151_936, 4096) / 1e9, 2)
+    7.22
+    """
+    attention = 12 * shape["num_hidden_layers"] * shape["hidden_size"] * context
+    return 6.0 * matmul_parameters(shape, vocab_size) + attention
+
+
+def peak(device_name: str) -> float | None:
+    """Peak of a device by its name, None for one that is not in the table (a CPU)."""
+    found = [name for name in PEAK if name in device_name]
+    return PEAK[max(found, key=len)] if found else None
+
+
+def attention_pairs(doc_ids_BT: Tensor) -> int:
+    """Pairs of positions of which the later one attends to the other (or to itself): causal, within documents."""
+    here_T = torch.arange(doc_ids_BT.shape[1])
+    first_BT = torch.zeros_like(doc_ids_BT)
+    first_BT[:, 1:] = torch.where(doc_ids_BT[:, 1:] != doc_ids_BT[:, :-1], here_T[1:], 0)
+    return int((here_T - first_BT.cummax(1).values + 1).sum())
+
+
+def attended(batch: dict[str, Tensor]) -> int:
+    """Pairs of positions of a micro-batch of which one attends to the other, as its mask says: documents, or answers that also
+    attend to the prompt that they share (train/methods/shared_prompts.py)."""
+    if "doc_ids" not in batch:
+        return 0
+    pairs, docs_N = attention_pairs(batch["doc_ids"]), batch["doc_ids"].flatten()
+    if "example_ids" in batch:
+        answers_N = docs_N[docs_N % 3 > 0]
+        pairs += int(torch.bincount(docs_N)[answers_N - answers_N % 3].sum())
+    return pairs
+
+
+def of_step(model: nn.Module) -> tuple[float, float]:
+    """(operations per token, operations per attended pair) of one forward and backward pass of a Qwen2-shaped model, with a
+    language head or a reward head.
+
+    A gradient is counted where autograd computes it: of a weight that is trained, of an input that one comes before.
+    """
+
+    def trained(*modules: nn.Module) -> bool:
+        return any(p.requires_grad for module in modules for p in module.parameters())
+
+    def product(module: nn.Module) -> float:
+        return 2.0 * module.weight.numel() * (1 + module.weight.requires_grad + flows)
+
+    body, config = model.model, model.config
+    width = config.num_attention_heads * body.layers[0].self_attn.head_dim
+    flows = trained(body.embed_tokens)
+    per_token = per_pair = 0.0
+    for layer in body.layers:
+        attn, mlp = layer.self_attn, layer.mlp
+        flows = flows or trained(layer.input_layernorm)
+        per_token += product(attn.q_proj) + product(attn.k_proj) + product(attn.v_proj)
+        flows = flows or trained(attn.q_proj, attn.k_proj, attn.v_proj)
+        per_pair += 4.0 * width * (1 + 2 * flows)
+        per_token += product(attn.o_proj)
+        flows = flows or trained(attn.o_proj, layer.post_attention_layernorm)
+        per_token += product(mlp.gate_proj) + product(mlp.up_proj)
+        flows = flows or trained(mlp.gate_proj, mlp.up_proj)
+        per_token += product(mlp.down_proj)
+        flows = flows or trained(mlp.down_proj)
+    flows = flows or trained(body.norm)
+    if hasattr(model, "lm_head"):  # a reward model's head is multiplied with the last position alone
+        per_token += product(model.lm_head)
+    return per_token, per_pair

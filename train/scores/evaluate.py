@@ -1,0 +1,187 @@
+"""Bits per byte of held-out documents, and greedy samples.
+
+bits per byte = - sum over tokens of log2 p(token | tokens before it) / UTF-8 bytes of the text
+
+Unlike loss or perplexity it does not depend on the tokenizer's granularity, so languages and vocabularies can be compared
+(Burmese has 2.5 times as many Qwen tokens in a byte as English).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from train.distributed import data_parallel as parallel
+from train.kernels import context_parallel as context
+from train.kernels.cross_entropy import IGNORE, token_logprobs
+
+
+def bits_per_byte(
+    model: nn.Module,
+    documents: Iterable[tuple[str, Sequence[int], int]],
+    *,
+    context: int,
+    eod: int,
+    batch_rows: int = 8,
+    precision: str = "fp32",
+) -> dict[str, dict]:
+    """{language: {"bits_per_byte", "bits", "bytes", "tokens", "documents"}} of (language, token ids, UTF-8 bytes) triples.
+
+    Every token is scored once: the first of a document after `eod` alone, the others after the document's own tokens only,
+    as in packed training rows. A longer document is cut in windows of `context` that each start from the last token of the
+    one before. `precision` is "fp32" or "bf16".
+    """
+    return score(model, pack(documents, context=context, eod=eod, batch_rows=batch_rows), precision)
+
+
+class Heldout(NamedTuple):
+    """Documents packed for scoring: rows of windows, `batch_rows` at a time, and {language: bytes, tokens, documents}."""
+
+    batches: list[list[list[Window]]]
+    sizes: dict[str, dict[str, int]]
+    context: int
+    eod: int
+
+
+def pack(
+    documents: Iterable[tuple[str, Sequence[int], int]], *, context: int, eod: int, batch_rows: int = 8
+) -> Heldout:
+    """The arguments of `bits_per_byte` in the form that `score` reads, for scoring the same documents again and again."""
+    sizes: dict[str, dict[str, int]] = {}
+    windows: list[Window] = []
+    for lang, tokens, n_bytes in documents:
+        entry = sizes.setdefault(lang, {"bytes": 0, "tokens": 0, "documents": 0})
+        entry["bytes"] += int(n_bytes)
+        entry["tokens"] += len(tokens)
+        entry["documents"] += 1
+        sequence = np.concatenate([[eod], np.asarray(tokens, dtype=np.int64)])
+        windows += [Window(lang, sequence[i : i + context + 1], i == 0) for i in range(0, len(tokens), context)]
+    batches = list(_batches(_pack(windows, context), batch_rows))
+    return Heldout(batches, dict(sorted(sizes.items())), context, eod)
+
+
+@torch.no_grad()
+def score(model: nn.Module, heldout: Heldout, precision: str = "fp32") -> dict[str, dict]:
+    """`bits_per_byte` of packed documents. With torch.distributed every rank calls it, scores its share of the batches,
+    and gets the whole."""
+    bits = dict.fromkeys(heldout.sizes, 0.0)
+    part = context.of(model)
+    rank, world = parallel.data_rank_world(part.n if part else 1)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    for first in range(0, len(heldout.batches), world):
+        mine = first + rank < len(heldout.batches)
+        rows = heldout.batches[
+            first + rank if mine else 0
+        ]  # all ranks go through the model equally often, as FSDP needs
+        inputs_BT, labels_BT, doc_ids_BT, positions_BT = (
+            t.to(device) for t in _tensors(rows, heldout.context, heldout.eod)
+        )
+        if part:
+            here_S = part.positions(heldout.context, device)
+            inputs_BT, labels_BT, positions_BT = (x[:, here_S] for x in (inputs_BT, labels_BT, positions_BT))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            hidden_BTD = model.model(
+                input_ids=inputs_BT, position_ids=positions_BT, doc_ids=doc_ids_BT, use_cache=False
+            ).last_hidden_state
+            logp_BT = token_logprobs(hidden_BTD, model.lm_head.weight, labels_BT)
+        if part:
+            logp_BT = part.whole(logp_BT, heldout.context)  # what is 0 here is added by the other parts' ranks
+        logp = logp_BT.double().cpu().numpy()
+        for r, row in enumerate(rows if mine else ()):
+            start = 0
+            for window in row:
+                stop = start + window.scored
+                bits[window.lang] -= float(logp[r, start:stop].sum()) / math.log(2)
+                start = stop
+    model.train(training)
+    totals = parallel.sum_over_ranks(bits.values(), device)
+    return {
+        lang: {"bits_per_byte": total / size["bytes"] if size["bytes"] else math.nan, "bits": total, **size}
+        for (lang, size), total in zip(heldout.sizes.items(), totals, strict=True)
+    }
+
+
+@torch.no_grad()
+def greedy(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 48
+) -> list[str]:
+    """The most likely continuation of each prompt, without the prompt; stops at the tokenizer's end token."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    samples = []
+    for prompt in prompts:
+        ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eos_token_id]], device=device)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        samples.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    model.train(training)
+    return samples
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a document: the token that it starts from, and those that are scored. `first`: it starts from `eod`."""
+
+    lang: str
+    tokens: np.ndarray
+    first: bool
+
+    @property
+    def scored(self) -> int:
+        return len(self.tokens) - 1
+
+
+def _pack(windows: list[Window], context: int) -> Iterator[list[Window]]:
+    """Rows of at most `context` scored tokens, windows in the order of their length, so that little is padding."""
+    row: list[Window] = []
+    used = 0
+    for window in sorted(windows, key=lambda w: -w.scored):
+        if used + window.scored > context:
+            yield row
+            row, used = [], 0
+        row.append(window)
+        used += window.scored
+    if row:
+        yield row
+
+
+def _batches(rows: Iterator[list[Window]], size: int) -> Iterator[list[list[Window]]]:
+    while batch := list(islice(rows, size)):
+        yield batch
+
+
+def _tensors(rows: list[list[Window]], context: int, eod: int) -> tuple[torch.Tensor, ...]:
+    """(inputs, labels, document ids, positions), each [rows, context]; what is left over is a document of padding."""
+    inputs = np.full((len(rows), context), eod, dtype=np.int64)
+    labels = np.full_like(inputs, IGNORE)
+    doc_ids = np.full_like(inputs, -1)
+    positions = np.zeros_like(inputs)
+    for r, row in enumerate(rows):
+        start = 0
+        for d, window in enumerate(row):
+            stop = start + window.scored
+            inputs[r, start:stop] = window.tokens[:-1]
+            labels[r, start:stop] = window.tokens[1:]
+            doc_ids[r, start:stop] = 2 * d + 1
+            if window.first:
+                doc_ids[r, start] = 2 * d  # in training, a document does not see what ends the one before
+            positions[r, start:stop] = np.arange(stop - start)
+            start = stop
+    return tuple(torch.from_numpy(a) for a in (inputs, labels, doc_ids, positions))

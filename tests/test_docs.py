@@ -1,6 +1,7 @@
 """What README.md and docs/ name exists: links and their anchors, commands and flags, files, recipe keys, the shown YAML."""
 
 import argparse
+import datetime
 import re
 import shlex
 import types
@@ -30,6 +31,14 @@ NOW = {
     name: text for name, text in PAGES.items() if name != "docs/decisions.md"
 }  # that page names what was removed too
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ONLY_ADDRESS = re.compile(r"(?:\[[^\]]+\]: )?<?https?://\S+")
+READ_AT_FIRST_SIGHT = (  # to be all of PAGES when the others are rewritten too
+    "README.md",
+    "docs/decisions.md",
+    "docs/languages.md",
+    "docs/performance.md",
+    "docs/reliability.md",
+)
 FOLDERS = ("ray_jobs", "curation", "mixture", "train", "cluster", "benchmarks", "tests", "docs", "sample")
 
 
@@ -43,15 +52,19 @@ def spans(text):
 
 
 def anchors(text):
+    return {anchor(title) for title in re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)}
+
+
+def anchor(title):
     """GitHub's: letters, digits, hyphens and underscores of a heading, in lower case, spaces as hyphens."""
-    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
     page = ROOT / name
-    targets = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", PAGES[name]))
+    text = BLOCK.sub("", PAGES[name])
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
     wrong = []
     for target in targets:
         if target.startswith("https://"):
@@ -61,6 +74,28 @@ def test_links_lead_somewhere(name):
         if not to.exists() or (anchor and anchor not in anchors(to.read_text(encoding="utf-8"))):
             wrong.append(target)
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", READ_AT_FIRST_SIGHT)
+def test_no_line_is_longer_than_120_characters(name):
+    """Code blocks and lines that hold nothing but an address may be longer."""
+    lines = BLOCK.sub(lambda block: "\n" * block[0].count("\n"), PAGES[name]).splitlines()
+    long = [number for number, line in enumerate(lines, 1) if len(line) > 120 and not ONLY_ADDRESS.fullmatch(line)]
+    assert long == []
+
+
+def test_decisions_are_numbered_dated_and_in_the_contents():
+    text = BLOCK.sub("", PAGES["docs/decisions.md"])
+    titles = re.findall(r"^## (?!Contents$)(.+)$", text, re.MULTILINE)
+    found = [re.fullmatch(r"(\d+)\. .+ \((\d{4}-\d{2}-\d{2})\)", title) for title in titles]
+    assert [title for title, match in zip(titles, found, strict=True) if not match] == []
+    assert [int(match[1]) for match in found] == list(range(1, len(found) + 1))
+    dates = [datetime.date.fromisoformat(match[2]) for match in found]
+    assert dates == sorted(dates)
+    contents = text.partition("\n## Contents\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^- \[(.+)\]\(#(.+)\)$", contents, re.MULTILINE)
+    expected = [(title.rpartition(" (")[0], anchor(title)) for title in titles]
+    assert sorted(listed) == sorted(expected)
 
 
 @pytest.mark.parametrize("name", NOW)

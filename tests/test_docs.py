@@ -6,6 +6,7 @@ import re
 import shlex
 import types
 import typing
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from curation.policy import policy
 from ray_jobs import cli
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.curation import Source
-from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.mixture import Shape
+from ray_jobs.config.recipe import Optimiser, Recipe
 from ray_jobs.plan import tokens as token_plan
 from ray_jobs.run.graph import STAGES
 
@@ -39,6 +41,7 @@ READ_AT_FIRST_SIGHT = (  # to be all of PAGES when the others are rewritten too
     "docs/performance.md",
     "docs/reliability.md",
 )
+PARTS = {"source": Source, "optimiser": Optimiser, "shape": Shape}  # by a word of the heading of their table
 FOLDERS = ("ray_jobs", "curation", "mixture", "train", "cluster", "benchmarks", "tests", "docs", "sample")
 
 
@@ -218,14 +221,39 @@ def rows_of(text):
             yield heading, line[1:].split(" | ")[0]
 
 
+def model_under(heading):
+    """What the keys of a table of docs/recipe.md are of."""
+    return next((model for word, model in PARTS.items() if word in heading), Recipe)
+
+
+def keys_of(model, prefix=""):
+    """Dotted keys of a section and of those in it; a part that has a table of its own is one key."""
+    for name, field in model.model_fields.items():
+        inner = _inner(field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner not in PARTS.values():
+            yield from keys_of(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
 @pytest.mark.parametrize(("heading", "cell"), rows_of(NOW["docs/recipe.md"]))
 def test_a_documented_key_is_one(heading, cell):
-    model = Source if "source" in heading else Recipe
+    model = model_under(heading)
     before = ""
     for key in re.findall(r"`([^`]+)`", cell):
         full = before + key if key.startswith(".") else key
         assert resolves(model, full), full
         before = full.rpartition(".")[0]
+
+
+def test_every_key_of_a_recipe_is_documented_once():
+    rows = [(model_under(heading), cell.strip(" `")) for heading, cell in rows_of(NOW["docs/recipe.md"])]
+    assert [row for row, times in Counter(rows).items() if times > 1] == []
+    again = ("train.pretrain.stage2.", "train.sft.stage2.")  # "with the same keys"
+    wanted = {
+        (model, key) for model in (Recipe, *PARTS.values()) for key in keys_of(model) if not key.startswith(again)
+    }
+    assert sorted(key for _, key in wanted - {(Recipe, "sources"), *rows}) == []
 
 
 @pytest.mark.parametrize(

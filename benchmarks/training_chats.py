@@ -24,8 +24,8 @@ from curation.dedup import conversations as chat_duplicates
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import STAGES
+from ray_jobs.run.job import Job
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Job
 from ray_jobs.stages import sft_data
 
 FILES = 10

@@ -118,6 +118,31 @@ def remove(uri: str) -> None:
         fs.rm(path, recursive=True)
 
 
+def move(uri: str, to: str, last: tuple[str, ...] = ()) -> None:
+    """Move a file or a folder with all in it, into what is at `to`; nothing happens when nothing is at `uri`.
+
+    On a disk it is renamed. An object store copies and deletes: the files named in `last` arrive last, in that order, and leave
+    first. So after an interruption a folder that has them is whole, and the move can be made again."""
+    (fs, path), (_, target) = filesystem(uri), filesystem(to)
+    if not fs.exists(path):
+        return
+    if is_local(uri) and not os.path.lexists(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, target)
+        return
+    rank = {name: place for place, name in enumerate(last, 1)}
+    files = sorted(fs.find(path), key=lambda name: (rank.get(name.rsplit("/", 1)[1], 0), name))
+    for name in files:
+        copied = target + name[len(path) :]
+        if uri.split("://", maxsplit=1)[0] not in OBJECT_STORES:
+            fs.makedirs(fs._parent(copied), exist_ok=True)
+        fs.cp_file(name, copied)
+    for name in reversed(files):
+        fs.rm_file(name)
+    if fs.exists(path):  # folders that are empty now
+        fs.rm(path, recursive=True)
+
+
 @contextmanager
 def atomic(uri: str) -> Iterator[str]:
     """Give a local path to write; when the block ends well, its content is at `uri` at once, else nothing is."""

@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--until", metavar="STAGE", help="stop after this stage, such as dedup or sft/data")
         sub.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
         sub.add_argument("--only", metavar="STAGE", help="run this stage alone")
+        several = {"action": "append", "default": [], "metavar": "STAGE"}
+        text = "leave this finished or begun stage as it is, though code that decides it has changed"
+        sub.add_argument("--keep", help=text, **several)
+        text = "run this stage, which took long, and what depends on it again, as code that decides it has changed"
+        sub.add_argument("--rerun", help=text, **several)
         sub.add_argument(
             "--set",
             action="append",
@@ -197,6 +202,8 @@ def _run(options: argparse.Namespace) -> None:
         until=options.until,
         start=options.start,
         only=options.only,
+        rerun=options.rerun,
+        keep=options.keep,
         address=options.address,
         say=lambda s: print(s, flush=True),
     )
@@ -222,7 +229,8 @@ def _dry_run(recipe) -> None:
 def _submit(options: argparse.Namespace) -> int:
     from ray_jobs.commands import submit
 
-    given = (("--until", options.until), ("--from", options.start), ("--only", options.only))
+    given = [("--until", options.until), ("--from", options.start), ("--only", options.only)]
+    given += [(flag, stage) for flag in ("--keep", "--rerun") for stage in getattr(options, flag[2:])]
     flags = [text for flag, value in given if value for text in (flag, value)]
     where = {
         "address": options.address,

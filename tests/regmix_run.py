@@ -9,7 +9,8 @@ from cluster import storage
 from mixture.store.token_store import write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config import reader as recipes
-from ray_jobs.run.run import Job, Run
+from ray_jobs.run.job import Job
+from ray_jobs.run.run import Run
 
 LETTERS = {"id": "abdegiklmnprstu", "lo": "ກຂຄງຈສຊຍດຕຖທນ", "en": "cfhjoqvwxyz"}
 DOCUMENTS = {"id": 300, "lo": 60, "en": 200}

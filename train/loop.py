@@ -34,8 +34,9 @@ from train.kernels import context_parallel as context
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
 from train.monitor.averages import Window
+from train.monitor.forgetting import warnings
 from train.monitor.guard import Guard, Limits
-from train.monitor.heldout_text import Validation, warnings
+from train.monitor.heldout_text import Validation
 from train.monitor.throughput import Stopwatch
 
 if TYPE_CHECKING:

@@ -100,3 +100,8 @@ def save(
                 Path(path, "README.md").write_text(card, encoding="utf-8")
     if dist.is_initialized():
         dist.barrier()
+
+
+def parameters(net: nn.Module) -> int:
+    """The number of parameters of a model; shared ones count once."""
+    return sum(p.numel() for p in net.parameters())

@@ -14,7 +14,7 @@ from cluster.shards import LEDGER, ledger_rows
 from curation.lid.identify import code
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from train.chat import conversations as chat
 from train.chat import formats as chat_formats
 from train.selection import preference

@@ -19,8 +19,8 @@ import torch
 
 from cluster import storage
 from ray_jobs.alignment import chats, reward_model
-from ray_jobs.run.run import Job
-from ray_jobs.training import fit as training
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
@@ -57,7 +57,7 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
     }
     dtype = "float32" if own.engine == "hf" and not (gpus and job.recipe.train.precision != "fp32") else "bfloat16"
     common = {
-        **training.tokenizer_of(job),
+        **tokenizer_of(job),
         "reward": reward_model.settings(job),
         "engine": own.engine,
         "python": own.vllm_python,
@@ -107,7 +107,7 @@ def draw(task: dict) -> dict:
     left = [s for s in task["shards"] if not storage.exists(s["drawn"]) and not storage.exists(s["out"])]
     if not left:
         return {}
-    tokenizer = training.load_tokenizer(task)
+    tokenizer = load_tokenizer(task)
     if task["engine"] == "vllm":
         _draw_by_vllm(task, tokenizer, left)
         return {}
@@ -155,7 +155,7 @@ def score(task: dict) -> dict:
     left = [shard for shard in task["shards"] if not storage.exists(shard["out"])]
     if not left:
         return {}
-    tokenizer = training.load_tokenizer(task)
+    tokenizer = load_tokenizer(task)
     by_shard = [_answers(tokenizer, shard) for shard in left]
     net = model.load(task["policy"]).to(device.here())
     gap = probe(net, [row for rows in by_shard for row in rows], task)

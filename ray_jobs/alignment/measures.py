@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from cluster import storage
 from ray_jobs.alignment import chats, reward_model
-from ray_jobs.run.run import Job
-from ray_jobs.training import fit as training
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
@@ -60,7 +60,7 @@ def measure(job: Job, names: list[str], folder: str, kinds: dict[str, dict]) -> 
     `embed` embedding. `embedding`: id, embedding.
     """
     train = job.recipe.train
-    common = {**training.tokenizer_of(job), "folder": folder, "context": train.context, "precision": train.precision}
+    common = {**tokenizer_of(job), "folder": folder, "context": train.context, "precision": train.precision}
     tasks = [
         {**common, **own, "measure": kind, "names": names[i : i + SHARDS]}
         for i in range(0, len(names), SHARDS)
@@ -92,7 +92,7 @@ def _rewards(task: dict):
 
 def _surprise(task: dict):
     """Perplexity of the answers under the base model, and its embeddings."""
-    tokenizer, where = training.load_tokenizer(task), device.here()
+    tokenizer, where = load_tokenizer(task), device.here()
     net = model.load(task["model"], device.dtype(task["precision"], where)).to(where)
 
     def function(found: list[dict]) -> pa.Table:

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from curation.lid import identify as language
 from ray_jobs.alignment import chats, generate
+from ray_jobs.run.files import location
 from ray_jobs.run.graph import foundation
-from ray_jobs.run.run import Job
-from ray_jobs.stages.language import location
-from ray_jobs.training import fit as training
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
@@ -24,6 +24,7 @@ from train.chat import conversations as chat
 from train.chat.scrub import emoji_count
 from train.generation import probe
 from train.methods import dpo
+from train.scores.pair_perplexity import pair_perplexity
 from train.selection import preference
 
 PROBE = "probe.jsonl"  # in dpo/off_policy
@@ -37,7 +38,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
     rows = chats.sample(rows, recipe.max_rows)
     rows, too_long = preference.cut_prompts(rows, _tokenizer(job), recipe.max_prompt_tokens)
     task = {
-        **training.tokenizer_of(job),
+        **tokenizer_of(job),
         "model": job.input(foundation(job.recipe), "model"),
         "rows": rows,
         "share": recipe.drop_worst_perplexity,
@@ -50,9 +51,9 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
 
 
 def _by_perplexity(task: dict) -> tuple[list[dict], list[dict]]:
-    tokenizer, net = training.load_tokenizer(task), model.load(task["model"]).to(device.here())
+    tokenizer, net = load_tokenizer(task), model.load(task["model"]).to(device.here())
     rows, long = _fitting(tokenizer, task["rows"], task["context"])
-    perplexities = preference.pair_perplexity(net, tokenizer, rows)
+    perplexities = pair_perplexity(net, tokenizer, rows)
     kept, rejects = preference.drop_worst_perplexity(rows, perplexities, task["share"])
     return kept, rejects + long
 
@@ -114,7 +115,7 @@ def _by_rule(rejects: list[dict]) -> dict[str, int]:
 
 
 def _tokenizer(job: Job):
-    return training.load_tokenizer(training.tokenizer_of(job))
+    return load_tokenizer(tokenizer_of(job))
 
 
 def namer(model_name: str) -> Callable[[str], str]:

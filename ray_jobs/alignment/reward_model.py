@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work import device
 from train.scores import reward_scores
 

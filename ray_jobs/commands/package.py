@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import ROOT
+from ray_jobs.run.fingerprint import ROOT
 
 LIMIT_BYTES = 100 << 20  # what Ray's dashboard accepts (DASHBOARD_CLIENT_MAX_SIZE)
 NAMED = 5  # of the biggest files, in the error

@@ -16,8 +16,9 @@ from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.report import curves
 from ray_jobs.run import lock, progress
+from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.graph import Stage
-from ray_jobs.run.run import Run, digest
+from ray_jobs.run.run import Run
 
 KEYS = ("docs_in", "docs_out", "bytes", "tokens", "seconds")
 

@@ -19,7 +19,8 @@ from cluster.shards import Batches, Shard, ledger_rows
 from curation.schema import STAGE, doc_id
 from curation.sources import block_lists as block
 from ray_jobs.run import files
-from ray_jobs.run.run import Job, digest
+from ray_jobs.run.fingerprint import digest
+from ray_jobs.run.job import Job
 
 KEYS = ("block_domains", "block_urls")
 RULES = ("blocked_domain", "blocked_url")

@@ -32,7 +32,8 @@ from ray_jobs.commoncrawl import blocks as crawl_blocks
 from ray_jobs.commoncrawl.index import BUCKETS, Group, IndexFile, Reach, cdx_blocks, find, group, smallest_keys, tried
 from ray_jobs.config.curation import Source
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import Job, digest
+from ray_jobs.run.fingerprint import digest
+from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
 RECORDS_AT_ONCE = 1_000_000

@@ -293,6 +293,10 @@ class Cluster(Section):
         return self
 
 
+class Guarded(Section):
+    guard_minutes: Annotated[float, Field(ge=0)] = 30.0  # a stage that took longer is not run again for code alone
+
+
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     seed: int = 42
@@ -312,6 +316,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     cluster: Cluster = Cluster()
+    run: Guarded = Guarded()
 
     @model_validator(mode="after")
     def _sources(self) -> Recipe:

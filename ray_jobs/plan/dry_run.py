@@ -54,7 +54,7 @@ def models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
         return nets[0], nets[0]
     more = {"untie": settings.untie_embeddings, "vocab_size": settings.vocab_size}
     grown = expand.expand(nets[1], settings.new_layers, settings.trainable, **more)
-    assert training.parameters(grown) == of_model.parameters, "the plan counts other parameters than the model has"
+    assert model.parameters(grown) == of_model.parameters, "the plan counts other parameters than the model has"
     return nets[0], grown
 
 
@@ -89,7 +89,7 @@ def _model(net: nn.Module) -> dict:
         "layers": len(net.model.layers),
         "vocabulary": net.config.vocab_size,
         "tied": net.lm_head.weight is net.model.embed_tokens.weight,
-        "parameters": training.parameters(net),
+        "parameters": model.parameters(net),
         "trainable": _learning(net),
         "tensors": {name.replace(".0.", ".*."): list(p.shape) for name, p in shown.items()},
     }
@@ -107,7 +107,7 @@ def _stage(train: Train, name: str, stage, net: nn.Module) -> dict:
         "rows_per_worker": rows,  # or a part of each
         "micro_batches": math.ceil(rows / train.pretrain.micro_rows),
         "checkpoints": steps // every if every else 0,
-        "checkpoint_bytes": 4 * training.parameters(net) + optim.STATES[train.optimiser_states] * _learning(net),
+        "checkpoint_bytes": 4 * model.parameters(net) + optim.STATES[train.optimiser_states] * _learning(net),
         "kept": train.checkpoints.keep,
     }
 

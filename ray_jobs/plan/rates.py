@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray_jobs.run.run import ROOT, Run
+from ray_jobs.run.fingerprint import ROOT
+from ray_jobs.run.run import Run
 
 RESULTS = ROOT / "benchmarks" / "results"
 

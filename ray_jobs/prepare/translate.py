@@ -52,8 +52,8 @@ def run(options: argparse.Namespace, map_tasks) -> int:
     from ray_jobs.alignment import chats
     from ray_jobs.errors import UserError
     from ray_jobs.run import files
-    from ray_jobs.run.run import digest
-    from ray_jobs.stages.language import location
+    from ray_jobs.run.files import location
+    from ray_jobs.run.fingerprint import digest
 
     if not 0 <= options.drop_worst < 1:
         raise UserError(f"--drop-worst must be at least 0 and below 1, not {options.drop_worst}")

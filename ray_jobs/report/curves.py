@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cluster import storage
 from ray_jobs.run.graph import ROUNDS
-from train.monitor import heldout_text as validation
 from train.monitor import metrics
+from train.monitor.forgetting import warnings as forgotten
 
 GROUPS = {
     "Pre-training": ("base", "pretrain/stage1", "pretrain/stage2", "control/stage1", "control/stage2"),
@@ -38,7 +38,7 @@ def newest(found: list[dict]) -> dict:
     seldom = ("bits_per_byte", "bits_per_byte_change", "validation_loss_change", *HELD_OUT)
     measured = next((r for r in reversed(found) if "validation_loss" in r), {})
     last = {**{key: measured[key] for key in seldom if key in measured}, **found[-1]}
-    if warnings := validation.warnings(measured):
+    if warnings := forgotten(measured):
         last["warnings"] = warnings
     return last
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from cluster import storage
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 STAGES = (

@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
-from ray_jobs.stages.regmix_weights import STEP
 
 
 def section(uri: str) -> dict | None:
@@ -38,12 +37,12 @@ def section(uri: str) -> dict | None:
         "rho_folds": _mean(rho["folds"]),
         "rho_heldout": rho["heldout"] and _mean(rho["heldout"]),
         "rows": rows,
-        "step": f"{STEP:.0%}",
+        "step": f"{found['step']:.0%}",
         "scatter": Markup(_scatter(folder)),
         "weights": Markup(
             plots.grouped_bars(langs, {n: [s[lang] for lang in langs] for n, s in shares.items()}, "share")
         ),
-        "effects": Markup(_effects(folder)),
+        "effects": Markup(_effects(folder, found["step"])),
     }
 
 
@@ -64,12 +63,12 @@ def _scatter(folder: str) -> str:
     return plots.scatter(series, "measured loss less its language's mean", "predicted")
 
 
-def _effects(folder: str) -> str:
+def _effects(folder: str, step: float) -> str:
     """A domain of which no proxy had so much is marked: what is said of it is extrapolated."""
     table = storage.read_table(storage.join(folder, "effects.parquet")).to_pylist()
     change = {(row["domain"], row["language"]): row["loss_change"] for row in table}
     domains, languages = (sorted({pair[i] for pair in change}) for i in (0, 1))
-    measured = {row["domain"]: row["largest_share"] >= STEP for row in table}
+    measured = {row["domain"]: row["largest_share"] >= step for row in table}
     values = [[change[domain, lang] for lang in languages] for domain in domains]
     labels = [domain if measured[domain] else f"{domain} *" for domain in domains]
     return plots.heat_map(labels, languages, values, y="more of", x="loss of", colour="change of loss")

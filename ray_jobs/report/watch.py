@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from ray_jobs.alignment import probe_records
 from ray_jobs.report import plots
-from ray_jobs.stages import dpo_watch
 
 PLOTS = {
     "Win rate against the SFT model": {
@@ -31,7 +31,7 @@ UNITS = {"Length of the answers": "characters", "Log-probability of the probe's 
 
 def section(uri: str) -> dict | None:
     """`plots` (title, SVG), a bar chart by language, and a `table` of the records; None where nothing was watched."""
-    records = dpo_watch.records(uri)
+    records = probe_records.records(uri)
     if not records:
         return None
     drawn = []

@@ -106,3 +106,8 @@ def rows(pattern: str) -> list[dict]:
         except ValueError as error:
             raise UserError(str(error)) from None
     return result
+
+
+def location(model: str) -> str:
+    """The name of a shipped model, or where a trained one lies: absolute, because workers have other working directories."""
+    return model if model == "lid.176" or not storage.is_local(model) else os.path.abspath(storage.local(model))

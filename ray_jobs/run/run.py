@@ -1,13 +1,13 @@
 """A run: which stages are done, which must run again and why, and the manifest that says how each was made.
 
 A stage is done when its manifest carries the fingerprint of (recipe keys it depends on, fingerprints of its inputs, its
-code). So a changed threshold re-runs that stage and what depends on it, and nothing else.
+code: `ray_jobs/run/fingerprint.py`). So a changed threshold re-runs that stage and what depends on it, and nothing else. What a
+stage made before lies aside until its successor is done (`ray_jobs/run/superseded.py`), and what took long is not made again
+for a change of code alone unless somebody says so.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -17,95 +17,24 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from datetime import UTC, datetime
+from functools import cached_property
 
 from cluster import gauges, storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
-from ray_jobs.run import files, lock
+from ray_jobs.run import files, lock, superseded
+from ray_jobs.run.fingerprint import changes, code, digest
 from ray_jobs.run.graph import Stage, enabled, matches
+from ray_jobs.run.job import Job
+from ray_jobs.run.progress import FILE as PROGRESS
 from ray_jobs.run.progress import Progress
 
-ROOT = Path(__file__).parents[2]
-PARTS = {
-    "dpo": ("ray_jobs.alignment.pairs", "ray_jobs.alignment.generate")
-}  # modules that are one job's, as if their text stood in its own
 ENGINES = ("ray", "pyspark", "pyarrow", "torch", "transformers", "tokenizers", "fastwarc", "resiliparse")
-
-
-def digest(value: object) -> str:
-    """16 hex digits of the SHA-256 of `value` as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-@cache
-def code_version(job: str) -> str:
-    """Hash of the job's module, its parts, and every curation, mixture and train module that they import, directly or not."""
-    seen: dict[str, bytes] = {}
-    waiting = [f"ray_jobs.stages.{job}", *PARTS.get(job, ())]
-    while waiting:
-        module = waiting.pop()
-        path = ROOT / (module.replace(".", "/") + ".py")
-        if module in seen or not path.is_file():
-            continue
-        seen[module] = path.read_bytes()
-        if module.startswith("curation"):
-            for data in sorted((ROOT / "curation" / "languages").glob("*.yaml")) if "policy" in module else ():
-                seen[data.name] = data.read_bytes()
-        waiting += [m for m in _imports(seen[module]) if m.split(".")[0] in ("curation", "mixture", "train")]
-    return hashlib.sha256(b"\0".join(seen[m] for m in sorted(seen))).hexdigest()[:16]
-
-
-def _imports(source: bytes) -> list[str]:
-    modules = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return modules
-
-
-@dataclass
-class Job:
-    """What a job module's `run(job)` gets: the recipe, where to read and write, and the progress bar."""
-
-    recipe: Recipe
-    run_uri: str
-    stage: Stage
-    fingerprint: str
-    progress: Progress
-    address: str | None = None
-
-    def path(self, *parts: str) -> str:
-        """A URI inside this stage's folder."""
-        return storage.join(self.run_uri, self.stage.name, *parts)
-
-    def input(self, stage: str, *parts: str) -> str:
-        """A URI inside the folder of an input stage."""
-        assert stage in self.stage.inputs, f"{self.stage.name} does not declare its input {stage}"
-        return storage.join(self.run_uri, stage, *parts)
-
-    def has(self, stage: str) -> bool:
-        """Whether `stage` is part of this run and an input of this one."""
-        return stage in self.stage.inputs
-
-    @property
-    def ledger(self) -> str:
-        return storage.join(self.run_uri, "dropped", self.stage.name)
-
-    @property
-    def metrics(self) -> str:
-        """The folder of the training metrics of the run."""
-        return storage.join(self.run_uri, "metrics")
-
-    def manifest(self, stage: str) -> dict:
-        return storage.read_json(self.input(stage, "_manifest.json"))
+NAMED = 3  # of the files that changed, in a sentence
 
 
 class Run:
@@ -121,21 +50,42 @@ class Run:
         return read_manifest(self.uri, stage)
 
     def fingerprints(self) -> dict[str, str]:
-        """The fingerprint that each stage must have now. Input files count by name, size and time of change."""
+        """The fingerprint that each stage must have now. Input files count by name, size and time of change.
+
+        A result that was kept in spite of changed code (`--keep`) has its own for as long as the code is what it was then."""
         prints: dict[str, str] = {}
         for stage in self.stages:
-            prints[stage.name] = digest(self._parts(stage, prints))
+            prints[stage.name] = self._fingerprint(stage, self._parts(stage, prints))
         return prints
 
+    def _fingerprint(self, stage: Stage, parts: dict) -> str:
+        own, made = digest(parts), self._made(stage.name) or {}
+        kept = any(one["fingerprint"] == own for one in made.get("kept", ()))
+        return made["fingerprint"] if kept else own
+
     def _parts(self, stage: Stage, prints: dict[str, str]) -> dict:
+        return {**self._asked(stage, prints), "code": code(stage.job, tuple(self.recipe.languages))}
+
+    def _asked(self, stage: Stage, prints: dict[str, str]) -> dict:
         parts = {
             "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
             "inputs": {name: prints[name] for name in stage.inputs},
-            "code": code_version(stage.job),
         }
         if stage.files:
             parts["files"] = {key: files.listing(self.recipe, key) for key in stage.files}
         return parts
+
+    @cached_property
+    def asked(self) -> dict[str, str]:
+        """What the recipe and its files ask of each stage, whatever the code: equal where only code has changed."""
+        asked: dict[str, str] = {}
+        for stage in self.stages:
+            asked[stage.name] = digest(self._asked(stage, asked))
+        return asked
+
+    def _made(self, stage: str) -> dict | None:
+        """The manifest of a stage that is done, else what is known of one that was begun."""
+        return self.manifest(stage) or _read(storage.join(self.uri, stage, superseded.STARTED))
 
     def state(self, stage: Stage, prints: dict[str, str]) -> str:
         """`done`, `changed` (made under another fingerprint), `started` or `waiting`."""
@@ -145,14 +95,18 @@ class Run:
 
     def why(self, stage: Stage, prints: dict[str, str]) -> str:
         """One phrase: what differs from the manifest of a stage that must run again."""
-        old, new = self.manifest(stage.name), self._parts(stage, prints)
+        return self._difference(self.manifest(stage.name), self._parts(stage, prints))
+
+    def _difference(self, old: dict, new: dict) -> str:
         for key, value in new["config"].items():
-            if old["config"].get(key) != json.loads(json.dumps(value, default=str)):
+            if old.get("config", {}).get(key) != _plain(value):
                 return f"recipe key {key} changed"
         for name, value in new["inputs"].items():
-            if old["inputs"].get(name) != value:
+            if old.get("inputs", {}).get(name) != value:
                 return f"its input {name} changed"
-        return "its code changed" if old["code"] != new["code"] else "its source files changed"
+        if old["code"] != new["code"]:
+            return f"its code changed{_named(changes(old['code'], new['code']))}"
+        return "its source files changed"
 
     def execute(
         self,
@@ -160,11 +114,17 @@ class Run:
         until: str | None = None,
         start: str | None = None,
         only: str | None = None,
+        rerun: Sequence[str] = (),
+        keep: Sequence[str] = (),
         address: str | None = None,
         say: Callable[[str], None] = print,
     ) -> bool:
-        """Run what is not done. Returns whether anything had to run. `start` forces that stage and what follows."""
-        for flag, wanted in (("--until", until), ("--from", start), ("--only", only)):
+        """Run what is not done. Returns whether anything had to run. `start` forces that stage and what follows.
+
+        Of stages that took longer than `run.guard_minutes` and differ by code alone, those of `rerun` run again with what
+        depends on them, and those of `keep` stay as they are. Raises UserError when one is in neither."""
+        flags = [("--until", until), ("--from", start), ("--only", only)]
+        for flag, wanted in [*flags, *(("--rerun", name) for name in rerun), *(("--keep", name) for name in keep)]:
             if wanted and not any(matches(s.name, wanted) for s in self.stages):
                 raise UserError(
                     f"{flag} {wanted}: this recipe has no such stage; it has {', '.join(s.name for s in self.stages)}"
@@ -172,19 +132,94 @@ class Run:
         with _reachable(self.uri), lock.held(self.uri, say):
             self._look_for_files(self._choose(until, only))
             storage.write_text(storage.join(self.uri, "recipe.yaml"), recipes.resolved(self.recipe))
+            for stage in self.stages:
+                superseded.end_clearing(self.uri, stage.name)
+            for wanted in keep:
+                self._keep(wanted)
             ran = False
             prints = self.fingerprints()
+            aside = superseded.of(self.uri, [stage.name for stage in self.stages])
             chosen = self._choose(until, only)
-            self._look_at_languages(chosen, prints)
-            forced = False
+            again = [stage for stage in self.stages if start and matches(stage.name, start)]
+            forced = self.stages[self.stages.index(again[0]) :] if again else []
             for stage in chosen:
-                forced = forced or bool(start and matches(stage.name, start))
-                if self.state(stage, prints) == "done" and not forced:
-                    continue
-                self._check_inputs(stage, prints)
-                self._run_stage(stage, prints, forced, address, say)
-                ran = True
+                if stage.name in aside and stage not in forced:
+                    self._bring_back(stage.name, prints[stage.name], say)
+            self._guard(chosen, prints, [*(stage.name for stage in forced), *self._dependent(rerun)])
+            self._look_at_languages(chosen, prints)
+            for stage in chosen:
+                if self.state(stage, prints) != "done" or stage in forced:
+                    self._check_inputs(stage, prints)
+                    self._run_stage(stage, prints, stage in forced, address, say)
+                    ran = True
+                if stage.name in aside or ran:
+                    superseded.forget(self.uri, stage.name)
             return ran
+
+    def _keep(self, wanted: str) -> None:
+        """Accept what the stages of `wanted` have made under other code. Raises UserError where more than code differs."""
+        for stage in self.stages:
+            if not matches(stage.name, wanted):
+                continue
+            prints = self.fingerprints()
+            made = self._made(stage.name)
+            if made is None:
+                raise UserError(f"--keep {stage.name}: nothing of it is there to be kept")
+            if made["fingerprint"] == prints[stage.name]:
+                continue
+            parts = self._parts(stage, prints)
+            if not self._by_code_alone(stage, made):
+                raise UserError(
+                    f"--keep {stage.name}: it must run again, as {self._difference(made, parts)}; only a change of code can be "
+                    f"kept out"
+                )
+            kept = {"fingerprint": digest(parts), "changed": changes(made["code"], parts["code"]), "at": _now()}
+            name = superseded.MANIFEST if self.manifest(stage.name) else superseded.STARTED
+            storage.write_json(
+                storage.join(self.uri, stage.name, name), {**made, "kept": [*made.get("kept", ()), kept]}
+            )
+
+    def _by_code_alone(self, stage: Stage, made: dict) -> bool:
+        if "asked" in made:
+            return made["asked"] == self.asked[stage.name]
+        now = self._asked(stage, {name: "" for name in stage.inputs})  # of a version that did not write it
+        return "config" in made and all(_plain(now[key]) == made.get(key) for key in ("config", "files") if key in now)
+
+    def _guard(self, chosen: list[Stage], prints: dict[str, str], free: list[str]) -> None:
+        """Raises UserError for stages that took long and would run again for a change of code alone."""
+        held: list[str] = []
+        causes: list[str] = []
+        for stage in chosen:
+            made = self._made(stage.name)
+            if made is None or made["fingerprint"] == prints[stage.name]:
+                continue
+            causes += changes(made.get("code", {}), code(stage.job, tuple(self.recipe.languages)))
+            spent = self._spent(stage.name, made)
+            dear = spent > 60 * self.recipe.run.guard_minutes and not stage.keeps
+            if dear and stage.name not in free and self._by_code_alone(stage, made):
+                held.append(f"{stage.name} ({spent / 60:,.0f} minutes)")
+        if held:
+            first = held[0].partition(" ")[0]
+            raise UserError(
+                f"{', '.join(held)} would run again for a change of code alone{_named(sorted(set(causes)))}: --keep {first} "
+                f"leaves it as it is, --rerun {first} runs it and what depends on it again (run.guard_minutes: "
+                f"{self.recipe.run.guard_minutes:g})"
+            )
+
+    def _dependent(self, wanted: Sequence[str]) -> list[str]:
+        """The stages of `wanted` and all that read them, directly or not."""
+        found: list[str] = []
+        for stage in self.stages:
+            if any(matches(stage.name, name) for name in wanted) or set(stage.inputs) & set(found):
+                found.append(stage.name)
+        return found
+
+    def _spent(self, stage: str, made: dict) -> float:
+        """Seconds of work on what there is of a stage, all its starts together."""
+        if "seconds" in made:
+            return made["seconds"]
+        progress = _read(storage.join(self.uri, stage, PROGRESS)) or {}
+        return made.get("spent", 0.0) + progress.get("seconds", 0.0)
 
     def _look_for_files(self, chosen: list[Stage]) -> None:
         """Files that training will read, perhaps weeks from now. Raises UserError when there are none."""
@@ -221,40 +256,66 @@ class Run:
 
     def _run_stage(self, stage: Stage, prints: dict[str, str], forced: bool, address: str | None, say) -> None:
         folder = storage.join(self.uri, stage.name)
-        started = storage.join(folder, "_started.json")
+        started = storage.join(folder, superseded.STARTED)
         fingerprint = prints[stage.name]
         state = self.state(stage, prints)
         if state == "changed":
             say(f"{stage.name}: runs again, {self.why(stage, prints)}")
-        resumed = storage.exists(started) and storage.read_json(started)["fingerprint"] == fingerprint
-        if forced or not (resumed or stage.keeps):
-            _clear(self.uri, stage.name)
+        begun = _read(started) or {}
+        resumed = begun.get("fingerprint") == fingerprint and not forced
+        if not (resumed or (stage.keeps and not forced)):
+            self._make_room(stage.name)
         elif resumed and state != "done":
             say(f"{stage.name}: continues where it stopped")
-        storage.remove(storage.join(folder, "_manifest.json"))
-        storage.write_json(started, {"fingerprint": fingerprint})
+        spent = self._spent(stage.name, begun) if resumed else 0.0
+        kept = {"kept": begun["kept"]} if resumed and "kept" in begun else {}
+        parts = self._parts(stage, prints)
+        storage.remove(storage.join(folder, superseded.MANIFEST))
+        same = {"fingerprint": fingerprint, "asked": self.asked[stage.name], **kept}
+        storage.write_json(started, {**same, "code": parts["code"], "spent": round(spent, 2)})
         begin = time.monotonic()
         with _faults(storage.join(folder, "_error.txt"), stage.name), Progress(stage.name, say, folder) as progress:
             module = importlib.import_module(f"ray_jobs.stages.{stage.job}")
             result = module.run(Job(self.recipe, self.uri, stage, fingerprint, progress, address))
             _check_counts(stage.name, result)
-        parts = self._parts(stage, prints)
         manifest = {
             "stage": stage.name,
-            "fingerprint": fingerprint,
+            **same,
             "config_hash": digest(parts["config"]),
             **parts,
             **result,
-            "seconds": round(time.monotonic() - begin, 2),
+            "seconds": round(spent + time.monotonic() - begin, 2),
             "hosts": [socket.gethostname()],
             "attempt": os.environ.get(lock.ATTEMPT),
             "versions": {"python": platform.python_version(), **_versions()},
         }
         if not result.get("bytes"):
             manifest["bytes"] = storage.size(folder)
-        storage.write_json(storage.join(folder, "_manifest.json"), manifest)
+        storage.write_json(storage.join(folder, superseded.MANIFEST), manifest)
         gauges.stage(stage.name, manifest)
         say(f"{stage.name}: done in {manifest['seconds']:.0f} s{_summary(manifest)}")
+
+    def _bring_back(self, stage: str, fingerprint: str, say) -> None:
+        """Put what lies aside of a stage in its place again where it is what is asked for now."""
+        manifest, made = self.manifest(stage), self._made(stage)
+        if manifest and manifest["fingerprint"] == fingerprint:  # a move that was interrupted may have taken its ledger
+            superseded.restore(self.uri, stage, fingerprint, result=False)
+            return
+        other = made is None or made["fingerprint"] != fingerprint
+        if not superseded.holds(self.uri, stage, fingerprint, superseded.MARKERS if other else (superseded.MANIFEST,)):
+            return
+        if made and other:
+            self._make_room(stage)
+        superseded.restore(self.uri, stage, fingerprint, result=True)
+        say(f"{stage}: what it made before is asked for again, and is back")
+
+    def _make_room(self, stage: str) -> None:
+        """Move what a stage has made aside when it is finished or took long; otherwise remove it."""
+        made = self._made(stage)
+        if made and ("seconds" in made or self._spent(stage, made) > 60 * self.recipe.run.guard_minutes):
+            superseded.set_aside(self.uri, stage)
+        else:
+            superseded.clear(self.uri, stage)
 
 
 def _check_counts(stage: str, result: dict) -> None:
@@ -266,8 +327,29 @@ def _check_counts(stage: str, result: dict) -> None:
 
 
 def read_manifest(uri: str, stage: str) -> dict | None:
-    path = storage.join(uri, stage, "_manifest.json")
-    return storage.read_json(path) if storage.exists(path) else None
+    return _read(storage.join(uri, stage, superseded.MANIFEST))
+
+
+def _read(uri: str) -> dict | None:
+    try:
+        return storage.read_json(uri)
+    except FileNotFoundError:
+        return None
+
+
+def _plain(value: object) -> object:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _named(changed: list[str]) -> str:
+    """` (a.py, b.py and 3 more)`."""
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return f" ({', '.join(changed[:NAMED])}{more})" if changed else ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def open_run(uri: str) -> Run:
@@ -316,13 +398,6 @@ def _reachable(uri: str):
         raise UserError(f"{uri}: the run directory cannot be read or written: {error}") from None
     except storage.faults() as error:
         raise StageFailed(f"{uri}: the run directory cannot be read or written: {error}; try again later") from error
-
-
-def _clear(uri: str, stage: str) -> None:
-    """Remove what an earlier fingerprint of the stage left, but not the folders of its sibling steps."""
-    storage.remove(storage.join(uri, stage))
-    storage.remove(storage.join(uri, "dropped", stage))
-    storage.remove(storage.join(uri, "metrics", f"{stage.replace('/', '-')}.jsonl"))
 
 
 def _versions() -> dict[str, str]:

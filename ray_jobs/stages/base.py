@@ -3,9 +3,10 @@ that there is something to forget."""
 
 from __future__ import annotations
 
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
 from ray_jobs.work.trainer import launch
 from train import model
@@ -15,7 +16,7 @@ from train.methods.pretrain import loss
 def run(job: Job) -> dict:
     base = job.recipe.train.base
     if base.model is not None:
-        return off_the_head(job, _copy, {**training.tokenizer_of(job), "from": base.model, "to": job.path("model")})
+        return off_the_head(job, _copy, {**tokenizer_of(job), "from": base.model, "to": job.path("model")})
     steps = training.steps_for(base.tokens, base.optimiser.rows_per_step, job.recipe.train.context)
     shape = {**base.shape.model_dump(), "vocab_size": job.manifest("tokenize")["vocab_size"]}
     shape["max_position_embeddings"] = job.recipe.train.context
@@ -29,20 +30,20 @@ def run(job: Job) -> dict:
 
 
 def _copy(settings: dict) -> dict:
-    net, tokenizer = model.load(settings["from"]), training.load_tokenizer(settings)
+    net, tokenizer = model.load(settings["from"]), load_tokenizer(settings)
     if len(tokenizer) > net.config.vocab_size:
         raise ValueError(
             f"tokenize.tokenizer: it has {len(tokenizer):,} tokens, but train.base.model {settings['from']} embeddings for "
             f"{net.config.vocab_size:,}; name the model's own tokenizer"
         )
     model.save(net, tokenizer, settings["to"], net.config.max_position_embeddings)
-    return {"parameters": training.parameters(net)}
+    return {"parameters": model.parameters(net)}
 
 
 def train_worker(settings: dict) -> dict:
     net = model.build(settings["shape"], settings["seed"])
     summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
-    return {**summary, "parameters": training.parameters(net)}
+    return {**summary, "parameters": model.parameters(net)}
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from ray_jobs.commoncrawl import read as crawl_commoncrawl
 from ray_jobs.config.curation import Crawl, Source
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
+from ray_jobs.run.job import Job
 from ray_jobs.run.locate import Keys
-from ray_jobs.run.run import Job
 from ray_jobs.work.shards import shard, totals
 from ray_jobs.work.tasks import map_on_ray
 

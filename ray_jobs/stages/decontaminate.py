@@ -7,7 +7,7 @@ from collections import Counter
 from cluster import storage
 from curation import decontaminate
 from ray_jobs.run import files
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 
 

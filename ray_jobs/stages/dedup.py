@@ -7,7 +7,7 @@ import dataclasses
 import os
 
 from cluster import storage
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.engine import close, on_engine
 from ray_jobs.work.shards import totals
 

@@ -13,9 +13,11 @@ from torch import nn
 
 from cluster import storage
 from ray_jobs.alignment import chats, held_out, pairs
+from ray_jobs.alignment.probe_records import SNAPSHOTS
 from ray_jobs.run.graph import rounds
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.trainer import launch
 from train import model
@@ -24,8 +26,6 @@ from train.distributed import data_parallel as parallel
 from train.loop import BatchFn, LossFn
 from train.methods import dpo
 from train.monitor.heldout_rows import LossValidation
-
-SNAPSHOTS = "snapshots"  # folder of <update>/, models on the way
 
 
 def run(job: Job) -> dict:
@@ -38,7 +38,7 @@ def run(job: Job) -> dict:
         number = rounds(job.recipe).index(job.stage.name)
         rows, facts = pairs.on_policy(job, start, seed=job.recipe.seed + number)
     if not rows:  # a policy whose answers are all alike, or all in the wrong language, has nothing to learn from
-        tokenizer = training.load_tokenizer(training.tokenizer_of(job))
+        tokenizer = load_tokenizer(tokenizer_of(job))
         model.save(model.load(start), tokenizer, job.path("model"), job.recipe.train.context)
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
     own = {"lr_dpo": {"alpha": recipe.alpha}, "simpo": {"gamma": recipe.gamma}}.get(recipe.loss, {})
@@ -57,7 +57,7 @@ def run(job: Job) -> dict:
 
 
 def train_worker(settings: dict) -> dict:
-    tokenizer = training.load_tokenizer(settings)
+    tokenizer = load_tokenizer(settings)
     rows, unseen = held_out.split(chats.read_rows(settings["rows"]), settings["eval_every"], settings["eval_rows"])
     measured, _ = dpo.encode_pairs(tokenizer, unseen, settings["context"])
     encoded, not_fitting = dpo.encode_pairs(tokenizer, rows, settings["context"])

@@ -15,11 +15,12 @@ import torch
 
 from cluster import gauges, storage
 from ray_jobs.alignment import chats, generate, pairs
+from ray_jobs.alignment.probe_records import RECORDS, SNAPSHOTS
+from ray_jobs.run.files import location
+from ray_jobs.run.fingerprint import code, digest
 from ray_jobs.run.graph import rounds
-from ray_jobs.run.run import Job, code_version, digest
-from ray_jobs.stages.dpo import SNAPSHOTS
-from ray_jobs.stages.language import location
-from ray_jobs.training import fit as training
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
@@ -29,7 +30,6 @@ from train.monitor import trackers
 from train.scores import logprobs
 from train.selection import preference
 
-RECORDS = "probe.jsonl"  # in metrics/
 GREEDY = {"n": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0}
 
 
@@ -59,16 +59,9 @@ def run(job: Job) -> dict:
     return {"prompts": len(prompts), "models": len(points), "warnings": warnings, "last": records[-1]}
 
 
-def records(uri: str) -> list[dict]:
-    """The records of a run: "step" (updates of all rounds so far), "stage", "update" (of that stage), and
-    `train.generation.probe.facts`."""
-    path = storage.join(uri, "metrics", RECORDS)
-    return chats.read_rows(path) if storage.exists(path) else []
-
-
 def _prompts(job: Job) -> list[dict]:
     """The rows of the probe that all models can read."""
-    recipe, tokenizer = job.recipe.train, training.load_tokenizer(training.tokenizer_of(job))
+    recipe, tokenizer = job.recipe.train, load_tokenizer(tokenizer_of(job))
     rows, _ = preference.cut_prompts(
         chats.read_rows(job.input("dpo/off_policy", pairs.PROBE)), tokenizer, recipe.dpo.max_prompt_tokens
     )
@@ -79,7 +72,7 @@ def _prompts(job: Job) -> list[dict]:
 def _points(job: Job, prompts: list[dict]) -> list[dict]:
     """The models in the order of their updates, from the SFT model on; `folder` is where what they say is kept."""
     own = job.recipe.train.dpo.on_policy
-    of_all = [prompts, job.manifest("reward")["fingerprint"], code_version("dpo_watch"), own.engine, own.max_new_tokens]
+    of_all = [prompts, job.manifest("reward")["fingerprint"], code("dpo_watch"), own.engine, own.max_new_tokens]
     points, before = [], 0
     for stage in ("sft/stage2", "dpo/off_policy", *rounds(job.recipe)):
         manifest = job.manifest(stage)
@@ -101,7 +94,7 @@ def _answers(job: Job, points: list[dict], prompts: list[dict]) -> list[list[dic
     shown = [{key: row.get(key) for key in ("id", "lang", "prompt", "task")} for row in prompts]
     policies = {storage.join(point["folder"], "samples"): point["model"] for point in points}
     said = generate.of_models(job, policies, shown, GREEDY)
-    common = {**training.tokenizer_of(job), "prompts": prompts, "context": job.recipe.train.context}
+    common = {**tokenizer_of(job), "prompts": prompts, "context": job.recipe.train.context}
     tasks = [
         {**common, "model": point["model"], "out": storage.join(point["folder"], "logprobs.json")} for point in points
     ]
@@ -118,7 +111,7 @@ def _logprobs(task: dict) -> dict:
     """Log-probabilities of the probe's pairs under one model, written to `out`."""
     if storage.exists(task["out"]):
         return {}
-    encoded, _ = dpo.encode_pairs(training.load_tokenizer(task), task["prompts"], task["context"])
+    encoded, _ = dpo.encode_pairs(load_tokenizer(task), task["prompts"], task["context"])
     net = model.load(task["model"]).to(device.here())
     chosen, rejected = logprobs.logprobs(net, encoded.examples).astype(np.float64).reshape(2, -1).tolist()
     storage.write_json(task["out"], {"chosen": chosen, "rejected": rejected})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from cluster import gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run.graph import rounds
-from ray_jobs.run.run import Job
-from ray_jobs.training import fit as training
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
@@ -21,7 +21,7 @@ def run(job: Job) -> dict:
         {
             "stage": stage,
             "model": job.input(stage, "model"),
-            **training.tokenizer_of(job),
+            **tokenizer_of(job),
             "heldout": job.input("tokenize", "heldout.parquet"),
             "context": job.recipe.train.context,
             "prompt_chars": settings.sample_prompt_chars,
@@ -57,7 +57,7 @@ def _measure(task: dict) -> dict:
     """Scores and samples of one model, written to `out`; not done again when it is there."""
     if storage.exists(task["out"]):
         return {}
-    tokenizer = training.load_tokenizer(task)
+    tokenizer = load_tokenizer(task)
     rows = storage.read_table(task["heldout"]).to_pylist()
     tokens = tokenizers.encode(tokenizer, [row["text"] for row in rows])
     documents = [(row["lang"], ids, row["bytes"]) for row, ids in zip(rows, tokens, strict=True)]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from ray_jobs.run.run import Job
-from ray_jobs.training import fit as training
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
 from train import model
 from train.methods import expand
 
 
 def run(job: Job) -> dict:
-    paths = {**training.tokenizer_of(job), "from": job.input("base", "model"), "to": job.path("model")}
+    paths = {**tokenizer_of(job), "from": job.input("base", "model"), "to": job.path("model")}
     return off_the_head(job, _expand, {**paths, **job.recipe.train.expand.model_dump()})
 
 
@@ -27,11 +27,11 @@ def _expand(settings: dict) -> dict:
         after_BTV = net(ids_BT).logits
     if not torch.equal(after_BTV, before_BTV[..., : net.config.vocab_size]):
         raise AssertionError("the expanded model is not the same function as its base")
-    model.save(net, training.load_tokenizer(settings), settings["to"], context)
+    model.save(net, load_tokenizer(settings), settings["to"], context)
     return {
         "layers_before": layers_before,
         "layers": net.config.num_hidden_layers,
-        "parameters": training.parameters(net),
+        "parameters": model.parameters(net),
         "logits_identical": True,
     }
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from cluster import storage
 from ray_jobs.report import model_card
 from ray_jobs.run.graph import rounds
-from ray_jobs.run.run import Job
-from ray_jobs.training import watch
+from ray_jobs.run.job import Job
+from ray_jobs.training.heldout import chosen
 from ray_jobs.work.tasks import off_the_head
 from train.export import huggingface as export
 
@@ -35,7 +35,7 @@ def run(job: Job) -> dict:
 def _export(task: dict) -> dict:
     columns = ["doc_id", "lang", "text"]
     rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
-    return export.export(task["source"], task["folder"], task["dtype"], watch.chosen(rows, HELDOUT_BYTES))
+    return export.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))
 
 
 if __name__ == "__main__":

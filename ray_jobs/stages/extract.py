@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from curation.extract.extractor import Extractor
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 
 

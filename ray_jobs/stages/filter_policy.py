@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from ray_jobs.config.curation import Filter
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.engine import run_shards
 from ray_jobs.work.shards import shards_of, totals
 

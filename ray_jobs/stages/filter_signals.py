@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.shards import Kernel, Shard, run_shard
 from ray_jobs.config.curation import Filter
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.engine import on_engine
 from ray_jobs.work.shards import shards_of, totals
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
-from cluster import storage
 from curation.lid.identify import identify
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.run.run import Job
+from ray_jobs.run.files import location
+from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 
 
@@ -31,11 +29,6 @@ def _settings(recipe: Recipe) -> tuple:
         None,
         dict(recipe.language.min_share),
     )
-
-
-def location(model: str) -> str:
-    """The name of a shipped model, or where a trained one lies: absolute, because workers have other working directories."""
-    return model if model == "lid.176" or not storage.is_local(model) else os.path.abspath(storage.local(model))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from mixture import weights
 from mixture.store.token_store import TokenStore
 from mixture.weights import Pool, Stage
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 
 
 def run(job: Job) -> dict:

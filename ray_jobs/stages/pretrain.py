@@ -7,7 +7,7 @@ import functools
 
 from ray_jobs.config.recipe import Optimiser
 from ray_jobs.run.graph import grown
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
 from ray_jobs.work.trainer import launch
@@ -54,7 +54,7 @@ def train_worker(settings: dict) -> dict:
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     summary = training.fit_and_save(net, training.packed_rows(settings), objective, settings)
-    return {**summary, "parameters": training.parameters(net)}
+    return {**summary, "parameters": model.parameters(net)}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Paper section 6.3: hidden width, query heads and FFN width; no layers, no dynami
 from __future__ import annotations
 
 from cluster import storage
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
 from ray_jobs.work import device
@@ -48,12 +48,12 @@ def train_worker(settings: dict) -> dict:
     summary = training.fit_and_save(
         net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings
     )
-    return {**summary, "parameters": training.parameters(net), **learnt}
+    return {**summary, "parameters": model.parameters(net), **learnt}
 
 
 def _learn_masks(settings: dict, batch_fn, sliced: str) -> dict:
     net = model.load(settings["model"]).to(device.here())  # the masks are made where it lies
-    before = training.parameters(net)
+    before = model.parameters(net)
     pruning = Pruning(net, Target(**settings["target"]), settings["warmup_steps"], settings["seed"])
     masks = storage.join(settings["out"], "masks")
     metrics = JsonLines(settings["metrics_uri"].replace(".jsonl", "-masks.jsonl"))

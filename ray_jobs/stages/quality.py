@@ -17,7 +17,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
 from curation import quality
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
 

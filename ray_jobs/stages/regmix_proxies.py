@@ -26,8 +26,9 @@ from mixture.regmix.small_vocabulary import SmallVocabulary
 from mixture.store.token_store import TokenStore, write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train.methods import proxy
@@ -40,7 +41,7 @@ def run(job: Job) -> dict:
     settings = job.recipe.mixture.regmix.proxies
     stores = _pools(job)
     prior = {lang: store.n_tokens for lang, store in stores.items()}
-    tokenizer = training.load_tokenizer(training.tokenizer_of(job))
+    tokenizer = load_tokenizer(tokenizer_of(job))
     counting = [(store.uri, len(tokenizer), job.recipe.seed) for store in stores.values()]
     counts = {lang: one["counts"] for lang, one in zip(stores, map_on_ray(job, _count, counting, "pools"), strict=True)}
     vocabulary = SmallVocabulary(tokenizer, counts, settings.vocab_size)
@@ -49,7 +50,7 @@ def run(job: Job) -> dict:
             "lang": lang,
             "store": store.uri,
             "vocabulary": vocabulary,
-            **training.tokenizer_of(job),
+            **tokenizer_of(job),
             "heldout": job.input("tokenize", "heldout.parquet"),
             "tokens": settings.tokens + settings.context,
             "out": job.path(),
@@ -155,7 +156,7 @@ def _copy(task: dict) -> dict:
     written = write_store(pool, documents(), vocabulary.size, vocabulary.eod)
     table = storage.read_table(task["heldout"]).to_pylist()
     held = [row for row in table if row["lang"] == lang]
-    encoded = tokenizers.encode(training.load_tokenizer(task), [row["text"] for row in held])
+    encoded = tokenizers.encode(load_tokenizer(task), [row["text"] for row in held])
     own = ((row["doc_id"], lang, row["bytes"], vocabulary.expand(ids)) for row, ids in zip(held, encoded, strict=True))
     measured = write_store(heldout, own, vocabulary.size, vocabulary.eod)
     return {"scale": written["tokens"] / before, "heldout_tokens": measured["tokens"]}

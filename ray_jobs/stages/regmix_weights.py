@@ -17,7 +17,7 @@ import pyarrow as pa
 from cluster import storage
 from mixture.regmix import regression, search
 from mixture.weights import Pool, overdraw, stage1
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
 STEP = 0.1  # of all tokens
@@ -75,6 +75,7 @@ def run(job: Job) -> dict:
         "weights": {f"all/{lang}": weight for lang, weight in chosen.items() if weight > 0},
         "followed": refused is None,
         "regression": kind,
+        "step": STEP,
         "proxies": int((~heldout).sum()),
         "heldout_proxies": int(heldout.sum()),
         "rho": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster import storage
 from ray_jobs.report import page
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 
 
 def run(job: Job) -> dict:

@@ -13,8 +13,9 @@ from cluster import storage
 from ray_jobs.alignment import chats, held_out, measures, reward_model
 from ray_jobs.config.recipe import Reward
 from ray_jobs.run.graph import foundation
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
+from ray_jobs.training.tokenizer import load_tokenizer
 from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
@@ -65,7 +66,7 @@ def _watched(held: list[dict], recipe: Reward) -> list[dict]:
 
 
 def train_worker(settings: dict) -> dict:
-    tokenizer = training.load_tokenizer(settings)
+    tokenizer = load_tokenizer(settings)
     rows = chats.read_rows(settings["rows"])
     chosen, rejected = _pairs(tokenizer, rows, settings["context"])
     steps = examples.steps(len(chosen), settings["epochs"], settings["loop"]["rows_per_step"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ray_jobs.alignment import chats, held_out
 from ray_jobs.run.graph import foundation
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
+from ray_jobs.training.tokenizer import load_tokenizer
 from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
@@ -41,7 +42,7 @@ def run(job: Job) -> dict:
 
 
 def train_worker(settings: dict) -> dict:
-    tokenizer = training.load_tokenizer(settings)
+    tokenizer = load_tokenizer(settings)
     encoded = chat.encode(tokenizer, chats.read_rows(settings["rows"]))
     fitting, too_long = examples.within(encoded, settings["context"])
     packed = sft.pack([example.positions for example in fitting], settings["context"])

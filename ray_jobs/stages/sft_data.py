@@ -26,9 +26,9 @@ from ray_jobs.alignment import chats
 from ray_jobs.config.alignment import ChatData
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
-from ray_jobs.run.run import Job
-from ray_jobs.stages.language import location
-from ray_jobs.training import fit as training
+from ray_jobs.run.files import location
+from ray_jobs.run.job import Job
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import map_on_ray
 from train.chat import conversations as chat
 from train.selection.preference import is_translation
@@ -43,7 +43,7 @@ def run(job: Job) -> dict:
         sft.data.category, os.getcwd()
     )  # what is wrong with it is said before work is handed out
     common = {
-        **training.tokenizer_of(job),
+        **tokenizer_of(job),
         "data": sft.data.model_dump(),
         "languages": list(job.recipe.languages),
         "model": location(job.recipe.language.model),
@@ -113,7 +113,7 @@ def _part(task: dict) -> dict:
     data = ChatData(**task["data"])
     bands = chat_duplicates.bands(data.similarity, data.num_perm) if data.similarity else None
     classify = chat_categories.classifier(data.category, task["folder"])
-    encoder = Encoder(training.load_tokenizer(task))
+    encoder = Encoder(load_tokenizer(task))
     frames = {role: len(_ids(encoder, f"{role}\n")) + len(_ids(encoder, "\n")) + 2 for role in chat.ROLES}
     schema = _schema(bands.bands if bands else 0)
     ledger, n = [], 0

@@ -17,7 +17,7 @@ from cluster.shards import LEDGER, ledger_rows
 from ray_jobs.alignment import measures, reward_model
 from ray_jobs.config.recipe import Select
 from ray_jobs.run.graph import foundation
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from train.scores import embed
 from train.selection import select
 

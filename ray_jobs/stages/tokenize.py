@@ -18,7 +18,7 @@ from mixture.store.token_store import write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
 from train.chat import conversations as chat

@@ -15,7 +15,7 @@ from mixture.store.long_documents import LongDocuments, open_pool
 from mixture.store.token_store import TokenStore
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 
 FILE, LEDGER = "order.json", "ledger"
 OPEN_THREADS = 16  # pools on object storage are opened together

@@ -12,15 +12,15 @@ from torch import nn
 from cluster import storage
 from mixture.order.sampler import rows
 from mixture.store.long_documents import SIGN
-from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.recipe import Optimiser
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.training import data_order, watch
+from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from train import loader, model
 from train.checkpoint import checkpoint
 from train.loop import BatchFn, LoopConfig, fit
-from train.monitor.heldout_text import warnings
+from train.monitor.forgetting import warnings
 
 SPLIT = ("base", "pretrain", "control", "sft")  # stages whose loss is a sum over tokens of packed rows
 LOG_RECORDS = 60  # about so many points per loss curve
@@ -74,15 +74,6 @@ def settings(job: Job, loop: dict, **more) -> dict:
     }
 
 
-def tokenizer_of(job: Job) -> dict:
-    """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
-    return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
-
-
-def load_tokenizer(settings: dict):
-    return tokenizers.load(storage.localize(settings["tokenizer"]))
-
-
 def packed_rows(settings: dict) -> BatchFn:
     """Row numbers to packed rows as `data_order.settle` has said in `settings`: row i is sample i, at any world size."""
     sampler = data_order.sampler(settings, settings["pools"])
@@ -116,7 +107,3 @@ def fit_and_save(net: nn.Module, batch_fn: BatchFn, loss_fn, settings: dict, **m
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def parameters(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())

@@ -11,7 +11,8 @@ from torch import nn
 
 from cluster import gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
+from ray_jobs.training.heldout import chosen
 from train.monitor import throughput, trackers
 from train.monitor.heldout_text import Validation
 from train.monitor.metrics import JsonLines
@@ -47,20 +48,6 @@ def validation(watch: dict, context: int, tokenizer) -> Validation | None:
     documents = [(lang, tokens, len(text.encode())) for (lang, text), tokens in zip(rows, ids, strict=True)]
     heldout = evaluate.pack(documents, context=context, eod=tokenizer.eos_token_id, batch_rows=BATCH_ROWS)
     return Validation(heldout, watch["eval_every"], tuple(watch["replay"]), watch["alarm"])
-
-
-def chosen(rows: list[dict], limit: int) -> list[tuple[str, str]]:
-    """(language, text) of held-out documents in the order of their ids, up to `limit` bytes of each language; the last one
-    is cut there."""
-    left: dict[str, int] = {}
-    found = []
-    for row in sorted(rows, key=lambda row: (row["lang"], row["doc_id"])):
-        lang, data = row["lang"], row["text"].encode()
-        text = data[: left.setdefault(lang, limit)].decode(errors="ignore")
-        left[lang] -= min(len(data), left[lang])
-        if text:
-            found.append((lang, text))
-    return found
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import torch
 
 from cluster.engines import embedded, placement
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a batch that a model only reads, padding included
 

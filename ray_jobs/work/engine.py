@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from cluster.engines import embedded
 from cluster.engines.exchange import Engine
 from cluster.shards import Kernel, Shard, run_shard
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.spark import on_spark, stop
 
 

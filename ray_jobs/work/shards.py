@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from cluster import storage
 from cluster.shards import Kernel, Shard, run_shard
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
 BATCH_ROWS = 256  # of pages, so that a batch of large ones still fits in memory

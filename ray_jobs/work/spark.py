@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from cluster.engines import embedded
 from cluster.spark import session as spark
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 
 _sessions: list[object] = []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.engines import embedded
 from cluster.engines.on_ray import run_tasks
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work import device
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 from cluster import storage
 from cluster.engines import embedded, placement
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.work import device
 
 POLL_SECONDS = 0.3

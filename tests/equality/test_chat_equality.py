@@ -7,8 +7,8 @@ import pytest
 
 from cluster.chatml import TEMPLATE
 from train.batches.examples import collate
+from train.batches.labels import IGNORE
 from train.chat.conversations import encode
-from train.kernels.cross_entropy import IGNORE
 from train.methods import sft
 
 SYLLABLES = [

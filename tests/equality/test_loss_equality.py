@@ -5,7 +5,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from train import model
-from train.kernels.cross_entropy import IGNORE, linear_cross_entropy
+from train.batches.labels import IGNORE
+from train.kernels.cross_entropy import linear_cross_entropy
 from train.methods import pretrain
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits

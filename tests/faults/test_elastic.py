@@ -14,8 +14,8 @@ from simulated_cluster import complete, lose, simulated, wait_for
 from cluster.engines import embedded
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import STAGES
+from ray_jobs.run.job import Job
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Job
 from ray_jobs.work import trainer
 from train.checkpoint import checkpoint
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.kernels.cross_entropy import IGNORE
+from train.batches.labels import IGNORE
 
 
 class Example(NamedTuple):

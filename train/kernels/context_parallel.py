@@ -29,8 +29,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from train.batches.labels import IGNORE
 from train.distributed import data_parallel as parallel
-from train.kernels.cross_entropy import IGNORE
 
 CHUNK = 128
 """flex_attention skips blocks of so many queries; rows that 2 n chunks do not divide are cut into 2 n equal ones."""

@@ -24,11 +24,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
+from train.batches.labels import IGNORE
 from train.distributed.vocabulary import gradient_buffer
 from train.kernels import liger
-
-IGNORE = -100
-"""The label of a position without a loss."""
 
 KERNELS = ("chunked", "liger")
 """What computes the cross-entropy: this file, or train/kernels/liger.py."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from train.kernels.cross_entropy import IGNORE, cross_entropy_and_rows
+from train.batches.labels import IGNORE
+from train.kernels.cross_entropy import cross_entropy_and_rows
 from train.loop import Batch, LossParts, RowLosses
 
 

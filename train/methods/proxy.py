@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask
 
 from train import model
+from train.batches.labels import IGNORE
 from train.kernels import adamw as optim
 from train.kernels import attention
-from train.kernels.cross_entropy import IGNORE, linear_cross_entropy
+from train.kernels.cross_entropy import linear_cross_entropy
 from train.loop import Batch, BatchFn
 from train.methods import pretrain
 from train.monitor import flops

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from train.batches.examples import Example
-from train.kernels.cross_entropy import IGNORE
+from train.batches.labels import IGNORE
 from train.methods.sft import pack
 from train.scores.logprobs import example_logprobs
 

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from train.batches.labels import IGNORE
 from train.distributed import data_parallel as parallel
 from train.kernels import context_parallel as context
-from train.kernels.cross_entropy import IGNORE, token_logprobs
+from train.kernels.cross_entropy import token_logprobs
 
 
 def bits_per_byte(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.batches.examples import Example, collate, token_batches
+from train.batches.labels import IGNORE
 from train.kernels import cross_entropy as loss
 
 
@@ -60,7 +61,7 @@ def token_logprobs(model: nn.Module, examples: list[Example], tokens_per_batch: 
         batch = {name: value.to(device) for name, value in batch.items()}
         logp_BT = loss.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
         for i, logp_T, labels_T in zip(indices, logp_BT.float().cpu().numpy(), batch["labels"].cpu(), strict=True):
-            out[i] = logp_T[labels_T.numpy() != loss.IGNORE]
+            out[i] = logp_T[labels_T.numpy() != IGNORE]
     return out
 
 

@@ -19,12 +19,10 @@ from collections.abc import Callable
 from itertools import groupby
 
 import numpy as np
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from train.chat.conversations import encode_answers, encode_prompts, fault, render, stripped
+from train.chat.conversations import encode_prompts, fault, render, stripped
 from train.chat.scrub import scrub
-from train.scores.logprobs import logprobs
 
 # How a translation is asked for; left out is what is also a part of other words (Thai strange, Lao eight, Vietnamese service).
 _TRANSLATE = re.compile(
@@ -176,17 +174,6 @@ def cut_prompts(
             reason = {"rule": "prompt_too_long", "value": len(ids), "threshold": max_prompt_tokens}
             rejects.append({"doc_id": row["id"], "lang": row["lang"], **reason, "detail": "tokens of the prompt"})
     return kept, rejects
-
-
-def pair_perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> np.ndarray:
-    """Perplexity of each pair's two answers together, given the prompt: exp(-log p / tokens) over both, float64."""
-    examples = [
-        example
-        for side in ("chosen", "rejected")
-        for example in encode_answers(tokenizer, rows, [row[side] for row in rows], score_end=False)
-    ]
-    logp = logprobs(model, examples).astype(np.float64).reshape(2, -1).sum(0)
-    return np.exp(-logp / np.array([e.n_scored for e in examples], np.float64).reshape(2, -1).sum(0))
 
 
 def drop_worst_perplexity(

@@ -85,8 +85,8 @@ def test_training_workers(cluster, folder, tmp_path):
 
     from ray_jobs.config import reader as recipes
     from ray_jobs.run.graph import STAGES
+    from ray_jobs.run.job import Job
     from ray_jobs.run.progress import Progress
-    from ray_jobs.run.run import Job
     from ray_jobs.work import device, trainer
 
     recipe = recipes.load("demo", ["train.workers=2", "train.device=cpu"])
@@ -106,8 +106,8 @@ def test_tasks_that_hold_a_model(cluster, folder, tmp_path):
 
     from ray_jobs.config import reader as recipes
     from ray_jobs.run.graph import STAGES
+    from ray_jobs.run.job import Job
     from ray_jobs.run.progress import Progress
-    from ray_jobs.run.run import Job
     from ray_jobs.work.tasks import map_on_ray, off_the_head
 
     stage = next(stage for stage in STAGES if stage.name == "expand")

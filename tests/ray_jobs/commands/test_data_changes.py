@@ -17,9 +17,10 @@ from ray_jobs.commands import data_changes, trace
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.run import lock
+from ray_jobs.run.job import Job
 from ray_jobs.run.locate import Keys
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Job, Run
+from ray_jobs.run.run import Run
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
 from train import loader, model

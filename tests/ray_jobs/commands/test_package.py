@@ -9,7 +9,7 @@ import yaml
 from ray_jobs.commands import package
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import ROOT
+from ray_jobs.run.fingerprint import ROOT
 
 
 def checkout(root):

@@ -6,8 +6,9 @@ from cluster import storage
 from ray_jobs.commands import status
 from ray_jobs.config import reader as recipes
 from ray_jobs.run import lock
+from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Run, digest
+from ray_jobs.run.run import Run
 
 RECIPE = {"name": "far", "sources": [{"name": "s", "type": "jsonl", "path": "/only/there/*.jsonl", "optional": True}]}
 

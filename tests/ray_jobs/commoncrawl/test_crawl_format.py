@@ -11,7 +11,7 @@ from curation.commoncrawl import ranges as commoncrawl_ranges
 from curation.commoncrawl import records as commoncrawl_records
 from curation.schema import Limits
 from ray_jobs.commoncrawl import plan as crawl_plan
-from ray_jobs.run.run import digest
+from ray_jobs.run.fingerprint import digest
 
 ROWS = {1: "89fb45cbe7e9cf2c"}
 """FORMAT -> the digest of `rows()` under it. When the test fails: shall fetched rows become other? Then raise FORMAT, add a line

@@ -12,6 +12,7 @@ from ray_jobs.commands import explain
 from ray_jobs.commoncrawl import plan as crawl_plan
 from ray_jobs.config import reader as recipes
 from ray_jobs.run import run as runs
+from ray_jobs.run.job import Job
 from ray_jobs.run.run import Run
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def test_other_reasons_fetch_nothing(server, tmp_path, monkeypatch):
     uri = tmp_path / "run"
     first = crawl(uri, recipe(server.url, FAST))
     since = len(server.log)
-    monkeypatch.setattr(runs, "code_version", lambda job: "other code")
+    monkeypatch.setattr(runs, "code", lambda job, languages: {"crawl.py": "other code"})
     assert (
         Run(str(uri), recipe(server.url, FAST)).state(crawl_stage(), prints(uri, recipe(server.url, FAST))) == "changed"
     )
@@ -116,7 +117,7 @@ def test_blocked_pages_are_not_requested_and_are_in_the_ledger(server, tmp_path)
 
 def test_an_identity_is_of_what_is_wanted(tmp_path):
     def identity(wanted):
-        job = runs.Job(wanted, str(tmp_path), crawl_stage(), "f", None)
+        job = Job(wanted, str(tmp_path), crawl_stage(), "f", None)
         return crawl_plan.identity(job, wanted.sources[0])
 
     base = identity(recipe("https://a"))

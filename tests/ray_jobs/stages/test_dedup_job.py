@@ -7,9 +7,10 @@ from cluster import storage
 from ray_jobs.commands import explain
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.files import listing
+from ray_jobs.run.job import Job
 from ray_jobs.run.locate import Keys
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Job, Run
+from ray_jobs.run.run import Run
 from ray_jobs.stages import dedup
 
 TEXT = (

@@ -8,7 +8,7 @@ import pytest
 from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import enabled
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.stages import dpo as dpo_job
 from train import model
 from train.methods import dpo

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cluster import storage
-from ray_jobs.alignment import chats, generate, pairs, reward_model
+from ray_jobs.alignment import chats, generate, pairs, probe_records, reward_model
 from ray_jobs.config import reader as recipes
 from ray_jobs.report import watch as watch_section
 from ray_jobs.run.graph import enabled
-from ray_jobs.run.run import Job
+from ray_jobs.run.job import Job
 from ray_jobs.stages import dpo_watch
 from train import model
 from train.generation.judge import Judgement
@@ -64,7 +64,7 @@ def job(tmp_path, chatml_tokenizer, tiny_model, monkeypatch):
 
 def test_every_model_is_watched_against_the_sft_model(job, chatml_tokenizer, tiny_model):
     result = dpo_watch.run(job)
-    found = dpo_watch.records(job.run_uri)
+    found = probe_records.records(job.run_uri)
     assert [(r["step"], r["stage"], r["update"]) for r in found] == [
         (0, "sft/stage2", 0),
         (2, "dpo/off_policy", 2),
@@ -87,21 +87,21 @@ def test_every_model_is_watched_against_the_sft_model(job, chatml_tokenizer, tin
 
 def test_a_model_that_did_not_change_does_not_answer_again(job, monkeypatch):
     dpo_watch.run(job)
-    before = dpo_watch.records(job.run_uri)
+    before = probe_records.records(job.run_uri)
     monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded again"))
     dpo_watch.run(job)
-    assert dpo_watch.records(job.run_uri) == before
+    assert probe_records.records(job.run_uri) == before
 
 
 def test_a_changed_round_is_answered_again_alone(job):
     dpo_watch.run(job)
-    before = dpo_watch.records(job.run_uri)
+    before = probe_records.records(job.run_uri)
     folders = {
         path.split("/answers/")[1].split("/")[0] for path in storage.glob(job.path("answers", "*", "logprobs.json"))
     }
     storage.write_json(job.input("dpo/on_policy_2", "_manifest.json"), {"fingerprint": "other", "steps": 5})
     dpo_watch.run(job)
-    after = dpo_watch.records(job.run_uri)
+    after = probe_records.records(job.run_uri)
     assert after[:-1] == before[:-1] and after[-1]["step"] == 11
     now = {path.split("/answers/")[1].split("/")[0] for path in storage.glob(job.path("answers", "*", "logprobs.json"))}
     assert len(now) == len(folders) == 5 and len(now - folders) == 1
@@ -122,7 +122,7 @@ def test_the_judge_compares_every_model_with_the_sft_model(job, monkeypatch):
 
     monkeypatch.setattr(dpo_watch.judge, "compare", compare)
     dpo_watch.run(job)
-    found = dpo_watch.records(job.run_uri)
+    found = probe_records.records(job.run_uri)
     assert len(calls) == 4
     assert {call[:3] for call in calls} == {("http://judge/v1", "j", f"{job.run_uri}/judge")}
     assert len({tuple(other for _, other in call[3]) for call in calls}) == 1  # always the SFT model's answers
@@ -135,7 +135,7 @@ def test_the_judge_compares_every_model_with_the_sft_model(job, monkeypatch):
 def test_without_held_out_prompts_nothing_is_watched(job):
     chats.write_rows(job.input("dpo/off_policy", pairs.PROBE), [])
     assert dpo_watch.run(job)["prompts"] == 0
-    assert dpo_watch.records(job.run_uri) == [] and watch_section.section(job.run_uri) is None
+    assert probe_records.records(job.run_uri) == [] and watch_section.section(job.run_uri) is None
 
 
 def test_the_reports_section_shows_every_measure(tmp_path):
@@ -154,7 +154,7 @@ def test_the_reports_section_shows_every_measure(tmp_path):
                                    "judge_win_rate_by_language": {"lo": 0.5, "th": 0.75}}),
         )
     ]  # fmt: skip
-    storage.write_text(f"{tmp_path}/metrics/{dpo_watch.RECORDS}", "".join(json.dumps(r) + "\n" for r in records))
+    storage.write_text(f"{tmp_path}/metrics/{probe_records.RECORDS}", "".join(json.dumps(r) + "\n" for r in records))
     found = watch_section.section(str(tmp_path))
     assert [title for title, _ in found["plots"]] == list(watch_section.PLOTS)
     drawn = "".join(str(svg) for _, svg in found["plots"]) + str(found["languages"])

@@ -11,8 +11,8 @@ from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.run.graph import STAGES
+from ray_jobs.run.job import Job
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Job
 from ray_jobs.stages import sft_data
 from train.chat import conversations as chat
 

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cluster import storage
 from ray_jobs.training import watch
+from ray_jobs.training.heldout import chosen
 from train import model
 from train.monitor import metrics
 
@@ -49,9 +50,9 @@ def heldout(folder) -> str:
 
 def test_documents_by_id_up_to_so_many_bytes_never_half_a_character():
     rows = [{"doc_id": d, "lang": lang, "text": text} for d, lang, text in (("b", "en", "xy"), ("a", "en", "123"))]
-    assert watch.chosen(rows, 4) == [("en", "123"), ("en", "x")]
-    assert watch.chosen(rows, 3) == [("en", "123")]
-    assert watch.chosen([{"doc_id": "a", "lang": "lo", "text": "ກຂ"}], 5) == [("lo", "ກ")]  # 3 bytes each
+    assert chosen(rows, 4) == [("en", "123"), ("en", "x")]
+    assert chosen(rows, 3) == [("en", "123")]
+    assert chosen([{"doc_id": "a", "lang": "lo", "text": "ກຂ"}], 5) == [("lo", "ກ")]  # 3 bytes each
 
 
 def test_held_out_text_is_packed_with_its_own_bytes(tmp_path, tokenizer):

@@ -11,8 +11,8 @@ import pytest
 from ray_jobs import cli
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import STAGES
+from ray_jobs.run.job import Job
 from ray_jobs.run.progress import Progress
-from ray_jobs.run.run import Job
 from ray_jobs.work import trainer
 from train.checkpoint import checkpoint
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from train import model
+from train.batches.labels import IGNORE
 from train.kernels import cross_entropy as loss
 from train.kernels import liger
 from train.loop import LoopConfig, fit
@@ -26,7 +27,7 @@ def twin(hidden_ND, weight_VD, labels_N, ignore, chunk):
 def inputs():
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 31, (3, 7), generator=g)
-    labels[0, :3] = loss.IGNORE
+    labels[0, :3] = IGNORE
     return torch.randn(3, 7, 12, generator=g), torch.randn(31, 12, generator=g), labels
 
 
@@ -82,7 +83,7 @@ def test_the_loop_asks_for_it_before_it_trains(tmp_path):
 def test_on_a_gpu_it_equals_ours():
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 5000, (2, 512), generator=g).cuda()
-    labels[0, :50] = loss.IGNORE
+    labels[0, :50] = IGNORE
     found = {}
     for kernel in loss.KERNELS:
         g = torch.Generator().manual_seed(1)

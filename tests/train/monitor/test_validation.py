@@ -8,7 +8,8 @@ from train import model
 from train.loop import LoopConfig, fit
 from train.methods import pretrain
 from train.monitor import stop
-from train.monitor.heldout_text import Validation, warnings
+from train.monitor.forgetting import warnings
+from train.monitor.heldout_text import Validation
 from train.monitor.throughput import MEASURED
 from train.scores import evaluate
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from train import model
-from train.kernels.cross_entropy import IGNORE
+from train.batches.labels import IGNORE
 from train.loop import LoopConfig, LossParts, RowLosses, fit
 from train.methods import pretrain
 from train.monitor.averages import Window

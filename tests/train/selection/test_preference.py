@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from train.chat.conversations import encode_prompts
+from train.scores.pair_perplexity import pair_perplexity
 from train.selection import preference
 
 
@@ -197,7 +198,7 @@ def test_the_worst_tenth_of_each_language_goes():
 def test_pair_perplexity_is_over_both_answers(chatml_tokenizer, tiny_model):
     net = tiny_model()
     rows = [row("a", "ikan besar", "ปลา"), row("b", "ya", "tidak sama sekali")]
-    found = preference.pair_perplexity(net, chatml_tokenizer, rows)
+    found = pair_perplexity(net, chatml_tokenizer, rows)
     for r, value in zip(rows, found, strict=True):
         prompt = encode_prompts(chatml_tokenizer, [r["prompt"]])[0]
         logp = []

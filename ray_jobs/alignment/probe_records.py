@@ -1,0 +1,19 @@
+"""What preference tuning and the probe that watches it leave for one another and for the report."""
+
+from __future__ import annotations
+
+import json
+
+from cluster import storage
+
+SNAPSHOTS = "snapshots"  # folder of <update>/, models on the way
+RECORDS = "probe.jsonl"  # in metrics/
+
+
+def records(uri: str) -> list[dict]:
+    """The records of a run: "step" (updates of all rounds so far), "stage", "update" (of that stage), and
+    `train.generation.probe.facts`."""
+    path = storage.join(uri, "metrics", RECORDS)
+    if not storage.exists(path):
+        return []
+    return [json.loads(line) for line in storage.read_bytes(path).decode().split("\n") if line]

@@ -1,0 +1,131 @@
+"""What a stage's result depends on besides its settings and inputs: the code that decides it.
+
+The code of a stage is its module and every module of ours that it imports, directly or not, or names in a string
+("package.module:function", which a worker imports). Not followed are the modules of `OUTSIDE`. Of a module counts its syntax
+tree without docstrings; so comments, docstrings and layout change nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+PACKAGES = ("cluster", "curation", "mixture", "ray_jobs", "train")
+
+OUTSIDE = (
+    # where and by whom work is done; that engines and worker counts give equal bytes is tested
+    "cluster.engines",
+    "cluster.fetch",
+    "cluster.gauges",
+    "cluster.spark",
+    "cluster.storage",
+    "ray_jobs.work",
+    # what is done and how a recipe is read; the values of its keys count by themselves
+    "cluster.strict_yaml",
+    "ray_jobs.config",
+    "ray_jobs.errors",
+    "ray_jobs.run.fingerprint",
+    "ray_jobs.run.graph",
+    "ray_jobs.run.job",
+    "ray_jobs.run.locate",
+    "ray_jobs.run.lock",
+    "ray_jobs.run.progress",
+    "ray_jobs.run.run",
+    "ray_jobs.run.superseded",
+    "ray_jobs.stages.__main__",
+    # what is fetched is dear: FORMAT of ray_jobs/commoncrawl/plan.py, not the code, says when it is fetched again
+    "curation.commoncrawl",
+    "ray_jobs.commoncrawl.index",
+    "ray_jobs.commoncrawl.plan",
+    "ray_jobs.commoncrawl.read",
+)
+"""Modules, and packages with all in them, that do not decide what comes out of a stage."""
+
+DATA = {
+    "curation.policy.policy": "curation/languages/*.yaml",
+    "curation.lid.synthesis": "curation/lid/*.yaml",
+    "ray_jobs.report.model_card": "ray_jobs/templates/*.md",
+    "ray_jobs.report.page": "ray_jobs/templates/*.html",
+}
+"""Module -> the files beside the code that it reads."""
+
+_NAMED = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
+
+
+def digest(value: object) -> str:
+    """16 hex digits of the SHA-256 of `value` as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def code(job: str, languages: tuple[str, ...] = ()) -> dict[str, str]:
+    """File (below the checkout) -> hash, of all code and data that decide the result of `ray_jobs/stages/<job>.py`.
+
+    Of the policies of languages only those of `languages`, of their scripts and the default count."""
+    found: dict[str, str] = {}
+    waiting = [f"ray_jobs.stages.{job}"]
+    while waiting:
+        module = waiting.pop()
+        file = module.replace(".", "/") + ".py"
+        if file in found or _outside(module) or not (ROOT / file).is_file():
+            continue
+        found[file], imports = _module(ROOT / file)
+        for data in sorted(ROOT.glob(DATA[module])) if module in DATA else ():
+            if data.parent.name != "languages" or _of_languages(data.stem, languages):
+                found[data.relative_to(ROOT).as_posix()] = hashlib.sha256(data.read_bytes()).hexdigest()[:16]
+        waiting += imports
+    return dict(sorted(found.items()))
+
+
+def changes(old: dict[str, str] | str, new: dict[str, str]) -> list[str]:
+    """The files whose hash differs, sorted; none where `old` is of a version that kept one hash for all."""
+    if not isinstance(old, dict):
+        return []
+    return sorted(file for file in old.keys() | new.keys() if old.get(file) != new.get(file))
+
+
+def _outside(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in OUTSIDE)
+
+
+def _of_languages(name: str, languages: tuple[str, ...]) -> bool:
+    return name in languages or name == "default" or name.startswith("script_")
+
+
+@cache
+def _module(path: Path) -> tuple[str, list[str]]:
+    """The hash of a module's tree without docstrings, and the modules that it may import."""
+    tree = ast.parse(path.read_bytes())
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named = node.value.partition(":")[0]
+            imports += [named] if _NAMED.fullmatch(named) else []
+    return hashlib.sha256(_written(tree).encode()).hexdigest()[:16], imports
+
+
+def _written(node: object) -> str:
+    """A syntax tree as text, without docstrings and other strings that stand alone, and the same from every version of
+    Python: what is empty, which some versions do not have, is left out."""
+    if isinstance(node, list):
+        return f"[{','.join(_written(one) for one in node if not _stands_alone(one))}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    if isinstance(node, ast.JoinedStr):  # of its pieces some versions have empty ones
+        node = ast.JoinedStr([one for one in node.values if not (isinstance(one, ast.Constant) and one.value == "")])
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+    return f"{type(node).__name__}({','.join(f'{name}={_written(value)}' for name, value in fields)})"
+
+
+def _stands_alone(node: object) -> bool:
+    """Whether the statement is a string and nothing else, which is documentation."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,0 +1,142 @@
+"""Which stages an edit of one file changes: exactly those whose result it decides."""
+
+import ast
+import shutil
+
+import pytest
+
+from ray_jobs.config import reader as recipes
+from ray_jobs.run import fingerprint
+from ray_jobs.run.graph import STAGES
+
+LANGUAGES = ("th", "en")
+JOBS = sorted({stage.job for stage in STAGES})
+ROWS = {"dpo", "dpo_watch", "reward", "sft", "sft_data", "sft_select", "tokenize"}  # read conversations of the user
+TRAINED = {"base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
+SCORED = {"dpo_watch", "evaluate", "export", "sft_select"}  # measure a model
+
+EDITS = {
+    "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
+    "train/chat/formats.py": ROWS,
+    "ray_jobs/alignment/chats.py": ROWS,
+    "ray_jobs/alignment/held_out.py": {"dpo", "reward", "sft"},
+    "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
+    "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
+    "train/methods/reward.py": {"reward"},
+    "curation/signals/text_signals.py": {"filter_signals"},
+    "curation/languages/th.yaml": {"filter_policy", "filter_signals"},
+    "curation/languages/vi.yaml": set(),
+    "curation/sources/warc.py": {"crawl"},
+    "ray_jobs/commoncrawl/blocks.py": {"crawl"},
+    "ray_jobs/report/page.py": {"report"},
+    "ray_jobs/templates/report.html": {"report"},
+    "ray_jobs/commands/status.py": set(),
+    "ray_jobs/config/recipe.py": set(),
+    "ray_jobs/run/run.py": set(),
+    "cluster/storage.py": set(),
+    "curation/commoncrawl/records.py": set(),  # FORMAT decides
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the packages whose files may be edited."""
+    root = tmp_path_factory.mktemp("checkout")
+    for name in fingerprint.PACKAGES:
+        shutil.copytree(fingerprint.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+@pytest.fixture
+def prints(copy, monkeypatch):
+    monkeypatch.setattr(fingerprint, "ROOT", copy)
+
+    def of_all():
+        fingerprint._module.cache_clear()
+        return {job: fingerprint.code(job, LANGUAGES) for job in JOBS}
+
+    yield of_all
+    fingerprint._module.cache_clear()
+
+
+@pytest.mark.parametrize("file", EDITS)
+def test_an_edit_changes_exactly_the_stages_whose_result_it_decides(file, copy, prints):
+    before, path = prints(), copy / file
+    text = path.read_text("utf-8")
+    try:
+        path.write_text(f"{text}\nEDITED = 1\n", "utf-8")
+        after = prints()
+    finally:
+        path.write_text(text, "utf-8")
+    assert {job for job in JOBS if after[job] != before[job]} == EDITS[file]
+    assert all(fingerprint.changes(before[job], after[job]) == [file] for job in EDITS[file])
+
+
+@pytest.mark.parametrize("file", [file for file in EDITS if file.endswith(".py") and EDITS[file]])
+def test_comments_docstrings_and_layout_change_nothing(file, copy, prints):
+    before, path = prints(), copy / file
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            node.body = [ast.Expr(ast.Constant("another docstring")), *node.body]
+    try:
+        path.write_text(f"# a comment\n\n{ast.unparse(ast.fix_missing_locations(tree))}\n\n# more\n", "utf-8")
+        after = prints()
+    finally:
+        path.write_text(text, "utf-8")
+    assert after == before
+
+
+def test_an_empty_string_in_a_list_is_no_docstring(copy, prints):
+    path = copy / "ray_jobs/stages/expand.py"
+    text, found = path.read_text("utf-8"), []
+    for value in ('["", "a"]', '["a"]', '[f"{1}"]', '[f"{2}"]'):
+        path.write_text(f"{text}\nEDITED = {value}\n", "utf-8")
+        found.append(str(prints()["expand"]))
+    path.write_text(text, "utf-8")
+    assert len(set(found)) == len(found)
+
+
+def test_every_module_counts_somewhere_or_is_named_as_one_that_does_not():
+    """A new module is either followed from a stage or lies where only people look: commands, plans, preparation."""
+    counted = {file for job in JOBS for file in fingerprint.code(job, tuple(recipes.load("demo").languages))}
+    beside = ("cluster/deploy", "cluster/doctor", "ray_jobs/commands", "ray_jobs/plan", "ray_jobs/prepare")
+    forgotten = [
+        file
+        for package in fingerprint.PACKAGES
+        for path in sorted((fingerprint.ROOT / package).rglob("*.py"))
+        if (file := path.relative_to(fingerprint.ROOT).as_posix()) not in counted
+        and path.name != "__init__.py"
+        and not file.startswith(beside)
+        and not fingerprint._outside(file.removesuffix(".py").replace("/", "."))
+    ]
+    assert forgotten == ALONE
+
+
+ALONE = [
+    "cluster/kenlm.py",
+    "curation/lid/report.py",
+    "curation/lid/synthesis.py",
+    "curation/lid/training.py",
+    "curation/lm/training.py",
+    "curation/spark_job.py",
+    "mixture/sailor2.py",
+    "mixture/tokenizer/fertility.py",
+    "ray_jobs/cli.py",
+    "train/chat/translate.py",
+]
+"""Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""
+
+
+def test_packages_hold_no_code_in_init_and_no_relative_imports():
+    """Either would escape the fingerprint."""
+    for package in fingerprint.PACKAGES:
+        for path in (fingerprint.ROOT / package).rglob("*.py"):
+            if path.name == "__init__.py":
+                assert not ast.parse(path.read_text("utf-8")).body[1:], path
+            assert not [
+                node
+                for node in ast.walk(ast.parse(path.read_text("utf-8")))
+                if isinstance(node, ast.ImportFrom) and node.level
+            ], path

@@ -84,9 +84,10 @@ def tiny_model() -> Callable:
 def no_ray_is_left():
     """A Ray that one file's tests started would be the next file's, with the environment of its start."""
     yield
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()
+    if "ray" in sys.modules:
+        from cluster.engines import embedded
+
+        embedded.stop()
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
-import pytest
+
+from cluster.engines import embedded
 
 STORE = 80 << 20
 
@@ -18,12 +20,14 @@ STORE = 80 << 20
 def simulated(cpu_nodes: int, *, cpus: int = 1, gpu: bool = False, **environment: str) -> Iterator[Any]:
     """A running `ray.cluster_utils.Cluster`; with `gpu` one node more, with one GPU and eight CPUs to spare.
 
-    `environment` is set for all its processes and for this one, where a Ray that is connected at the end is left.
+    It has a token, as clusters should. `environment` is set for all its processes and for this one, where a Ray that is connected
+    at the end is left.
     """
-    with tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
-        quiet = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
-        for name, value in {**quiet, **environment}.items():
-            patch.setenv(name, value)
+    closed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp"))
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
+        stack.enter_context(embedded.environment(**closed, **quiet, **environment))
         import ray
         from ray.cluster_utils import Cluster
 

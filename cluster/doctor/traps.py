@@ -23,7 +23,7 @@ import urllib.request
 from pathlib import Path
 
 from cluster import storage
-from cluster.engines import embedded
+from cluster.engines import embedded, join
 
 MIN_OPEN_FILES = 65_536  # what Ray asks for on a cluster
 LEAST_OPEN_FILES = 4096  # below it not even one machine's workers start
@@ -59,7 +59,7 @@ def checks(storage_uri: str | None = None) -> list[dict]:
 
 def ray_address_file() -> dict:
     """`ray_current_cluster` is shared by all processes of a machine; a stale one sends `ray.init()` to a cluster that is gone."""
-    path = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    path = join.address_file()
     name = "Ray's address file"
     if not path.is_file():
         return result(name, True, "none")
@@ -73,16 +73,20 @@ def ray_address_file() -> dict:
 
 
 def ray_auth_mode() -> dict:
-    """With RAY_AUTH_MODE unset and a token file there, `ray start --head` turns tokens on and other nodes are refused."""
+    """Of clusters: the embedded Ray always has a token of its own, and listens on loopback.
+
+    With RAY_AUTH_MODE unset and a token file there, `ray start --head` turns tokens on and other nodes are refused; with no token
+    file, or `disabled`, it starts a cluster that runs anybody's code."""
     mode, token = os.environ.get("RAY_AUTH_MODE"), Path.home() / ".ray" / "auth_token"
+    name, fix = "RAY_AUTH_MODE", "export RAY_AUTH_MODE=token"
     if mode is None and token.is_file():
-        found = f"not set, and {token} is there: `ray start` would turn tokens on by itself"
-        fix = "export RAY_AUTH_MODE=token   (on a cluster; disabled for Ray on loopback alone)"
-        return result("RAY_AUTH_MODE", False, found, fix)
+        return result(name, False, f"not set, and {token} is there: `ray start` would turn tokens on by itself", fix)
     if mode is None:
-        return result("RAY_AUTH_MODE", True, "not set, no token file (an embedded Ray listens on loopback only)")
-    known = mode in ("token", "disabled")
-    return result("RAY_AUTH_MODE", known, mode, "export RAY_AUTH_MODE=token")
+        return result(name, True, "not set, no token file (for `ray start`; a run's own Ray makes its token)")
+    if mode == "disabled":
+        found = "disabled: `ray start` here would run anybody's code (not a run's own Ray)"
+        return result(name, False, found, fix, optional=True)
+    return result(name, mode == "token", mode, fix)
 
 
 def ray_token() -> dict:

@@ -1,25 +1,38 @@
-"""Ray for a run: embedded in this process by default, or an existing cluster at an address."""
+"""Ray for a run: embedded in this process by default, or an existing cluster at an address (`join`).
+
+Ray runs whatever code it is sent. So each embedded Ray has a random token, without which its servers answer nobody, and they
+listen on loopback alone. The token is in the environment of this process and of Ray's, which only the same user and root can
+read, and nowhere else: in no file and on no command line.
+"""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from cluster.engines import join
 
 TRAIN_SLOT = "train_slot"  # a resource of the embedded Ray: training workers that wait for work hold one, and no CPU
 OBJECT_STORE_BYTES = 512 << 20  # stages exchange data through storage, so little lies in the object store
 
+_started = ExitStack()  # what `stop` undoes
 
-def start(address: str | None = None, cpus: int | None = None) -> None:
-    """Connect to the cluster at `address` (`auto`, `ray://…`), or start a private Ray of `cpus` cores (all by default).
 
-    Nothing happens when this process has a Ray already. The private one listens on loopback, has its own temporary folder
-    and ends with this process."""
+def start(address: str | None = None, cpus: int | None = None, say: Callable[[str], None] = print) -> None:
+    """Join the cluster at `address` (`auto`, `HOST:PORT`, `ray://…`), or start a private Ray of `cpus` cores (all by default).
+
+    Nothing happens when this process has a Ray already. Which cluster was joined is told to `say`. The private one has its own
+    token, whatever this environment says of others, its own temporary folder, and ends with `stop` or this process. Raises
+    ValueError for a cluster that cannot be joined.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the end of a short run is seen at the next poll
@@ -31,8 +44,40 @@ def start(address: str | None = None, cpus: int | None = None) -> None:
 
     if ray.is_initialized():
         return
+    _started.close()  # of a Ray that was ended by `ray.shutdown`
     with _own_sigterm():
-        _start(ray, address, cpus)
+        if address:
+            join.join(address, say)
+        else:
+            _start(ray, cpus)
+
+
+def stop() -> None:
+    """End what `start` began; this process is then as before, free to join a cluster or to start another Ray."""
+    import ray
+
+    ray.shutdown()
+    _started.close()
+
+
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """Set variables of this process (None: unset them), have Ray read those of its token anew, and put all back at the end."""
+    former = {name: os.environ.get(name) for name in variables}
+    _set(variables)
+    try:
+        yield
+    finally:
+        _set(former)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    join.read_token_anew()
 
 
 @contextmanager
@@ -46,34 +91,46 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, former)
 
 
-def _start(ray, address: str | None, cpus: int | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if address:
-        ray.init(address, **quiet)
-        return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster file turns tokens on
+def _start(ray, cpus: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # each is one more process to start for every training run, of no use on one machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    folder = tempfile.mkdtemp(prefix="pinisi-ray-")
-    ray.init(
-        "local",
-        num_cpus=cpus or os.cpu_count(),
-        resources={TRAIN_SLOT: 1024},
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=folder,
-        _node_ip_address="127.0.0.1",
-        **quiet,
-    )
-    import atexit
-
-    def stop() -> None:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
+    with ExitStack() as stack:
+        stack.enter_context(_on_loopback())
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
+        # Kubernetes would be asked whether it knows our token
+        stack.enter_context(environment(**token, RAY_ENABLE_K8S_TOKEN_AUTH=None))
+        private = tempfile.mkdtemp(prefix="pinisi-ray-")  # of mode 700; Ray opens its own folder to all users
+        stack.callback(shutil.rmtree, private, ignore_errors=True)
+        stack.callback(ray.shutdown)
+        ray.init(
+            "local",
+            num_cpus=cpus or os.cpu_count(),
+            resources={TRAIN_SLOT: 1024},
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=os.path.join(private, "r"),  # short: the paths of sockets are limited
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        _started.push(stack.pop_all())
     atexit.register(stop)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray's servers listen on loopback, as on macOS by default; on Linux Ray replaces 127.0.0.1 by an address of the machine."""
+    from ray._private import ray_constants
+
+    former = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # here it was read when Ray was imported; its processes read the variable
+    try:
+        with environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = former
 
 
 def cpus() -> int:

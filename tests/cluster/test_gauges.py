@@ -88,5 +88,5 @@ def test_gauges_are_on_the_metrics_endpoint(monkeypatch):
         assert missing == {}
         ray.cancel(running, force=True)
     finally:
-        ray.shutdown()
+        embedded.stop()
         gauges._made.clear()

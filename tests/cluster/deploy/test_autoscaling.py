@@ -5,6 +5,7 @@ nodes are processes of this machine. It is named as an external provider, becaus
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import yaml
 
 from cluster.deploy import ray_up, spec
-from cluster.engines import placement
+from cluster.engines import embedded, placement
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -62,13 +63,11 @@ def fake_cloud(port: int) -> dict:
 
 
 @pytest.fixture
-def address(tmp_path, monkeypatch):
+def address(tmp_path):
     port = free_port()
     config = tmp_path / "cluster.yaml"
     config.write_text(yaml.safe_dump(fake_cloud(port)))
-    shared = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_autoscaler_v2": "1"}
-    for name, value in shared.items():
-        monkeypatch.setenv(name, value)
+    shared = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
     own = {
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -78,7 +77,7 @@ def address(tmp_path, monkeypatch):
     }
     command = f"--head --block --port={port} --node-ip-address=127.0.0.1 --num-cpus=0 --labels=role=head"
     command += f" --include-dashboard=false --object-store-memory={STORE}"
-    with open(tmp_path / "head.log", "w") as log:
+    with embedded.environment(**shared, RAY_enable_autoscaler_v2="1"), open(tmp_path / "head.log", "w") as log:
         head = subprocess.Popen(
             [str(Path(sys.executable).parent / "ray"), "start", *command.split(), f"--autoscaling-config={config}"],
             env={**os.environ, **own},
@@ -86,12 +85,12 @@ def address(tmp_path, monkeypatch):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    yield f"127.0.0.1:{port}"
-    started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
-    os.killpg(head.pid, signal.SIGTERM)
-    for process in psutil.wait_procs(started, timeout=5)[1]:  # only what this test started
-        process.kill()
-    head.wait()
+        yield f"127.0.0.1:{port}"
+        started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+        os.killpg(head.pid, signal.SIGTERM)
+        for process in psutil.wait_procs(started, timeout=5)[1]:  # only what this test started
+            process.kill()
+        head.wait()
 
 
 def connect(address):

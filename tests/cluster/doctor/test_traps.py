@@ -58,9 +58,12 @@ def test_auth_mode_unset_beside_a_token(monkeypatch, tmp_path):
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("t")
     assert is_missing(traps.ray_auth_mode(), "turn tokens on by itself", "export RAY_AUTH_MODE=token")
-    for mode in ("token", "disabled"):
-        monkeypatch.setenv("RAY_AUTH_MODE", mode)
-        assert is_ok(traps.ray_auth_mode())
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert is_ok(traps.ray_auth_mode())
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    check = traps.ray_auth_mode()
+    assert (check["state"], check["fix"]) == ("optional", "export RAY_AUTH_MODE=token")
+    assert "`ray start` here would run anybody's code" in check["found"]
     monkeypatch.setenv("RAY_AUTH_MODE", "tokens")
     assert is_missing(traps.ray_auth_mode(), "tokens", "export RAY_AUTH_MODE=token")
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from cluster.engines import embedded
 from ray_jobs import cli
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import STAGES
@@ -63,9 +64,7 @@ def job(tmp_path, monkeypatch):
     yield Job(recipe, str(tmp_path / "run"), stage, "f", Progress("base", lambda line: None))
     signal.signal(signal.SIGTERM, former)
     trainer.stop()
-    import ray
-
-    ray.shutdown()
+    embedded.stop()
 
 
 def test_a_group_runs_command_after_command(job, tmp_path):

@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="override a recipe key, e.g. train.pretrain.lr=2e-5",
         )
-    run.add_argument("--address", help="an existing Ray cluster: auto or ray://HOST:10001 (default: a private one)")
+    run.add_argument(
+        "--address", help="a Ray cluster to join: auto, HOST:6379 or ray://HOST:10001 (default: a private one)"
+    )
     run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
     text = "only say what training will be: shapes, parameters, memory of a GPU, steps, checkpoints"
     run.add_argument("--dry-run", action="store_true", help=text)

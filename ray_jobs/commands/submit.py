@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import storage
+from cluster.engines import join
 from ray_jobs.commands import package
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
@@ -82,18 +83,13 @@ def connect(address: str) -> JobSubmissionClient:
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError:
-        raise UserError(
-            f"{address}: the cluster wants its token: export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from None
+        raise UserError(f"{address}: {join.WANTS_TOKEN}") from None
     except (ConnectionError, RuntimeError, OSError) as error:
         raise UserError(
             f"{address}: no Ray dashboard answers ({_last_line(error)}); is the cluster up, and port 8265 forwarded?"
         ) from None
     if _open_to_all(address):
-        print(
-            f"pinisi: warning: {address} runs anybody's code; start the cluster with RAY_AUTH_MODE=token",
-            file=sys.stderr,
-        )
+        print(f"pinisi: warning: {address} {join.OPEN}", file=sys.stderr)
     return client
 
 

@@ -29,16 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beams", type=int, default=4, metavar="N", help="of beam search (%(default)s)")
     text = "translate code, formulas, URLs and addresses too; without it they stay as they are"
     parser.add_argument("--all-text", action="store_true", help=text)
-    parser.add_argument("--address", help="an existing Ray cluster: auto or ray://HOST:10001 (default: a private one)")
+    parser.add_argument(
+        "--address", help="a Ray cluster to join: auto, HOST:6379 or ray://HOST:10001 (default: a private one)"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     from cluster.engines import embedded, placement
     from cluster.engines.on_ray import run_tasks
+    from ray_jobs.errors import UserError
     from ray_jobs.run.progress import Progress
 
     def on_ray(function, tasks: list[dict]) -> list[dict]:
-        embedded.start(options.address)
+        try:
+            embedded.start(options.address)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         with Progress("translate", lambda line: print(line, flush=True)) as progress:
             progress.start(len(tasks), "shards")
             return run_tasks(function, tasks, progress.set, gpus=placement.has_gpus())

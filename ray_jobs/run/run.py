@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from cluster import gauges, storage
+from cluster.engines import embedded
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
@@ -134,25 +135,28 @@ class Run:
             storage.write_text(storage.join(self.uri, "recipe.yaml"), recipes.resolved(self.recipe))
             for stage in self.stages:
                 superseded.end_clearing(self.uri, stage.name)
-            for wanted in keep:
-                self._keep(wanted)
+            for name in keep:
+                self._keep(name)
             ran = False
             prints = self.fingerprints()
             aside = superseded.of(self.uri, [stage.name for stage in self.stages])
             chosen = self._choose(until, only)
-            again = [stage for stage in self.stages if start and matches(stage.name, start)]
-            forced = self.stages[self.stages.index(again[0]) :] if again else []
+            wanted = [stage for stage in self.stages if start and matches(stage.name, start)]
+            forced = self.stages[self.stages.index(wanted[0]) :] if wanted else []
             for stage in chosen:
                 if stage.name in aside and stage not in forced:
                     self._bring_back(stage.name, prints[stage.name], say)
             self._guard(chosen, prints, [*(stage.name for stage in forced), *self._dependent(rerun)])
             self._look_at_languages(chosen, prints)
             for stage in chosen:
-                if self.state(stage, prints) != "done" or stage in forced:
+                again = self.state(stage, prints) != "done" or stage in forced
+                if again:
                     self._check_inputs(stage, prints)
+                    if address:
+                        _join(address, say)
                     self._run_stage(stage, prints, stage in forced, address, say)
                     ran = True
-                if stage.name in aside or ran:
+                if again or stage.name in aside:
                     superseded.forget(self.uri, stage.name)
             return ran
 
@@ -316,6 +320,14 @@ class Run:
             superseded.set_aside(self.uri, stage)
         else:
             superseded.clear(self.uri, stage)
+
+
+def _join(address: str, say: Callable[[str], None]) -> None:
+    """Before a stage begins, so that a cluster that cannot be joined leaves nothing half done. Raises UserError."""
+    try:
+        embedded.start(address, say=say)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _check_counts(stage: str, result: dict) -> None:

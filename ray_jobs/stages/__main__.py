@@ -20,7 +20,9 @@ def main(file: str, arguments: list[str] | None = None) -> None:
     parser.add_argument("--run-dir", required=True, metavar="URI", help="where the run lies")
     parser.add_argument("--recipe", metavar="RECIPE", help="of the run's first stage; later the run has its own copy")
     parser.add_argument("--stage", metavar="STAGE", help="one of several stages of this job, e.g. pretrain/stage2")
-    parser.add_argument("--address", help="a Ray cluster: auto or ray://HOST:10001 (default: a private one)")
+    parser.add_argument(
+        "--address", help="a Ray cluster to join: auto, HOST:6379 or ray://HOST:10001 (default: a private one)"
+    )
     options = parser.parse_args(arguments)
     cli.guarded(lambda: _run(job, options))
 

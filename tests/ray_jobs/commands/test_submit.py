@@ -44,10 +44,11 @@ def cluster():
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     port = free_port()
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--port", str(free_port()), "--temp-dir", folder]
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--port", str(free_port())]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--node-ip-address", "127.0.0.1"]
     command += ["--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port())]
     command += ["--min-worker-port", "0", "--max-worker-port", "0", "--object-store-memory", str(100 << 20)]
@@ -97,6 +98,31 @@ def test_without_the_token_nobody_gets_in(cluster, tmp_path):
     assert "no Ray dashboard answers" in err and err.count("\n") == 1
 
 
+def test_run_joins_the_cluster_that_this_user_started(cluster, tmp_path):
+    _, environment = cluster
+    run = (
+        "run",
+        RECIPE,
+        "--run-dir",
+        str(tmp_path),
+        "--until",
+        "crawl",
+        "--set",
+        "cluster.engine=local",
+        "--address",
+        "auto",
+    )
+    _, err = ended(pinisi({**environment, "RAY_AUTH_TOKEN": secrets.token_hex(16)}, *run), 2)
+    assert "the cluster wants its token" in err and err.count("\n") == 1
+    _, err = ended(pinisi({**environment, "RAY_TMPDIR": str(tmp_path)}, *run), 2)  # a Ray that only runs is not joined
+    assert "--address auto: RAY_ADDRESS is not set, and no `ray start`" in err and err.count("\n") == 1
+    assert not (tmp_path / "crawl").exists()
+    out, _ = ended(pinisi(environment, *run))
+    where = re.escape(f"{environment['RAY_TMPDIR']}/ray/ray_current_cluster")
+    assert re.search(rf"^joined the Ray cluster at [\d.:]+ \(of {where}\): 1 node, 2 CPUs, 0 GPUs$", out, re.M)
+    assert re.search(r"^crawl: done in ", out, re.M)
+
+
 def test_attempts_of_a_run(cluster, tmp_path):
     address, environment = cluster
     run = tmp_path / "run"
@@ -107,6 +133,7 @@ def test_attempts_of_a_run(cluster, tmp_path):
     with_code = [text for text in submit if text != "--no-code"]
     out, _ = ended(pinisi(environment, *with_code, "crawl"))
     assert "submitted tiny-1; `ray job logs" in out and re.search(r"^crawl: done in .* documents in", out, re.M)
+    assert re.search(r"^joined the Ray cluster at [\d.:]+ \(of RAY_ADDRESS\): 1 node, 2 CPUs, 0 GPUs$", out, re.M)
     assert (run / "crawl" / "_manifest.json").exists() and not (run / "extract").exists()
 
     following = pinisi(environment, *submit, "base")

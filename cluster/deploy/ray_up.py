@@ -18,7 +18,7 @@ PORT = 6379
 HEADER = """\
 # {cloud} cluster `{name}`, made by `pinisi cluster render` for Ray {ray}: change cluster.yaml and render again, not this.
 # Needs: the image {image} pushed, {credentials}
-#   ray get-auth-token --generate         # once: writes ~/.ray/auth_token, which Ray copies to the nodes
+#   (umask 077; ray get-auth-token --generate)   # once: writes ~/.ray/auth_token, which Ray copies to the nodes
 {environment}\
 #   ray up {file}   # starts the head alone; workers come when there is work, and go again
 #   ray dashboard {file}   # forwards http://localhost:8265, which is open to nobody else

@@ -90,12 +90,16 @@ def ray_auth_mode() -> dict:
 
 
 def ray_token() -> dict:
-    """Token mode needs a token: RAY_AUTH_TOKEN, the file at RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token."""
+    """Token mode needs a token: RAY_AUTH_TOKEN, the file at RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token (left readable)."""
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return result("Ray token", True, "not needed without RAY_AUTH_MODE=token")
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    there = bool(os.environ.get("RAY_AUTH_TOKEN")) or (file.is_file() and file.stat().st_size > 0)
-    return result("Ray token", there, "there" if there else "none", "ray get-auth-token --generate")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return result("Ray token", True, "there")
+    if not file.is_file() or file.stat().st_size == 0:
+        return result("Ray token", False, "none", "(umask 077; ray get-auth-token --generate)")
+    private = file.stat().st_mode & 0o077 == 0
+    return result("Ray token", private, "there" if private else f"other users can read {file}", f"chmod 600 {file}")
 
 
 def job_python() -> dict:

@@ -76,6 +76,12 @@ def test_token_mode_without_a_token(monkeypatch, tmp_path):
     (tmp_path / "token").write_text("")
     assert is_missing(traps.ray_token(), "none", "ray get-auth-token")
     (tmp_path / "token").write_text("t")
+    (tmp_path / "token").chmod(0o640)
+    assert is_missing(traps.ray_token(), "other users can read", f"chmod 600 {tmp_path / 'token'}")
+    (tmp_path / "token").chmod(0o600)
+    assert is_ok(traps.ray_token())
+    (tmp_path / "token").chmod(0o640)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")  # which Ray takes first
     assert is_ok(traps.ray_token())
 
 

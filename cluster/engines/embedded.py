@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -121,13 +122,16 @@ def _start(ray, cpus: int | None) -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray's servers listen on loopback, as on macOS by default; on Linux Ray replaces 127.0.0.1 by an address of the machine."""
+    """Ray's servers listen on loopback, as on macOS by default; on Linux Ray replaces 127.0.0.1 by an address of the machine.
+
+    So do training workers for one another (gloo), but PyTorch's store, where they meet, cannot be told to."""
     from ray._private import ray_constants
 
     former = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False  # here it was read when Ray was imported; its processes read the variable
     try:
-        with environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        with environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", GLOO_SOCKET_IFNAME=loopback):
             yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = former

@@ -189,19 +189,21 @@ def test_one_after_another_in_one_process(monkeypatch):
     mine = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "mine", "RAY_ENABLE_K8S_TOKEN_AUTH": "1"}
     for name, value in mine.items():
         monkeypatch.setenv(name, value)
-    token = ray.remote(lambda: (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]))
+    token = ray.remote(lambda: [os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "GLOO_SOCKET_IFNAME")])
     seen = set()
     for end in (ray.shutdown, embedded.stop):
         embedded.start(cpus=1)
         assert is_token_auth_enabled()
-        mode, of_the_worker = ray.get(token.remote())
+        mode, of_the_worker, interface = ray.get(token.remote())
         assert (mode, of_the_worker) == ("token", os.environ["RAY_AUTH_TOKEN"])
+        assert "127.0.0.1" in [address.address for address in psutil.net_if_addrs()[interface]]
         assert len(of_the_worker) >= 40
         seen.add(of_the_worker)
         end()
     assert len(seen | {"mine"}) == 3
     assert {name: os.environ[name] for name in mine} == mine
-    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ and ray_constants.ENABLE_RAY_CLUSTER
+    assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "GLOO_SOCKET_IFNAME"} & os.environ.keys()
+    assert ray_constants.ENABLE_RAY_CLUSTER
     assert not is_token_auth_enabled()
 
 

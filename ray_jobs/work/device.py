@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from cluster.engines import embedded, placement
 from ray_jobs.run.job import Job
+
+if TYPE_CHECKING:  # imported where a model is: the workers of curation, which map_on_ray starts too, hold none
+    import torch
 
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a batch that a model only reads, padding included
 
 
 def wants_gpus(job: Job) -> bool:
     """Whether models run on GPUs: `train.device`, or, when that is auto, whether this machine or the cluster has one."""
+    import torch
+
     device = job.recipe.train.device
     if device != "auto" or torch.cuda.is_available():
         return device != "cpu"
@@ -28,6 +32,7 @@ def here() -> torch.device:
     which of them is its own `ray.get_gpu_ids` says. Raises ValueError when torch cannot use it.
     """
     import ray
+    import torch
 
     own = [str(number) for number in ray.get_gpu_ids()] if ray.is_initialized() else []
     if not own:
@@ -42,4 +47,6 @@ def here() -> torch.device:
 
 def dtype(precision: str, where: torch.device) -> torch.dtype:
     """What a model that is only read is loaded in: bf16 on a GPU, unless `train.precision` is fp32."""
+    import torch
+
     return torch.float32 if where.type == "cpu" or precision == "fp32" else torch.bfloat16

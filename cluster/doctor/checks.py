@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from cluster import kenlm
 from cluster.doctor import traps
 from cluster.doctor.traps import result as _check
+from cluster.spark import java
 
 PACKAGES = (
     "ray",
@@ -57,14 +56,11 @@ def _python() -> dict:
 
 
 def _java() -> dict:
-    java = shutil.which("java") or (Path(os.environ.get("JAVA_HOME", "/nonexistent")) / "bin/java")
-    fix = "apt-get install -y openjdk-17-jre-headless   (or set JAVA_HOME to a Java 17)"
-    if not Path(java).exists():
-        return _check("Java 17 (Spark)", False, "no java on PATH", fix)
-    text = subprocess.run([str(java), "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', text)
-    found = version[1] if version else "unknown version"
-    return _check("Java 17 (Spark)", bool(version) and int(version[1]) >= 17, f"Java {found}", fix)
+    name = "Java 17 (Spark)"
+    try:
+        return _check(name, True, str(java.find()))
+    except ValueError as error:
+        return _check(name, False, str(error), java.FIX)
 
 
 def _package(name: str) -> dict:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from cluster import storage
 from cluster.engines import embedded, join
+from cluster.spark import java
 
 MIN_OPEN_FILES = 65_536  # what Ray asks for on a cluster
 LEAST_OPEN_FILES = 4096  # below it not even one machine's workers start
@@ -143,11 +144,13 @@ def pins() -> dict:
 def java_options() -> dict:
     """JDK_JAVA_OPTIONS and JAVA_TOOL_OPTIONS reach every Java: a bad one keeps Spark from starting, without saying so."""
     given = [name for name in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS") if os.environ.get(name)]
-    java = os.environ.get("JAVA_HOME", "") and str(Path(os.environ["JAVA_HOME"]) / "bin" / "java")
-    java = java if java and os.access(java, os.X_OK) else shutil.which("java")
-    if not given or java is None:
-        return result("Java options", True, "none" if not given else "not looked at, there is no Java")
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    if not given:
+        return result("Java options", True, "none")
+    try:
+        program = java.find().program
+    except ValueError:
+        return result("Java options", True, "not looked at, there is no Java")
+    said = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
     lines = [line for line in said.stderr.splitlines() if "Picked up" not in line]
     found = ", ".join(given) if said.returncode == 0 else f"Java does not start with {', '.join(given)}: {lines[:1]}"
     return result("Java options", said.returncode == 0, found, f"unset {' '.join(given)}")

@@ -6,12 +6,12 @@ Spark only moves keys, so the driver needs little memory; texts are read and wri
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from cluster.spark import java
 
 if TYPE_CHECKING:
     from py4j.java_gateway import JavaGateway
@@ -20,25 +20,7 @@ if TYPE_CHECKING:
 
     from cluster.spark.standalone import Standalone
 
-JAVA_VERSION = 17
-
 _standalone: list[Standalone] = []  # of this process: at most one
-
-
-def java() -> str:
-    """Path of the Java that Spark will start. Raises ValueError when there is none, or one older than Java 17."""
-    home = os.environ.get("JAVA_HOME")
-    path = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    if path is None or not os.access(path, os.X_OK):
-        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no `java` on the PATH"
-        raise ValueError(f"Spark needs Java {JAVA_VERSION}, but {where}: apt-get install openjdk-17-jre-headless")
-    said = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)
-    version = re.search(r'version "(\d+)', said.stderr + said.stdout)
-    if version and int(version[1]) < JAVA_VERSION:
-        raise ValueError(
-            f"Spark needs Java {JAVA_VERSION} or newer, but {path} is Java {version[1]}; set JAVA_HOME to a newer one"
-        )
-    return path
 
 
 def session(
@@ -141,7 +123,7 @@ def _start_java(conf: SparkConf, temp_dir: str | None) -> JavaGateway:
     from pyspark.errors import PySparkRuntimeError
     from pyspark.java_gateway import launch_gateway
 
-    java()
+    os.environ.update(java.environment())
     if temp_dir is None:
         return launch_gateway(conf)
     log = Path(temp_dir) / "spark.log"

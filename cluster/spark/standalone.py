@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO
 
 from cluster.engines import placement
+from cluster.spark import java
 
 PYTHON_BYTES = 1 << 30  # of the Python worker beside each core of an executor
 JAVA_OVERHEAD_BYTES = 1 << 30  # of the executor beyond its heap, and of the Worker
@@ -165,9 +166,6 @@ class _Java:
     def _start(self, program: str, *arguments: str, secret: str) -> None:
         import pyspark
 
-        from cluster.spark import session as spark
-
-        spark.java()
         self._folder, self._lock = _scratch()
         self._seen: dict[Path, int] = {}
         settings = self._folder / "spark.properties"
@@ -179,6 +177,7 @@ class _Java:
         (self._folder / "log4j2.properties").write_text(LOGGING)
         home = Path(pyspark.__file__).parent
         daemon = {
+            **java.environment(),
             "SPARK_DAEMON_MEMORY": "512m",
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC",

@@ -6,6 +6,7 @@ packages over 100 MiB, and sources belong on storage that every node reaches.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def write(path: Path, recipe: str, root: Path | None = ROOT) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_entry(RECIPE), recipe)
         for file in found:
-            archive.writestr(_entry(file.relative_to(root).as_posix()), file.read_bytes())
+            archive.writestr(_entry(file.relative_to(root).as_posix(), os.access(file, os.X_OK)), file.read_bytes())
     if (size := path.stat().st_size) > LIMIT_BYTES:
         sizes = {info.filename: info.compress_size for info in zipfile.ZipFile(path).infolist()}
         biggest = sorted(sizes, key=lambda name: (-sizes[name], name))[:NAMED]
@@ -52,8 +53,8 @@ def files(root: Path) -> list[Path]:
     return found
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
+def _entry(name: str, program: bool = False) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.external_attr = 0o644 << 16
+    entry.external_attr = (0o755 if program else 0o644) << 16
     return entry

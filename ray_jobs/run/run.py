@@ -24,6 +24,7 @@ from functools import cached_property
 
 from cluster import gauges, storage
 from cluster.engines import embedded
+from cluster.spark import java
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
@@ -34,6 +35,7 @@ from ray_jobs.run.job import Job
 from ray_jobs.run.progress import FILE as PROGRESS
 from ray_jobs.run.progress import Progress
 
+ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 ENGINES = ("ray", "pyspark", "pyarrow", "torch", "transformers", "tokenizers", "fastwarc", "resiliparse")
 NAMED = 3  # of the files that changed, in a sentence
 
@@ -148,6 +150,7 @@ class Run:
                     self._bring_back(stage.name, prints[stage.name], say)
             self._guard(chosen, prints, [*(stage.name for stage in forced), *self._dependent(rerun)])
             self._look_at_languages(chosen, prints)
+            self._look_for_java([stage for stage in chosen if stage in forced or self.state(stage, prints) != "done"])
             for stage in chosen:
                 again = self.state(stage, prints) != "done" or stage in forced
                 if again:
@@ -241,6 +244,15 @@ class Run:
                         importlib.import_module(f"ray_jobs.stages.{job}").check(self.recipe)
                     except ValueError as error:
                         raise UserError(f"{stage.name}: {error}") from None
+
+    def _look_for_java(self, waiting: list[Stage]) -> None:
+        """A Java that Spark's stages would miss after all the crawling is missed before it. Raises UserError."""
+        on_spark = [stage for stage in waiting if stage.job in ON_ENGINE and self.recipe.cluster.engine == "spark"]
+        if on_spark and "PYSPARK_GATEWAY_PORT" not in os.environ:  # where that is set, Java is our parent
+            try:
+                java.find()
+            except ValueError as error:
+                raise UserError(f"{on_spark[0].name}: {error}") from None
 
     def _choose(self, until: str | None, only: str | None) -> list[Stage]:
         if only:

@@ -11,6 +11,7 @@ from dedup_corpus import CONFIG, corpus, files, run, write_parts
 
 from cluster import storage
 from cluster.engines.in_process import Local
+from cluster.spark import java
 from curation.spark_job import main
 
 
@@ -39,7 +40,7 @@ def test_spark_submit_reads_the_job_of_the_run(tmp_path):
     submit = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[2]", "--driver-memory", "1g"]
     submit += [word for setting in settings for word in ("--conf", setting)]
     submit += ["curation/spark_job.py", "--run-dir", str(tmp_path), "--steps", "dedup"]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = {**os.environ, **java.environment(), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     root = Path(__file__).parents[2]
     said = subprocess.run(submit, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0, (said.stdout + said.stderr)[-2000:]

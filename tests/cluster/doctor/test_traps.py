@@ -121,13 +121,13 @@ def test_versions_here_are_the_pinned_ones():
 
 def test_java_options(monkeypatch, tmp_path):
     assert is_ok(traps.java_options())
-    java = tmp_path / "java"
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
     java.write_text(
         '#!/bin/sh\ncase "$JDK_JAVA_OPTIONS" in *nonsense*) echo "Unrecognized option" >&2; exit 1;; esac\n'
     )
     java.chmod(0o755)
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(traps.java, "find", lambda: traps.java.Java(str(tmp_path), 17, True))
     monkeypatch.setenv("JDK_JAVA_OPTIONS", "--add-opens=java.base/java.lang=ALL-UNNAMED")
     assert is_ok(traps.java_options())
     monkeypatch.setenv("JDK_JAVA_OPTIONS", "-nonsense")

@@ -9,34 +9,10 @@ import pytest
 from cluster.spark import session as spark
 
 
-def fake_java(folder, says: str, code: int = 0) -> str:
-    (folder / "bin").mkdir()
-    program = folder / "bin" / "java"
-    program.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit {code}\n")
-    program.chmod(0o755)
-    return str(folder)
-
-
-def test_missing_java_is_one_clear_sentence(monkeypatch, tmp_path):
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=r"needs Java 17, but there is no `java` on the PATH: apt-get install"):
+def test_missing_java_is_an_error_of_the_user(monkeypatch):
+    monkeypatch.setattr(spark.java, "_places", lambda: iter(()))
+    with pytest.raises(ValueError, match="Spark needs Java 17 or newer, but there is none on this machine"):
         spark.session()
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="has no bin/java"):
-        spark.session()
-
-
-def test_old_java_is_refused_and_a_new_one_taken(monkeypatch, tmp_path):
-    home = tmp_path / "old"
-    home.mkdir()
-    monkeypatch.setenv("JAVA_HOME", fake_java(home, 'openjdk version "11.0.2" 2019-01-15'))
-    with pytest.raises(ValueError, match=r"Java 17 or newer, but .* is Java 11"):
-        spark.java()
-    home = tmp_path / "new"
-    home.mkdir()
-    monkeypatch.setenv("JAVA_HOME", fake_java(home, 'openjdk version "21.0.1" 2023-10-17'))
-    assert spark.java() == str(home / "bin" / "java")
 
 
 def test_java_that_does_not_start_is_an_error_of_the_user(tmp_path):

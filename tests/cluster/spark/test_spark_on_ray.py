@@ -16,6 +16,7 @@ import pytest
 from simulated_cluster import simulated, wait_for
 
 from cluster import storage
+from cluster.spark import java
 from cluster.spark import standalone as spark_on_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -224,7 +225,8 @@ def standalone(tmp_path):
     home = Path(pyspark.__file__).parent
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    environment = {**os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
+    spark = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
+    environment = {**os.environ, **java.environment(), **spark}
     program, processes = [str(home / "bin" / "spark-class")], []
     url = f"spark://127.0.0.1:{port}"
     worker = ["--cores", "2", "--memory", "512m", "--work-dir", str(tmp_path / "work"), url]
@@ -245,7 +247,8 @@ def standalone(tmp_path):
 
 def test_the_same_documents_on_all_three(on_ray, corpus, standalone, tmp_path):
     home, url = standalone
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "SPARK_HOME": str(home)}
+    spark = {**java.environment(), "PYSPARK_PYTHON": sys.executable, "SPARK_HOME": str(home)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **spark}
     submit = [
         str(home / "bin" / "spark-submit"),
         "--master",

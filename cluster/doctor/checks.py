@@ -52,7 +52,8 @@ def checks(storage_uri: str | None = None) -> list[dict]:
 
 def _python() -> dict:
     found = ".".join(map(str, sys.version_info[:3]))
-    return _check("Python 3.11", sys.version_info[:2] == (3, 11), found, "make setup PYTHON=python3.11")
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return _check("Python 3.11 to 3.13", good, found, "make setup PYTHON=python3.13")
 
 
 def _java() -> dict:

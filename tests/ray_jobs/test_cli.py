@@ -66,7 +66,7 @@ def test_errors_are_one_sentence_with_code_2(capsys, tmp_path, monkeypatch, argu
 def test_doctor_json(capsys):
     code, out, _ = call(capsys, "doctor", "--json")
     checks = json.loads(out)
-    assert {"Python 3.11", "Java 17 (Spark)", "ray", "torch"} <= {check["name"] for check in checks}
+    assert {"Python 3.11 to 3.13", "Java 17 (Spark)", "ray", "torch"} <= {check["name"] for check in checks}
     assert all(set(check) == {"name", "state", "found", "fix"} for check in checks)
     assert code == (1 if any(check["state"] == "missing" for check in checks) else 0)
 

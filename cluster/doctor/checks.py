@@ -61,7 +61,7 @@ def _java() -> dict:
     try:
         return _check(name, True, str(java.find()))
     except ValueError as error:
-        return _check(name, False, str(error), java.FIX)
+        return _check(name, False, str(error).partition(": ")[0], java.FIX)
 
 
 def _package(name: str) -> dict:

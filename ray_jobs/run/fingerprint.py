@@ -25,6 +25,7 @@ OUTSIDE = (
     "cluster.gauges",
     "cluster.spark",
     "cluster.storage",
+    "cluster.terminal",
     "ray_jobs.work",
     # what is done and how a recipe is read; the values of its keys count by themselves
     "cluster.strict_yaml",

@@ -82,6 +82,12 @@ def markers(shards: Sequence[Shard]) -> list[dict | None]:
         return list(pool.map(done, shards))
 
 
+def finished(shards: Sequence[Shard]) -> int:
+    """How many of them need not be run."""
+    there = storage.present(shard.marker for shard in shards)
+    return sum(marker is not None for marker in markers([shard for shard in shards if shard.marker in there]))
+
+
 def run_shard(kernel: Kernel, shard: Shard, batch_rows: int = 1024) -> dict:
     """Apply `kernel` to every batch of the shard's input and commit the result. Returns the marker."""
     if marker := done(shard):

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -109,6 +109,12 @@ def glob(pattern: str) -> list[str]:
         if is_local(pattern)
         else [f"{pattern.split('://', maxsplit=1)[0]}://{path.lstrip('/')}" for path in found]
     )
+
+
+def present(uris: Iterable[str]) -> set[str]:
+    """Those of `uris` that are there: one listing of each folder, not a request for each file."""
+    wanted = set(uris)
+    return {found for folder in {uri.rsplit("/", 1)[0] for uri in wanted} for found in glob(f"{folder}/*")} & wanted
 
 
 def remove(uri: str) -> None:

@@ -22,7 +22,7 @@ from ray_jobs.alignment import chats, reward_model
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
-from ray_jobs.work.tasks import map_on_ray
+from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.chat.conversations import encode_prompts
 from train.generation import generate, vllm_engine
@@ -72,8 +72,9 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
     ahead = 1 if own.engine == "vllm" else len(tasks)
     for part in (tasks[:ahead], tasks[ahead:]):
         if part:
-            map_on_ray(job, draw, part, "groups of prompts to answer", gpus=gpus)
-            map_on_ray(job, score, part, "groups of prompts to score", gpus=gpus)
+            for function, unit, file in ((draw, "to answer", "drawn"), (score, "to score", "out")):
+                before = written([shard[file] for shard in task["shards"]] for task in part)
+                map_on_ray(job, function, part, f"groups of prompts {unit}", gpus=gpus, finished=before)
     return [
         [row for task in of_model for shard in task["shards"] for row in chats.read_rows(shard["out"])]
         for of_model in of_each

@@ -16,7 +16,7 @@ from ray_jobs.alignment import chats, reward_model
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
-from ray_jobs.work.tasks import map_on_ray
+from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.batches import examples
 from train.chat import conversations as chat
@@ -66,12 +66,18 @@ def measure(job: Job, names: list[str], folder: str, kinds: dict[str, dict]) -> 
         for i in range(0, len(names), SHARDS)
         for kind, own in kinds.items()
     ]
-    map_on_ray(job, measure_shards, tasks, "tasks of measures", gpus=device.wants_gpus(job))
+    before = written(list(_out(task).values()) for task in tasks)
+    map_on_ray(job, measure_shards, tasks, "tasks of measures", gpus=device.wants_gpus(job), finished=before)
+
+
+def _out(task: dict) -> dict[str, str]:
+    """The table of each shard of a task."""
+    return {name: storage.join(task["folder"], task["measure"], f"{name}.parquet") for name in task["names"]}
 
 
 def measure_shards(task: dict) -> dict:
     """Measure those shards of a task that are not there yet."""
-    out = {name: storage.join(task["folder"], task["measure"], f"{name}.parquet") for name in task["names"]}
+    out = _out(task)
     missing = [name for name in task["names"] if not storage.exists(out[name])]
     if missing:
         function = _MEASURES[task["measure"]](task)

@@ -236,7 +236,8 @@ def _found(job: Job, source: Source, names: list[str], reach: Reach, folder: str
             most, of_file = source.max_records, blocks.get(name)
             tasks.append(IndexFile(path, snapshot, select, source.share, most, target, reach, of_file))
     found = {snapshot: {"uris": [], "records": 0} for snapshot in names}
-    for task, count in zip(tasks, map_on_ray(job, find, tasks, "index files"), strict=True):
+    before = len(storage.present(task.target for task in tasks))
+    for task, count in zip(tasks, map_on_ray(job, find, tasks, "index files", finished=before), strict=True):
         if count["records"]:
             found[task.snapshot]["uris"].append(task.target)
             found[task.snapshot]["records"] += count["records"]
@@ -261,7 +262,8 @@ def _grouped(
             target, blocked = storage.join(folder, "records", name), storage.join(job.ledger, f"{ledger}{name}")
             tasks.append(Group(entry["uris"], buckets, most_key, sizes, lists, target, job.run_uri, blocked))
             snapshots.append(snapshot)
-    results = map_on_ray(job, group, tasks, "groups of WARC files")
+    before = len(storage.present(task.target for task in tasks))
+    results = map_on_ray(job, group, tasks, "groups of WARC files", finished=before)
     rows = [
         {"snapshot": snapshot, "plan": task.target.rsplit("/", 1)[1], "path": "", **row}
         for snapshot, task, result in zip(snapshots, tasks, results, strict=True)

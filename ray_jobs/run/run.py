@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 
-from cluster import gauges, storage
+from cluster import gauges, storage, terminal
 from cluster.engines import embedded
 from cluster.spark import java
 from ray_jobs.config import reader as recipes
@@ -309,7 +309,7 @@ class Run:
             manifest["bytes"] = storage.size(folder)
         storage.write_json(storage.join(folder, superseded.MANIFEST), manifest)
         gauges.stage(stage.name, manifest)
-        say(f"{stage.name}: done in {manifest['seconds']:.0f} s{_summary(manifest)}")
+        say(f"{stage.name}: done in {terminal.duration(manifest['seconds'])}{_summary(manifest)}")
 
     def _bring_back(self, stage: str, fingerprint: str, say) -> None:
         """Put what lies aside of a stage in its place again where it is what is asked for now."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.shards import Batches, Shard, done, ledger_rows, write_shard
+from cluster.shards import Batches, Shard, done, finished, ledger_rows, write_shard
 from curation.schema import RAW
 from curation.sources import documents, warc
 from ray_jobs.commoncrawl import blocks as crawl_blocks
@@ -61,7 +61,7 @@ def run(job: Job) -> dict:
         patterns = ", ".join(source.path for source in job.recipe.sources)
         raise UserError(f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths")
     tasks = [(job.run_uri, source, job.recipe.crawl, lists, inputs, one) for source, inputs, one in work]
-    markers = map_on_ray(job, _read, tasks, "parts")
+    markers = map_on_ray(job, _read, tasks, "parts", finished=finished([one for _, _, one in work]))
     result = totals([*markers, *(_of_plan(plan) for plan in planned.values())])
     bad = sum(count for rule, count in result["rules"].items() if rule in BROKEN)
     if bad > job.recipe.crawl.max_bad_share * max(result["docs_in"], 1):

@@ -25,7 +25,9 @@ def run(job: Job) -> dict:
     where = {"parts": parts, "out": job.path(), "ledger": job.ledger, "fingerprint": job.fingerprint}
     settings = {"config": dataclasses.asdict(config), "name": job.recipe.name, **where}
     storage.write_json(job.path("_job.json"), settings)
-    job.progress.start(2 * len(parts), "shards read and written")
+    made = (job.path("_work", "keys", "*.parquet"), job.path("_shards", "*.json"))  # of each shard one, then the other
+    before = sum(len(storage.glob(pattern)) for pattern in made)
+    job.progress.start(2 * len(parts), "shards read and written", before)
     with on_engine(job) as engine:
         arguments = (parts, job.path(), job.ledger, config, job.fingerprint, job.progress.set)
         counts = dedup(engine, *arguments, name=job.recipe.name)

@@ -22,7 +22,7 @@ from ray_jobs.run.graph import rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
-from ray_jobs.work.tasks import map_on_ray
+from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.generation import judge, probe
 from train.methods import dpo
@@ -98,7 +98,8 @@ def _answers(job: Job, points: list[dict], prompts: list[dict]) -> list[list[dic
     tasks = [
         {**common, "model": point["model"], "out": storage.join(point["folder"], "logprobs.json")} for point in points
     ]
-    map_on_ray(job, _logprobs, tasks, "models", gpus=device.wants_gpus(job))
+    before = written([task["out"]] for task in tasks)
+    map_on_ray(job, _logprobs, tasks, "models", gpus=device.wants_gpus(job), finished=before)
     answers = []
     for rows, task in zip(said, tasks, strict=True):
         found = storage.read_json(task["out"])

@@ -8,7 +8,7 @@ from ray_jobs.run.graph import rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
-from ray_jobs.work.tasks import map_on_ray
+from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.scores import evaluate
 
@@ -30,7 +30,8 @@ def run(job: Job) -> dict:
         }
         for stage in stages
     ]
-    map_on_ray(job, _measure, tasks, "models", gpus=device.wants_gpus(job))
+    before = written([task["out"]] for task in tasks)
+    map_on_ray(job, _measure, tasks, "models", gpus=device.wants_gpus(job), finished=before)
     found = {task["stage"]: storage.read_json(task["out"]) for task in tasks}
     heldout = {
         lang: {key: entry[key] for key in ("documents", "bytes", "tokens")}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.shards import Kernel, Shard, run_shard
+from cluster.shards import Kernel, Shard, finished, run_shard
 from ray_jobs.config.curation import Filter
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import on_engine
@@ -29,7 +29,7 @@ def run(job: Job) -> dict:
     models = settings.perplexity_models
     kernel = Measure(list(job.recipe.languages), lists, masked=kinds(settings), perplexity_models=models)
     shards = shards_of(job, "language")
-    job.progress.start(len(shards), "shards")
+    job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:
         markers = engine.run(_measured(kernel), shards, job.progress.set)
     result = totals(markers, docs_in=job.manifest("language")["docs_out"])

@@ -30,7 +30,7 @@ from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
-from ray_jobs.work.tasks import map_on_ray
+from ray_jobs.work.tasks import map_on_ray, written
 from train.methods import proxy
 
 BLOCK = 64  # documents that are read together
@@ -78,7 +78,8 @@ def run(job: Job) -> dict:
         }
         for first in range(0, n, settings.group)
     ]
-    map_on_ray(job, _train, tasks, "groups of proxies", gpus=on_gpus(job))
+    before = written([_result(job.path(), number) for number in task["numbers"]] for task in tasks)
+    map_on_ray(job, _train, tasks, "groups of proxies", gpus=on_gpus(job), finished=before)
     _collect(job, n, settings.runs, list(stores), languages)
     shape = settings.shape.model_dump()
     tokens = _steps(settings.model_dump()) * settings.rows_per_step * settings.context

@@ -29,7 +29,7 @@ from ray_jobs.run import files, row_files
 from ray_jobs.run.files import location
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
-from ray_jobs.work.tasks import map_on_ray
+from ray_jobs.work.tasks import map_on_ray, written
 from train.chat import conversations as chat
 from train.selection.preference import is_translation
 
@@ -94,10 +94,11 @@ def run(job: Job) -> dict:
 
 def _each(job: Job, tasks: list[dict]) -> list[dict]:
     """`_part` of every file: as Ray tasks, but a few small files of this machine here, which has all loaded already."""
+    before = written([f"{task['out']}.json"] for task in tasks)
     local = job.address is None and not any(row_files.is_hf(task["uri"]) for task in tasks)
     if not local or sum(storage.size(task["uri"]) for task in tasks) > HERE_BYTES:
-        return map_on_ray(job, _part, tasks, "files")
-    job.progress.start(len(tasks), "files")
+        return map_on_ray(job, _part, tasks, "files", finished=before)
+    job.progress.start(len(tasks), "files", before)
     found = []
     for task in tasks:
         found.append(_part(task))

@@ -65,7 +65,7 @@ def reporting(
 
         def report(record: dict) -> None:
             record = record | utilisation(record)
-            metrics(record)
+            metrics(record | {"steps": config["steps"]})  # of which `step` is one, for whoever follows
             gauges.training(stage, record)
             track(record)
 

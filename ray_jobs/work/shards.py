@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from cluster import storage
-from cluster.shards import Kernel, Shard, run_shard
+from cluster.shards import Kernel, Shard, finished, run_shard
 from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
@@ -27,9 +27,9 @@ def shard(job: Job, name: str, source: str) -> Shard:
 
 def run_kernel(job: Job, stage: str, make: Callable[..., Kernel], *arguments) -> dict:
     """Run the kernel `make(*arguments)` over the parts of `stage` as Ray tasks; it is made once per worker process."""
-
-    tasks = [(make, arguments, one) for one in shards_of(job, stage)]
-    return totals(map_on_ray(job, _run_one, tasks), docs_in=job.manifest(stage)["docs_out"])
+    shards = shards_of(job, stage)
+    markers = map_on_ray(job, _run_one, [(make, arguments, one) for one in shards], finished=finished(shards))
+    return totals(markers, docs_in=job.manifest(stage)["docs_out"])
 
 
 def _run_one(task: tuple[Callable[..., Kernel], tuple, Shard]) -> dict:

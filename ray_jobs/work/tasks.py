@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from cluster import storage
 from cluster.engines import embedded
 from cluster.engines.on_ray import run_tasks
 from ray_jobs.run.job import Job
@@ -12,12 +13,27 @@ from ray_jobs.work import device
 
 
 def map_on_ray(
-    job: Job, function: Callable[[Any], dict], items: Sequence, unit: str = "shards", *, gpus: bool = False
+    job: Job,
+    function: Callable[[Any], dict],
+    items: Sequence,
+    unit: str = "shards",
+    *,
+    gpus: bool = False,
+    finished: int = 0,
 ) -> list[dict]:
-    """`[function(item) for item in items]` on the cluster, one CPU each, or one GPU. The first error of a task is raised."""
+    """`[function(item) for item in items]` on the cluster, one CPU each, or one GPU. The first error of a task is raised.
+
+    `finished`: items whose work an earlier process has done, so that the time that is left is told without them."""
     embedded.start(job.address, job.recipe.cluster.cpus)
-    job.progress.start(len(items), unit)
+    job.progress.start(len(items), unit, finished)
     return run_tasks(function, items, job.progress.set, gpus=gpus)
+
+
+def written(outputs: Iterable[Sequence[str]]) -> int:
+    """Of how many items all the files that they write are there."""
+    outputs = list(outputs)
+    there = storage.present(uri for files in outputs for uri in files)
+    return sum(there.issuperset(files) for files in outputs)
 
 
 def off_the_head(job: Job, function: Callable[[Any], dict], item: Any) -> dict:

@@ -41,7 +41,8 @@ _warm: list[_Group] = []
 
 
 def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: int = 0) -> dict:
-    """`function(settings)` on every worker; returns what rank 0 returned. `steps` is the length of the progress bar.
+    """`function(settings)` on every worker; returns what rank 0 returned. `steps` is the length of the progress bar until the
+    first record says it.
 
     Raises ValueError for what the function raises as one, KeyboardInterrupt when it was stopped, and what the group failed
     with after its retries."""
@@ -49,13 +50,12 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
     group = _warm.pop() if _warm else _Group(job)
     result_uri = job.path(f"_result-{uuid.uuid4().hex[:8]}.json")
     metrics_uri = storage.join(job.metrics, f"{job.stage.name.replace('/', '-')}.jsonl")
-    job.progress.start(steps, "steps")
     command = {
         "function": f"{function.__module__}:{function.__qualname__}",
         "settings": {**settings, "metrics_uri": metrics_uri},
         "result_uri": result_uri,
     }
-    group.run(command, lambda: _follow(job, metrics_uri))
+    group.run(command, _follower(job, metrics_uri, steps))
     if job.address is None and not group.gpus:  # a GPU is wanted by the tasks that come between
         _warm.append(group)
     else:
@@ -240,9 +240,27 @@ def _watch_node(wanted: threading.Event) -> None:
         wanted.set()
 
 
-def _follow(job: Job, metrics_uri: str) -> None:
-    from train.monitor.metrics import read
+def _follower(job: Job, metrics_uri: str, steps: int) -> Callable[[], None]:
+    """What brings the newest record to the progress bar. Training goes on from its newest checkpoint, and what the records say
+    of later steps is of a process that is gone. The rate counts from the first new record: the first update compiles."""
+    from train.checkpoint import checkpoint
+    from train.monitor import metrics
 
-    with contextlib.suppress(OSError):
-        if records := read(metrics_uri):
-            job.progress.set(records[-1]["step"])
+    newest = checkpoint.latest(job.path("checkpoints"))
+    job.progress.start(steps, "steps", newest.step if newest else 0)
+    last = metrics.read(metrics_uri)[-1:]
+    began = False
+
+    def follow() -> None:
+        nonlocal last, began
+        with contextlib.suppress(OSError):
+            if (found := metrics.read(metrics_uri)[-1:]) in ([], last):
+                return
+            last = found
+            if began:
+                job.progress.set(found[0]["step"])
+            else:
+                began = True
+                job.progress.count_from(found[0].get("steps", steps), found[0]["step"])
+
+    return follow

@@ -56,7 +56,9 @@ ROWS = [
 
 @pytest.fixture
 def run(tmp_path, chatml_tokenizer, monkeypatch):
-    monkeypatch.setattr(sft_data, "map_on_ray", lambda job, function, items, unit: [function(item) for item in items])
+    monkeypatch.setattr(
+        sft_data, "map_on_ray", lambda job, function, items, *_, **__: [function(item) for item in items]
+    )
 
     def go(data: str = "{other_language: 0.8}", files: int = 2, name: str = "run", rows=ROWS, max_rows=None):
         folder, uri = tmp_path / f"{name}-in", str(tmp_path / name)

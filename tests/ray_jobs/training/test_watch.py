@@ -73,12 +73,13 @@ def test_records_go_to_the_run_with_their_utilisation_and_to_the_trackers(tmp_pa
     net = model.build(SHAPE, seed=0)
     uri = str(tmp_path / "metrics" / "pretrain-stage1.jsonl")
     settings = WATCH | {"trackers": ["tensorboard"], "peak": peak}
-    where = {"metrics_uri": uri, "context": 8, "config": {"lr": 1.0}, "device": torch.device("cpu")}
+    where = {"metrics_uri": uri, "context": 8, "config": {"lr": 1.0, "steps": 9}, "device": torch.device("cpu")}
     with watch.reporting(net, settings, **where) as report:
         report(RECORD)
         (written,) = metrics.read(uri)
         ((name, step, values),) = seen
     assert seen == []  # closed
+    assert written["steps"] == 9 and "steps" not in values
     assert written | RECORD == written and written["teraflops"] > 0
     assert ("mfu" in written) == ("mfu_6n" in written) == ("mfu_doc" in written) == (peak is not None)
     assert (name, step) == ("pretrain-stage1", 3) and values["teraflops"] == written["teraflops"]

@@ -67,6 +67,11 @@ def alive(uri: str) -> bool:
     return time.time() - found.get("at", 0.0) < 2 * DEAD_SECONDS
 
 
+def holder(uri: str) -> dict:
+    """What the lock of the run at `uri` says: host, pid, `started` and `at` (its last beat) by its own clock; {} without one."""
+    return _read(storage.join(uri, FILE))
+
+
 def started(pid: int) -> float:
     """When the process began, seconds since 1970: with its number this tells it from later ones of the same number."""
     import psutil

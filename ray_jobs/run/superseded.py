@@ -23,6 +23,12 @@ def of(uri: str, stages: list[str]) -> set[str]:
     return {stage for stage in stages if storage.exists(storage.join(uri, FOLDER, stage))}
 
 
+def seconds(uri: str, stage: str) -> float | None:
+    """How long what lies aside of `stage` took; of several the longest, None when nothing was finished."""
+    found = storage.glob(storage.join(uri, FOLDER, stage, "*", "result", MANIFEST))
+    return max((storage.read_json(manifest)["seconds"] for manifest in found), default=None)
+
+
 def set_aside(uri: str, stage: str) -> None:
     """Move the result of `stage`, finished or not, its ledger and its metrics aside."""
     result = storage.join(uri, stage)

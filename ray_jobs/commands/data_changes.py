@@ -8,12 +8,11 @@ changed and continued.
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import AbstractContextManager
 
-from rich.console import Console
-from rich.table import Table
-
-from cluster import storage
+from cluster import storage, terminal
+from cluster.terminal import Column
 from mixture.order import ledger
 from mixture.store.long_documents import SIGN, LongDocuments, open_pool
 from mixture.store.token_store import TokenStore
@@ -22,6 +21,8 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import lock
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
+
+SHOWN = 3  # changes of weights side by side
 
 
 def weights(options: argparse.Namespace) -> None:
@@ -37,7 +38,7 @@ def weights(options: argparse.Namespace) -> None:
             )
     elif options.from_step is not None:
         raise UserError("--from-step changes nothing by itself; add --set POOL=SHARE or --grow")
-    show(run, stage)
+    print(json.dumps(as_json(run, stage), indent=1)) if options.json else show(run, stage)
 
 
 def change_weights(
@@ -116,19 +117,29 @@ def trained(run: Run, stage: str) -> int:
 
 
 def show(run: Run, stage: str) -> None:
-    """Print the weights of `stage` from each of its changes on."""
-    schedule, rows = _schedule(run, stage), data_order.rows_per_step(run.recipe, stage)
+    """Print the weights of `stage` from each of its newest changes on."""
+    found = as_json(run, stage)
+    changes = found["changes"][-SHOWN:]
+    columns = [Column(f"{change['from_step']:,} on", "{:.4f}".format, right=True) for change in changes]
+    pools = sorted({name for change in changes for name in change["shares"]})
+    rows = [(name, *(change["shares"].get(name, 0.0) for change in changes)) for name in pools]
+    lines = terminal.table([Column("pool"), *columns], rows, title=f"{stage}: share of rows, from step")
+    if earlier := len(found["changes"]) - len(changes):
+        lines += terminal.paragraph(f"{earlier} earlier changes: --json")
+    if found["taken_down"]:
+        lines += terminal.paragraph(f"{len(found['taken_down']):,} documents are taken down")
+    terminal.show(lines)
+
+
+def as_json(run: Run, stage: str) -> dict:
+    """`changes`: from_step and the share of rows of each pool from there on; `taken_down`: ids of documents."""
+    rows, changes = data_order.rows_per_step(run.recipe, stage), []
+    for entry in _schedule(run, stage):
+        total = sum(entry["weights"].values())
+        shares = {name: weight / total for name, weight in sorted(entry["weights"].items())}
+        changes.append({"from_step": entry["from_sample"] // rows + 1, "shares": shares})
     lines = ledger.read(data_order.ledger_uri(run.uri, stage))
-    table = Table(title=f"{stage}: share of rows", box=None, header_style="bold")
-    table.add_column("pool")
-    for entry in schedule:
-        table.add_column(f"from step {entry['from_sample'] // rows + 1:,}", justify="right")
-    for name in sorted({name for entry in schedule for name in entry["weights"]}):
-        shares = [entry["weights"].get(name, 0.0) / sum(entry["weights"].values()) for entry in schedule]
-        table.add_row(name, *(f"{share:.4f}" for share in shares))
-    Console().print(table)
-    if gone := {line["remove"] for line in lines if "remove" in line}:
-        print(f"{len(gone):,} documents are taken down")
+    return {"stage": stage, "changes": changes, "taken_down": sorted({x["remove"] for x in lines if "remove" in x})}
 
 
 def _shares(given: list[str]) -> dict[str, float]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pyarrow.compute as pc
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from cluster import storage
+from cluster import storage, terminal
+from cluster.terminal import Column
 from curation.text.urls import normalise
 from ray_jobs.commands import explain_chat
 from ray_jobs.errors import UserError
@@ -114,26 +113,20 @@ def _rows(uri: str, condition: pc.Expression | None, columns: list[str] | None =
 
 
 def show(found: list[dict]) -> None:
+    """A table of the events of each document."""
+    colours = {"dropped": "red", "kept": "green"}
+    columns = [
+        Column("stage"),
+        Column("outcome", style=lambda outcome: colours.get(outcome, "")),
+        Column("rule"),
+        Column("value", "{:.4g}".format, right=True),
+        Column("bound", "{:.4g}".format, right=True),
+        Column("detail", free=True),
+    ]
+    lines: list[Text] = []
     for doc_id, url in dict.fromkeys((event["doc_id"], event["url"]) for event in found):
-        Console().print(f"document {doc_id}  {escape(url or '')}", soft_wrap=True)
-        table = Table(box=None, header_style="bold")
-        for title in ("stage", "outcome", "rule", "value", "threshold", "detail"):
-            table.add_column(
-                title, overflow="fold", no_wrap=title != "detail", min_width=32 if title == "detail" else None
-            )
-        for event in found:
-            if event["doc_id"] == doc_id:
-                colour = "red" if event["outcome"] == "dropped" else "green"
-                table.add_row(
-                    event["stage"],
-                    f"[{colour}]{event['outcome']}[/]",
-                    event["rule"] or "",
-                    _number(event["value"]),
-                    _number(event["threshold"]),
-                    escape(event["detail"] or ""),
-                )
-        Console().print(table, crop=False)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+        rows = [event for event in found if event["doc_id"] == doc_id]
+        cells = [[event[key] for key in ("stage", "outcome", "rule", "value", "threshold", "detail")] for event in rows]
+        lines += [*terminal.verbatim(f"document {doc_id}"), *terminal.verbatim(url or "")]
+        lines += terminal.table(columns, cells)
+    terminal.show(lines)

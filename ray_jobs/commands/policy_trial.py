@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from cluster import storage
+from cluster import storage, terminal
+from cluster.terminal import Column, numbers
 from curation.policy import percentiles, policy
 from curation.signals import word_lists
 from ray_jobs.errors import UserError
@@ -122,31 +121,37 @@ def _examples(batch, side, rows, ledger, changed, examples) -> None:  # noqa: PL
 
 
 def show(result: dict) -> None:
-    table = Table(box=None, header_style="bold")
-    for title in ("language", "documents", "kept now", "kept tried", "newly dropped", "newly kept"):
-        table.add_column(title, justify="left" if title == "language" else "right")
-    for lang, row in result["languages"].items():
-        n = row["documents"]
-        shares = [f"{row[key]:,} ({100 * row[key] / n:.1f} %)" for key in ("kept_now", "kept_tried")]
-        table.add_row(lang, f"{n:,}", *shares, f"{row['newly_dropped']:,}", f"{row['newly_kept']:,}")
-    Console().print(table)
-    table = Table(box=None, header_style="bold", title="documents that break a rule", title_justify="left")
-    for title in ("language", "rule", "now", "tried", "threshold tried"):
-        table.add_column(title, justify="left" if title in ("language", "rule") else "right")
-    for lang, row in result["languages"].items():
-        for rule, counts in sorted(row["rules"].items(), key=lambda item: (-item[1]["tried"], item[0])):
-            threshold = "off" if counts["threshold"] is None else f"{counts['threshold']:.4g}"
-            table.add_row(lang, rule, f"{counts['now']:,}", f"{counts['tried']:,}", threshold)
-    Console().print(table)
+    """Documents of each language, rules that they break, thresholds that are percentiles, and examples."""
+    columns = [
+        Column("language"),
+        numbers("documents"),
+        numbers("kept now", drop=1),
+        numbers("tried"),
+        Column("share kept", "{:.1%}".format, right=True),
+        numbers("newly dropped"),
+        numbers("newly kept"),
+    ]
+    rows = [
+        (lang, n, row["kept_now"], row["kept_tried"], row["kept_tried"] / n, row["newly_dropped"], row["newly_kept"])
+        for lang, row in result["languages"].items()
+        if (n := row["documents"])
+    ]
+    lines = [*terminal.table(columns, rows), Text()]
+    columns = [Column("rule"), Column("language"), numbers("now"), numbers("tried"), Column("bound tried", right=True)]
+    broken = [
+        (rule, lang, found["now"], found["tried"], "off" if found["threshold"] is None else f"{found['threshold']:.4g}")
+        for lang, row in result["languages"].items()
+        for rule, found in sorted(row["rules"].items(), key=lambda item: (-item[1]["tried"], item[0]))
+    ]
+    lines += terminal.table(columns, broken, title="documents that break a rule")
     for lang, signals in result["thresholds"].items():
         for signal, bounds in signals.items():
             for bound, row in bounds.items():
                 number = "off, too few" if row["value"] is None else f"{row['value']:.4g}"
-                print(
-                    f"{lang}: {signal} {bound}: percentile {row['percentile']:g} of {row['documents']:,} documents = {number}"
-                )
+                percentile = f"percentile {row['percentile']:g} of {row['documents']:,} documents"
+                lines += terminal.paragraph(f"{lang}: {signal} {bound}: {percentile} = {number}")
     for one in result["examples"]:
         rules = ", ".join(f"{r['rule']} {r['value']:.4g} (bound {r['threshold']:.4g})" for r in one["rules"])
-        name = one["url"] or one["doc_id"]
-        change = one["change"].replace("_", " ")
-        Console().print(f"{one['lang']}: {change}: {escape(name)}: {escape(rules)}", soft_wrap=True)
+        lines += terminal.paragraph(f"{one['lang']}: {one['change'].replace('_', ' ')}: {rules}")
+        lines += terminal.verbatim(one["url"] or one["doc_id"], terminal.INDENT)
+    terminal.show(lines)

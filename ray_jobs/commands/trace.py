@@ -8,10 +8,10 @@ from collections import defaultdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from cluster import storage
+from cluster import storage, terminal
+from cluster.terminal import Column, numbers
 from mixture.order.sampler import Sampler
 from ray_jobs.errors import UserError
 from ray_jobs.run import locate
@@ -120,26 +120,32 @@ def show(rows: list[dict], top: int) -> None:
             key = (row["pool"], document["doc_id"])
             tokens[key] += document["tokens"]
             documents[key] = document
-    table = Table(title=f"rows {rows[0]['row']:,} to {rows[-1]['row']:,}", box=None, header_style="bold")
-    for title in ("pool", "rows", "epochs", "documents"):
-        table.add_column(title, justify="left" if title == "pool" else "right")
+    read = []
     for pool, mine in sorted(pools.items()):
         epochs = sorted({row["epoch"] + 1 for row in mine})
         named = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        table.add_row(pool, f"{len(mine):,}", named, f"{sum(key[0] == pool for key in documents):,}")
-    Console().print(table)
+        read.append((pool, len(mine), named, sum(key[0] == pool for key in documents)))
+    columns = [Column("pool"), numbers("rows"), Column("epochs", right=True), numbers("documents")]
+    lines = terminal.table(columns, read, title=f"rows {rows[0]['row']:,} to {rows[-1]['row']:,}")
+    largest = sorted(tokens, key=lambda key: (-tokens[key], key))[:top]
     total = sum(tokens.values())
-    print(f"the {min(top, len(tokens))} largest of {len(tokens):,} documents:")
-    for key in sorted(tokens, key=lambda key: (-tokens[key], key))[:top]:
-        down = "  taken down" if documents[key]["taken_down"] else ""
-        print(f"{tokens[key] / total:7.2%} {tokens[key]:>9,} tokens  {key[0]}  {key[1]}{down}")
-        print(f"{'':8}{_origin(documents[key])}")
+    columns = [
+        Column("pool"),
+        Column("share", "{:.2%}".format, right=True),
+        numbers("tokens"),
+        Column("document", free=True),
+    ]
+    cells = [(key[0], tokens[key] / total, tokens[key], key[1]) for key in largest]
+    title = f"the {len(largest)} largest of {len(tokens):,} documents"
+    below = [_origin(documents[key]) for key in largest]
+    terminal.show([*lines, Text(), *terminal.table(columns, cells, below, title)])
 
 
-def _origin(document: dict) -> str:
-    """One line: the URL, or what the source calls it, and where its record lies."""
-    named = document["url"] or document["source_id"] or "not from the crawl of this run"
-    if not document["warc_file"]:
-        return named
-    where = document["warc_offset"]
-    return f"{named}  {document['warc_file']}" + ("" if where is None else f" at byte {where:,}")
+def _origin(document: dict) -> list[Text]:
+    """The URL, or what the source calls it, and where its record lies."""
+    lines = ["taken down"] if document["taken_down"] else []
+    lines.append(document["url"] or document["source_id"] or "not from the crawl of this run")
+    if document["warc_file"]:
+        where = document["warc_offset"]
+        lines.append(document["warc_file"] + ("" if where is None else f" at byte {where:,}"))
+    return [text for line in lines for text in terminal.verbatim(line, terminal.INDENT)]

@@ -10,7 +10,11 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from rich.text import Text
+
+from cluster import terminal
 from cluster.deploy.spec import Cluster, Group
+from cluster.terminal import Column
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.plan import alignment as plan_alignment
 from ray_jobs.plan import corpus as plan_corpus
@@ -24,7 +28,6 @@ SEEDS = 20
 HOUR = 3600.0
 DAY = 24 * HOUR
 MIN_MEMORY_GB_PER_CPU = 2.0  # a worker with its language models, and a shard
-SOURCE_WIDTH = 140  # of the printed table, at least
 DISK_SHARE = 0.8  # of a node's disk that shuffle and spill may fill
 EDGE_BYTES = 24  # of a pair of documents in the driver's connected components
 
@@ -232,42 +235,44 @@ def as_json(plan: Plan) -> dict:
 
 def show(plan: Plan) -> None:
     """Print the plan: numbers with their sources, then nodes over time."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for title in ("part", "what"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("source", overflow="fold", style="dim")
-    console = Console()
-    if console.width < SOURCE_WIDTH:  # 80 where there is no terminal: a source would be folded into ten lines
-        console = Console(width=SOURCE_WIDTH)
-    part = ""
+    columns = [
+        Column("what", style=lambda name: "" if name.startswith(" ") else "bold"),
+        Column("value", right=True),
+        Column("source", free=True, style=lambda _: "dim"),
+    ]
+    rows: list[tuple[str, str | None, str | None]] = []
+    part = None
     for row in plan.rows:
-        table.add_row("" if row.part == part else row.part, row.what, amount(row.value, row.unit), escape(row.source))
+        rows += [(row.part, None, None)] if row.part != part else []
+        rows.append((f"  {row.what}", amount(row.value, row.unit), row.source))
         part = row.part
-    console.print(table)
-    over_time = Table(box=None, header_style="bold", title="nodes over time (one simulated run)", title_justify="left")
-    for title in ("stage", "group", "nodes", "from day", "to day", "lost"):
-        over_time.add_column(title, justify="left" if title in ("stage", "group") else "right")
-    for phase, span in zip(plan.phases, plan.spans, strict=True):
-        days = [f"{seconds / DAY:,.2f}" for seconds in (span.begin, span.end)]
-        over_time.add_row(span.name, phase.group.name, f"{span.nodes:,}", *days, f"{span.lost:,}")
-    console.print(over_time)
+    columns_over_time = [
+        Column("stage"),
+        Column("group"),
+        terminal.numbers("nodes"),
+        Column("after", terminal.duration, right=True),
+        Column("takes", terminal.duration, right=True),
+        terminal.numbers("lost", drop=1),
+    ]
+    over_time = [
+        (span.name, phase.group.name, span.nodes, span.begin, span.end - span.begin, span.lost)
+        for phase, span in zip(plan.phases, plan.spans, strict=True)
+    ]
+    title = "nodes over time (one simulated run)"
+    terminal.show([*terminal.table(columns, rows), Text(), *terminal.table(columns_over_time, over_time, title=title)])
 
 
 def amount(value: float, unit: str) -> str:
-    """A number as people write it: 3.5 TB, 886 B tokens, 1,234.
+    """A number of the plan as people write it.
 
-    >>> amount(886e9, "tokens"), amount(3.54e12, "B"), amount(41234.4, "GPU-h"), amount(0.25, "days")
-    ('886 B tokens', '3.54 TB', '41,234 GPU-h', '0.25 days')
+    >>> amount(886e9, "tokens"), amount(3.54e12, "B"), amount(41234.4, "GPU-h"), amount(0.25, "days"), amount(988e6, "")
+    ('886 B tokens', '3.54 TB', '41,234 GPU-h', '6 h', '988 M')
     """
-    scales = {"B": ("PB", "TB", "GB", "MB", "kB")}.get(unit, ("Q", "T", "B", "M", ""))
-    if unit in ("B", "tokens", "documents", "") and value >= 1e6:
-        power = next(p for p in (15, 12, 9, 6) if value >= 10**p)
-        scaled, scale = value / 10**power, scales[(15 - power) // 3]
-        return f"{scaled:.3g} {scale}{'' if unit == 'B' or not unit else f' {unit}'}"
-    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if unit == "B":
+        return terminal.size(value)
+    if unit in ("s", "days"):
+        return terminal.duration(value * (DAY if unit == "days" else 1.0))
+    if unit in ("tokens", "documents", "") and value >= 1e6:
+        return f"{terminal.short(value)} {unit}".rstrip()
+    text = terminal.count(value) if value >= 99.95 else f"{value:.3g}"
     return f"{text} {unit}".rstrip()

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 
 import torch
+from rich.text import Text
 from torch import nn
 
+from cluster import terminal
+from cluster.terminal import Column
 from ray_jobs.config.recipe import Recipe, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
@@ -60,26 +63,29 @@ def models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
 
 def show(described: dict) -> None:
     """Print what `describe` found."""
+    lines = []
     for name, made in described["models"].items():
-        print(
-            f"{name}: {made['layers']} layers, {made['parameters'] / GB:.3f} B parameters, {made['trainable'] / GB:.3f} B learn"
-        )
-        for tensor, shape in made["tensors"].items():
-            print(f"  {tensor:<50}{' x '.join(f'{n:,}' for n in shape)}")
+        title = f"{name}: {made['layers']} layers, {terminal.short(made['parameters'])} parameters, "
+        title += f"{terminal.short(made['trainable'])} learn"
+        tensors = [(tensor, " x ".join(map(terminal.count, shape))) for tensor, shape in made["tensors"].items()]
+        lines += [*terminal.table([Column("tensor"), Column("shape", free=True)], tensors, title=title), Text()]
     workers = described["workers"]
-    print("memory of the GPU, GB:" if workers == 1 else f"memory of each of {workers} GPUs, GB:")
-    for what, gigabytes in described["memory"].items():
-        print(f"  {what:<50}{gigabytes:10.2f}")
+    title = "memory of the GPU" if workers == 1 else f"memory of each of {workers} GPUs"
+    memory = [(what, size * GB) for what, size in described["memory"].items()]
+    lines += [*terminal.table([Column("what"), terminal.sizes("size")], memory, title=title), Text()]
     if not described["stages"]:
-        print(
+        text = (
             "no pre-training; the steps of reward, SFT and DPO follow from their rows (`--only sft/data` counts them)"
         )
+        lines += terminal.paragraph(text)
     for stage in described["stages"]:
-        print(
-            f"{stage['name']}: {stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {stage['tokens']:,}; "
+        tokens, saved = terminal.short(stage["tokens"]), terminal.size(stage["checkpoint_bytes"])
+        lines += terminal.paragraph(
+            f"{stage['name']}: {stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {tokens}; "
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
-            f"{stage['checkpoints']} checkpoints of {stage['checkpoint_bytes'] / GB:,.1f} GB, {stage['kept']} are kept"
+            f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
+    terminal.show(lines)
 
 
 def _model(net: nn.Module) -> dict:

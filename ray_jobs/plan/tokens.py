@@ -10,7 +10,10 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster import storage, strict_yaml
+from rich.text import Text
+
+from cluster import storage, strict_yaml, terminal
+from cluster.terminal import Column
 from mixture import sailor2, weights
 from mixture.weights import Pool, Stage
 from ray_jobs.errors import UserError
@@ -204,31 +207,28 @@ def as_json(plan: Plan, beside: bool, update: dict[str, int]) -> dict:
 
 def show(plan: Plan, beside: bool, update: dict[str, int]) -> None:
     """Print a table of each stage, then what to mind; arguments as of `as_json`."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ray_jobs.plan.cost import amount
 
-    console = Console()
+    columns = [
+        Column("pool"),
+        Column("has", terminal.short, right=True),
+        Column("weight", "{:.4f}".format, right=True),
+        Column("tokens", terminal.short, right=True),
+        terminal.sizes("bytes"),
+        Column("epochs", "{:.2f}".format, right=True),
+        Column("Sailor2", terminal.short, right=True),
+        Column("epochs", "{:.2f}".format, right=True),
+    ]
+    lines = []
     for name, stage in plan.stages.items():
         updates = f"{amount(stage.tokens, 'tokens')}, {stage.tokens / update[name]:,.0f} updates of {amount(update[name], '')}"
-        table = Table(box=None, header_style="bold", title=f"{name}: {updates}", title_justify="left")
-        titles = ("pool", "has", "weight", "tokens", "bytes", "epochs", "Sailor2", "epochs")
-        for title in titles if beside else titles[:6]:
-            table.add_column(title, justify="left" if title == "pool" else "right", no_wrap=True)
-        for pool, has, weight, tokens, size, epochs, theirs, their_epochs in _rows(plan, name, beside):
-            cells = [pool, amount(has, ""), f"{weight:.4f}", amount(tokens, ""), amount(size, "B"), f"{epochs:.2f}"]
-            if beside:
-                cells += [
-                    "" if theirs is None else amount(theirs, ""),
-                    "" if their_epochs is None else f"{their_epochs:.2f}",
-                ]
-            table.add_row(*cells)
-        console.print(table)
+        rows = _rows(plan, name, beside)
+        lines += [*terminal.table(columns if beside else columns[:6], rows, title=f"{name}: {updates}"), Text()]
     for text in plan.warnings:
-        console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+        lines += terminal.paragraph(f"warning: {text}", style="yellow")
     for text in plan.pools.notes:
-        console.print(text, style="dim", highlight=False, soft_wrap=True)
+        lines += terminal.paragraph(text, style="dim")
+    terminal.show(lines)
 
 
 COLUMNS = ("pool", "pool_tokens", "weight", "tokens", "bytes", "epochs", "sailor2_tokens", "sailor2_epochs")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from rich.text import Text
+
+from cluster import terminal
+from cluster.terminal import Column
 from ray_jobs.errors import UserError
 
 
@@ -110,17 +114,17 @@ def _measure(model, rows: list[tuple[str, str, str]]) -> dict:
 
 
 def _show(title: str, part: dict) -> None:
-    lengths = {"all": "all", "sentences": "< 100 characters", "paragraphs": ">= 200 characters"}
+    lengths = ("all", "sentences", "paragraphs")
     labels = sorted({label for name in lengths for label in part[name]["labels"]})
-    print(f"\n{title}: F1 (calibration error {part['calibration_error']})")
-    print(
-        f"{'':10}" + "".join(f"{text:>20}" for text in lengths.values()) + f"{'precision':>12}{'recall':>9}{'texts':>8}"
-    )
+    rows = []
     for label in labels:
-        cells = [part[name]["labels"].get(label, {}).get("f1", "") for name in lengths]
+        scores = [part[name]["labels"].get(label, {}).get("f1") for name in lengths]
         of_all = part["all"]["labels"][label]
-        more = f"{of_all['precision']:>12}{of_all['recall']:>9}{of_all['texts']:>8}"
-        print(f"{label:10}" + "".join(f"{cell:>20}" for cell in cells) + more)
-    print(f"{'macro':10}" + "".join(f"{part[name]['macro_f1'] or '':>20}" for name in lengths))
+        rows.append((label, *scores, of_all["precision"], of_all["recall"], of_all["texts"]))
+    rows.append(("macro", *(part[name]["macro_f1"] or None for name in lengths), None, None, None))
+    titles = ("F1", "< 100 chars", ">= 200 chars", "precision", "recall")
+    columns = [Column("language"), *(Column(text, right=True) for text in titles), terminal.numbers("texts")]
+    said = f"{title} (calibration error {part['calibration_error']})"
     wrong = [f"{one['true']} as {one['predicted']} {one['texts']}" for one in part["all"]["confusions"][:8]]
-    print("most often: " + (", ".join(wrong) or "nothing confused"))
+    most = terminal.paragraph("most often: " + (", ".join(wrong) or "nothing confused"))
+    terminal.show([Text(), *terminal.table(columns, rows, title=said), *most])

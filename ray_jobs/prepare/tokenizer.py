@@ -6,6 +6,8 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from cluster import terminal
+from cluster.terminal import Column, numbers
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import labelled
 
@@ -62,7 +64,7 @@ def main(options: argparse.Namespace) -> int:
     storage.write_json(
         storage.join(options.out, "fertility.json"), {"heldout_share": HELDOUT, "rows": table.to_pylist()}
     )
-    print(_printed(table.to_pylist(), ["trained", *others]))
+    _show(table.to_pylist())
     print(f"tokenizer of {len(trained):,} tokens: {options.out}   (recipe: `tokenize: {{tokenizer: {options.out}}}`)")
     return 0
 
@@ -114,22 +116,15 @@ def _words(texts: dict[str, list[str]]) -> dict[str, int]:
     return {lang: sum(len(word_hashes(text)) for text in of_lang) for lang, of_lang in texts.items()}
 
 
-def _printed(rows: list[dict], names: list[str]) -> str:
-    """A line for each language: bytes a token and tokens a word of every tokenizer."""
-    by_lang: dict[str, dict[str, dict]] = defaultdict(dict)
-    for row in rows:
-        by_lang[row["lang"]][row["tokenizer"]] = row
-    width = max(12, *(len(name) for name in names))
-    lines = [f"{'':6}{'held out':>10}{'':>10}" + "".join(f"  {name:>{width}}{'':>8}" for name in names)]
-    lines.append(f"{'lang':6}{'documents':>10}{'words':>10}" + f"  {'bytes/token':>{width}}  tok/word" * len(names))
-    for lang, of in by_lang.items():
-        first = of[names[0]]
-        cells = "".join(
-            f"  {_cell(of[n]['bytes_per_token']):>{width}}{_cell(of[n]['tokens_per_word']):>10}" for n in names
-        )
-        lines.append(f"{lang:6}{first['documents']:>10,}{first['words'] or 0:>10,}{cells}")
-    return "\n".join(lines)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _show(rows: list[dict]) -> None:
+    """A row for each language and tokenizer: bytes a token and tokens a word."""
+    columns = [
+        Column("tokenizer"),
+        Column("language"),
+        numbers("documents"),
+        numbers("words"),
+        Column("bytes/token", "{:.2f}".format, right=True),
+        Column("tokens/word", "{:.2f}".format, right=True),
+    ]
+    keys = ("tokenizer", "lang", "documents", "words", "bytes_per_token", "tokens_per_word")
+    terminal.show(terminal.table(columns, [[row[key] for key in keys] for row in rows]))

@@ -137,8 +137,8 @@ def test_java_options(monkeypatch, tmp_path):
 def test_disk_and_shared_memory(monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(traps.shutil, "disk_usage", lambda path: usage(64 << 20, 0, 1 << 30))
-    assert is_missing(traps.spill_disk(), "1 GB free", "export RAY_TMPDIR")
-    assert is_missing(traps.shared_memory(), "0.1 GB", "mount -o remount,size=4g /dev/shm")
+    assert is_missing(traps.spill_disk(), "1.07 GB free", "export RAY_TMPDIR")
+    assert is_missing(traps.shared_memory(), "67.1 MB", "mount -o remount,size=4g /dev/shm")
     monkeypatch.setattr(traps.shutil, "disk_usage", lambda path: usage(8 << 30, 0, 90 << 30))
     assert is_ok(traps.spill_disk())
     assert is_ok(traps.shared_memory())

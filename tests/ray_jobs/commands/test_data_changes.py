@@ -113,7 +113,7 @@ def test_new_weights_from_a_step_on(run, capsys):
     assert code == 2 and "trained up to step 20; the first step that can be changed is 21" in err
     code, out, err = pinisi(capsys, "weights", run.uri, "--from-step", 21, "--set", "th=0.7", "--reason", "ไทย")
     assert code == 0, err
-    assert "from step 21" in out and "0.7000" in out
+    assert "21 on" in out and "0.7000" in out
     line = ledger.read(data_order.ledger_uri(run.uri, "pretrain/stage1"))[0]
     assert line["weights"] == pytest.approx({"all/en": 0.25, "all/lo": 0.05, "all/th": 0.7})
     assert (line["from_sample"], line["reason"]) == (160, "ไทย")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,11 @@ def test_the_command_prints_and_starts_nothing(tmp_path, capsys):
         cli.main(run)
     printed = capsys.readouterr().out
     assert ended.value.code == 0 and not (tmp_path / "run").exists()
-    assert "48 layers, 0.988 B parameters" in printed and "151,936 x 896" in printed and "107,289 steps" in printed
+    assert "48 layers, 988 M parameters" in printed and "151,936 x 896" in printed and "107,289 steps" in printed
     assert "memory of each of 16 GPUs" in printed
+    with pytest.raises(SystemExit):
+        cli.main([*run, "--json"])
+    assert json.loads(capsys.readouterr().out)["models"]["model"]["layers"] == 48
 
 
 def test_a_recipe_without_training_is_told_so(capsys):

@@ -45,9 +45,11 @@ def edits(section: object, where: str) -> dict:
     return switches
 
 
-def merge_rules(rules: dict, ngram: dict, new: object, where: str) -> None:
-    """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one."""
-    for signal, bounds in known(new, SIGNALS, where, "rules").items():
+def merge_rules(rules: dict, ngram: dict, new: object, where: str, own: tuple[str, ...] = ()) -> None:
+    """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one.
+
+    `own` are names of signals of the user (`curation.signals.own_signals`)."""
+    for signal, bounds in known(new, (*SIGNALS, *own), where, "rules").items():
         if bounds is None or bounds is False:
             rules.pop(signal, None)
             continue

@@ -52,13 +52,16 @@ def languages() -> list[str]:
 
 
 def load(
-    lang: str, overrides: Mapping[str, Mapping | None] | None = None, lists: Mapping[str, tuple[str, ...]] | None = None
+    lang: str,
+    overrides: Mapping[str, Mapping | None] | None = None,
+    lists: Mapping[str, tuple[str, ...]] | None = None,
+    own: tuple[str, ...] = (),
 ) -> Policy:
     """The policy of a language, with a recipe's `overrides` (signal -> bounds, or off) of its rules on top.
 
     `lang` "default" gives the policy of no language in particular. `lists` (`stop_words`, `flagged_words`) replace those of
-    the file. Raises ValueError naming the file or override, the key and the nearest right one when a language, key, rule or
-    value is wrong.
+    the file; `own` are names of signals of the user. Raises ValueError naming the file or override, the key and the nearest
+    right one when a language, key, rule or value is wrong.
     """
     policy = _from_files(lang)
     if lists:
@@ -69,7 +72,7 @@ def load(
     rules = {signal: dict(bounds) for signal, bounds in policy.rules.items()}
     if any(isinstance(bounds, Mapping) and "n" in bounds for bounds in overrides.values()):
         raise ValueError(f"{where}: n belongs to the measurement of a signal; set it in curation/languages/{lang}.yaml")
-    merge_rules(rules, {}, overrides, where)
+    merge_rules(rules, {}, overrides, where, own)
     return _checked(Policy(**{**vars(policy), "rules": rules}), where)
 
 
@@ -82,11 +85,13 @@ def load_all(
     langs: list[str],
     overrides: Mapping[str, Mapping] | None = None,
     lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
+    own: tuple[str, ...] = (),
 ) -> dict[str, Policy]:
     """Policies of the languages and of "default".
 
     `overrides` is language or "default" -> rules; those of "default" hold for every language, under the language's own, except
-    bounds on a list that a language has not. `lists` are word lists by language (`curation.signals.word_lists.read`).
+    bounds on a list that a language has not. `lists` are word lists by language (`curation.signals.word_lists.read`), `own`
+    names of signals of the user.
     """
     overrides, lists = overrides or {}, lists or {}
     for lang in overrides:
@@ -98,13 +103,13 @@ def load_all(
         if rules is not None and not isinstance(rules, Mapping):
             raise ValueError(f"filter.policy: {lang} must be a mapping of signals to bounds, not {rules!r}")
     everywhere = overrides.get("default") or {}
-    policies = {"default": load("default", everywhere)}
+    policies = {"default": load("default", everywhere, own=own)}
     for lang in langs:
         policy = load(lang, None, lists.get(lang))
         held = {
             s: b for s, b in everywhere.items() if s not in LIST_SIGNALS or getattr(policy, LIST_SIGNALS[s]) is not None
         }
-        policies[lang] = load(lang, {**held, **(overrides.get(lang) or {})}, lists.get(lang))
+        policies[lang] = load(lang, {**held, **(overrides.get(lang) or {})}, lists.get(lang), own)
     return policies
 
 
@@ -154,12 +159,13 @@ def policy_kernel(
     overrides: Mapping[str, Mapping] | None = None,
     lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
     thresholds: Mapping[str, Mapping] | None = None,
+    own: tuple[str, ...] = (),
 ) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
     """Kernel of filter/policy: documents with signal columns -> (those that break no rule, ledger).
 
     `overrides` and `lists` as in `load_all`; `thresholds` are the numbers of percentiles (`curation.policy.percentiles`).
     """
-    return partial(_judge, resolve(load_all(langs, overrides, lists), thresholds or {}))
+    return partial(_judge, resolve(load_all(langs, overrides, lists, own), thresholds or {}))
 
 
 def _judge(policies: Mapping[str, Policy], batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:

@@ -1,7 +1,7 @@
 """What filter/signals does to a batch: mask personal data, edit the text, measure every signal. Nothing is dropped.
 
 Masking comes first, so that the edits (which delete tokens with `.com` in some languages) see tokens instead of addresses,
-and the signals are those of the text that goes on. Perplexity comes last, on the edited text.
+and the signals are those of the text that goes on. Perplexity comes after them, on the edited text, and the user's own last.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from curation.lm.perplexity import PerplexityColumn
 from curation.signals.masking import known, mask
+from curation.signals.own_signals import OwnSignals
 from curation.signals.text_signals import signals_kernel
 
 
@@ -30,11 +31,14 @@ class Measure:
         *,
         masked: Collection[str] = (),
         perplexity_models: str | None = None,
+        own: OwnSignals | None = None,
     ):
         self.signals = signals_kernel(languages, lists)
         self.masked = known(masked)
         self.perplexity = PerplexityColumn(perplexity_models) if perplexity_models else None
+        self.own = own
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         measured, drops = self.signals(mask(batch, self.masked) if self.masked else batch)
-        return self.perplexity(measured) if self.perplexity else measured, drops
+        measured = self.perplexity(measured) if self.perplexity else measured
+        return self.own(measured) if self.own else measured, drops

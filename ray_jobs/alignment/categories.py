@@ -6,11 +6,10 @@ a function can do that, through any endpoint or embedding.
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Callable
 
+from cluster import user_code
 from ray_jobs.config.alignment import ChatCategory
 
 OTHERWISE = "general"
@@ -25,7 +24,8 @@ def classifier(settings: ChatCategory, folder: str) -> Classifier:
     Raises ValueError for a module or function that is not there.
     """
     if settings.function:
-        return _checked(_imported(settings.function, folder), settings.function)
+        function = user_code.function(settings.function, folder, "train.sft.data.category.function")
+        return _checked(function, settings.function)
     if settings.rules:
         rules = {name: re.compile("|".join(f"(?:{p})" for p in ps), re.I) for name, ps in settings.rules.items()}
         return lambda rows: [_own(row, settings.key) or _by_rules(row, rules) for row in rows]
@@ -41,16 +41,6 @@ def _by_rules(row: dict, rules: dict[str, re.Pattern]) -> str:
     """The first category of which a pattern is found in a turn of the user."""
     asked = "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "user")
     return next((name for name, pattern in rules.items() if pattern.search(asked)), OTHERWISE)
-
-
-def _imported(name: str, folder: str) -> Callable:
-    module, _, function = name.partition(":")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"train.sft.data.category.function: {name} cannot be imported: {error}") from None
 
 
 def _checked(function: Callable, name: str) -> Classifier:

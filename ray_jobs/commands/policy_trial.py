@@ -17,7 +17,7 @@ from curation.policy import percentiles, policy
 from curation.signals import word_lists
 from ray_jobs.errors import UserError
 from ray_jobs.run.run import Run
-from ray_jobs.stages.filter_policy import thresholds
+from ray_jobs.stages.filter_policy import own_names, thresholds
 
 STAGE = "filter/signals"
 BATCH_ROWS = 65_536
@@ -36,10 +36,11 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
     tried_rules = _read(file)
     parts = storage.glob(storage.join(run.uri, STAGE, "part-*.parquet"))
     folder = recipe.filter.word_lists
+    own = own_names(recipe.filter)
     sides, numbers = [], []
     for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
         try:
-            sides.append(policy.load_all(langs, rules, word_lists.read(folder) if folder else {}))
+            sides.append(policy.load_all(langs, rules, word_lists.read(folder) if folder else {}, own))
             numbers.append(thresholds(parts, sides[-1], recipe.filter))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None

@@ -131,6 +131,7 @@ class Filter(Section):
         True  # personal data become <email>, <phone>, <ip>, <id>
     )
     perplexity_models: str | None = None  # a folder of <lang>/, as `pinisi train lm` writes it
+    signals: list[str] = []  # package.module:function of the user's own, batch -> columns of numbers
     reference: list[str] = []  # names of sources whose documents percentiles are of
     reference_min_documents: Positive = 200
 

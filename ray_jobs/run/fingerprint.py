@@ -11,8 +11,11 @@ import ast
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+from cluster import user_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +84,11 @@ def code(job: str, languages: tuple[str, ...] = ()) -> dict[str, str]:
                 found[data.relative_to(ROOT).as_posix()] = hashlib.sha256(data.read_bytes()).hexdigest()[:16]
         waiting += imports
     return dict(sorted(found.items()))
+
+
+def users_code(functions: Sequence[str], folder: str) -> dict[str, str]:
+    """`package.module:function` and file -> hash, of functions of the user and what they import of the same place."""
+    return {f"{name} ({path.name})": _module(path)[0] for name in functions for path in user_code.files(name, folder)}
 
 
 def changes(old: dict[str, str] | str, new: dict[str, str]) -> list[str]:

@@ -34,7 +34,8 @@ def _control(recipe: Recipe) -> bool:
 class Stage:
     """`name` is the folder below the run, `job` the module in ray_jobs, `config` the recipe keys that change its result.
 
-    `files` are the recipe keys whose values are globs of files from outside the run.
+    `files` are the recipe keys whose values are globs of files from outside the run, `functions` those whose values name
+    functions of the user, whose source counts as code of the stage.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     config: tuple[str, ...] = ()
     when: Callable[[Recipe], bool] = lambda recipe: True
     files: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
     keeps: bool = False  # under another fingerprint its job itself finds out what of the former result may stay
 
 
@@ -76,9 +78,10 @@ STAGES = (
         "filter/signals",
         "filter_signals",
         ("language",),
-        ("languages", "filter.word_lists", "filter.mask_pii", "filter.perplexity_models"),
+        ("languages", "filter.word_lists", "filter.mask_pii", "filter.perplexity_models", "filter.signals"),
         _corpus,
         ("filter.word_lists", "filter.perplexity_models"),
+        ("filter.signals",),
     ),
     Stage(
         "filter/policy",
@@ -145,6 +148,7 @@ STAGES = (
         ("train.sft.instruct", "train.sft.data", "train.sft.max_rows", "languages", "language.model"),
         _has("sft"),
         ("train.sft.instruct", "language.model"),
+        ("train.sft.data.category.function",),
     ),
     Stage("sft/stage1", "sft", ("sft/data", FOUNDATION), ("train.sft", "languages", *LOOP), _has("sft")),
     Stage(

@@ -29,7 +29,7 @@ from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.run import files, lock, superseded
-from ray_jobs.run.fingerprint import changes, code, digest
+from ray_jobs.run.fingerprint import changes, code, digest, users_code
 from ray_jobs.run.graph import Stage, enabled, matches
 from ray_jobs.run.job import Job
 from ray_jobs.run.progress import FILE as PROGRESS
@@ -67,7 +67,12 @@ class Run:
         return made["fingerprint"] if kept else own
 
     def _parts(self, stage: Stage, prints: dict[str, str]) -> dict:
-        return {**self._asked(stage, prints), "code": code(stage.job, tuple(self.recipe.languages))}
+        return {**self._asked(stage, prints), "code": self._code(stage)}
+
+    def _code(self, stage: Stage) -> dict[str, str]:
+        named = [recipes.lookup(self.recipe, key) for key in stage.functions]
+        own = [name for value in named for name in (value if isinstance(value, list) else [value]) if name]
+        return {**code(stage.job, tuple(self.recipe.languages)), **users_code(own, os.getcwd())}
 
     def _asked(self, stage: Stage, prints: dict[str, str]) -> dict:
         parts = {
@@ -200,7 +205,7 @@ class Run:
             made = self._made(stage.name)
             if made is None or made["fingerprint"] == prints[stage.name]:
                 continue
-            causes += changes(made.get("code", {}), code(stage.job, tuple(self.recipe.languages)))
+            causes += changes(made.get("code", {}), self._code(stage))
             spent = self._spent(stage.name, made)
             dear = spent > 60 * self.recipe.run.guard_minutes and not stage.keeps
             if dear and stage.name not in free and self._by_code_alone(stage, made):

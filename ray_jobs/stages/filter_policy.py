@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,19 +26,27 @@ def run(job: Job) -> dict:
     langs, config = list(job.recipe.languages), job.recipe.filter
     lists = _lists(config)
     parts = [shard.input for shard in shards_of(job, "filter/signals")]
-    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists), config)
+    own = own_names(config)
+    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists, own), config)
     storage.write_json(job.path("_thresholds.json"), numbers)
-    kernel = policy.policy_kernel(langs, config.policy, lists, numbers)
+    kernel = policy.policy_kernel(langs, config.policy, lists, numbers, own)
     markers = run_shards(job, kernel, shards_of(job, "filter/signals"))
     return {**totals(markers, docs_in=job.manifest("filter/signals")["docs_out"]), "thresholds": numbers}
 
 
 def check(recipe: Recipe) -> None:
-    """Raises ValueError for a language without a file, a wrong rule, and a percentile of nothing."""
+    """Raises ValueError for a language without a file, a wrong rule or signal of the user, and a percentile of nothing."""
     from curation.policy import policy
 
     config = recipe.filter
-    _percentiles(policy.load_all(list(recipe.languages), config.policy, _lists(config)), config)
+    _percentiles(policy.load_all(list(recipe.languages), config.policy, _lists(config), own_names(config)), config)
+
+
+def own_names(config: Filter) -> tuple[str, ...]:
+    """Names of the user's own signals. Raises ValueError for a function that cannot be used."""
+    from curation.signals.own_signals import OwnSignals
+
+    return OwnSignals(config.signals, os.getcwd()).names
 
 
 def _lists(config: Filter) -> dict:

@@ -5,6 +5,7 @@ So a policy can be changed, tried and explained without reading the texts again.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -22,12 +23,14 @@ from ray_jobs.work.shards import shards_of, totals
 def run(job: Job) -> dict:
     from curation.signals import word_lists
     from curation.signals.measure import Measure
+    from curation.signals.own_signals import OwnSignals
     from curation.text import icu_dictionary
 
     settings = job.recipe.filter
     lists = word_lists.read(settings.word_lists) if settings.word_lists else None
     models = settings.perplexity_models
-    kernel = Measure(list(job.recipe.languages), lists, masked=kinds(settings), perplexity_models=models)
+    own = OwnSignals(settings.signals, os.getcwd())
+    kernel = Measure(list(job.recipe.languages), lists, masked=kinds(settings), perplexity_models=models, own=own)
     shards = shards_of(job, "language")
     job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:

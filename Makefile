@@ -36,6 +36,7 @@ test-cluster: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: setup
 	for file in benchmarks/curation_*.py benchmarks/mixture_*.py benchmarks/training_*.py benchmarks/train_cpu.py benchmarks/gpu_train.py benchmarks/alignment_*.py benchmarks/cluster_*.py; do [ ! -f $$file ] || $(BIN)/python $$file || exit 1; done

@@ -16,8 +16,8 @@ of who travels where, so that nobody is forgotten on the way back. In the rainy 
 the sea is calm, forty minutes are enough. Tea is sold below, and children under ten pay nothing at all."""
 BREAD = """My aunt bakes bread on Saturdays with flour from the mill behind our house. She never weighs anything: a bowl of flour,
 a pinch of salt, warm water, and the dough that was left from last week. While it rises we sweep the yard and feed the hens. The
-loaves go into the clay oven when a piece of paper turns brown in it without burning. We eat the first one standing, with butter and
-honey, and the neighbours come by to ask whether there is perhaps one more for them."""
+loaves go into the clay oven when a piece of paper turns brown in it without burning. We eat the first one standing, with butter
+and honey, and the neighbours come by to ask whether there is perhaps one more for them."""
 LAO = "ສະບາຍດີ ມື້ນີ້ພວກເຮົາຈະໄປຕະຫຼາດເພື່ອຊື້ຜັກ ປາ ແລະ ໝາກໄມ້ ຢູ່ແຄມນໍ້າຂອງ"
 
 

@@ -93,14 +93,13 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _start(ray, cpus: int | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # each is one more process to start for every training run, of no use on one machine
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
+    # of no use on one machine; the last two are one more process each to start for every training run
+    unwanted = ("RAY_USAGE_STATS_ENABLED", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_METRICS_ENABLED")
     with ExitStack() as stack:
         stack.enter_context(_on_loopback())
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
-        # Kubernetes would be asked whether it knows our token
+        stack.enter_context(environment(**{name: os.environ.get(name, "0") for name in unwanted}))
+        # with the last, Kubernetes would be asked whether it knows our token
         stack.enter_context(environment(**token, RAY_ENABLE_K8S_TOKEN_AUTH=None))
         private = tempfile.mkdtemp(prefix="pinisi-ray-")  # of mode 700; Ray opens its own folder to all users
         stack.callback(shutil.rmtree, private, ignore_errors=True)

@@ -202,7 +202,8 @@ def test_one_after_another_in_one_process(monkeypatch):
         end()
     assert len(seen | {"mine"}) == 3
     assert {name: os.environ[name] for name in mine} == mine
-    assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "GLOO_SOCKET_IFNAME"} & os.environ.keys()
+    left = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "GLOO_SOCKET_IFNAME", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"}
+    assert not left & os.environ.keys()
     assert ray_constants.ENABLE_RAY_CLUSTER
     assert not is_token_auth_enabled()
 

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.spark import java
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def fake_java(home: Path, version: str, whole: bool = True) -> str:

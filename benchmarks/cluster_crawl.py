@@ -27,8 +27,7 @@ from table import row, write
 
 from cluster.fetch.fetcher import Access, Fetcher
 from cluster.fetch.rate import LocalLimiter, Rate
-from curation.commoncrawl import ranges as commoncrawl_ranges
-from curation.commoncrawl import table as commoncrawl_table
+from curation.commoncrawl import ranges, table
 from curation.commoncrawl.select import FOUND, Select
 from curation.schema import Limits
 from ray_jobs.commoncrawl import read as crawl_commoncrawl
@@ -55,9 +54,7 @@ def counts() -> list[dict]:
         records = pl.concat([places(chance, file, share) for file in range(20)])
         naive_seconds = seconds(records.height, records["length"].sum())
         for gap, gap_bytes in GAPS.items():
-            size = commoncrawl_ranges.sizes(
-                commoncrawl_ranges.plan(records, gap_bytes, DEFAULTS.max_range_bytes, 64_000_000)
-            ).sum()
+            size = ranges.sizes(ranges.plan(records, gap_bytes, DEFAULTS.max_range_bytes, 64_000_000)).sum()
             requests, fetched, wanted = (size[c][0] for c in ("ranges", "fetch_bytes", "wanted_bytes"))
             where = f"{name} wanted, gap {gap}"
             rows.append(row(f"requests per record, {where}", "1", requests / records.height, peer=(NAIVE, 1.0)))
@@ -92,7 +89,7 @@ def timed() -> list[dict]:
     with tempfile.TemporaryDirectory() as root:
         build(Path(root), [Snapshot("CC-MAIN-2024-18", [pages(2000, seed=i, kilobytes=8) for i in range(2)])])
         found = [
-            commoncrawl_table.captures(path.open("rb"), Select(languages=("khm", "lao")))
+            table.captures(path.open("rb"), Select(languages=("khm", "lao")))
             for path in sorted(Path(root).glob("cc-index/table/**/subset=warc/*.parquet"))
         ]
         address = multiprocessing.Queue()
@@ -112,7 +109,7 @@ def timed() -> list[dict]:
 
 def rate(url: str, records: pl.DataFrame, gap_bytes: int, requests_per_second: float) -> float:
     """Records a second, fetched, checked and parsed by one worker. A gap of -1 puts nothing together."""
-    planned = commoncrawl_ranges.plan(records, gap_bytes, DEFAULTS.max_range_bytes if gap_bytes >= 0 else 1, 10**12)
+    planned = ranges.plan(records, gap_bytes, DEFAULTS.max_range_bytes if gap_bytes >= 0 else 1, 10**12)
     fetcher = Fetcher(Access(url), LocalLimiter(Rate(requests_per_second, 1e12, 8)))
     columns = {"source": "s", "crawl": "c", "licence": ""}
     begin = time.perf_counter()

@@ -27,8 +27,7 @@ import pyarrow as pa
 from table import row, write
 
 from curation.decontaminate import build, search
-from curation.lm import perplexity
-from curation.lm import training as language_model
+from curation.lm import perplexity, training
 from curation.lm.pieces import normal_lines
 from curation.signals.masking import find, mask
 from curation.sources import block_lists as block
@@ -165,7 +164,7 @@ def evaluation_sets(texts: dict[str, pa.Array], files: list[Path]) -> list[dict]
 def trained(texts: dict[str, pa.Array], folder: str) -> str:
     for lang in SCORED:
         if lang in texts:
-            language_model.train(texts[lang].to_pylist(), os.path.join(folder, lang), lang=lang)
+            training.train(texts[lang].to_pylist(), os.path.join(folder, lang), lang=lang)
     return folder
 
 
@@ -199,10 +198,10 @@ def kenlm_speed(folder: str, text: pa.Array, model: perplexity.Model) -> tuple[s
         return None
     import sentencepiece
 
-    if not Path(folder, language_model.BINARY).exists():
+    if not Path(folder, training.BINARY).exists():
         return None
-    reference = kenlm.Model(os.path.join(folder, language_model.BINARY))
-    processor = sentencepiece.SentencePieceProcessor(model_file=os.path.join(folder, language_model.SENTENCEPIECE))
+    reference = kenlm.Model(os.path.join(folder, training.BINARY))
+    processor = sentencepiece.SentencePieceProcessor(model_file=os.path.join(folder, training.SENTENCEPIECE))
     text = text.slice(0, 100)
     values = []
 

@@ -30,8 +30,7 @@ import tiktoken
 from table import row, write
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from mixture.bpe import encode as bpe
-from mixture.bpe import nfc
+from mixture.bpe import encode, nfc
 from mixture.bpe.pretokenize import QWEN2
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -108,10 +107,10 @@ def vocabulary() -> Path:
     return CACHED
 
 
-def encoders(tokens: list[bytes]) -> tuple[bpe.ByteLevelBPE, Tokenizer, tiktoken.Encoding]:
+def encoders(tokens: list[bytes]) -> tuple[encode.ByteLevelBPE, Tokenizer, tiktoken.Encoding]:
     """The same vocabulary, pieces and NFC in all three."""
     byte_ids, pairs, products = ranks.merges(tokens)
-    symbol = {byte: char for char, byte in bpe.byte_symbols().items()}
+    symbol = {byte: char for char, byte in encode.byte_symbols().items()}
     names = ["".join(symbol[byte] for byte in token) for token in tokens]
     merges = [(names[a], names[b]) for a, b in pairs.tolist()]
     hugging_face = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
@@ -120,7 +119,7 @@ def encoders(tokens: list[bytes]) -> tuple[bpe.ByteLevelBPE, Tokenizer, tiktoken
     hugging_face.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     table = {token: i for i, token in enumerate(tokens)}
     openai = tiktoken.Encoding("qwen", pat_str=QWEN2, mergeable_ranks=table, special_tokens={})
-    return bpe.ByteLevelBPE(byte_ids, pairs, products), hugging_face, openai
+    return encode.ByteLevelBPE(byte_ids, pairs, products), hugging_face, openai
 
 
 def read(path: Path, most: int) -> list[str]:

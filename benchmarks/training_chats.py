@@ -20,8 +20,8 @@ import pyarrow as pa
 from datasketch import MinHash, MinHashLSH
 from table import row, write
 
-from curation.dedup import conversations as chat_duplicates
-from mixture.tokenizer import tokenizer as tokenizers
+from curation.dedup import conversations
+from mixture.tokenizer import tokenizer
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import STAGES
 from ray_jobs.run.job import Job
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def stage(chats: list[list[str]], folder: str) -> list[dict]:
-    tokenizers.train_bpe((text for turns in chats[:2000] for text in turns), 8000, f"{folder}/run/tokenize/tokenizer")
+    tokenizer.train_bpe((text for turns in chats[:2000] for text in turns), 8000, f"{folder}/run/tokenize/tokenizer")
     names = [f"{folder}/{number}.jsonl" for number in range(FILES)]
     for number, name in enumerate(names):
         lines = (
@@ -110,10 +110,10 @@ def stage(chats: list[list[str]], folder: str) -> list[dict]:
 
 def copies(found: list[str]) -> dict:
     """Chats a second that are told from copies: ours beside datasketch's usual loop, on shingles of five words each."""
-    config = chat_duplicates.bands(0.8)
-    chat_duplicates.copies(chat_duplicates.keys(pa.array(found[:10]), config), np.arange(10))
+    config = conversations.bands(0.8)
+    conversations.copies(conversations.keys(pa.array(found[:10]), config), np.arange(10))
     begin = time.process_time()
-    ours = chat_duplicates.copies(chat_duplicates.keys(pa.array(found), config), np.arange(len(found)))
+    ours = conversations.copies(conversations.keys(pa.array(found), config), np.arange(len(found)))
     own = time.process_time() - begin
     begin, lsh, theirs = time.process_time(), MinHashLSH(threshold=0.8, num_perm=128), 0
     for i, text in enumerate(found):

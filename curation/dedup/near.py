@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.engines.exchange import Input, place
-from curation.dedup import decisions as decide
+from curation.dedup import decisions
 from curation.dedup.components import star_components
 from curation.dedup.index import file_of
 from curation.dedup.parts import part_shingles
@@ -41,17 +41,17 @@ def near_drops(work: Work, ranked: Any, n: int) -> Any:
         return pa.record_batch([place(keys.to_numpy(), n_bands), keys, pa.array(ids)], schema=BANDED)
 
     def candidates(p: int, table: pa.Table) -> pa.Table:
-        return decide.candidates(table, [index.bands(p, n_bands) for index in earlier])
+        return decisions.candidates(table, [index.bands(p, n_bands) for index in earlier])
 
     pairs = work.by_key([Input(ranked, banded, BANDED)], candidates, PAIRS, n_bands)
     if config.verify == "none":
-        edges = [work.by_key([_by_first(pairs, n)], lambda _, table: decide.forest_of(table), PAIRS, n)]
+        edges = [work.by_key([_by_first(pairs, n)], lambda _, table: decisions.forest_of(table), PAIRS, n)]
     elif config.verify == "signatures":
-        edges = [_judged(work, pairs, ranked, lambda table: decide.near(table, threshold), PAIRS, n)]
+        edges = [_judged(work, pairs, ranked, lambda table: decisions.near(table, threshold), PAIRS, n)]
     else:
         edges = _near_by_text(work, _judged(work, pairs, ranked, lambda table: table, JUDGED, n), n)
     survivors = _components(work, edges, n)
-    return _judged(work, survivors, ranked, lambda table: decide.near_drops(table, threshold), DROPS, n)
+    return _judged(work, survivors, ranked, lambda table: decisions.near_drops(table, threshold), DROPS, n)
 
 
 def _by_first(pairs: Any, n: int, keep: Callable[[pa.RecordBatch], np.ndarray] | None = None) -> Input:
@@ -82,12 +82,12 @@ def _judged(  # noqa: PLR0917
     def with_first(_: int, pairs: pa.Table, documents: pa.Table) -> pa.Table:
         ids = np.unique(pairs["a"].to_numpy())
         documents = [documents.select(DOCUMENTS.names), *(index.documents(ids) for index in earlier)]
-        return decide.with_first(pairs, pa.concat_tables(documents))
+        return decisions.with_first(pairs, pa.concat_tables(documents))
 
     documents = Input(ranked, by_id, with_p(DOCUMENTS))
     first = work.by_key([_by_first(pairs, n), documents], with_first, SIDES, n)
     second = Input(first, by_second, with_p(SIDES))
-    return work.by_key([second, documents], lambda _, pairs, both: finish(decide.judged(pairs, both)), schema, n)
+    return work.by_key([second, documents], lambda _, pairs, both: finish(decisions.judged(pairs, both)), schema, n)
 
 
 def _near_by_text(work: Work, judged: Any, n: int) -> list:
@@ -95,7 +95,7 @@ def _near_by_text(work: Work, judged: Any, n: int) -> list:
     config, sources = work.config, [shard.input for shard in work.shards]
 
     def unsure(batch: pa.RecordBatch) -> pa.RecordBatch:
-        batch = batch.filter(pa.array(decide.unsure(batch, config.threshold)))
+        batch = batch.filter(pa.array(decisions.unsure(batch, config.threshold)))
         sides = [
             [batch[part], batch["a"], batch["b"], batch[row], pa.array(np.full(batch.num_rows, first))]
             for part, row, first in (("part_a", "row_a", True), ("part", "row", False))
@@ -103,23 +103,23 @@ def _near_by_text(work: Work, judged: Any, n: int) -> list:
         return pa.record_batch([pa.concat_arrays(pair) for pair in zip(*sides, strict=True)], schema=ASKED)
 
     def shingles(part: int, asked: pa.Table) -> pa.Table:
-        asked = decide.asked_once(asked)
+        asked = decisions.asked_once(asked)
         rows, at = np.unique(asked["row"].to_numpy(), return_inverse=True)
         sets = pa.Table.from_batches(part_shingles(sources[part], part, rows, config.ngram), SHINGLES)["shingles"]
-        return asked.select(["a", "b", "first"]).append_column("shingles", decide.taken(sets, at))
+        return asked.select(["a", "b", "first"]).append_column("shingles", decisions.taken(sets, at))
 
     def meet(batch: pa.RecordBatch) -> pa.RecordBatch:
-        return with_p(batch, place(decide.meeting(batch["a"].to_numpy(), batch["b"].to_numpy()), n))
+        return with_p(batch, place(decisions.meeting(batch["a"].to_numpy(), batch["b"].to_numpy()), n))
 
     answered = work.by_key([Input(judged, unsure, ASKED)], shingles, ANSWERED, len(sources))
     confirmed = work.by_key(
         [Input(answered, meet, with_p(ANSWERED))],
-        lambda _, table: decide.confirmed(table, config.threshold),
+        lambda _, table: decisions.confirmed(table, config.threshold),
         PAIRS,
         n,
     )
-    sure = _by_first(judged, n, lambda batch: decide.sure(batch, config.threshold))
-    return [work.by_key([sure], lambda _, table: decide.forest_of(table), PAIRS, n), confirmed]
+    sure = _by_first(judged, n, lambda batch: decisions.sure(batch, config.threshold))
+    return [work.by_key([sure], lambda _, table: decisions.forest_of(table), PAIRS, n), confirmed]
 
 
 def _components(work: Work, edges: list, n: int) -> Any:
@@ -127,9 +127,9 @@ def _components(work: Work, edges: list, n: int) -> Any:
     engine = work.engine
     if sum(engine.count(one) for one in edges) > work.config.max_driver_edges:
         inputs = [_by_first(one, n) for one in edges]
-        together = work.by_key(inputs, lambda _, *tables: decide.forest_of(pa.concat_tables(tables)), PAIRS, n)
+        together = work.by_key(inputs, lambda _, *tables: decisions.forest_of(pa.concat_tables(tables)), PAIRS, n)
         work.held.append(star_components(engine, together, n))
     else:
         table = pa.concat_tables([engine.table(one, PAIRS) for one in edges])
-        work.held.append(engine.rows(decide.forest_of(table)))
+        work.held.append(engine.rows(decisions.forest_of(table)))
     return work.held[-1]

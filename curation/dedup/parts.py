@@ -14,8 +14,7 @@ import xxhash
 
 from cluster import storage
 from cluster.shards import LEDGER
-from curation.dedup import cut as substring_cut
-from curation.dedup import lines, substring
+from curation.dedup import cut, lines, substring
 from curation.dedup.minhash import MinHash, fold_bands, shingle_sets, signatures
 from curation.dedup.schema import ANCHORS, CONTEXTS, KEYS, LINES, SHINGLES, STAGE, DedupConfig
 from curation.text.units import text_buffers
@@ -196,7 +195,7 @@ def _without_copies(
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     at = np.searchsorted(rows, cuts["row"].to_numpy())
     start, stop = cuts["start"].to_numpy(), cuts["stop"].to_numpy()
-    text, removed = substring_cut.cut(batch["text"], at, start, stop)
+    text, removed = cut.cut(batch["text"], at, start, stop)
     longest: dict[int, tuple[int, str]] = {}  # the document that has the longest copy, of equals the smallest id
     for i, size, source in zip(at.tolist(), (start - stop).tolist(), cuts["source"].to_pylist(), strict=True):
         longest[i] = min(longest.get(i, (0, "")), (size, source))

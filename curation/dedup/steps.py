@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.engines.exchange import Engine, Input, Progress, partitions, place
 from cluster.shards import Shard, done, input_ids, markers, write_shard
-from curation.dedup import decisions as decide
+from curation.dedup import decisions
 from curation.dedup import parts as parts_of
 from curation.dedup.index import Index, open_index, write_index
 from curation.dedup.near import near_drops
@@ -193,7 +193,7 @@ class Work:
             return with_p(batch, place(batch["page"].to_numpy(), n))
 
         def one_a_page(p: int, table: pa.Table) -> pa.Table:
-            return decide.one_a_page(table.drop_columns("p"), [index.pages(p, n) for index in earlier])
+            return decisions.one_a_page(table.drop_columns("p"), [index.pages(p, n) for index in earlier])
 
         def gone(batch: pa.RecordBatch) -> pa.RecordBatch:
             batch = batch.filter(pc.is_valid(batch["rule"])).select(DROPS.names)
@@ -203,11 +203,11 @@ class Work:
 
         def by_class(batch: pa.RecordBatch) -> pa.RecordBatch:
             batch = batch.filter(pc.and_(pc.is_null(batch["rule"]), pc.is_valid(batch["bands"]))).select(rankable.names)
-            return with_p(batch, pa.array(decide.length_class(batch["length"].to_numpy()) % n))
+            return with_p(batch, pa.array(decisions.length_class(batch["length"].to_numpy()) % n))
 
         pages = self.by_key([Input(keys, by_page, with_p(KEYS))], one_a_page, PAGES, n)
         drops = self.by_key([Input(pages, gone, with_p(DROPS))], lambda _, table: table.drop_columns("p"), DROPS, n)
-        ranked = self.by_key([Input(pages, by_class, with_p(rankable))], lambda _, t: decide.ranked(t), RANKED, n)
+        ranked = self.by_key([Input(pages, by_class, with_p(rankable))], lambda _, t: decisions.ranked(t), RANKED, n)
         return [drops, near_drops(self, ranked, n)]
 
     def _frequent(self) -> list:
@@ -227,7 +227,7 @@ class Work:
             return with_p(batch, place(batch["line"].to_numpy(), n))
 
         def frequent(_: int, table: pa.Table) -> pa.Table:
-            return decide.frequent(table, config.line_max_count)
+            return decisions.frequent(table, config.line_max_count)
 
         return [self.by_key([Input(counted, by_line, with_p(LINES))], frequent, FREQUENT, n)]
 
@@ -243,7 +243,7 @@ class Work:
         return [
             self.by_key(
                 [Input(counted, lambda batch: with_p(batch, place(batch["anchor"].to_numpy(), n)), with_p(ANCHORS))],
-                lambda _, table: decide.repeated_anchors(table.drop_columns("p")),
+                lambda _, table: decisions.repeated_anchors(table.drop_columns("p")),
                 ANCHORS,
                 n,
             )
@@ -264,7 +264,7 @@ class Work:
             return with_p(batch, place(batch["anchor"].to_numpy(), n))
 
         def copies(_: int, table: pa.Table) -> pa.Table:
-            return decide.copies(table, min_chars)
+            return decisions.copies(table, min_chars)
 
         return [self.by_key([Input(found, by_anchor, with_p(CONTEXTS))], copies, CUTS, n)]
 

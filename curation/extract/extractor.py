@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.shards import ledger_rows
-from curation.extract import page as pages
+from curation.extract.page import ENGINES
 from curation.extract.sandbox import TIMEOUT, Sandbox
 from curation.schema import DOCUMENT
 
@@ -26,7 +26,7 @@ CHUNK_BYTES = 16_000_000
 class Extractor:
     """Kernel: `RAW` batch -> (`DOCUMENT` batch, ledger batch). Rows that come with a text pass through.
 
-    engine: one of `pages.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
+    engine: one of `page.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
     that a page may open. memory_bytes: address space of the worker process beyond its libraries. The object can be sent
     to other processes; each starts its own worker at the first page and ends it with `close` or when the object goes.
     """
@@ -40,8 +40,8 @@ class Extractor:
         *,
         memory_bytes: int = 3_500_000_000,
     ) -> None:
-        if engine not in pages.ENGINES:
-            raise ValueError(f"there is no extraction engine {engine!r}: take one of {', '.join(pages.ENGINES)}")
+        if engine not in ENGINES:
+            raise ValueError(f"there is no extraction engine {engine!r}: take one of {', '.join(ENGINES)}")
         self.timeout_seconds = timeout_seconds
         self.max_bytes = max_bytes
         self.max_nodes = max_nodes
@@ -96,7 +96,7 @@ class Extractor:
         return documents, ledger_rows(STAGE, drops)
 
     def _extracted(self, batch: pa.RecordBatch, rows: list[int], n_bytes: list[int]):
-        """(row, result of `pages.extract`) of the rows, sent to the worker in chunks of bounded size."""
+        """(row, result of `extract`) of the rows, sent to the worker in chunks of bounded size."""
         payloads, charsets = batch["payload"], batch["charset_hint"]
         while rows:
             chunk, size = [], 0

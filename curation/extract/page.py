@@ -13,12 +13,12 @@ import numpy as np
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from curation.extract import head as page_head
+from curation.extract import render
 from curation.extract.encoding import decode
+from curation.extract.head import language, meta, published, title
 from curation.extract.lines import lines
 from curation.extract.main_content import choose, left_out
 from curation.extract.markup import depth, parse
-from curation.extract.render import text as render
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # all but tab, newline and carriage return
 DOUBT = 0.1  # share of a page's prose left out, from which a second reader is asked
@@ -42,15 +42,15 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
     if engine in OTHER_READERS:
         text = OTHER_READERS[engine](html)
     else:
-        text = render(data, tree, found, keep)
+        text = render.text(data, tree, found, keep)
         if engine == "cascade" and left_out(found, keep) >= DOUBT and depth(tree) <= MAX_DEPTH:
             text = second_opinion(html, text)
-    named = page_head.meta(data, tree)
+    named = meta(data, tree)
     return {
         "text": _clean(text),
-        "title": _clean(page_head.title(data, tree, named)),
-        "published": page_head.published(data, tree, named),
-        "lang": page_head.language(data, tree, named, root, found.chars[keep], found.first[keep]),
+        "title": _clean(title(data, tree, named)),
+        "published": published(data, tree, named),
+        "lang": language(data, tree, named, root, found.chars[keep], found.first[keep]),
     }
 
 

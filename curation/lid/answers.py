@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curation.lid import identify as language
+from curation.lid import identify
 
 RELATIVES = (frozenset({"id", "ms", "jv", "su"}), frozenset({"tl", "ceb", "war", "ilo"}))
 
@@ -45,7 +45,7 @@ def wrong(
 
     A language that the model does not know is not checked. Raises ValueError for a model that cannot be read.
     """
-    named = language.load(model)
+    named = identify.load(model)
     known = set(named.labels)
     texts = [prose(answer) for answer in answers]
     asked = [i for i, text in enumerate(texts) if langs[i] in known and letters(text) >= min_letters]

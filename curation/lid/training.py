@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curation.lid import synthesis as lid_synthesis
+from curation.lid import synthesis
 from curation.lid.model import OTHER, LanguageModel, features_and_sums, unknown_letters
 from curation.lid.ngrams import FOLD, SKIPPED, text_features
 from curation.lid.report import expected_calibration_error, scores_by_length
@@ -152,27 +152,27 @@ def make_segments(
         sources[lang][source] += [line for line in text.split("\n") if line.strip()]
     cut = {lang: _cut(lang, sources[lang], config.segments, config.seed) for lang in labels if lang in sources}
     segments = [(lang, text) for lang in cut for text in cut[lang]]
-    for (old, new), spelling in lid_synthesis.spellings().items():
+    for (old, new), spelling in synthesis.spellings().items():
         if old not in cut or new not in cut:
             continue
         rng = random.Random(f"{config.seed}/{old}-{new}")
         for text in _cut(old, sources[old], 3 * config.segments, config.seed + 1):
-            copy, changed = lid_synthesis.rewrite(text, spelling, rng)
+            copy, changed = synthesis.rewrite(text, spelling, rng)
             if changed > LEAST_CHANGED:
                 segments += [(new, copy), (old, text)]
     frequent = {}
-    for lang, (words, near) in lid_synthesis.neighbours().items():
+    for lang, (words, near) in synthesis.neighbours().items():
         if lang not in labels and lang in present:
             continue
         label = lang if lang in labels else OTHER
         rng = random.Random(f"{config.seed}/{lang}")
         near = [one for one in near if one in cut and one != lang]
-        segments += [(label, lid_synthesis.bag(words, rng)) for _ in range(config.neighbour_segments)]
+        segments += [(label, synthesis.bag(words, rng)) for _ in range(config.neighbour_segments)]
         for i in range(8 * config.neighbour_segments if near else 0):
             host = near[i % len(near)]
             if host not in frequent:
-                frequent[host] = lid_synthesis.frequent_words(sources[host])
-            segments.append((label, lid_synthesis.transplant(rng.choice(cut[host]), frequent[host], words, rng)))
+                frequent[host] = synthesis.frequent_words(sources[host])
+            segments.append((label, synthesis.transplant(rng.choice(cut[host]), frequent[host], words, rng)))
     random.Random(config.seed).shuffle(segments)
     return segments
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
 from mixture.bpe.encode import ByteLevelBPE, Unsupported
-from mixture.tokenizer import tokenizer as tokenizers
+from mixture.tokenizer.tokenizer import encode
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,13 @@ class Encoder:
         """The ids of each text, list<uint32>. With dropout, `doc_ids` (strings) say where each document's chances come from:
         a document has the same tokens in any batch. Documents left to `tokenizers` are encoded without dropout."""
         if self.fast is None:
-            return pa.array(tokenizers.encode(self.tokenizer, texts.to_pylist()), pa.list_(pa.uint32()))
+            return pa.array(encode(self.tokenizer, texts.to_pylist()), pa.list_(pa.uint32()))
         ids, ends = self.fast.encode(texts, self.dropout, self._seeds(doc_ids) if self.dropout else None)
         encoded = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(ids))
         marked = np.flatnonzero(self.fast.marked(texts))
         if not len(marked):
             return encoded
-        theirs = tokenizers.encode(self.tokenizer, pc.take(texts, pa.array(marked)).to_pylist())
+        theirs = encode(self.tokenizer, pc.take(texts, pa.array(marked)).to_pylist())
         order = np.arange(len(encoded))
         order[marked] = len(encoded) + np.arange(len(marked))
         return pa.concat_arrays([encoded, pa.array(theirs, encoded.type)]).take(pa.array(order))

@@ -16,8 +16,7 @@ import tiktoken_ranks as ranks
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mixture.bpe import encode as bpe
-from mixture.bpe import nfc, piece_cache
+from mixture.bpe import encode, nfc, piece_cache
 from mixture.bpe.pretokenize import GPT2, LLAMA3, QWEN2, RULES
 from mixture.tokenizer import tokenizer
 from mixture.tokenizer.encoder import Encoder
@@ -133,7 +132,7 @@ def test_the_other_families(trained, pattern):
 
 def test_pieces_that_are_tokens_without_merges(trained):
     one = variant(trained, LLAMA3, ignore_merges=True)
-    fast = bpe.ByteLevelBPE.of(one)
+    fast = encode.ByteLevelBPE.of(one)
     assert len(fast.whole_ids) >= 90
     texts = [*words(3, 100), *SENTENCES.values()]
     same(one, texts)
@@ -192,7 +191,7 @@ def test_nfc_of_every_code_point_and_of_marks_in_any_order():
         "".join(rng.choice(rng.choice([hot, bases, hangul, "a \n1ကဥ"])) for _ in range(rng.choice([3, 8, 12, 60])))
         for _ in range(30_000)
     ]
-    data, offsets = nfc.normalise(*bpe.buffers(pa.array(texts)), form)
+    data, offsets = nfc.normalise(*encode.buffers(pa.array(texts)), form)
     for i, text in enumerate(texts):
         assert data[offsets[i] : offsets[i + 1]].tobytes().decode() == reference.normalize_str(text), ascii(text)
 
@@ -228,7 +227,7 @@ def test_bytes_that_are_no_utf8_come_back(trained):
     column = pa.Array.from_buffers(pa.string(), len(raw), pa.array(raw, pa.binary()).buffers())
     for form in (None, normalizers.NFC()):
         one = variant(trained, QWEN2, form=form)
-        fast, symbols = bpe.ByteLevelBPE.of(one), bpe.byte_symbols()
+        fast, symbols = encode.ByteLevelBPE.of(one), encode.byte_symbols()
         spelt = {i: bytes(symbols[c] for c in t) for t, i in one.get_vocab().items() if all(c in symbols for c in t)}
         ids, ends = fast.encode(column)
         texts = [b"".join(spelt[i] for i in ids[a:b].tolist()) for a, b in pairwise(ends)]
@@ -243,7 +242,7 @@ def test_qwen_s_vocabulary_against_tokenizers_and_tiktoken():
 
     tokens = qwen()
     byte_ids, pairs, products = ranks.merges(tokens)
-    symbol = {byte: char for char, byte in bpe.byte_symbols().items()}
+    symbol = {byte: char for char, byte in encode.byte_symbols().items()}
     names = ["".join(symbol[byte] for byte in token) for token in tokens]
     merges = [(names[a], names[b]) for a, b in pairs.tolist()]
     backend = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
@@ -256,7 +255,7 @@ def test_qwen_s_vocabulary_against_tokenizers_and_tiktoken():
     reference = tiktoken.Encoding(
         "qwen", pat_str=QWEN2, mergeable_ranks={t: i for i, t in enumerate(tokens)}, special_tokens={}
     )
-    fast = bpe.ByteLevelBPE(byte_ids, pairs, products, in_nfc=False)
+    fast = encode.ByteLevelBPE(byte_ids, pairs, products, in_nfc=False)
     plain = [*SENTENCES.values(), *words(5, 200)]
     ids, ends = fast.encode(pa.array(plain))
     for text, start, end in zip(plain, ends[:-1], ends[1:], strict=True):
@@ -337,7 +336,7 @@ def test_more_whole_tokens_than_the_cache_holds_are_refused():
     for n, fits in ((1000, True), (200_000, False)):
         whole = {i.to_bytes(4, "big"): 256 + i for i in range(n)}
         if fits:
-            assert bpe.ByteLevelBPE(np.arange(256), *nothing, whole=whole).cache.used[0] == n
+            assert encode.ByteLevelBPE(np.arange(256), *nothing, whole=whole).cache.used[0] == n
         else:
-            with pytest.raises(bpe.Unsupported, match="200,000 tokens that no merges lead to"):
-                bpe.ByteLevelBPE(np.arange(256), *nothing, whole=whole)
+            with pytest.raises(encode.Unsupported, match="200,000 tokens that no merges lead to"):
+                encode.ByteLevelBPE(np.arange(256), *nothing, whole=whole)

@@ -7,7 +7,7 @@ from datasketch import MinHash as Datasketch
 from datasketch import MinHashLSH
 from datasketch.lsh import _optimal_param
 
-from curation.dedup import conversations as chat_duplicates
+from curation.dedup import conversations
 from curation.dedup.minhash import EMPTY, signatures
 
 
@@ -26,16 +26,16 @@ def chats(n: int, seed: int) -> list[str]:
 
 @pytest.mark.parametrize(("threshold", "num_perm"), [(0.8, 128), (0.5, 128), (0.9, 64), (0.7, 256)])
 def test_bands_are_datasketchs(threshold, num_perm):
-    config = chat_duplicates.bands(threshold, num_perm)
+    config = conversations.bands(threshold, num_perm)
     assert (config.bands, config.rows) == _optimal_param(threshold, num_perm, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("threshold", [0.8, 0.6])
 def test_kept_rows_and_what_they_are_copies_of_are_datasketchs(threshold):
     texts = chats(300, seed=3)
-    config = chat_duplicates.bands(threshold)
+    config = conversations.bands(threshold)
     order = np.random.default_rng(4).permutation(len(texts))
-    ours = chat_duplicates.copies(chat_duplicates.keys(pa.array(texts), config), order)
+    ours = conversations.copies(conversations.keys(pa.array(texts), config), order)
 
     lsh = MinHashLSH(threshold=threshold, num_perm=128)
     assert (lsh.b, lsh.r) == (config.bands, config.rows)
@@ -56,8 +56,8 @@ def test_kept_rows_and_what_they_are_copies_of_are_datasketchs(threshold):
 def test_own_hash_functions_find_what_datasketchs_find():
     """With datasketch's own hashing of the same shingles: the clear copies are found by both, the clearly different by none."""
     texts = chats(300, seed=5)[:300]
-    config = chat_duplicates.bands(0.8)
-    ours = chat_duplicates.copies(chat_duplicates.keys(pa.array(texts), config), np.arange(len(texts))) >= 0
+    config = conversations.bands(0.8)
+    ours = conversations.copies(conversations.keys(pa.array(texts), config), np.arange(len(texts))) >= 0
     lsh, theirs = MinHashLSH(threshold=0.8, num_perm=128), np.zeros(len(texts), bool)
     grams = []
     for i, text in enumerate(texts):

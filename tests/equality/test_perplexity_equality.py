@@ -8,8 +8,7 @@ import pytest
 import sentencepiece
 
 from cluster import kenlm as tools
-from curation.lm import perplexity
-from curation.lm import training as language_model
+from curation.lm import perplexity, training
 from curation.lm.kneser_ney import estimate, without_unknown
 from curation.lm.pieces import encode, normal_lines, pieces_of
 
@@ -49,7 +48,7 @@ def corpus(script, n, seed):
 def trained(request, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("lm"))
     settings = {"lang": "xx", "vocab_size": 90, "order": 4, "estimator": "numpy"}
-    language_model.train(corpus(request.param, 200, 1), folder, **settings)
+    training.train(corpus(request.param, 200, 1), folder, **settings)
     strange = "�🙂 龘x\u0e31\u0301 ﷽ ▁▁ é1 \u200b\u00ad"
     texts = corpus(request.param, 60, 2) + ["".join(random.Random(i).choices(strange, k=30)) for i in range(60)]
     texts += ["".join(random.Random(i).choices("".join(corpus(request.param, 9, 3)), k=200)) for i in range(60)]
@@ -75,7 +74,7 @@ def test_estimates_are_those_of_lmplz(trained, tmp_path):
     scores = perplexity.pq.read_table(f"{folder}/pieces.parquet")["score"].to_pylist()
     words, ends = without_unknown(*encode(pa.array(texts), pieces_of(names, scores)))
     ours = estimate(words, ends, 5)
-    theirs = language_model._lmplz(words, ends, names, 5, str(tmp_path))
+    theirs = training._lmplz(words, ends, names, 5, str(tmp_path))
     for mine, other in zip(ours, theirs, strict=True):
         a, b = np.lexsort(mine.words.T), np.lexsort(other.words.T)
         assert np.array_equal(mine.words[a], other.words[b])
@@ -130,7 +129,7 @@ def test_lmplz_and_numpy_give_one_model(tmp_path):
     texts = corpus("thai", 150, 1)
     for estimator in ("kenlm", "numpy"):
         settings = {"lang": "th", "vocab_size": 80, "estimator": estimator}
-        about = language_model.train(texts, str(tmp_path / estimator), **settings)
+        about = training.train(texts, str(tmp_path / estimator), **settings)
         assert about["estimator"] == estimator
     models = [perplexity.load(str(tmp_path / estimator)) for estimator in ("kenlm", "numpy")]
     new = pa.array(corpus("thai", 80, 2))

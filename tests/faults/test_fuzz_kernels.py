@@ -32,7 +32,7 @@ from curation.schema import DOCUMENT, RAW, raw
 from curation.signals.edit import normalise
 from curation.signals.masking import mask
 from curation.signals.text_signals import signals_kernel
-from curation.sources import block_lists as block
+from curation.sources import block_lists
 from curation.text.urls import url_keys
 
 LANGUAGES = ["my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh"]
@@ -146,9 +146,9 @@ def has_perplexity(batch: pa.RecordBatch) -> None:
 
 def blocks(batch: pa.RecordBatch) -> None:
     none = np.zeros(0, np.uint64)
-    lists = block.BlockLists(none, none, none)
+    lists = block_lists.BlockLists(none, none, none)
     by_text = batch.set_column(1, "url", batch["text"])
-    assert complete(by_text, block.block(by_text, lists)).num_rows == batch.num_rows
+    assert complete(by_text, block_lists.block(by_text, lists)).num_rows == batch.num_rows
 
 
 TEXT_KERNELS = {

@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from cluster.doctor import checks as doctor
-from cluster.doctor import traps
+from cluster.doctor import checks, traps
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +201,7 @@ def test_clock(monkeypatch):
 def test_a_trap_makes_doctor_exit_1(monkeypatch, tmp_path, capsys):
     from ray_jobs import cli
 
-    monkeypatch.setattr(doctor.traps, "checks", lambda uri: [traps.result("trap", False, "it is there", "mend it")])
+    monkeypatch.setattr(checks.traps, "checks", lambda uri: [traps.result("trap", False, "it is there", "mend it")])
     with pytest.raises(SystemExit) as exit_:
         cli.main(["doctor"])
     assert exit_.value.code == 1
@@ -212,6 +211,6 @@ def test_a_trap_makes_doctor_exit_1(monkeypatch, tmp_path, capsys):
 def test_fasttext_overwritten(monkeypatch):
     import types
 
-    monkeypatch.setitem(doctor.sys.modules, "fasttext", types.ModuleType("fasttext"))
-    check = next(c for c in doctor.checks() if c["name"] == "fastText can train")
+    monkeypatch.setitem(checks.sys.modules, "fasttext", types.ModuleType("fasttext"))
+    check = next(c for c in checks.checks() if c["name"] == "fastText can train")
     assert is_missing(check, "another package lies on top", "fasttext-numpy2")

@@ -12,7 +12,7 @@ import pytest
 from commoncrawl_site import Page, Snapshot, build, pages, surt
 
 from curation.commoncrawl import cdx as commoncrawl_cdx
-from curation.commoncrawl import layout as commoncrawl
+from curation.commoncrawl import layout
 from curation.commoncrawl import select as commoncrawl_select
 from curation.commoncrawl import table as commoncrawl_table
 from curation.commoncrawl.layout import Unreadable
@@ -22,10 +22,10 @@ NAME = "CC-MAIN-2024-18"
 
 
 def test_the_papers_snapshots():
-    names = commoncrawl.SNAPSHOTS
+    names = layout.SNAPSHOTS
     assert len(names) == len(set(names)) == 96 and list(names) == sorted(names)
-    assert commoncrawl.snapshots(["CC-MAIN-2013-20..CC-MAIN-2024-18"]) == list(names)
-    assert commoncrawl.snapshots(["CC-MAIN-2023-40..CC-MAIN-2024-10", "CC-MAIN-2026-05", "CC-MAIN-2023-50"]) == [
+    assert layout.snapshots(["CC-MAIN-2013-20..CC-MAIN-2024-18"]) == list(names)
+    assert layout.snapshots(["CC-MAIN-2023-40..CC-MAIN-2024-10", "CC-MAIN-2026-05", "CC-MAIN-2023-50"]) == [
         *("CC-MAIN-2023-40", "CC-MAIN-2023-50", "CC-MAIN-2024-10", "CC-MAIN-2026-05")
     ]
 
@@ -40,35 +40,35 @@ def test_the_papers_snapshots():
 )
 def test_snapshots_that_are_none(wanted, message):
     with pytest.raises(ValueError, match=message):
-        commoncrawl.snapshots([wanted])
+        layout.snapshots([wanted])
 
 
 def test_collinfo_brings_newer_snapshots():
     entries = [{"id": "CC-MAIN-2025-05", "cdx-api": "x"}, {"id": "CC-MAIN-2012"}, {"id": "CC-MAIN-2024-51"}]
-    known = commoncrawl.known_snapshots(json.dumps(entries).encode())
+    known = layout.known_snapshots(json.dumps(entries).encode())
     assert known == ("CC-MAIN-2024-51", "CC-MAIN-2025-05")
-    assert commoncrawl.snapshots(["CC-MAIN-2024-51..CC-MAIN-2025-05"], known) == list(known)
+    assert layout.snapshots(["CC-MAIN-2024-51..CC-MAIN-2025-05"], known) == list(known)
     for wrong in (b"<html>", b"[]", b'{"a": 1}', b'[{"name": 1}]'):
         with pytest.raises(ValueError, match="no collinfo"):
-            commoncrawl.known_snapshots(wrong)
+            layout.known_snapshots(wrong)
 
 
 def test_languages_in_three_letters():
     ours = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
     theirs = ("mya", "ceb", "ilo", "ind", "jav", "khm", "lao", "msa", "sun", "tgl", "tha", "vie", "war", "eng", "zho")
-    assert commoncrawl.iso_639_3(ours) == theirs
+    assert layout.iso_639_3(ours) == theirs
     with pytest.raises(ValueError, match="'xx' is no ISO 639-1 code"):
-        commoncrawl.iso_639_3(["xx"])
+        layout.iso_639_3(["xx"])
 
 
 def test_lists_of_files():
     table = "cc-index/table/cc-main/warc/crawl=X/subset={}/part-0.parquet"
     data = gzip.compress(f"{table.format('crawldiagnostics')}\n{table.format('warc')}\n".encode())
-    assert commoncrawl.listed(data, "columnar") == [table.format("warc")]
-    assert len(commoncrawl.listed(data, "files")) == 2
+    assert layout.listed(data, "columnar") == [table.format("warc")]
+    assert len(layout.listed(data, "files")) == 2
     for wrong in (b"no gzip", data[:-9]):
         with pytest.raises(Unreadable):
-            commoncrawl.listed(wrong, "columnar")
+            layout.listed(wrong, "columnar")
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import zlib
 import pytest
 from commoncrawl_site import Snapshot, build, pages
 
-from curation.commoncrawl import records as commoncrawl_records
-from curation.commoncrawl import table as commoncrawl_table
+from curation.commoncrawl import records, table
 from curation.commoncrawl.select import Select
 from curation.schema import Limits
 from curation.sources.warc import read_warc
@@ -23,7 +22,7 @@ def file(tmp_path_factory):
     found = [
         row
         for part in sorted(root.glob("cc-index/table/**/subset=warc/*.parquet"))
-        for row in commoncrawl_table.captures(part.open("rb"), Select(mimes=())).iter_rows(named=True)
+        for row in table.captures(part.open("rb"), Select(mimes=())).iter_rows(named=True)
     ]
     found.sort(key=lambda row: row["offset"])
     return root / found[0]["file"], (root / found[0]["file"]).read_bytes(), found
@@ -32,7 +31,7 @@ def file(tmp_path_factory):
 def read(wanted, data, begin=0, again=lambda record: None, limits=None):
     columns = {"source": "web", "crawl": NAME, "licence": "", "warc_file": wanted[0]["file"]}
     limits = limits or Limits()
-    rows = commoncrawl_records.rows(wanted, data, begin, columns=columns, limits=limits, again=again)
+    rows = records.rows(wanted, data, begin, columns=columns, limits=limits, again=again)
     return list(rows)
 
 
@@ -136,8 +135,8 @@ def test_a_bomb_is_not_unpacked():
     member = gzip.compress(head + b"Content-Type: application/http; msgtype=response\r\n\r\n" + bytes(90_000_000))
     wanted = [{"file": "f", "offset": 0, "length": len(member), "digest": "X", "url": "http://bomb/"}]
     limits = Limits(max_record_bytes=200_000)
-    block, problem = commoncrawl_records.checked(member, "X", limits)
-    assert len(block) <= 200_000 + commoncrawl_records.HEAD_BYTES and problem is None
+    block, problem = records.checked(member, "X", limits)
+    assert len(block) <= 200_000 + records.HEAD_BYTES and problem is None
     [row] = read(wanted, member, limits=limits)
     assert (row["rule"], row["value"]) == ("record_too_large", 90_000_000)
 
@@ -160,20 +159,20 @@ def test_forms_of_a_payload_that_a_digest_may_be_of(form):
     }[form]
     head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: {len(stored)}\r\n\r\n".encode()
     member = gzip.compress(head + stored + b"\r\n\r\n")
-    assert commoncrawl_records.checked(member, digest_of(body), Limits())[1] is None
-    assert commoncrawl_records.checked(member, digest_of(body + b"x"), Limits())[1][0] == "digest_mismatch"
+    assert records.checked(member, digest_of(body), Limits())[1] is None
+    assert records.checked(member, digest_of(body + b"x"), Limits())[1][0] == "digest_mismatch"
 
 
 def test_where_a_file_is_broken(file, tmp_path):
     path, data, wanted = file
-    assert commoncrawl_records.broken_at(str(path)) is None
+    assert records.broken_at(str(path)) is None
     copy = tmp_path / "copy.gz"
     for record in (wanted[0], wanted[10], wanted[-1]):
         at = record["offset"] + record["length"] // 2
         copy.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
-        start, end = commoncrawl_records.broken_at(str(copy), block_bytes=1000)
+        start, end = records.broken_at(str(copy), block_bytes=1000)
         assert start == record["offset"] and at < end
     copy.write_bytes(data[:-5])
-    assert commoncrawl_records.broken_at(str(copy))[1] == len(data) - 5
+    assert records.broken_at(str(copy))[1] == len(data) - 5
     copy.write_bytes(zlib.compress(b"x"))
-    assert commoncrawl_records.broken_at(str(copy))[0] == 0
+    assert records.broken_at(str(copy))[0] == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.lid import synthesis as lid_synthesis
+from curation.lid import synthesis
 from curation.lid.identify import identify
 from curation.lid.model import OTHER, LanguageModel, load
 from curation.lid.report import expected_calibration_error, scores
@@ -177,22 +177,22 @@ def test_languages_not_asked_for_are_other():
 
 
 def test_rewriting_by_hand():
-    spelling = lid_synthesis.spellings()["id", "ms"]
+    spelling = synthesis.spellings()["id", "ms"]
     rng = random.Random(0)
-    assert lid_synthesis.rewrite("Dia mencoba obat itu karena perbedaannya.", spelling, rng) == (
+    assert synthesis.rewrite("Dia mencoba obat itu karena perbedaannya.", spelling, rng) == (
         "dia mencuba ubat itu kerana perbezaannya.",
         4 / 6,
     )
-    assert lid_synthesis.rewrite("di rumah sakit, aktivitasnya", spelling, rng) == ("di hospital, aktivitinya", 3 / 4)
-    assert lid_synthesis.rewrite("rumah. sakit", spelling, rng) == ("rumah. sakit", 0.0)
-    assert lid_synthesis.rewrite("", spelling, rng) == ("", 0.0)
+    assert synthesis.rewrite("di rumah sakit, aktivitasnya", spelling, rng) == ("di hospital, aktivitinya", 3 / 4)
+    assert synthesis.rewrite("rumah. sakit", spelling, rng) == ("rumah. sakit", 0.0)
+    assert synthesis.rewrite("", spelling, rng) == ("", 0.0)
 
 
 def test_frequent_words_are_those_of_every_source():
     sources = {"a": ["the cat and the dog and the cat"], "b": ["the ship and the sea ship ship ship"]}
-    assert lid_synthesis.frequent_words(sources, 2) == {"the", "and"}
+    assert synthesis.frequent_words(sources, 2) == {"the", "and"}
     rng = random.Random(0)
-    assert lid_synthesis.transplant("The cat and ship.", {"the", "and"}, ["nga"], rng) == "nga cat nga ship."
+    assert synthesis.transplant("The cat and ship.", {"the", "and"}, ["nga"], rng) == "nga cat nga ship."
 
 
 def test_segments_of_thin_and_missing_languages():

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import kenlm
-from curation.lm import perplexity
-from curation.lm import training as language_model
+from curation.lm import perplexity, training
 from curation.lm.kneser_ney import estimate
 from curation.lm.pieces import END, UNKNOWN
 
@@ -42,7 +41,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("models")
     for lang in WORDS:
         settings = {"lang": lang, "vocab_size": 60, "order": 4, "estimator": "numpy"}
-        language_model.train(documents(lang, 120, 1), str(out / lang), **settings)
+        training.train(documents(lang, 120, 1), str(out / lang), **settings)
     return out
 
 
@@ -101,7 +100,7 @@ def test_same_documents_in_any_order_give_the_same_files(tmp_path):
     texts = documents("th", 60, 1)
     for name, order in (("a", texts), ("b", [*texts[::-1], texts[0], "  "])):
         settings = {"lang": "th", "vocab_size": 50, "estimator": "numpy"}
-        language_model.train(order, str(tmp_path / name), **settings)
+        training.train(order, str(tmp_path / name), **settings)
     for file in sorted(tmp_path.glob("a/*")):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
 
@@ -117,7 +116,7 @@ def test_same_documents_in_any_order_give_the_same_files(tmp_path):
 def test_what_cannot_be_trained_is_said(settings, message, tmp_path):
     texts = settings.pop("texts", documents("id", 60, 1))
     with pytest.raises(ValueError, match=message):
-        language_model.train(texts, str(tmp_path), lang="xx", **settings)
+        training.train(texts, str(tmp_path), lang="xx", **settings)
 
 
 def test_lmplz_that_is_not_built_is_named(tmp_path, monkeypatch):
@@ -125,7 +124,7 @@ def test_lmplz_that_is_not_built_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert kenlm.tool("lmplz") is None
     with pytest.raises(ValueError, match=r"lmplz is not built; run cluster/kenlm.sh"):
-        language_model.train(documents("id", 60, 1), str(tmp_path), lang="id", estimator="kenlm")
+        training.train(documents("id", 60, 1), str(tmp_path), lang="id", estimator="kenlm")
     (tmp_path / "lmplz").write_text("")
     monkeypatch.setenv("PINISI_KENLM", str(tmp_path))
     assert kenlm.tool("lmplz") == str(tmp_path / "lmplz")

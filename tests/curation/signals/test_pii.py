@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation.signals import masking as pii
-from curation.signals import pii_patterns
+from curation.signals import masking, pii_patterns
 from curation.signals.pii_patterns import KINDS, PLAIN
 
 MARKED = re.compile(r"«(\w+):([^»]*)»")
@@ -22,7 +21,7 @@ def cases():
 
 def masked(texts, langs, kinds=KINDS):
     batch = pa.record_batch({"text": pa.array(texts, pa.string()), "lang": pa.array(langs, pa.string())})
-    return pii.mask(batch, kinds)
+    return masking.mask(batch, kinds)
 
 
 @pytest.mark.parametrize(("lang", "text", "expected"), cases())
@@ -51,9 +50,9 @@ def test_a_batch_is_each_text_alone():
     assert out["text"].to_pylist()[-3:-1] == [None, ""]
     assert out["text"].to_pylist()[-1] == "\n".join(expected for lang, _, expected in rows if lang == "id")
     table = pa.record_batch({"text": texts, "lang": langs})
-    assert pii.mask(table.slice(5, 20)).equals(out.slice(5, 20))
+    assert masking.mask(table.slice(5, 20)).equals(out.slice(5, 20))
     assert out["text"].type == pa.string()
-    empty = pii.mask(table.slice(0, 0))
+    empty = masking.mask(table.slice(0, 0))
     assert empty.num_rows == 0 and empty.schema == out.schema
 
 
@@ -84,7 +83,7 @@ def test_national_forms_belong_to_their_language():
 def test_masking_twice_is_masking_once():
     texts, langs = [text for _, text, _ in cases()], [lang for lang, _, _ in cases()]
     once = masked(texts, langs)
-    twice = pii.mask(once.drop_columns(["pii"]))
+    twice = masking.mask(once.drop_columns(["pii"]))
     assert twice["text"].equals(once["text"])
     assert sum(sum(row.values()) for row in twice["pii"].to_pylist()) == 0
 

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.sources import block_lists as block
+from curation.sources import block_lists
 from curation.text.urls import normalise
 
 
@@ -23,12 +23,12 @@ def lists(tmp_path):
             "https://www.news.example/adult/\nforum.example/t?id=7\nhttp://น้ำ.example/หน้า\nhome.example\n".encode()
         )
     )
-    return block.load([str(domains)], [str(urls)])
+    return block_lists.load([str(domains)], [str(urls)])
 
 
 def outcome(lists, url):
     batch = pa.record_batch({"doc_id": ["x"], "url": pa.array([url], pa.string())})
-    kept, ledger = block.block(batch, lists)
+    kept, ledger = block_lists.block(batch, lists)
     assert kept.num_rows + ledger.num_rows == 1
     return (ledger["rule"][0].as_py(), ledger["detail"][0].as_py()) if ledger.num_rows else None
 
@@ -114,11 +114,11 @@ def test_an_entry_that_is_no_name_is_named(tmp_path, domains, urls):
     (tmp_path / "d.txt").write_text(domains)
     (tmp_path / "u.txt").write_text(urls)
     with pytest.raises(ValueError, match=r"[du]\.txt: .* is not a (domain|URL)"):
-        block.load([str(tmp_path / "d.txt")], [str(tmp_path / "u.txt")])
+        block_lists.load([str(tmp_path / "d.txt")], [str(tmp_path / "u.txt")])
 
 
 def test_no_lists_block_nothing():
-    lists = block.load([], [])
+    lists = block_lists.load([], [])
     assert outcome(lists, "http://bad.example/") is None and not len(lists.domains)
 
 
@@ -131,7 +131,7 @@ def test_equals_a_plain_set_of_names(tmp_path):
     pages = {normalise(f"http://{'.'.join(rng.choices(labels, k=2))}/{rng.choice('pqr')}") for _ in range(20)}
     (tmp_path / "d").write_text("\n".join(sorted(names)))
     (tmp_path / "u").write_text("\n".join(sorted(pages)))
-    lists = block.load([str(tmp_path / "d")], [str(tmp_path / "u")])
+    lists = block_lists.load([str(tmp_path / "d")], [str(tmp_path / "u")])
     assert len(lists.domains) == len(names) and (np.diff(lists.pages.astype(object)) > 0).all()
     urls, expected = [], []
     for _ in range(4000):
@@ -147,7 +147,7 @@ def test_equals_a_plain_set_of_names(tmp_path):
             expected.append("blocked_url" if any(p in pages for p in above) else None)
     batch = pa.record_batch({"doc_id": list(map(str, range(len(urls)))), "url": urls})
     for rows in (batch, batch.slice(100, 900)):
-        kept, ledger = block.block(rows, lists)
+        kept, ledger = block_lists.block(rows, lists)
         first = int(rows["doc_id"][0].as_py())
         got = dict(zip(ledger["doc_id"].to_pylist(), ledger["rule"].to_pylist(), strict=True))
         assert got == {str(i): r for i, r in enumerate(expected) if r and first <= i < first + rows.num_rows}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cluster import storage
-from mixture.store import token_store as store_module
+from mixture.store import token_store
 from mixture.store.token_store import TokenStore, append, write_store
 
 DOCUMENTS = [
@@ -171,7 +171,7 @@ def test_a_large_store_is_written_in_segments(folder, monkeypatch, most):
     write_store(folder, iter(old), 1000, eod=3)
     append(folder, iter(new))
     plain = TokenStore(folder)
-    monkeypatch.setattr(store_module, "SEGMENT_TOKENS", most)
+    monkeypatch.setattr(token_store, "SEGMENT_TOKENS", most)
     cut = folder + "-cut"
     write_store(cut, iter(old), 1000, eod=3)
     append(cut, iter(new))

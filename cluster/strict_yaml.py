@@ -1,13 +1,24 @@
-"""YAML files read into typed models that refuse unknown keys, with errors of one sentence: file, line, key, what to do."""
+"""YAML files read into typed models that refuse unknown keys, with errors of one sentence: file, line, key, what to do.
+
+`Section` is what every mapping in such a file is a model of, and beside it are the kinds of numbers in it.
+"""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read(path: Path, what: str) -> dict:

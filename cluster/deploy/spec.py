@@ -10,22 +10,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cluster import strict_yaml
+from cluster.strict_yaml import Positive, Rate, Section
 
 CLOUDS = ("aws", "gcp", "azure")
 MAX_NODES = 10_000
 
 Count = Annotated[int, Field(ge=0, le=MAX_NODES)]
-Positive = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,40}[a-z0-9])?$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Instance(Section):
@@ -61,7 +56,7 @@ class Group(Node):
     gpu_type: str | None = None  # the cloud's name of the accelerator
     node_selector: dict[str, str] = {}  # Kubernetes: labels of the nodes that its pods go to
     gpu_memory_gb: Positive | None = None
-    gpu_tflops: Annotated[float, Field(gt=0.0)] | None = None  # peak, dense bf16
+    gpu_tflops: Rate | None = None  # peak, dense bf16
 
     @model_validator(mode="after")
     def _consistent(self) -> Group:
@@ -115,7 +110,7 @@ class Cluster(Section):
     run_dir: str  # any URI that every node reaches
     environment: list[str] = []  # names of variables that nodes get from yours, or from the Secret `<name>-env`
     spill_dir: str = "/mnt/ray-spill"  # on the node's disk; objects that do not fit in memory go there
-    object_store_share: Share = 0.3  # of a node's memory
+    object_store_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3  # of a node's memory
     head: Node
     groups: Annotated[list[Group], Field(min_length=1)]
     aws: Aws | None = None

@@ -9,7 +9,7 @@ earlier runs have no text here, so the estimate decides for them. Components of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,7 @@ from curation.dedup.components import star_components
 from curation.dedup.index import file_of
 from curation.dedup.parts import part_shingles
 from curation.dedup.schema import DROPS, JUDGED, PAIRS, RANKED, SHINGLES, SIDES, with_p
-
-if TYPE_CHECKING:
-    from curation.dedup.steps import Work
+from curation.dedup.work import Work
 
 DOCUMENTS = pa.schema([f for f in RANKED if f.name != "bands"])
 BANDED = pa.schema([("p", pa.int32()), ("key", pa.int64()), ("id", pa.int64())])

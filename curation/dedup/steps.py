@@ -10,26 +10,24 @@
    (`curation.dedup.index`). With the indexes of earlier runs, a document that they have goes in steps 2 and 3.
 
 `curation.dedup.parts` reads and writes texts part by part, `curation.dedup.decisions` decides; here is the order in which
-they are called. Each step leaves its result below `out_uri/_work`, so a killed run continues where it was.
+they are called. Each step leaves its result (`curation.dedup.work`), so a killed run continues where it was.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.engines.exchange import Engine, Input, Progress, partitions, place
+from cluster.engines.exchange import Engine, Input, Progress, place
 from cluster.shards import Shard, done, input_ids, markers, write_shard
 from curation.dedup import decisions
 from curation.dedup import parts as parts_of
-from curation.dedup.index import Index, open_index, write_index
+from curation.dedup.index import open_index, write_index
 from curation.dedup.near import near_drops
 from curation.dedup.schema import (
     ANCHORS,
@@ -44,9 +42,7 @@ from curation.dedup.schema import (
     DedupConfig,
     with_p,
 )
-
-WRITTEN = pa.schema([("p", pa.int32()), ("rows", pa.int64())])
-PARTS_AT_ONCE = 8  # written by one task: what was decided about a part is a small file
+from curation.dedup.work import Work, decided, fingerprint_of
 
 
 def dedup(  # noqa: PLR0917
@@ -82,16 +78,16 @@ def dedup(  # noqa: PLR0917
     work = Work(engine, shards, config, name, earlier, progress)
     found = markers(shards)
     if None in found:
-        work.decide()
-        work.write()
+        _decide(work)
+        _write(work)
         found = markers(shards)
     elif progress:
         progress(2 * len(shards))
     kept = sum(marker["docs_out"] for marker in found)
     index = storage.join(out_uri, "index")
-    if _fingerprint(storage.join(index, "_index.json")) != fingerprint:
+    if fingerprint_of(storage.join(index, "_index.json")) != fingerprint:
         outputs = [shard.part for shard in shards]
-        write_index(engine, work.key_files(), outputs, index, config, kept, {"fingerprint": fingerprint})
+        write_index(engine, _key_files(work), outputs, index, config, kept, {"fingerprint": fingerprint})
     storage.remove(work.uri)
     rules: Counter[str] = Counter()
     for marker in found:
@@ -99,211 +95,155 @@ def dedup(  # noqa: PLR0917
     return {"docs_in": kept + rules.total(), "docs_out": kept, **dict(sorted(rules.items()))}
 
 
-@dataclass
-class Work:
-    """The steps of one corpus. What a step decides about part number i lies in `<step>/<i>.parquet` under `uri`."""
+def _decide(work: Work) -> None:
+    work.step("drops", DROPS, _drops)
+    work.step("lines", FREQUENT, _frequent)
+    if work.config.substring_min_chars:
+        work.step("anchors", ANCHORS, _anchors)
+        work.step("cuts", CUTS, _cuts)
 
-    engine: Engine
-    shards: list[Shard]
-    config: DedupConfig
-    name: str
-    earlier: list[Index]
-    progress: Progress | None = None
-    held: list = field(default_factory=list)  # rows of the engine, until the step that needs them is done
 
-    @property
-    def uri(self) -> str:
-        return storage.join(self.shards[0].output, "_work")
-
-    def decide(self) -> None:
-        self.step("drops", DROPS, self._drops)
-        self.step("lines", FREQUENT, self._frequent)
-        if self.config.substring_min_chars:
-            self.step("anchors", ANCHORS, self._anchors)
-            self.step("cuts", CUTS, self._cuts)
-
-    def step(self, name: str, schema: pa.Schema, make: Callable[[], list]) -> None:
-        """Write the rows that `make` gives, split by their column `part`, unless they are there."""
-        folder, mark = storage.join(self.uri, name), storage.join(self.uri, name, "_done.json")
-        if _fingerprint(mark) == self.shards[0].fingerprint:
-            return
+def _key_files(work: Work, progress: Progress | None = None) -> list[str]:
+    """Files with the KEYS of each part, computed once."""
+    config, name, folder = work.config.minhash, work.name, storage.join(work.uri, "keys")
+    fingerprint, mark = work.shards[0].fingerprint, storage.join(folder, "_made_for.json")
+    if fingerprint_of(mark) != fingerprint:
         storage.remove(folder)
+        storage.write_json(mark, {"fingerprint": fingerprint})
 
-        n = -(-len(self.shards) // PARTS_AT_ONCE)
+    def write(task: tuple[int, str]) -> dict:
+        part, source = task
+        target = storage.join(folder, f"{part}.parquet")
+        if not storage.exists(target):
+            with storage.parquet_writer(target, KEYS) as writer:
+                for batch in parts_of.part_keys(source, part, name, config):
+                    writer.write_batch(batch)
+        return {}
 
-        def of_group(batch: pa.RecordBatch) -> pa.RecordBatch:
-            return with_p(batch, pa.array(batch["part"].to_numpy() % n))
-
-        def write(p: int, *tables: pa.Table) -> pa.Table:
-            rows = pa.concat_tables([table.drop_columns("p") for table in tables])
-            for part in pc.unique(rows["part"]).to_pylist():
-                storage.write_table(storage.join(folder, f"{part}.parquet"), rows.filter(pc.equal(rows["part"], part)))
-            return pa.table([[p], [rows.num_rows]], schema=WRITTEN)
-
-        inputs = [Input(data, of_group, with_p(schema)) for data in make()]
-        written = self.engine.table(self.by_key(inputs, write, WRITTEN, n), WRITTEN)
-        rows = pc.sum(written["rows"]).as_py() or 0
-        storage.write_json(mark, {"fingerprint": self.shards[0].fingerprint, "rows": rows})
-        self.engine.release(*self.held)
-        self.held.clear()
-
-    def by_key(self, inputs: list[Input], function: Callable[..., pa.Table], schema: pa.Schema, n: int) -> Any:
-        self.held.append(self.engine.by_key(inputs, function, schema, n))
-        return self.held[-1]
-
-    def tasks(self, function: Callable[[Any], Iterator[pa.RecordBatch]], arguments: Sequence, schema: pa.Schema) -> Any:
-        self.held.append(self.engine.tasks(function, arguments, schema))
-        return self.held[-1]
-
-    def partitions(self, rows: int, row_bytes: int) -> int:
-        """Enough for the rows, and no fewer than the indexes have, so that a partition reads one file of each."""
-        n = partitions(rows, row_bytes, self.config.partition_bytes)
-        return max([n, *(index.partitions for index in self.earlier)])
-
-    def key_files(self, progress: Progress | None = None) -> list[str]:
-        """Files with the KEYS of each part, computed once."""
-        config, name, folder = self.config.minhash, self.name, storage.join(self.uri, "keys")
-        fingerprint, mark = self.shards[0].fingerprint, storage.join(folder, "_made_for.json")
-        if _fingerprint(mark) != fingerprint:
-            storage.remove(folder)
-            storage.write_json(mark, {"fingerprint": fingerprint})
-
-        def write(task: tuple[int, str]) -> dict:
-            part, source = task
-            target = storage.join(folder, f"{part}.parquet")
-            if not storage.exists(target):
-                with storage.parquet_writer(target, KEYS) as writer:
-                    for batch in parts_of.part_keys(source, part, name, config):
-                        writer.write_batch(batch)
-            return {}
-
-        tasks = [(part, shard.input) for part, shard in enumerate(self.shards)]
-        self.engine.run(write, tasks, progress)
-        return [storage.join(folder, f"{part}.parquet") for part, _ in tasks]
-
-    def _drops(self) -> list:
-        """Documents that go as a whole: steps 1 to 3."""
-        earlier = self.earlier
-        keys = self.tasks(parts_of.read, self.key_files(self.progress), KEYS)
-        documents = self.engine.count(keys)
-        storage.write_json(storage.join(self.uri, "keys", "_count.json"), {"documents": documents})
-        n = self.partitions(documents, 600)
-
-        def by_page(batch: pa.RecordBatch) -> pa.RecordBatch:
-            return with_p(batch, place(batch["page"].to_numpy(), n))
-
-        def one_a_page(p: int, table: pa.Table) -> pa.Table:
-            return decisions.one_a_page(table.drop_columns("p"), [index.pages(p, n) for index in earlier])
-
-        def gone(batch: pa.RecordBatch) -> pa.RecordBatch:
-            batch = batch.filter(pc.is_valid(batch["rule"])).select(DROPS.names)
-            return with_p(batch, pa.array(batch["part"].to_numpy() % n))
-
-        rankable = pa.schema([PAGES.field(name) for name in (*RANKED.names[1:], "length", "tie")])
-
-        def by_class(batch: pa.RecordBatch) -> pa.RecordBatch:
-            batch = batch.filter(pc.and_(pc.is_null(batch["rule"]), pc.is_valid(batch["bands"]))).select(rankable.names)
-            return with_p(batch, pa.array(decisions.length_class(batch["length"].to_numpy()) % n))
-
-        pages = self.by_key([Input(keys, by_page, with_p(KEYS))], one_a_page, PAGES, n)
-        drops = self.by_key([Input(pages, gone, with_p(DROPS))], lambda _, table: table.drop_columns("p"), DROPS, n)
-        ranked = self.by_key([Input(pages, by_class, with_p(rankable))], lambda _, t: decisions.ranked(t), RANKED, n)
-        return [drops, near_drops(self, ranked, n)]
-
-    def _frequent(self) -> list:
-        """Lines that are cut: step 4."""
-        config, uri = self.config, self.uri
-        n_buckets = self._n_buckets()
-
-        def count(task: tuple[int, str]) -> Iterator[pa.RecordBatch]:
-            part, source = task
-            drops = _decided(uri, "drops", part, DROPS)
-            yield parts_of.part_lines(source, part, drops, n_buckets, config)
-
-        counted = self.tasks(count, [(part, shard.input) for part, shard in enumerate(self.shards)], LINES)
-        n = self.partitions(self.engine.count(counted), 40)
-
-        def by_line(batch: pa.RecordBatch) -> pa.RecordBatch:
-            return with_p(batch, place(batch["line"].to_numpy(), n))
-
-        def frequent(_: int, table: pa.Table) -> pa.Table:
-            return decisions.frequent(table, config.line_max_count)
-
-        return [self.by_key([Input(counted, by_line, with_p(LINES))], frequent, FREQUENT, n)]
-
-    def _anchors(self) -> list:
-        """Anchors that occur more than once: the first half of step 5."""
-        remaining = self.remaining()
-
-        def anchors(part: int) -> Iterator[pa.RecordBatch]:
-            yield parts_of.part_anchors(remaining(part), part)
-
-        counted = self.tasks(anchors, range(len(self.shards)), ANCHORS)
-        n = self.partitions(self.engine.count(counted), 40)
-        return [
-            self.by_key(
-                [Input(counted, lambda batch: with_p(batch, place(batch["anchor"].to_numpy(), n)), with_p(ANCHORS))],
-                lambda _, table: decisions.repeated_anchors(table.drop_columns("p")),
-                ANCHORS,
-                n,
-            )
-        ]
-
-    def _cuts(self) -> list:
-        """Copies that are cut: the second half of step 5."""
-        remaining, uri, min_chars = self.remaining(), self.uri, self.config.substring_min_chars
-
-        def contexts(part: int) -> Iterator[pa.RecordBatch]:
-            wanted = _decided(uri, "anchors", part, ANCHORS)["anchor"].to_numpy().view(np.uint64)
-            yield from parts_of.part_contexts(remaining(part), part, np.sort(wanted))
-
-        found = self.tasks(contexts, range(len(self.shards)), CONTEXTS)
-        n = self.partitions(self.engine.count(found), 100 + 3 * min_chars)
-
-        def by_anchor(batch: pa.RecordBatch) -> pa.RecordBatch:
-            return with_p(batch, place(batch["anchor"].to_numpy(), n))
-
-        def copies(_: int, table: pa.Table) -> pa.Table:
-            return decisions.copies(table, min_chars)
-
-        return [self.by_key([Input(found, by_anchor, with_p(CONTEXTS))], copies, CUTS, n)]
-
-    def remaining(self) -> Callable[[int], parts_of.Remaining]:
-        """The documents of a part with steps 2 to 4 carried out."""
-        uri, config, n_buckets = self.uri, self.config, self._n_buckets()
-        sources = [shard.input for shard in self.shards]
-
-        def of(part: int) -> parts_of.Remaining:
-            drops, lines = _decided(uri, "drops", part, DROPS), _decided(uri, "lines", part, FREQUENT)
-            return parts_of.Remaining(sources[part], drops, lines, n_buckets, config)
-
-        return of
-
-    def write(self) -> None:
-        """Every part that is not finished, with what was decided carried out: step 6."""
-        remaining, uri, shards, progress = self.remaining(), self.uri, self.shards, self.progress
-
-        def write(part: int) -> dict:
-            shard = shards[part]
-            if marker := done(shard):
-                return marker
-            cleaned = parts_of.part_cleaned(remaining(part), _decided(uri, "cuts", part, CUTS))
-            return write_shard(cleaned, shard, input_ids(shard))
-
-        self.engine.run(write, range(len(shards)), progress and (lambda n: progress(len(shards) + n)))
-
-    def _n_buckets(self) -> int:
-        """Buckets in which lines are counted: of documents that steps 2 and 3 leave."""
-        documents = storage.read_json(storage.join(self.uri, "keys", "_count.json"))["documents"]
-        left = documents - storage.read_json(storage.join(self.uri, "drops", "_done.json"))["rows"]
-        return max(1, -(-left // self.config.line_bucket_documents))
+    tasks = [(part, shard.input) for part, shard in enumerate(work.shards)]
+    work.engine.run(write, tasks, progress)
+    return [storage.join(folder, f"{part}.parquet") for part, _ in tasks]
 
 
-def _fingerprint(mark: str) -> str | None:
-    return storage.read_json(mark)["fingerprint"] if storage.exists(mark) else None
+def _drops(work: Work) -> list:
+    """Documents that go as a whole: steps 1 to 3."""
+    earlier = work.earlier
+    keys = work.tasks(parts_of.read, _key_files(work, work.progress), KEYS)
+    documents = work.engine.count(keys)
+    storage.write_json(storage.join(work.uri, "keys", "_count.json"), {"documents": documents})
+    n = work.partitions(documents, 600)
+
+    def by_page(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return with_p(batch, place(batch["page"].to_numpy(), n))
+
+    def one_a_page(p: int, table: pa.Table) -> pa.Table:
+        return decisions.one_a_page(table.drop_columns("p"), [index.pages(p, n) for index in earlier])
+
+    def gone(batch: pa.RecordBatch) -> pa.RecordBatch:
+        batch = batch.filter(pc.is_valid(batch["rule"])).select(DROPS.names)
+        return with_p(batch, pa.array(batch["part"].to_numpy() % n))
+
+    rankable = pa.schema([PAGES.field(name) for name in (*RANKED.names[1:], "length", "tie")])
+
+    def by_class(batch: pa.RecordBatch) -> pa.RecordBatch:
+        batch = batch.filter(pc.and_(pc.is_null(batch["rule"]), pc.is_valid(batch["bands"]))).select(rankable.names)
+        return with_p(batch, pa.array(decisions.length_class(batch["length"].to_numpy()) % n))
+
+    pages = work.by_key([Input(keys, by_page, with_p(KEYS))], one_a_page, PAGES, n)
+    drops = work.by_key([Input(pages, gone, with_p(DROPS))], lambda _, table: table.drop_columns("p"), DROPS, n)
+    ranked = work.by_key([Input(pages, by_class, with_p(rankable))], lambda _, t: decisions.ranked(t), RANKED, n)
+    return [drops, near_drops(work, ranked, n)]
 
 
-def _decided(uri: str, step: str, part: int, schema: pa.Schema) -> pa.Table:
-    """What a step decided about a part; no rows when that is nothing."""
-    source = storage.join(uri, step, f"{part}.parquet")
-    return storage.read_table(source).cast(schema) if storage.exists(source) else schema.empty_table()
+def _frequent(work: Work) -> list:
+    """Lines that are cut: step 4."""
+    config, uri = work.config, work.uri
+    n_buckets = _n_buckets(work)
+
+    def count(task: tuple[int, str]) -> Iterator[pa.RecordBatch]:
+        part, source = task
+        drops = decided(uri, "drops", part, DROPS)
+        yield parts_of.part_lines(source, part, drops, n_buckets, config)
+
+    counted = work.tasks(count, [(part, shard.input) for part, shard in enumerate(work.shards)], LINES)
+    n = work.partitions(work.engine.count(counted), 40)
+
+    def by_line(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return with_p(batch, place(batch["line"].to_numpy(), n))
+
+    def frequent(_: int, table: pa.Table) -> pa.Table:
+        return decisions.frequent(table, config.line_max_count)
+
+    return [work.by_key([Input(counted, by_line, with_p(LINES))], frequent, FREQUENT, n)]
+
+
+def _anchors(work: Work) -> list:
+    """Anchors that occur more than once: the first half of step 5."""
+    left = _remaining(work)
+
+    def anchors(part: int) -> Iterator[pa.RecordBatch]:
+        yield parts_of.part_anchors(left(part), part)
+
+    counted = work.tasks(anchors, range(len(work.shards)), ANCHORS)
+    n = work.partitions(work.engine.count(counted), 40)
+    return [
+        work.by_key(
+            [Input(counted, lambda batch: with_p(batch, place(batch["anchor"].to_numpy(), n)), with_p(ANCHORS))],
+            lambda _, table: decisions.repeated_anchors(table.drop_columns("p")),
+            ANCHORS,
+            n,
+        )
+    ]
+
+
+def _cuts(work: Work) -> list:
+    """Copies that are cut: the second half of step 5."""
+    left, uri, min_chars = _remaining(work), work.uri, work.config.substring_min_chars
+
+    def contexts(part: int) -> Iterator[pa.RecordBatch]:
+        wanted = decided(uri, "anchors", part, ANCHORS)["anchor"].to_numpy().view(np.uint64)
+        yield from parts_of.part_contexts(left(part), part, np.sort(wanted))
+
+    found = work.tasks(contexts, range(len(work.shards)), CONTEXTS)
+    n = work.partitions(work.engine.count(found), 100 + 3 * min_chars)
+
+    def by_anchor(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return with_p(batch, place(batch["anchor"].to_numpy(), n))
+
+    def copies(_: int, table: pa.Table) -> pa.Table:
+        return decisions.copies(table, min_chars)
+
+    return [work.by_key([Input(found, by_anchor, with_p(CONTEXTS))], copies, CUTS, n)]
+
+
+def _remaining(work: Work) -> Callable[[int], parts_of.Remaining]:
+    """The documents of a part with steps 2 to 4 carried out."""
+    uri, config, n_buckets = work.uri, work.config, _n_buckets(work)
+    sources = [shard.input for shard in work.shards]
+
+    def of(part: int) -> parts_of.Remaining:
+        drops, lines = decided(uri, "drops", part, DROPS), decided(uri, "lines", part, FREQUENT)
+        return parts_of.Remaining(sources[part], drops, lines, n_buckets, config)
+
+    return of
+
+
+def _write(work: Work) -> None:
+    """Every part that is not finished, with what was decided carried out: step 6."""
+    left, uri, shards, progress = _remaining(work), work.uri, work.shards, work.progress
+
+    def write(part: int) -> dict:
+        shard = shards[part]
+        if marker := done(shard):
+            return marker
+        cleaned = parts_of.part_cleaned(left(part), decided(uri, "cuts", part, CUTS))
+        return write_shard(cleaned, shard, input_ids(shard))
+
+    work.engine.run(write, range(len(shards)), progress and (lambda n: progress(len(shards) + n)))
+
+
+def _n_buckets(work: Work) -> int:
+    """Buckets in which lines are counted: of documents that steps 2 and 3 leave."""
+    documents = storage.read_json(storage.join(work.uri, "keys", "_count.json"))["documents"]
+    left = documents - storage.read_json(storage.join(work.uri, "drops", "_done.json"))["rows"]
+    return max(1, -(-left // work.config.line_bucket_documents))

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from curation.signals.edit import ASCII
+from curation.text.characters import ASCII
 from curation.text.units import PRIME, SIZE, decode, text_buffers
 
 UNKNOWN, BEGIN, END = 0, 1, 2

@@ -1,4 +1,4 @@
-"""Reading the keys of a policy: each function takes what YAML gave, checks it and says in one sentence what is wrong.
+"""A policy, and reading its keys: each function takes what YAML gave, checks it and says in one sentence what is wrong.
 
 `where` names the file or override in errors.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from curation.policy.signal_schema import NGRAM_SIGNALS, SIGNALS
 
@@ -20,6 +20,23 @@ class Percentile:
     """A bound that is this percentile, 0 to 100, of a signal among the reference documents of the language."""
 
     percentile: float
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One language. `rules` is signal -> bound (`min`, `max`) -> threshold; `ngram` is signal -> n."""
+
+    lang: str
+    name: str
+    script: str | None
+    lid: Mapping[str, str] = field(default_factory=dict)  # language-identification model -> its label
+    ascii_punctuation: bool = False  # typographic and full-width punctuation becomes ASCII
+    delete_url_tokens: bool = False
+    long_token_chars: int | None = None  # longer tokens are deleted
+    rules: Mapping[str, Mapping[str, float | Percentile]] = field(default_factory=dict)
+    ngram: Mapping[str, int] = field(default_factory=dict)
+    stop_words: tuple[str, ...] | None = None
+    flagged_words: tuple[str, ...] | None = None
 
 
 def known(section: object, keys: tuple[str, ...], where: str, path: str) -> dict:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.policy.keys import Percentile
-
-if TYPE_CHECKING:
-    from curation.policy.policy import Policy
+from curation.policy.keys import Percentile, Policy
 
 
 def wanted(policies: Mapping[str, Policy]) -> list[str]:

@@ -10,7 +10,6 @@ document is kept when it breaks no rule; every rule that it breaks is a ledger r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pyarrow as pa
 import yaml
 
 from cluster.shards import LEDGER
-from curation.policy.keys import Percentile, edits, known, merge_rules, nearest, words
+from curation.policy.keys import Percentile, Policy, edits, known, merge_rules, nearest, words
 from curation.policy.percentiles import resolve
 from curation.policy.signal_schema import LIST_SIGNALS
 from curation.text.characters import script_number
@@ -27,23 +26,6 @@ from curation.text.characters import script_number
 FOLDER = Path(__file__).parents[1] / "languages"
 STAGE = "filter/policy"
 KEYS = ("name", "script", "lid", "edit", "rules", "stop_words", "flagged_words")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """One language. `rules` is signal -> bound (`min`, `max`) -> threshold; `ngram` is signal -> n."""
-
-    lang: str
-    name: str
-    script: str | None
-    lid: Mapping[str, str] = field(default_factory=dict)  # language-identification model -> its label
-    ascii_punctuation: bool = False  # typographic and full-width punctuation becomes ASCII
-    delete_url_tokens: bool = False
-    long_token_chars: int | None = None  # longer tokens are deleted
-    rules: Mapping[str, Mapping[str, float | Percentile]] = field(default_factory=dict)
-    ngram: Mapping[str, int] = field(default_factory=dict)
-    stop_words: tuple[str, ...] | None = None
-    flagged_words: tuple[str, ...] | None = None
 
 
 def languages() -> list[str]:

@@ -19,30 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.policy.policy import Policy, load, of_language
-from curation.text.characters import BITS, IGNORED, MARK, SPACE, SPECIAL, UNSPACED
+from curation.policy.keys import Policy
+from curation.policy.policy import load, of_language
+from curation.text.characters import ASCII, BITS, IGNORED, MARK, SPACE, SPECIAL, UNSPACED
 from curation.text.units import decode, text_buffers
 
 NO_LIMIT = np.iinfo(np.int64).max
 _NONE, _SPACE, _LINE, _PARAGRAPH = range(4)  # what must be written before the next character
-
-_QUOTES = dict.fromkeys("“”„‟«»「」『』《》〝〞", '"') | dict.fromkeys("‘’‚‛´", "'")
-_MARKS = {**dict.fromkeys("‐‑‒–—―−", "-"), "。": ".", "、": ",", "・": "-", "〜": "~", "∶": ":", "【": "[", "】": "]"}
-
-
-def _ascii() -> np.ndarray:
-    table = np.zeros(0x10000, np.uint8)
-    for wide in range(0xFF01, 0xFF5F):
-        plain = chr(wide - 0xFEE0)
-        if not plain.isalnum():
-            table[wide] = ord(plain)
-    for character, plain in {**_QUOTES, **_MARKS, "…": "."}.items():
-        table[ord(character)] = ord(plain)
-    return table
-
-
-ASCII = _ascii()
-"""ASCII counterpart of each punctuation mark below 0x10000, 0 for all else; an ellipsis is written three times."""
 
 
 def normalise(batch: pa.RecordBatch, policies: Mapping[str, Policy] | None = None) -> pa.RecordBatch:

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.shards import LEDGER
-from curation.policy.policy import Policy, load, of_language
+from curation.policy.keys import Policy
+from curation.policy.policy import load, of_language
 from curation.policy.signal_schema import FIELDS, MEASURED, SIGNALS
 from curation.signals.edit import normalise
 from curation.signals.line_signals import line_signals

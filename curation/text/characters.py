@@ -61,6 +61,24 @@ def _tables() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 BITS, SCRIPT, SCRIPTS = _tables()
 """Bits and script number of each code point below 0x40000; `SCRIPTS[number]` is the script's name in capitals."""
 
+_QUOTES = dict.fromkeys("“”„‟«»「」『』《》〝〞", '"') | dict.fromkeys("‘’‚‛´", "'")
+_MARKS = {**dict.fromkeys("‐‑‒–—―−", "-"), "。": ".", "、": ",", "・": "-", "〜": "~", "∶": ":", "【": "[", "】": "]"}
+
+
+def _ascii() -> np.ndarray:
+    table = np.zeros(0x10000, np.uint8)
+    for wide in range(0xFF01, 0xFF5F):
+        plain = chr(wide - 0xFEE0)
+        if not plain.isalnum():
+            table[wide] = ord(plain)
+    for character, plain in {**_QUOTES, **_MARKS, "…": "."}.items():
+        table[ord(character)] = ord(plain)
+    return table
+
+
+ASCII = _ascii()
+"""ASCII counterpart of each punctuation mark below 0x10000, 0 for all else; an ellipsis is written three times."""
+
 
 def script_number(name: str) -> int:
     """Number of a script in `SCRIPT` by its Unicode name in any case, e.g. "latin", "han". Raises ValueError when unknown."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ray_jobs.config.section import Positive, Rate, Section, Share
+from cluster.strict_yaml import Positive, Rate, Section, Share
 
 
 class ChatCategory(Section):

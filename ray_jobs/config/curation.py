@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.strict_yaml import Positive, Rate, Section, Share
 from curation.commoncrawl import layout as commoncrawl
-from ray_jobs.config.section import Positive, Rate, Section, Share
 
 
 class PageSelect(Section):

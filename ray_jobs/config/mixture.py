@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ray_jobs.config.section import Positive, Rate, Section, Share
+from cluster.strict_yaml import Positive, Rate, Section, Share
 
 
 class Tokenize(Section):

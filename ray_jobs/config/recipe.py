@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.strict_yaml import Positive, Rate, Section, Share
 from ray_jobs.config.alignment import ChatData, Watch
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Shape, Tokenize
-from ray_jobs.config.section import Positive, Rate, Section, Share
 
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
 

@@ -17,7 +17,7 @@ from ray_jobs.work.engine import run_shards
 from ray_jobs.work.shards import shards_of, totals
 
 if TYPE_CHECKING:
-    from curation.policy.policy import Policy
+    from curation.policy.keys import Policy
 
 
 def run(job: Job) -> dict:

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from curation.policy import percentiles
-from curation.policy.keys import Percentile
-from curation.policy.policy import Policy, load_all
+from curation.policy.keys import Percentile, Policy
+from curation.policy.policy import load_all
 
 
 def table(**columns) -> pa.Table:

@@ -7,7 +7,8 @@ import pytest
 
 from cluster.shards import LEDGER
 from curation.policy import policy
-from curation.policy.policy import Policy, apply, load, load_all, policy_kernel
+from curation.policy.keys import Policy
+from curation.policy.policy import apply, load, load_all, policy_kernel
 from curation.policy.signal_schema import FIELDS, SIGNALS
 
 

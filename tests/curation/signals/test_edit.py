@@ -7,7 +7,8 @@ import unicodedata
 import pyarrow as pa
 import pytest
 
-from curation.policy.policy import Policy, languages
+from curation.policy.keys import Policy
+from curation.policy.policy import languages
 from curation.signals.edit import normalise
 
 THAI = "ภาษาไทยเป็นภาษาที่เขียนติดกันโดยไม่มีช่องว่างระหว่างคำจึงยาวกว่าสามสิบตัวอักษรเสมอ"

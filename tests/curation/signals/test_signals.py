@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from naive_words import category, words_of
 
-from curation.policy.policy import Policy
+from curation.policy.keys import Policy
 from curation.policy.signal_schema import FIELDS, LIST_SIGNALS, MEASURED, SIGNALS
 from curation.signals.text_signals import signals, signals_kernel
 

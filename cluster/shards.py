@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -62,21 +63,33 @@ class Shard:
         return storage.join(self.output, "_shards", f"{self.name}.json")
 
 
+class Marker(TypedDict):
+    """What a finished shard says of itself: the fingerprint of the stage, and counts of documents and of UTF-8 bytes."""
+
+    fingerprint: str
+    docs_out: int
+    dropped: int
+    bytes: int
+    docs_per_lang: dict[str, int]
+    bytes_per_lang: dict[str, int]
+    rules: dict[str, int]  # ledger rows of each
+
+
 def ledger_rows(stage: str, rows: list[dict]) -> pa.RecordBatch:
     """Ledger rows of `stage` from dicts with the columns of `LEDGER`; columns left out are null."""
     return pa.RecordBatch.from_pylist([{"stage": stage, **row} for row in rows], schema=LEDGER)
 
 
-def done(shard: Shard) -> dict | None:
+def done(shard: Shard) -> Marker | None:
     """The marker of a finished shard, or None when it must be run."""
     try:
-        marker = storage.read_json(shard.marker)
+        marker = cast("Marker", storage.read_json(shard.marker))
     except FileNotFoundError:
         return None
     return marker if marker["fingerprint"] == shard.fingerprint else None
 
 
-def markers(shards: Sequence[Shard]) -> list[dict | None]:
+def markers(shards: Sequence[Shard]) -> list[Marker | None]:
     """`done` of each shard; side by side, as an object store takes its time over each of a hundred thousand."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(done, shards))
@@ -88,7 +101,7 @@ def finished(shards: Sequence[Shard]) -> int:
     return sum(marker is not None for marker in markers([shard for shard in shards if shard.marker in there]))
 
 
-def run_shard(kernel: Kernel, shard: Shard, batch_rows: int = 1024) -> dict:
+def run_shard(kernel: Kernel, shard: Shard, batch_rows: int = 1024) -> Marker:
     """Apply `kernel` to every batch of the shard's input and commit the result. Returns the marker."""
     if marker := done(shard):
         return marker
@@ -109,7 +122,7 @@ def input_ids(shard: Shard) -> list[str]:
         return parquet.read(["doc_id"])["doc_id"].to_pylist()
 
 
-def write_shard(batches: Batches, shard: Shard, ids: list[str] | None = None) -> dict:
+def write_shard(batches: Batches, shard: Shard, ids: list[str] | None = None) -> Marker:
     """Write the part, then the ledger part, then the marker with counts (documents and UTF-8 bytes per language).
 
     `ids` are the doc_ids of the input: each must then be kept, or be in the ledger, once for each time it was read; a
@@ -137,7 +150,7 @@ def write_shard(batches: Batches, shard: Shard, ids: list[str] | None = None) ->
                 dropped += [i for i in drops["doc_id"].to_pylist() if i]
                 rules.update(drops["rule"].to_pylist())
     storage.write_table(shard.ledger_part, pa.Table.from_batches(ledger, LEDGER))
-    marker = {
+    marker: Marker = {
         "fingerprint": shard.fingerprint,
         "docs_out": sum(docs.values()),
         "dropped": len(dropped) if ids is None else _dropped(shard, ids, kept_ids, dropped),

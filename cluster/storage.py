@@ -50,7 +50,7 @@ def local(uri: str) -> str:
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of `uri` and the path inside it. S3 endpoints come from `AWS_ENDPOINT_URL`."""
-    options = {}
+    options: dict[str, object] = {}
     if uri.startswith(("s3://", "s3a://")):
         if os.environ.get("AWS_ENDPOINT_URL"):
             options["endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]

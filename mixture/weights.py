@@ -9,6 +9,7 @@ forgotten; then the high-quality pools, with a share of the first blend and of i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -93,7 +94,7 @@ def stage1(
     *,
     temperature: float,
     max_epochs: float,
-    replay: list[str] = (),
+    replay: Sequence[str] = (),
     replay_share: float = 0.0,
     fixed: dict[str, float] | None = None,
 ) -> Stage:

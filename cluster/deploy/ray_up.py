@@ -217,7 +217,7 @@ def _azure_provider(cluster: Cluster) -> dict:
 
 def _azure_node(cluster: Cluster, node: Node) -> dict:
     gpu = isinstance(node, Group) and node.gpus > 0
-    parameters = {
+    parameters: dict[str, object] = {
         "vmSize": node.instance.azure,
         "imagePublisher": "microsoft-dsvm",
         "imageOffer": "ubuntu-hpc" if gpu else "ubuntu-2204",

@@ -23,7 +23,8 @@ def application(cluster: Cluster, spark_version: str, recipe: str) -> dict:
     group = cluster.of_role("cpu")[0]
     cores = max(1, group.cpus // 4)
     memory = max(1, group.memory_gb // 5)  # four share a node, and the rest is for the node itself
-    pod = {"serviceAccount": kubernetes.service_account, "securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}
+    user = {"runAsNonRoot": True, "runAsUser": 1000}
+    pod: dict[str, object] = {"serviceAccount": kubernetes.service_account, "securityContext": user}
     if group.node_selector:
         pod["nodeSelector"] = dict(group.node_selector)
     if cluster.environment:

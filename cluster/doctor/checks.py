@@ -127,8 +127,8 @@ def _gpu() -> dict:
 
 def _sample() -> dict:
     folder = os.environ.get("PINISI_SAMPLE_DIR")
-    good = bool(folder) and Path(folder).is_dir()
-    found = folder if good else "not set (the demo reads sample/)" if not folder else f"{folder} is not a folder"
+    good = Path(folder).is_dir() if folder else False
+    found = "not set (the demo reads sample/)" if not folder else folder if good else f"{folder} is not a folder"
     return _check("PINISI_SAMPLE_DIR", good, found, "export PINISI_SAMPLE_DIR=/path/to/data", optional=not folder)
 
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Progress = Callable[[int], None]
 """Called with the number of tasks that are done."""
@@ -36,7 +39,7 @@ class Engine(Protocol):
     Functions must pickle (cloudpickle); they run in other processes or on other machines.
     """
 
-    def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
+    def run(self, function: Callable[[T], R], arguments: Sequence[T], progress: Progress | None = None) -> list[R]:
         """`[function(argument) for argument in arguments]`, each a task; the first error is raised."""
 
     def tasks(self, function: Callable[[Any], Iterator[pa.RecordBatch]], arguments: Sequence, schema: pa.Schema) -> Any:
@@ -113,7 +116,7 @@ def in_one_place(
 ) -> pa.Table:
     """`Engine.by_key` of one partition, here: rows that fit one partition are not worth a shuffle on a cluster."""
     wide = wide_schema(inputs)
-    packed = []
+    packed: list[pa.RecordBatch] = []
     for side, (one, table) in enumerate(zip(inputs, tables, strict=True)):
         packed += map(packer(one, side, wide), table.combine_chunks().to_batches())
     rows = pa.Table.from_batches(packed, wide)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.engines.exchange import PARTITION, Input, Progress, as_table, packer, unpack, wide_schema
+from cluster.engines.exchange import PARTITION, Input, Progress, R, T, as_table, packer, unpack, wide_schema
 
 OPEN_FILES = 256
 BATCH_ROWS = 1 << 16
@@ -38,8 +38,8 @@ class Local:
     def __exit__(self, *_) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
-        results = []
+    def run(self, function: Callable[[T], R], arguments: Sequence[T], progress: Progress | None = None) -> list[R]:
+        results: list[R] = []
         for argument in arguments:
             results.append(function(argument))
             if progress:

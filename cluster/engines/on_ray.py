@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from cluster.engines.exchange import PARTITION, Input, Progress, as_table, in_on
 
 FINISH_SECONDS = 15.0  # for tasks that run when another fails; those that take longer are cancelled
 CANCEL_SECONDS = 30.0  # then for these: one inside a library hears of it only afterwards
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Ray:
@@ -34,7 +37,7 @@ class Ray:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
 
-    def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
+    def run(self, function: Callable[[T], R], arguments: Sequence[T], progress: Progress | None = None) -> list[R]:
         return run_tasks(function, arguments, progress)
 
     def tasks(self, function: Callable[[Any], Iterator[pa.RecordBatch]], arguments: Sequence, schema: pa.Schema) -> Any:
@@ -98,8 +101,8 @@ class Ray:
 
 
 def run_tasks(
-    function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None, *, gpus: bool = False
-) -> list[dict]:
+    function: Callable[[T], R], arguments: Sequence[T], progress: Progress | None = None, *, gpus: bool = False
+) -> list[R]:
     """`[function(argument) for argument in arguments]` as Ray tasks of one CPU each, a bounded number in flight.
 
     Tasks run on nodes that are not for GPU work; with `gpus` on the others, and each has one GPU. A task is retried when its
@@ -147,11 +150,11 @@ def run_tasks(
             _stop(list(waiting), flag)
 
 
-def _unless_stopped(function: Callable[[Any], dict], flag: str) -> Callable[[Any], dict | None]:
+def _unless_stopped(function: Callable[[T], R], flag: str) -> Callable[[T], R | None]:
     """`function` that does nothing once `flag` stands in Ray's key-value store."""
 
     @functools.wraps(function)
-    def task(argument: Any) -> dict | None:
+    def task(argument: T) -> R | None:
         from ray.experimental import internal_kv
 
         return None if internal_kv._internal_kv_exists(flag) else function(argument)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cluster.engines.exchange import PARTITION, Input, Progress, as_table, in_one_place, packer, unpack, wide_schema
+from cluster.engines.exchange import (
+    PARTITION,
+    Input,
+    Progress,
+    R,
+    T,
+    as_table,
+    in_one_place,
+    packer,
+    unpack,
+    wide_schema,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -28,21 +39,21 @@ class Spark:
     def __init__(self, session: SparkSession):
         self.session = session
 
-    def run(self, function: Callable[[Any], dict], arguments: Sequence, progress: Progress | None = None) -> list[dict]:
+    def run(self, function: Callable[[T], R], arguments: Sequence[T], progress: Progress | None = None) -> list[R]:
         """One Spark task each, or one for several in a local Spark; `progress` is called while they run, and Ctrl-C ends them."""
         if not arguments:
             return []
         context = self.session.sparkContext
         finished = context.accumulator(0)
 
-        def one(argument: Any) -> dict:
+        def one(argument: T) -> R:
             result = function(argument)
             finished.add(1)
             return result
 
         group = uuid.uuid4().hex
 
-        def job() -> list[dict]:
+        def job() -> list[R]:
             context.setJobGroup(group, "tasks", interruptOnCancel=True)
             return context.parallelize(arguments, self._slices(len(arguments))).map(one).collect()
 
@@ -108,7 +119,7 @@ class Spark:
     def _slices(self, arguments: int) -> int:
         """Spark tasks for so many arguments."""
         context = self.session.sparkContext
-        local = context.master.startswith("local")
+        local = (context.master or "").startswith("local")
         return min(arguments, SLICES_PER_CORE * context.defaultParallelism) if local else arguments
 
     def rows(self, table: pa.Table) -> pa.Table:

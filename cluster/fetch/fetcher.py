@@ -71,6 +71,11 @@ class Fetcher:
         self._web = access.base.startswith(("http://", "https://", "s3://"))
         assert limiter is not None or not self._web, "a web address is never read without a rate limit"
 
+    @property
+    def _limit(self) -> Limiter:
+        assert self._limiter is not None, "asked only where the base is a web address"
+        return self._limiter
+
     def part(self, path: str, start: int, n_bytes: int) -> bytes:
         """`n_bytes` bytes of a file from `start`."""
         data = self.some(path, start, n_bytes)
@@ -117,7 +122,7 @@ class Fetcher:
                         "what was fetched is kept, and the same command continues"
                     ) from None
                 if trouble.pause is not None:
-                    self._limiter.pause(trouble.pause)
+                    self._limit.pause(trouble.pause)
                 longest = min(LONGEST_WAIT_SECONDS, self.access.first_wait_seconds * 2 ** (failures - 1))
                 time.sleep(random.uniform(0, longest))
 
@@ -150,26 +155,26 @@ class Fetcher:
                 headers = s3_request.signed_headers(address, self.access.region, headers)
         expected = UNSTATED_BYTES if span.n_bytes is None else span.n_bytes - len(span.got)
         seconds = self.access.timeout_seconds + expected / SLOWEST_BYTES_PER_SECOND
-        lease = self._limiter.ask(expected, seconds + self.access.timeout_seconds + LEASE_MARGIN_SECONDS)
+        lease = self._limit.ask(expected, seconds + self.access.timeout_seconds + LEASE_MARGIN_SECONDS)
         deadline = time.monotonic() + seconds
         try:
             with self._session().get(
                 address, headers=headers, stream=True, timeout=self.access.timeout_seconds
             ) as answer:
                 self._check_status(answer, path)
-                span.begin(answer, path)
+                wanted = span.begin(answer, path)
                 answer.raw.enforce_content_length = False  # a short answer is kept and continued
-                while len(span.got) < span.n_bytes:
+                while len(span.got) < wanted:
                     if time.monotonic() > deadline:
                         raise _TryAgain(f"less than {SLOWEST_BYTES_PER_SECOND:,} bytes a second")
-                    chunk = answer.raw.read1(min(CHUNK, span.n_bytes - len(span.got)), decode_content=False)
+                    chunk = answer.raw.read1(min(CHUNK, wanted - len(span.got)), decode_content=False)
                     if not chunk:
-                        raise _TryAgain(f"the answer ended after {len(span.got):,} of {span.n_bytes:,} bytes")
+                        raise _TryAgain(f"the answer ended after {len(span.got):,} of {wanted:,} bytes")
                     span.got += chunk
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from None
         finally:
-            self._limiter.done(lease)
+            self._limit.done(lease)
 
     def _session(self):
         """One connection a thread, kept open. Proxies and certificates come from the environment."""
@@ -188,12 +193,12 @@ class Fetcher:
         if status in (200, 206):
             return
         if status in (401, 403):
-            self._limiter.stop(
+            self._limit.stop(
                 f"{base} answered {status} for {path}: this address is blocked, or may not read there (s3:// needs "
                 "credentials; a file that does not exist may be refused in the same way); stop for some hours, lower "
                 "fetch.requests_per_second, then run the same command, which continues with what is fetched"
             )
-            self._limiter.ask(0, 0.0)
+            self._limit.ask(0, 0.0)
         if status in (404, 410):
             raise Missing(f"{base} has no file {path}")
         if status == 416:
@@ -219,8 +224,9 @@ class _Span:
             return {}
         return {"Range": f"bytes={self.start + len(self.got)}-{self.start + self.n_bytes - 1}"}
 
-    def begin(self, answer, path: str) -> None:
-        """Take sizes from the head of an answer. From here on `start` and `n_bytes` are exact, so it can be continued."""
+    def begin(self, answer, path: str) -> int:
+        """Take sizes from the head of an answer, and give `n_bytes`. From here on it and `start` are exact, so the part can be
+        continued."""
         if answer.status_code == 200:
             if self.header():
                 raise ValueError(f"the server of {path} does not answer range requests; choose another fetch.base")
@@ -228,7 +234,9 @@ class _Span:
             if length is None:
                 raise ValueError(f"the server of {path} does not say how long it is; choose another fetch.base")
             self.n_bytes = self.size = int(length)
-            return
+            return self.n_bytes
+        if self.n_bytes is None:
+            raise _TryAgain("a part of a file that was asked for as a whole")
         unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
         bounds, _, size = rest.partition("/")
         first, _, last = bounds.partition("-")
@@ -240,6 +248,7 @@ class _Span:
             raise _TryAgain("another part of the file than was asked for")
         self.size = int(size)
         self.n_bytes = min(self.n_bytes, self.size - self.start)  # a shorter answer than this is continued
+        return self.n_bytes
 
 
 def _retry_after(header: str | None) -> float:

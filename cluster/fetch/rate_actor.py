@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+import ray
+
 from cluster.engines import placement
 from cluster.fetch.rate import Blocked, Rate, RateLimit
 
@@ -22,6 +24,7 @@ class RateActor:
         self._queue = asyncio.Lock()
         self._changed = asyncio.Event()
 
+    @ray.method
     async def ask(self, n_bytes: int, lease_seconds: float) -> int | str:
         """A lease, or the sentence with which the limit was stopped."""
         async with self._queue:
@@ -38,13 +41,16 @@ class RateActor:
                 except TimeoutError:
                     continue
 
+    @ray.method
     async def done(self, lease: int) -> None:
         self._limit.done(lease)
         self._changed.set()
 
+    @ray.method
     async def pause(self, seconds: float) -> None:
         self._limit.pause(seconds)
 
+    @ray.method
     async def stop(self, reason: str) -> None:
         self._limit.stop(reason)
         self._changed.set()
@@ -54,14 +60,10 @@ class SharedLimiter:
     """A `Limiter` over the actor; it is sent to the workers inside their tasks."""
 
     def __init__(self, rate: Rate):
-        import ray
-
         options = {"num_cpus": 0, "max_concurrency": WAITING, "max_restarts": -1, "max_task_retries": -1}
         self._actor = ray.remote(RateActor).options(**options, label_selector=placement.CPU).remote(rate)
 
     def ask(self, n_bytes: int, lease_seconds: float) -> int:
-        import ray
-
         answer = ray.get(self._actor.ask.remote(n_bytes, lease_seconds))
         if isinstance(answer, str):
             raise Blocked(answer)
@@ -74,6 +76,4 @@ class SharedLimiter:
         self._actor.pause.remote(seconds)
 
     def stop(self, reason: str) -> None:
-        import ray
-
         ray.get(self._actor.stop.remote(reason))

@@ -30,6 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+import ray
+from ray.actor import ActorHandle
+
 from cluster.engines import placement
 from cluster.spark import java
 
@@ -65,7 +68,6 @@ class Standalone:
     """
 
     def __init__(self, workers: int, cores: int, memory: str):
-        import ray
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -101,20 +103,17 @@ class Standalone:
 
     def stop(self) -> None:
         """End all of it; when this returns no Java runs, and Ray has the resources again a moment later."""
-        import ray
-
         self._stopped.set()
         actors = [*self.workers, self.master]
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get([actor.stop.remote() for actor in actors], timeout=STOP_SECONDS)
         for actor in actors:
+            assert isinstance(actor, ActorHandle)
             ray.kill(actor)
         ray.util.remove_placement_group(self._group)
 
     def _watch(self) -> None:
         """A Master that died does not come back, as it would not know the application: tell whoever waits for a job."""
-        import ray
-
         try:
             while not self._stopped.wait(WATCH_SECONDS):
                 ray.get(self.master.url.remote())
@@ -125,8 +124,6 @@ class Standalone:
 
 def _wait(group, bundle: dict, workers: int) -> None:
     """Until Ray, or its autoscaler, has found a place for every worker."""
-    import ray
-
     ready = group.ready()
     while not ray.wait([ready], timeout=SAY_SECONDS)[0]:
         print(
@@ -138,8 +135,6 @@ def _wait(group, bundle: dict, workers: int) -> None:
 
 def _check_room(bundle: dict, workers: int) -> None:
     """A group that does not fit would wait for ever on a cluster that cannot grow."""
-    import ray
-
     room = 0
     for node in ray.nodes():
         if node["Alive"] and node["Labels"].get(placement.ROLE) != "gpu":
@@ -212,10 +207,12 @@ class _Java:
                 if lines:
                     print(f"executor {path.parent.name}: {lines.decode(errors='replace')}", file=sys.stderr, flush=True)
 
+    @ray.method
     def java(self) -> int:
         """The number of the Java process."""
         return self._process.pid
 
+    @ray.method
     def stop(self) -> None:
         self._stopping = True
         self._process.terminate()
@@ -229,8 +226,6 @@ class _Java:
 
 class _Master(_Java):
     def __init__(self, secret: str):
-        import ray
-
         host = ray.util.get_node_ip_address()
         with socket.create_server((host, 0)) as free:
             port = free.getsockname()[1]
@@ -247,14 +242,13 @@ class _Master(_Java):
                     raise ValueError("the Master of Spark did not start; see its log in Ray") from None
                 time.sleep(0.1)
 
+    @ray.method
     def url(self) -> str:
         return self._url
 
 
 class _Worker(_Java):
     def __init__(self, url: str, cores: int, memory: str, secret: str):
-        import ray
-
         where = ("--host", ray.util.get_node_ip_address(), "--webui-port", "0")
         size = ("--cores", str(cores), "--memory", memory)
         self._start("org.apache.spark.deploy.worker.Worker", *where, *size, url, secret=secret)
@@ -267,8 +261,8 @@ def _scratch() -> tuple[Path, IO]:
     """
     root = Path(tempfile.gettempdir())
     for old in root.glob("pinisi-spark-worker-*"):
-        with contextlib.suppress(OSError), open(old / "lock", "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError), open(old / "lock", "rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(old, ignore_errors=True)
     unlocked = Path(tempfile.mkdtemp(prefix="pinisi-spark-new-", dir=root))
     file = open(unlocked / "lock", "wb")  # noqa: SIM115 - locked as long as the process lives

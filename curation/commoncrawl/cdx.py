@@ -16,7 +16,7 @@ from curation.commoncrawl.layout import Unreadable
 from curation.commoncrawl.select import FOUND, HTML, Select, by_page, by_url, found, surt_prefixes
 
 FIELDS = ("url", "mime", "mime-detected", "status", "digest", "length", "offset", "filename", "languages")
-BLOCKS = {"file": pl.String, "offset": pl.Int64, "length": pl.Int64}
+BLOCKS = pl.Schema({"file": pl.String, "offset": pl.Int64, "length": pl.Int64})
 
 
 def blocks(cluster_idx: bytes, select: Select) -> pl.DataFrame:

@@ -43,11 +43,11 @@ def _captures(parquet: pq.ParquetFile, select: Select) -> pl.DataFrame:
         raise ValueError("its index does not say the languages of pages")
     parts = [pl.DataFrame(schema=FOUND)]
     for group in _groups(parquet, select):
-        pages = pl.from_arrow(parquet.read_row_group(group, columns=[n for n in PAGE_COLUMNS if n in names]))
+        pages = pl.DataFrame(parquet.read_row_group(group, columns=[n for n in PAGE_COLUMNS if n in names]))
         rows = pages.select(_pages(pages.columns)).with_row_index("row").filter(by_page(select))["row"]
         if not rows.len():
             continue
-        places = pl.from_arrow(parquet.read_row_group(group, columns=list(PLACE_COLUMNS)))[rows].select(
+        places = pl.DataFrame(parquet.read_row_group(group, columns=list(PLACE_COLUMNS)))[rows].select(
             "url",
             digest="content_digest",
             file="warc_filename",

@@ -11,6 +11,7 @@ Cost: linear in the text; 72 bytes of keys a row; one sort of the keys of each b
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numba
@@ -32,13 +33,13 @@ def bands(threshold: float, num_perm: int = 128) -> MinHash:
     step = 0.001
     below = np.arange(step / 2, threshold, step)
     above = np.arange(threshold + step / 2, 1.0, step)
-    best = None
+    best = (math.inf, 0, 0)  # error, bands, rows
     for b in range(1, num_perm + 1):
         for r in range(1, num_perm // b + 1):
             false_positive = (1 - (1 - below**r) ** b).sum() * step
             false_negative = ((1 - above**r) ** b).sum() * step
             error = false_positive + false_negative
-            if best is None or error < best[0]:
+            if error < best[0]:
                 best = (error, b, r)
     return MinHash(num_perm, best[1], best[2], SHINGLE)
 

@@ -126,7 +126,9 @@ def sides(pairs: pa.Table, columns: dict) -> pa.Table:
 def judged(pairs: pa.Table, documents: pa.Table) -> pa.Table:
     """SIDES and the RANKED documents of all `b` to JUDGED."""
     found = _of(documents, pairs["b"].to_numpy())
-    estimate = jaccard_estimate(_sketches(pairs["sketch_a"]), _sketches(found["sketch"])) if pairs.num_rows else []
+    estimate = np.zeros(0)
+    if pairs.num_rows:
+        estimate = jaccard_estimate(_sketches(pairs["sketch_a"]), _sketches(found["sketch"]))
     known = {"part": found["part"], "row": found["row"], "estimate": pa.array(estimate, pa.float64())}
     return pa.table([known[n] if n in known else pairs[n] for n in JUDGED.names], schema=JUDGED)
 
@@ -257,8 +259,9 @@ def copies(contexts: pa.Table, min_chars: int) -> pa.Table:
     large = contexts["text"].cast(pa.large_binary())  # an anchor that comes often may have more than 2 GB around it
     contexts = contexts.set_column(place, "text", large).sort_by(order)
     document = contexts["part"].to_numpy().astype(np.int64) * STEP + contexts["row"].to_numpy()
-    columns = [contexts[name].combine_chunks().to_numpy() for name in ("anchor", "first", "windows")]
-    at, start, stop, source = repeats(columns[0], document, *columns[1:], contexts["text"].combine_chunks(), min_chars)
+    anchor, first, windows = (contexts[name].combine_chunks().to_numpy() for name in ("anchor", "first", "windows"))
+    text = contexts["text"].combine_chunks()
+    at, start, stop, source = repeats(anchor, document, first, windows, text, min_chars)
     where = contexts.select(["part", "row"]).take(pa.array(at))
     names = contexts["doc_id"].take(pa.array(source))
     columns = [where["part"], where["row"], pa.array(start, pa.int32()), pa.array(stop, pa.int32()), names]
@@ -267,6 +270,6 @@ def copies(contexts: pa.Table, min_chars: int) -> pa.Table:
 
 def exact_jaccard(a: bytes, b: bytes) -> float:
     """Jaccard similarity of two SHINGLES sets."""
-    a, b = np.frombuffer(a, np.uint64), np.frombuffer(b, np.uint64)
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / (len(a) + len(b) - common)
+    of_a, of_b = np.frombuffer(a, np.uint64), np.frombuffer(b, np.uint64)
+    common = len(np.intersect1d(of_a, of_b, assume_unique=True))
+    return common / (len(of_a) + len(of_b) - common)

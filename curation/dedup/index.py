@@ -24,7 +24,7 @@ import xxhash
 from cluster import storage
 from cluster.engines.exchange import Engine, Input, partitions, place
 from curation.dedup.minhash import MinHash
-from curation.dedup.schema import EARLIER_BANDS, EARLIER_PAGES, KEYS, RANKED, DedupConfig, with_p
+from curation.dedup.schema import EARLIER_BANDS, EARLIER_PAGES, KEYS, RANKED, DedupConfig, schema_with_p, with_p
 
 ROW_BITS, FILE_BITS = 32, 20
 ORIGIN = -(1 << 62)
@@ -140,9 +140,11 @@ def write_index(  # noqa: PLR0917
         return sort
 
     tasks = engine.tasks(kept, list(zip(keys, outputs, strict=True)), KEPT)
-    rows = engine.by_key([Input(tasks, by_id, with_p(KEPT))], addressed, ADDRESSED, n)
+    rows = engine.by_key([Input(tasks, by_id, schema_with_p(KEPT))], addressed, ADDRESSED, n)
     done: list[Any] = [
-        engine.by_key([Input(rows, prepare, with_p(schema))], write(kind, order), pa.schema([("p", pa.int32())]), n)
+        engine.by_key(
+            [Input(rows, prepare, schema_with_p(schema))], write(kind, order), pa.schema([("p", pa.int32())]), n
+        )
         for kind, prepare, schema, order in (
             ("pages", by_page, EARLIER_PAGES, ["page", "doc_id"]),
             ("bands", by_band, EARLIER_BANDS, ["key", "id"]),

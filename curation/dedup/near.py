@@ -19,7 +19,7 @@ from curation.dedup import decisions
 from curation.dedup.components import star_components
 from curation.dedup.index import file_of
 from curation.dedup.parts import part_shingles
-from curation.dedup.schema import DROPS, JUDGED, PAIRS, RANKED, SHINGLES, SIDES, with_p
+from curation.dedup.schema import DROPS, JUDGED, PAIRS, RANKED, SHINGLES, SIDES, schema_with_p, with_p
 from curation.dedup.work import Work
 
 DOCUMENTS = pa.schema([f for f in RANKED if f.name != "bands"])
@@ -62,7 +62,7 @@ def _by_first(pairs: Any, n: int, keep: Callable[[pa.RecordBatch], np.ndarray] |
         p = np.where(a < 0, file_of(a) % n, place(a, n).to_numpy())
         return with_p(batch.select(PAIRS.names), pa.array(p))
 
-    return Input(pairs, prepare, with_p(PAIRS))
+    return Input(pairs, prepare, schema_with_p(PAIRS))
 
 
 def _judged(  # noqa: PLR0917
@@ -82,9 +82,9 @@ def _judged(  # noqa: PLR0917
         documents = [documents.select(DOCUMENTS.names), *(index.documents(ids) for index in earlier)]
         return decisions.with_first(pairs, pa.concat_tables(documents))
 
-    documents = Input(ranked, by_id, with_p(DOCUMENTS))
+    documents = Input(ranked, by_id, schema_with_p(DOCUMENTS))
     first = work.by_key([_by_first(pairs, n), documents], with_first, SIDES, n)
-    second = Input(first, by_second, with_p(SIDES))
+    second = Input(first, by_second, schema_with_p(SIDES))
     return work.by_key([second, documents], lambda _, pairs, both: finish(decisions.judged(pairs, both)), schema, n)
 
 
@@ -111,7 +111,7 @@ def _near_by_text(work: Work, judged: Any, n: int) -> list:
 
     answered = work.by_key([Input(judged, unsure, ASKED)], shingles, ANSWERED, len(sources))
     confirmed = work.by_key(
-        [Input(answered, meet, with_p(ANSWERED))],
+        [Input(answered, meet, schema_with_p(ANSWERED))],
         lambda _, table: decisions.confirmed(table, config.threshold),
         PAIRS,
         n,

@@ -69,9 +69,10 @@ def _keys(batch: pa.RecordBatch, part: int, first: int, name: str, config: MinHa
 
 def _ties(text: pa.Array, urls: list[str]) -> np.ndarray:
     data, offsets = text_buffers(text)
+    raw = data.data
     seeds = [xxhash.xxh3_64_intdigest(url.encode()) for url in urls]
     hashes = [
-        xxhash.xxh3_64_intdigest(data[start:stop], seed)
+        xxhash.xxh3_64_intdigest(raw[start:stop], seed)
         for start, stop, seed in zip(offsets[:-1].tolist(), offsets[1:].tolist(), seeds, strict=True)
     ]
     return np.array(hashes, np.uint64).view(np.int64)

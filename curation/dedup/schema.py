@@ -140,9 +140,11 @@ class DedupConfig:
         return MinHash(self.num_perm, self.bands, self.rows, self.ngram, self.seed)
 
 
-def with_p(rows: pa.Schema | pa.RecordBatch, p: pa.Array | None = None) -> pa.Schema | pa.RecordBatch:
-    """A schema, or a batch, with the column `p`: the partition where its rows go."""
-    field = pa.field("p", pa.int32())
-    if isinstance(rows, pa.Schema):
-        return pa.schema([field, *rows])
-    return pa.record_batch([p.cast(pa.int32()), *rows.columns], schema=pa.schema([field, *rows.schema]))
+def schema_with_p(schema: pa.Schema) -> pa.Schema:
+    """The schema with the column `p`: the partition where rows go."""
+    return pa.schema([pa.field("p", pa.int32()), *schema])
+
+
+def with_p(rows: pa.RecordBatch, p: pa.Array) -> pa.RecordBatch:
+    """The batch with the column `p`."""
+    return pa.record_batch([p.cast(pa.int32()), *rows.columns], schema=schema_with_p(rows.schema))

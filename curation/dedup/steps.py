@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.engines.exchange import Engine, Input, Progress, place
-from cluster.shards import Shard, done, input_ids, markers, write_shard
+from cluster.shards import Marker, Shard, done, input_ids, markers, write_shard
 from curation.dedup import decisions
 from curation.dedup import parts as parts_of
 from curation.dedup.index import open_index, write_index
@@ -40,6 +40,7 @@ from curation.dedup.schema import (
     PAGES,
     RANKED,
     DedupConfig,
+    schema_with_p,
     with_p,
 )
 from curation.dedup.work import Work, decided, fingerprint_of
@@ -76,11 +77,12 @@ def dedup(  # noqa: PLR0917
     shards = [Shard(stem, part, out_uri, ledger_uri, fingerprint) for stem, part in zip(names, parts, strict=True)]
     earlier = [open_index(uri, number, config.minhash) for number, uri in enumerate(config.indexes)]
     work = Work(engine, shards, config, name, earlier, progress)
-    found = markers(shards)
-    if None in found:
+    found = [marker for marker in markers(shards) if marker]
+    if len(found) < len(shards):
         _decide(work)
         _write(work)
-        found = markers(shards)
+        found = [marker for marker in markers(shards) if marker]
+        assert len(found) == len(shards), "every part was written"
     elif progress:
         progress(2 * len(shards))
     kept = sum(marker["docs_out"] for marker in found)
@@ -149,9 +151,9 @@ def _drops(work: Work) -> list:
         batch = batch.filter(pc.and_(pc.is_null(batch["rule"]), pc.is_valid(batch["bands"]))).select(rankable.names)
         return with_p(batch, pa.array(decisions.length_class(batch["length"].to_numpy()) % n))
 
-    pages = work.by_key([Input(keys, by_page, with_p(KEYS))], one_a_page, PAGES, n)
-    drops = work.by_key([Input(pages, gone, with_p(DROPS))], lambda _, table: table.drop_columns("p"), DROPS, n)
-    ranked = work.by_key([Input(pages, by_class, with_p(rankable))], lambda _, t: decisions.ranked(t), RANKED, n)
+    pages = work.by_key([Input(keys, by_page, schema_with_p(KEYS))], one_a_page, PAGES, n)
+    drops = work.by_key([Input(pages, gone, schema_with_p(DROPS))], lambda _, table: table.drop_columns("p"), DROPS, n)
+    ranked = work.by_key([Input(pages, by_class, schema_with_p(rankable))], lambda _, t: decisions.ranked(t), RANKED, n)
     return [drops, near_drops(work, ranked, n)]
 
 
@@ -174,7 +176,7 @@ def _frequent(work: Work) -> list:
     def frequent(_: int, table: pa.Table) -> pa.Table:
         return decisions.frequent(table, config.line_max_count)
 
-    return [work.by_key([Input(counted, by_line, with_p(LINES))], frequent, FREQUENT, n)]
+    return [work.by_key([Input(counted, by_line, schema_with_p(LINES))], frequent, FREQUENT, n)]
 
 
 def _anchors(work: Work) -> list:
@@ -188,7 +190,7 @@ def _anchors(work: Work) -> list:
     n = work.partitions(work.engine.count(counted), 40)
     return [
         work.by_key(
-            [Input(counted, lambda batch: with_p(batch, place(batch["anchor"].to_numpy(), n)), with_p(ANCHORS))],
+            [Input(counted, lambda batch: with_p(batch, place(batch["anchor"].to_numpy(), n)), schema_with_p(ANCHORS))],
             lambda _, table: decisions.repeated_anchors(table.drop_columns("p")),
             ANCHORS,
             n,
@@ -213,7 +215,7 @@ def _cuts(work: Work) -> list:
     def copies(_: int, table: pa.Table) -> pa.Table:
         return decisions.copies(table, min_chars)
 
-    return [work.by_key([Input(found, by_anchor, with_p(CONTEXTS))], copies, CUTS, n)]
+    return [work.by_key([Input(found, by_anchor, schema_with_p(CONTEXTS))], copies, CUTS, n)]
 
 
 def _remaining(work: Work) -> Callable[[int], parts_of.Remaining]:
@@ -232,7 +234,7 @@ def _write(work: Work) -> None:
     """Every part that is not finished, with what was decided carried out: step 6."""
     left, uri, shards, progress = _remaining(work), work.uri, work.shards, work.progress
 
-    def write(part: int) -> dict:
+    def write(part: int) -> Marker:
         shard = shards[part]
         if marker := done(shard):
             return marker

@@ -44,10 +44,11 @@ def anchors(text: pa.Array | pa.ChunkedArray, min_chars: int) -> tuple[np.ndarra
     scratch = np.empty(longest, np.uint32), np.empty(longest, np.uint64), np.empty(longest, np.int32)
     capacity = int(offsets[-1] - offsets[0]) // 8 + 1024
     while True:
-        columns = [np.empty(capacity, dtype) for dtype in (np.int64, np.int32, np.int32, np.uint64)]
-        n = _anchors(data, offsets, min_chars, kgram(min_chars), *scratch, *columns)
+        rows, hashes = np.empty(capacity, np.int64), np.empty(capacity, np.uint64)
+        first, windows = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+        n = _anchors(data, offsets, min_chars, kgram(min_chars), *scratch, rows, first, windows, hashes)
         if n <= capacity:
-            return tuple(column[:n] for column in columns)
+            return rows[:n], first[:n], windows[:n], hashes[:n]
         capacity = n
 
 
@@ -83,10 +84,10 @@ def repeats(  # noqa: PLR0917
     data, offsets = text_buffers(text.cast(pa.large_binary()).view(pa.large_string()))
     capacity = max(1024, len(anchor))
     while True:
-        columns = [np.empty(capacity, np.int64) for _ in range(4)]
-        n = _repeats(data, offsets, anchor, document, first, windows, min_chars, *columns)
+        at, start, stop, source = (np.empty(capacity, np.int64) for _ in range(4))
+        n = _repeats(data, offsets, anchor, document, first, windows, min_chars, at, start, stop, source)
         if n <= capacity:
-            return tuple(column[:n] for column in columns)
+            return at[:n], start[:n], stop[:n], source[:n]
         capacity = n
 
 

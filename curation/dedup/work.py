@@ -16,7 +16,7 @@ from cluster import storage
 from cluster.engines.exchange import Engine, Input, Progress, partitions
 from cluster.shards import Shard
 from curation.dedup.index import Index
-from curation.dedup.schema import DedupConfig, with_p
+from curation.dedup.schema import DedupConfig, schema_with_p, with_p
 
 WRITTEN = pa.schema([("p", pa.int32()), ("rows", pa.int64())])
 PARTS_AT_ONCE = 8  # written by one task: what was decided about a part is a small file
@@ -56,7 +56,7 @@ class Work:
                 storage.write_table(storage.join(folder, f"{part}.parquet"), rows.filter(pc.equal(rows["part"], part)))
             return pa.table([[p], [rows.num_rows]], schema=WRITTEN)
 
-        inputs = [Input(data, of_group, with_p(schema)) for data in make(self)]
+        inputs = [Input(data, of_group, schema_with_p(schema)) for data in make(self)]
         written = self.engine.table(self.by_key(inputs, write, WRITTEN, n), WRITTEN)
         rows = pc.sum(written["rows"]).as_py() or 0
         storage.write_json(mark, {"fingerprint": self.shards[0].fingerprint, "rows": rows})

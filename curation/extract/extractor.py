@@ -99,7 +99,8 @@ class Extractor:
         """(row, result of `extract`) of the rows, sent to the worker in chunks of bounded size."""
         payloads, charsets = batch["payload"], batch["charset_hint"]
         while rows:
-            chunk, size = [], 0
+            chunk: list[int] = []
+            size = 0
             for row in rows[:CHUNK_PAGES]:
                 if chunk and size + n_bytes[row] > CHUNK_BYTES:
                     break

@@ -46,22 +46,22 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][a-z0-9]{1,8})*", re.I)
 
 def title(html: bytes, tree: Tree, named: dict[str, str]) -> str:
     """`<title>`, else Open Graph's title, else the first `<h1>`; one line, at most 500 characters. named: see `meta`."""
-    for i in np.flatnonzero(tree.tag == TITLE):
+    for i in np.flatnonzero(tree.tag == TITLE).tolist():
         if tree.tag[tree.parent[i]] != SVG and (found := _inner(html, tree, i)):
             return found
     if found := " ".join(named.get("og:title", "").split()):
         return found[:500]
-    return next((found for i in np.flatnonzero(tree.tag == H1) if (found := _inner(html, tree, i))), "")
+    return next((found for i in np.flatnonzero(tree.tag == H1).tolist() if (found := _inner(html, tree, i))), "")
 
 
 def published(html: bytes, tree: Tree, named: dict[str, str]) -> str:
     """Day of publication, `YYYY-MM-DD`, empty when the page does not say."""
     candidates = [named[name] for name in DATE_NAMES if name in named]
     if b"datePublished" in html:
-        for i in np.flatnonzero(tree.tag == SCRIPT):
+        for i in np.flatnonzero(tree.tag == SCRIPT).tolist():
             if i + 1 < tree.stop[i] and (found := _JSON_DATE.search(html[tree.start[i + 1] : tree.end[i + 1]])):
                 candidates.append(found.group(1).decode("utf-8", "replace"))
-    times = [attributes(html, tree, i) for i in np.flatnonzero(tree.tag == TIME)[:20]]
+    times = [attributes(html, tree, i) for i in np.flatnonzero(tree.tag == TIME)[:20].tolist()]
     times.sort(key=lambda time: time.get("itemprop", "").lower() != "datepublished" and "pubdate" not in time)
     candidates += [time["datetime"] for time in times if "datetime" in time]
     return next((day for text in candidates if (day := parse_day(text))), "")
@@ -92,7 +92,7 @@ def language(  # noqa: PLR0917
 
     root: the content's element. chars, first: letters and first nodes of its lines.
     """
-    declared = np.flatnonzero(tree.hints & LANG)
+    declared = np.flatnonzero(tree.hints & LANG).tolist()
     around = [i for i in declared if tree.tag[i] != HTML and i <= root < tree.stop[i]]
     within = [i for i in declared if root < i < tree.stop[root]]
     inside = [0] if not within else [int(chars[(first >= i) & (first < tree.stop[i])].sum()) for i in within[:100]]
@@ -108,7 +108,7 @@ def language(  # noqa: PLR0917
 def meta(html: bytes, tree: Tree) -> dict[str, str]:
     """Content of each `<meta>` by its property, name, itemprop or http-equiv in lower case; the first of a name counts."""
     found: dict[str, str] = {}
-    for i in np.flatnonzero(tree.tag == META)[:300]:
+    for i in np.flatnonzero(tree.tag == META)[:300].tolist():
         values = attributes(html, tree, i)
         for key in ("property", "name", "itemprop", "http-equiv"):
             if key in values and values.get("content", "").strip():

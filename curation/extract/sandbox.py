@@ -25,6 +25,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from typing import IO
 
 FRAME = struct.Struct("<I")
 START_SECONDS = 120.0
@@ -72,19 +73,19 @@ class Sandbox:
     def _run(self, items: list[tuple[dict, bytes]]) -> Iterator[dict]:
         """Results of the first items, as far as one worker gets."""
         process = self._worker()
-        fd = process.stdout.fileno()
+        requests, results = _pipes(process)
         header = json.dumps([(head, len(payload)) for head, payload in items]).encode()
         self._unread = len(items)
         try:
-            process.stdin.write(FRAME.pack(len(header)) + header)
+            requests.write(FRAME.pack(len(header)) + header)
             for _, payload in items:
-                process.stdin.write(payload)
-            process.stdin.flush()
+                requests.write(payload)
+            requests.flush()
         except BrokenPipeError:
             yield from self._failed(process, "")
             return
         for _ in items:
-            frame = _receive(fd, self.seconds * WALL_FACTOR)
+            frame = _receive(results.fileno(), self.seconds * WALL_FACTOR)
             if frame is None or isinstance(frame, str):
                 yield from self._failed(process, frame or "")
                 return
@@ -124,7 +125,7 @@ class Sandbox:
             env=environment,
         )
         self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
-        ready = _receive(self._process.stdout.fileno(), START_SECONDS)
+        ready = _receive(_pipes(self._process)[1].fileno(), START_SECONDS)
         if ready != b"ready":
             self.close()
             detail = ready.decode("utf-8", "replace") if isinstance(ready, bytes) else "it gave no answer"
@@ -133,11 +134,17 @@ class Sandbox:
         return self._process
 
 
+def _pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """(To the worker, from it.)"""
+    assert process.stdin is not None and process.stdout is not None, "both were asked for"
+    return process.stdin, process.stdout
+
+
 def _end(process: subprocess.Popen, owner: int) -> None:
     if os.getpid() != owner:  # a fork of the owner that ends leaves the owner's worker alone
         return
     process.kill()
-    for pipe in (process.stdin, process.stdout):
+    for pipe in _pipes(process):
         with contextlib.suppress(OSError):
             pipe.close()
     process.wait()

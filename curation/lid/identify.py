@@ -168,7 +168,7 @@ class Identifier:
         }
         dropped = np.any([broken for broken, _, _ in rules.values()], axis=0)
         drops = []
-        for row in np.flatnonzero(dropped):
+        for row in np.flatnonzero(dropped).tolist():
             who = {"doc_id": batch["doc_id"][row].as_py(), "url": batch["url"][row].as_py(), "lang": langs[row]}
             for rule, (broken, values, least) in rules.items():
                 if broken[row]:

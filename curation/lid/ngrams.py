@@ -33,7 +33,7 @@ MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 def _fold() -> np.ndarray:
     fold = np.zeros(len(CLASSES), np.uint32)
-    for code in np.flatnonzero(np.isin(CLASSES, (WORD, LETTER, MARK))):
+    for code in np.flatnonzero(np.isin(CLASSES, (WORD, LETTER, MARK))).tolist():
         if 0xAC00 <= code <= 0xD7A3 or unicodedata.category(chr(code))[0] in "LM":
             fold[code] = LOWER[code]
     fold[CLASSES == IGNORED] = SKIPPED

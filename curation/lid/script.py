@@ -59,7 +59,7 @@ def share(texts: pa.Array, langs: list[str | None], max_chars: int = 1 << 62) ->
     index = {name: row for row, name in enumerate(names)}
     rows = np.array([index[lang or ""] for lang in langs], np.int64)
     inside, letters = _count(*text_buffers(texts), max_chars, _classes(), wanted, rows)
-    known = wanted.any(axis=1)[rows] if len(rows) else np.zeros(0, bool)
+    known = wanted[rows].any(axis=1)
     return np.where(known, inside / np.maximum(letters, 1), 1.0)
 
 

@@ -68,9 +68,9 @@ def spellings() -> dict[tuple[str, str], Spelling]:
         for pair in entry["pairs"].split(","):
             old, new = pair.strip().split("=")
             pairs[tuple(old.split())] = [" ".join(one.split()) for one in new.split("|")]
-        affixes = [sorted(["", *entry[key].split()], key=len) for key in ("prefixes", "suffixes")]
+        prefixes, suffixes = (sorted(["", *entry[key].split()], key=len) for key in ("prefixes", "suffixes"))
         endings = [tuple(rule.split("=")) for rule in entry["endings"].split()]
-        result[tuple(name.split("-"))] = Spelling(pairs, *affixes, endings)
+        result[tuple(name.split("-"))] = Spelling(pairs, prefixes, suffixes, endings)
     return result
 
 

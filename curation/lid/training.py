@@ -68,7 +68,7 @@ def train(
     Raises ValueError when fewer than two languages have enough text, or a language asked for has none.
     """
     documents = [document for document in documents if document[2].strip()]
-    sizes = Counter()
+    sizes: Counter[str] = Counter()
     for lang, _, text in documents:
         sizes[lang] += len(text)
     wanted = sorted(set(languages) or {lang for lang in sizes if lang != OTHER})

@@ -112,6 +112,8 @@ def _learn_pieces(lines: list[str], vocab_size: int, limit: int) -> tuple[bytes,
 
 
 def _lmplz(words: np.ndarray, ends: np.ndarray, vocabulary: list[str], order: int, folder: str) -> list[Grams]:
+    lmplz = kenlm.tool("lmplz")
+    assert lmplz is not None, "`train` looked for it"
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         corpus, arpa = os.path.join(scratch, "corpus.txt"), os.path.join(scratch, "model.arpa")
@@ -121,7 +123,7 @@ def _lmplz(words: np.ndarray, ends: np.ndarray, vocabulary: list[str], order: in
                 file.write(" ".join(map(vocabulary.__getitem__, words[start:end].tolist())) + "\n")
                 start = end
         fallback = ["--discount_fallback", "0.5", "1", "1.5"]
-        _run([kenlm.tool("lmplz"), "-o", str(order), "--text", corpus, "--arpa", arpa, "-T", scratch, *fallback])
+        _run([lmplz, "-o", str(order), "--text", corpus, "--arpa", arpa, "-T", scratch, *fallback])
         if binary := kenlm.tool("build_binary"):
             _run([binary, "trie", arpa, os.path.join(folder, BINARY)])
         return read_arpa(arpa, vocabulary)

@@ -157,7 +157,8 @@ def _in_window(text: str, seen: int, lang: str | None, kinds: tuple[str, ...]) -
 def _replace(texts: pa.Array, spans: dict[int, list[Span]]) -> pa.Array:
     data, offsets = text_buffers(texts)
     raw = data.data
-    pieces, ends = [], np.zeros(len(texts) + 1, np.int64)
+    pieces: list[bytes | memoryview] = []
+    ends = np.zeros(len(texts) + 1, np.int64)
     done = int(offsets[0])
     for row in sorted(spans):
         for first, last, kind in spans[row]:

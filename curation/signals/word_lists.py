@@ -81,11 +81,12 @@ def stop_words(
     """
     counts, lengths = _count(texts())
     documents = int(lengths.sum())
-    facts = {"documents": documents, "words": int(counts["count"].sum())}
+    words = int(counts["count"].sum())
+    facts: dict[str, object] = {"documents": documents, "words": words}
     if documents < config.min_documents:
         return None, facts
     share = counts["documents"].to_numpy() / documents
-    frequency = counts["count"].to_numpy() / max(1, facts["words"])
+    frequency = counts["count"].to_numpy() / max(1, words)
     kept = np.flatnonzero(share >= config.min_document_share)
     even = kept[_evenness(share[kept], frequency[kept], lengths) >= config.min_evenness]
     chosen = counts[even].sort(["count", "word"], descending=[True, False])

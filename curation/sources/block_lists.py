@@ -183,7 +183,7 @@ def _hash_of(host: str) -> int:
 
 def _has(ordered: np.ndarray, value: int) -> bool:
     at = np.searchsorted(ordered, np.uint64(value))
-    return at < len(ordered) and ordered[at] == value
+    return bool(at < len(ordered) and ordered[at] == value)
 
 
 @numba.njit(inline="always")

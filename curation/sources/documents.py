@@ -129,7 +129,7 @@ def _canonical(payload: bytes) -> str:
     return ""
 
 
-def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
+def _unpacked(file: BinaryIO, path: str) -> BinaryIO | gzip.GzipFile:
     if path.endswith(".gz"):
         return gzip.GzipFile(fileobj=file)
     if path.endswith(".zst"):
@@ -137,7 +137,7 @@ def _unpacked(file: BinaryIO, path: str) -> BinaryIO:
     return file
 
 
-def _json_rows(stream: BinaryIO, name: str, origin: Origin) -> Iterator[dict]:
+def _json_rows(stream: BinaryIO | gzip.GzipFile, name: str, origin: Origin) -> Iterator[dict]:
     source, max_bytes = origin.source, origin.limits.max_line_bytes
     number = 0
     for line, n_bytes in _lines(stream, max_bytes):
@@ -162,7 +162,7 @@ def _json_rows(stream: BinaryIO, name: str, origin: Origin) -> Iterator[dict]:
             yield from _document_rows([(where, row)], origin)
 
 
-def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
+def _lines(stream: BinaryIO | gzip.GzipFile, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
     """(line, its bytes), of a line beyond `max_bytes` not the whole; (error message, 0) when the stream breaks."""
     read = getattr(stream, "read1", stream.read)  # of a gzip file that breaks, `read` would lose what came before
     buffer, skipped = b"", 0  # `skipped`: bytes of the present line that were let go

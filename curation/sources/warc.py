@@ -55,7 +55,8 @@ def read_records(file: BinaryIO, columns: dict, limits: Limits, begin: int = 0) 
     # A pass of the outer loop reads until a record breaks; the next begins at the member after.
     start = file.read(2)
     marker = STARTS.get(start, b"WARC/1.")
-    position, found, broken = 0, False, None
+    position: int | None = 0
+    found, broken = False, None
     while position is not None:
         file.seek(position)
         held = None  # the newest page, until what follows it shows that its length was right
@@ -236,7 +237,8 @@ def _tokens(header: str) -> list[str]:
 
 def dechunked(body: bytes) -> bytes:
     """The body without HTTP/1.1 chunk lines (RFC 9112 section 7.1); as it is when it does not begin with one."""
-    chunks, at = [], 0
+    chunks: list[bytes] = []
+    at = 0
     while match := re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n").match(body, at):
         size = int(match[1], 16)
         if size == 0:

@@ -180,9 +180,11 @@ def _settings(spec: dict) -> dict:
 
 def _pattern(cutter: dict | None) -> str:
     """The expression that cuts pieces: of a ByteLevel step that cuts itself, or of the Split before it."""
-    steps = cutter["pretokenizers"] if cutter and cutter["type"] == "Sequence" else [cutter]
+    steps: list[dict] = [cutter or {"type": None}]
+    if steps[0]["type"] == "Sequence":
+        steps = steps[0]["pretokenizers"]
     last = steps[-1]
-    if not last or last["type"] != "ByteLevel" or last["add_prefix_space"]:
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
         raise Unsupported("its pre-tokeniser does not end in plain byte level")
     if len(steps) == 1 and last["use_regex"]:
         return GPT2

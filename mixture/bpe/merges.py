@@ -149,23 +149,23 @@ def merge_short(at, n, tables, out, written, scratch):  # noqa: PLR0917
             best = min(best, scratch[i])
         if best == NONE:
             break
-        i = np.int64(best) & 0xFF
+        place = np.int64(best) & 0xFF
         made = _at(products, np.int64(best) >> 8)
-        dead = np.int64(scratch[after + i])
+        dead = np.int64(scratch[after + place])
         right = np.int64(scratch[after + dead])
-        scratch[ids + i], scratch[after + i] = made, right
-        scratch[dead] = scratch[i] = NONE
+        scratch[ids + place], scratch[after + place] = made, right
+        scratch[dead] = scratch[place] = NONE
         if right < n:
-            scratch[before + right] = i
-            scratch[i] = min(rank_of(made, scratch[ids + right], tables) << 8 | i, NONE)
-        if i > 0:
-            left = np.int64(scratch[before + i])
+            scratch[before + right] = place
+            scratch[place] = min(rank_of(made, scratch[ids + right], tables) << 8 | place, NONE)
+        if place > 0:
+            left = np.int64(scratch[before + place])
             scratch[left] = min(rank_of(scratch[ids + left], made, tables) << 8 | left, NONE)
-    i = 0
-    while i < n:
-        out[written] = scratch[ids + i]
+    place = np.int64(0)
+    while place < n:
+        out[written] = scratch[ids + place]
         written += 1
-        i = np.int64(scratch[after + i])
+        place = np.int64(scratch[after + place])
     return written
 
 
@@ -193,29 +193,29 @@ def merge_long(at, n, tables, out, written, dropout, random):  # noqa: PLR0917
             for k in range(n_aside):
                 size = _push(heap, size, aside[k])
             n_aside = 0
-        i = np.int64(top & np.uint64(0xFFFFFFFF))
-        right = after[i]
-        if right == -1 or ids[i] == NONE:
+        place = np.int64(top & np.uint64(0xFFFFFFFF))
+        right = after[place]
+        if right == -1 or ids[place] == NONE:
             continue
         rank = np.int64(top >> np.uint64(32))
-        if rank_of(ids[i], ids[right], tables) != rank:
+        if rank_of(ids[place], ids[right], tables) != rank:
             continue  # one of both has grown since
-        ids[i], ids[right] = _at(products, rank), NONE
-        after[i] = after[right]
-        if after[i] >= 0:
-            before[after[i]] = i
-            rank_after = rank_of(ids[i], ids[after[i]], tables)
+        ids[place], ids[right] = _at(products, rank), NONE
+        after[place] = after[right]
+        if after[place] >= 0:
+            before[after[place]] = place
+            rank_after = rank_of(ids[place], ids[after[place]], tables)
             if rank_after != NONE:
-                size = _push(heap, size, np.uint64(rank_after) << np.uint64(32) | np.uint64(i))
-        if before[i] >= 0:
-            rank_before = rank_of(ids[before[i]], ids[i], tables)
+                size = _push(heap, size, np.uint64(rank_after) << np.uint64(32) | np.uint64(place))
+        if before[place] >= 0:
+            rank_before = rank_of(ids[before[place]], ids[place], tables)
             if rank_before != NONE:
-                size = _push(heap, size, np.uint64(rank_before) << np.uint64(32) | np.uint64(before[i]))
-    i = 0
-    while i != -1:
-        out[written] = ids[i]
+                size = _push(heap, size, np.uint64(rank_before) << np.uint64(32) | np.uint64(before[place]))
+    place = np.int64(0)
+    while place != -1:
+        out[written] = ids[place]
         written += 1
-        i = after[i]
+        place = after[place]
     return written
 
 

@@ -56,9 +56,10 @@ def tables() -> Tables:
     halves = ["".join(chr(int(code, 16)) for code in unicodedata.decomposition(c).split()) for c in two]
     composed = [(h, c) for h, c, n in zip(halves, two, _each("NFC", halves), strict=True) if n == c]
     pairs = np.full((4096, 2), -1, np.int64)
-    for (first, second), char in composed:
-        info[ord(second)] |= MAYBE
-        key = ord(first) << 21 | ord(second)
+    for half, char in composed:
+        first, second = map(ord, half)
+        info[second] |= MAYBE
+        key = first << 21 | second
         slot = _slot(key)
         while pairs[slot, 0] >= 0:
             slot = (slot + 1) % len(pairs)
@@ -143,7 +144,7 @@ def _normalise(source, offsets, form):
             if not wrong:
                 if mark == 0:
                     starter = code
-                order = mark
+                order = int(mark)
                 at += length
                 continue
             while at < end:  # to the next character that nothing before it can change

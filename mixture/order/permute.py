@@ -10,6 +10,7 @@ at any index.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 import xxhash
@@ -24,6 +25,10 @@ def derive(seed: int, *parts: str | int) -> int:
     return xxhash.xxh3_64_intdigest("\n".join(map(str, (seed, *parts))).encode()) >> 1
 
 
+@overload
+def permute(i: int, n: int, seed: int) -> int: ...
+@overload
+def permute(i: np.ndarray, n: int, seed: int) -> np.ndarray: ...
 def permute(i: int | np.ndarray, n: int, seed: int) -> int | np.ndarray:
     """Where the permutation of range(n) that belongs to `seed` sends index `i`.
 

@@ -288,7 +288,9 @@ def rows(sampler: Sampler, indices: list[int]) -> dict[str, np.ndarray]:
     `pool`: where in `sampler.names` the pool of each row stands.
     """
     shape = (len(indices), sampler.context)
-    batch = {name: np.empty(shape, np.int64) for name in ("input_ids", "labels", "doc_ids", "position_ids")}
+    batch: dict[str, np.ndarray] = {
+        name: np.empty(shape, np.int64) for name in ("input_ids", "labels", "doc_ids", "position_ids")
+    }
     batch["position_ids"][:] = np.arange(sampler.context)
     batch["pool"] = np.empty(len(indices), np.int64)
     sampler.prefetch(indices)

@@ -8,6 +8,7 @@ form leaves out when there are many.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -148,7 +149,7 @@ class LightGBM:
         self.trees = lightgbm.train(settings, lightgbm.Dataset(weights_ND, loss_N, params=settings), self.rounds)
 
     def predict(self, weights_ND: np.ndarray) -> np.ndarray:
-        return self.trees.predict(weights_ND, num_threads=1)
+        return np.asarray(self.trees.predict(weights_ND, num_threads=1))
 
 
 def _stop(errors: np.ndarray, patience: int) -> int:
@@ -166,10 +167,14 @@ class Best:
     """The geometric mean of the law and the Gaussian process."""
 
     def __init__(self, weights_ND: np.ndarray, loss_N: np.ndarray, seed: int):
-        self.parts = [MixingLaw(weights_ND, loss_N), GaussianProcess(weights_ND, loss_N)]
+        self.parts: list[Model] = [MixingLaw(weights_ND, loss_N), GaussianProcess(weights_ND, loss_N)]
 
     def predict(self, weights_ND: np.ndarray) -> np.ndarray:
         return np.exp(np.mean([np.log(part.predict(weights_ND)) for part in self.parts], axis=0))
 
 
-KINDS = {"linear": Linear, "lightgbm": LightGBM, "best": Best}
+KINDS: dict[str, Callable[[np.ndarray, np.ndarray, int], Model]] = {
+    "linear": Linear,
+    "lightgbm": LightGBM,
+    "best": Best,
+}

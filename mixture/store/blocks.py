@@ -28,9 +28,9 @@ _lock = threading.Lock()
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
 
 
-def checksums(data: bytes | memoryview | np.ndarray) -> np.ndarray:
+def checksums(data: bytes | bytearray) -> np.ndarray:
     """xxh3-64 of each block of `data`, uint64; the last block may be shorter."""
-    view = memoryview(data).cast("B")
+    view = memoryview(data)
     return np.array([xxhash.xxh3_64_intdigest(view[a : a + BLOCK]) for a in range(0, len(view), BLOCK)], "<u8")
 
 

@@ -208,7 +208,9 @@ class TokenStore:
     def prefetch(self, start: int, stop: int) -> None:
         """Say that `tokens[start:stop]` will be read soon; from object storage it is fetched meanwhile."""
         if not self.is_local:
-            self.tokens.prefetch(start, stop)
+            tokens = self.tokens
+            assert not isinstance(tokens, np.ndarray), "of a local store only"
+            tokens.prefetch(start, stop)
 
     @cached_property
     def starts(self) -> np.ndarray:

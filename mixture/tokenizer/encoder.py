@@ -29,7 +29,7 @@ class Encoder:
         does not allow it."""
         self.tokenizer, self.dropout, self.seed = tokenizer, dropout, seed
         try:
-            self.fast = ByteLevelBPE.of(tokenizer)
+            self.fast: ByteLevelBPE | None = ByteLevelBPE.of(tokenizer)
         except Unsupported as reason:
             if dropout > 0:
                 raise ValueError(f"tokenize.dropout: not with this tokenizer: {reason}") from reason

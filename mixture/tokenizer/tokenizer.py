@@ -97,7 +97,7 @@ def load(folder_or_name: str) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder_or_name}: no tokenizer in this folder, nor at Hugging Face by this name") from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"{folder_or_name}: only tokenizers with a tokenizer.json are supported")
     return tokenizer
 

@@ -24,7 +24,6 @@ from cluster import storage
 from cluster.engines import embedded
 from cluster.fetch.fetcher import Access, Missing
 from cluster.fetch.rate import Rate
-from cluster.fetch.rate_actor import SharedLimiter
 from curation.commoncrawl import layout as commoncrawl
 from curation.commoncrawl import select as commoncrawl_select
 from curation.commoncrawl.select import Select
@@ -149,6 +148,8 @@ def _reach(job: Job) -> Reach:
     )
     if storage.is_local(access.base):
         return Reach(access, None)
+    from cluster.fetch.rate_actor import SharedLimiter  # imports Ray, which local files do not need
+
     embedded.start(job.address, job.recipe.cluster.cpus)
     return Reach(access, SharedLimiter(Rate(fetch.requests_per_second, fetch.bytes_per_second, fetch.concurrency)))
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.shards import Batches, Shard, done, finished, ledger_rows, write_shard
+from cluster.shards import Batches, Marker, Shard, done, finished, ledger_rows, write_shard
 from curation.schema import RAW
 from curation.sources import documents, warc
 from ray_jobs.commoncrawl import blocks as crawl_blocks
@@ -118,7 +118,7 @@ def _fields(source: Source) -> dict[str, str]:
     }
 
 
-def _read(task: tuple[str, Source, Crawl, crawl_blocks.Lists, list, Shard]) -> dict:
+def _read(task: tuple[str, Source, Crawl, crawl_blocks.Lists, list, Shard]) -> Marker:
     run_uri, source, crawl, lists, inputs, one = task
     if marker := done(one):
         return marker

@@ -90,10 +90,7 @@ def _line(data, i, end, classes):
     characters = 0
     space = False
     while i < end and data[i] != 10:
-        second = data[i + 1] if i + 1 < end else 0
-        third = data[i + 2] if i + 2 < end else 0
-        fourth = data[i + 3] if i + 3 < end else 0
-        code, size = decode(data[i], second, third, fourth)
+        code, size = decode(data, i, end)
         i += size
         kind = classes[code]
         if kind == SPACE:

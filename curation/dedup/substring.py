@@ -120,10 +120,7 @@ def _anchors(data, offsets, length, k, codes, hashes, queue, rows, firsts, count
                 codes[n] = byte
                 i += 1
             else:
-                second = data[i + 1] if i + 1 < end else 0
-                third = data[i + 2] if i + 2 < end else 0
-                fourth = data[i + 3] if i + 3 < end else 0
-                code, size = decode(byte, second, third, fourth)
+                code, size = decode(data, i, end)
                 codes[n] = code
                 i += size
             n += 1
@@ -171,10 +168,7 @@ def _size(data, i, end):
     byte = data[i]
     if byte < 0x80:
         return 1
-    second = data[i + 1] if i + 1 < end else 0
-    third = data[i + 2] if i + 2 < end else 0
-    fourth = data[i + 3] if i + 3 < end else 0
-    return decode(byte, second, third, fourth)[1]
+    return decode(data, i, end)[1]
 
 
 @numba.njit(cache=True)
@@ -212,10 +206,7 @@ def _gather(data, start, out, out_offsets):
 @numba.njit(cache=True)
 def code_at(data, i, end):
     """Code point, and one more, of the character at byte `i`, and its bytes: so that no character hashes to 0."""
-    second = data[i + 1] if i + 1 < end else 0
-    third = data[i + 2] if i + 2 < end else 0
-    fourth = data[i + 3] if i + 3 < end else 0
-    code, size = decode(data[i], second, third, fourth)
+    code, size = decode(data, i, end)
     return np.uint64(code) + np.uint64(1), size
 
 

@@ -236,10 +236,7 @@ def _unknown(data, offsets, fold, max_chars, alphabet, present):  # noqa: PLR091
     for d in range(len(present)):
         i, end, chars = offsets[d], offsets[d + 1], 0
         while i < end and chars < max_chars:
-            second = data[i + 1] if i + 1 < end else 0
-            third = data[i + 2] if i + 2 < end else 0
-            fourth = data[i + 3] if i + 3 < end else 0
-            code, size = decode(data[i], second, third, fourth)
+            code, size = decode(data, i, end)
             i += size
             chars += 1
             letter = fold[code]

@@ -91,10 +91,7 @@ def _read(data, offsets, fold, mask, pointers, ids):  # noqa: PLR0917
         while i <= end:
             letter = np.uint32(SEPARATOR)
             if i < end:
-                second = data[i + 1] if i + 1 < end else 0
-                third = data[i + 2] if i + 2 < end else 0
-                fourth = data[i + 3] if i + 3 < end else 0
-                code, size = decode(data[i], second, third, fourth)
+                code, size = decode(data, i, end)
                 letter = fold[code]
                 i += size
             else:
@@ -145,10 +142,7 @@ def passage_scores(data, offsets, fold, max_chars, weights, sums, features, lett
             letter = np.uint32(SEPARATOR)
             code = NEWLINE
             if i < end and chars < max_chars:
-                second = data[i + 1] if i + 1 < end else 0
-                third = data[i + 2] if i + 2 < end else 0
-                fourth = data[i + 3] if i + 3 < end else 0
-                code, size = decode(data[i], second, third, fourth)
+                code, size = decode(data, i, end)
                 letter = fold[code]
                 i += size
                 chars += 1

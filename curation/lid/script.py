@@ -70,10 +70,7 @@ def _count(data, offsets, max_chars, classes, wanted, rows):  # noqa: PLR0917
     for d in range(len(rows)):
         i, end, chars = offsets[d], offsets[d + 1], 0
         while i < end and chars < max_chars:
-            second = data[i + 1] if i + 1 < end else 0
-            third = data[i + 2] if i + 2 < end else 0
-            fourth = data[i + 3] if i + 3 < end else 0
-            code, size = decode(data[i], second, third, fourth)
+            code, size = decode(data, i, end)
             i += size
             chars += 1
             kind = classes[code]

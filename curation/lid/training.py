@@ -268,10 +268,7 @@ def _count_letters(data, offsets, fold, counts):
     for d in range(len(offsets) - 1):
         i, end = offsets[d], offsets[d + 1]
         while i < end:
-            second = data[i + 1] if i + 1 < end else 0
-            third = data[i + 2] if i + 2 < end else 0
-            fourth = data[i + 3] if i + 3 < end else 0
-            code, size = decode(data[i], second, third, fourth)
+            code, size = decode(data, i, end)
             i += size
             if fold[code] > SKIPPED:
                 counts[fold[code]] += 1

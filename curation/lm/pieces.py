@@ -136,10 +136,7 @@ def read_line(data, i, end, normal, codes):
         if lead < 0x80:
             code, size = np.uint32(lead), 1
         else:
-            second = data[i + 1] if i + 1 < end else 0
-            third = data[i + 2] if i + 2 < end else 0
-            fourth = data[i + 3] if i + 3 < end else 0
-            wide, size = decode(lead, second, third, fourth)
+            wide, size = decode(data, i, end)
             code = np.uint32(wide)
         i += size
         plain = normal[code]

@@ -103,10 +103,7 @@ def _edit(data, offsets, switches, limits, table, ascii_table, out, ends):  # no
             more = i < end
             code, kind, start = 0x0A, np.uint8(SPACE | SPECIAL), i
             if more:
-                second = data[i + 1] if i + 1 < end else 0
-                third = data[i + 2] if i + 2 < end else 0
-                fourth = data[i + 3] if i + 3 < end else 0
-                code, step = decode(data[i], second, third, fourth)
+                code, step = decode(data, i, end)
                 i += step
                 kind = table[code]
                 if code == 0xFEFF or (code < 0x20 and not kind & SPACE) or 0x7F <= code < 0x85 or 0x86 <= code < 0xA0:

@@ -207,10 +207,7 @@ def _windows(data, offsets, classes, opens, pairs, hexadecimal):  # noqa: PLR091
                 byte = data[i]
                 code = np.int64(byte)
                 if byte >= 0x80:
-                    second = data[i + 1] if i + 1 < end else 0
-                    third = data[i + 2] if i + 2 < end else 0
-                    fourth = data[i + 3] if i + 3 < end else 0
-                    wide, step = decode(byte, second, third, fourth)
+                    wide, step = decode(data, i, end)
                     code = np.int64(wide)
                 kind = classes[code]
             what, low, high = 0, end, first

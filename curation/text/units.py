@@ -103,7 +103,7 @@ def text_buffers(text: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarr
 
 
 @numba.njit
-def decode(lead, second, third, fourth):
+def _decode(lead, second, third, fourth):
     """Code point and length of the UTF-8 sequence of these bytes (0 past the end); a broken one gives (0xFFFD, 1).
 
     Bytes, not the array, are handed over: numba counts references to an array at each call, which costs more than that.
@@ -116,6 +116,15 @@ def decode(lead, second, third, fourth):
         code = (lead & 0x07) << 18 | (second & 0x3F) << 12 | (third & 0x3F) << 6 | (fourth & 0x3F)
         return (code, 4) if code < SIZE else (0xFFFD, 4)
     return (lead, 1) if lead < 0x80 else (0xFFFD, 1)
+
+
+@numba.njit(inline="always")
+def decode(data, i, end):
+    """Code point and length of the UTF-8 sequence that begins at byte `i` of a text that goes to `end`."""
+    second = data[i + 1] if i + 1 < end else 0
+    third = data[i + 2] if i + 2 < end else 0
+    fourth = data[i + 3] if i + 3 < end else 0
+    return _decode(data[i], second, third, fourth)
 
 
 @numba.njit
@@ -144,10 +153,7 @@ def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):  # noqa
                 continue
             kind = WORD
         else:
-            second = data[i + 1] if i + 1 < end else 0
-            third = data[i + 2] if i + 2 < end else 0
-            fourth = data[i + 3] if i + 3 < end else 0
-            code, size = decode(byte, second, third, fourth)
+            code, size = decode(data, i, end)
             i += size
             kind = classes[code]
             if kind not in (WORD, LETTER):
@@ -164,10 +170,7 @@ def read_units(data, i, end, classes, lower, ascii_word, hashes, kinds):  # noqa
                 i += 1
                 unit = (unit ^ folded) * PRIME
             else:
-                second = data[i + 1] if i + 1 < end else 0
-                third = data[i + 2] if i + 2 < end else 0
-                fourth = data[i + 3] if i + 3 < end else 0
-                code, size = decode(byte, second, third, fourth)
+                code, size = decode(data, i, end)
                 follows = classes[code]
                 if follows == MARK or (follows == WORD and kind == WORD):
                     unit = (unit ^ np.uint64(lower[code])) * PRIME

@@ -49,10 +49,7 @@ def decode_text(data, start, end, codes):
             codes[n] = lead
             start += 1
         else:
-            second = data[start + 1] if start + 1 < end else 0
-            third = data[start + 2] if start + 2 < end else 0
-            fourth = data[start + 3] if start + 3 < end else 0
-            code, step = decode(lead, second, third, fourth)
+            code, step = decode(data, start, end)
             codes[n] = code
             start += step
         n += 1

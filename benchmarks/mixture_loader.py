@@ -26,8 +26,9 @@ from table import row, write
 from mixture.order.sampler import Sampler, rows
 from mixture.store import blocks
 from mixture.store.token_store import TokenStore
+from train.batches.parts import BatchFn
 from train.loader import Loader, ahead
-from train.loop import BatchFn, LoopConfig
+from train.loop import LoopConfig
 
 CONTEXT = 4096
 MICRO_ROWS = 4

@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 
-from train.distributed import data_parallel as parallel
-from train.loop import Batch, BatchFn, LoopConfig, micro_batches
+from train.batches.parts import Batch, BatchFn, micro_batches
+from train.distributed import data_parallel
+from train.loop_config import LoopConfig
 
 THREADS = 8
 LEAST_AHEAD = 8  # micro-batches
@@ -72,7 +73,7 @@ def calls_of(config: LoopConfig, rank: int, world: int) -> Callable[[list[int]],
 
     def following(numbers: list[int]) -> Iterator[list[int]]:
         for step in range(numbers[0] // config.rows_per_step, config.steps):
-            for rows in micro_batches(step, config, rank, world):
+            for rows in micro_batches(step, config.rows_per_step, config.micro_rows, rank, world):
                 if rows[0] > numbers[-1]:
                     yield rows
 
@@ -82,7 +83,7 @@ def calls_of(config: LoopConfig, rank: int, world: int) -> Callable[[list[int]],
 @contextmanager
 def ahead(batch_fn: BatchFn, config: LoopConfig) -> Iterator[Loader]:
     """`batch_fn` for `fit` with this config on this rank, made ahead by the micro-batches of an update."""
-    rank, world = parallel.data_rank_world(config.context_parallel)
+    rank, world = data_parallel.data_rank_world(config.context_parallel)
     per_step = -(-config.rows_per_step // (world * config.micro_rows))
     loader = Loader(batch_fn, calls_of(config, rank, world), max(LEAST_AHEAD, per_step))
     try:

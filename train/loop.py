@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +26,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster import storage
+from train.batches.parts import Batch, BatchFn, LossFn, micro_batches
 from train.checkpoint import checkpoint
-from train.distributed import data_parallel as parallel
-from train.kernels import adamw as optim
-from train.kernels import attention, layers, liger
-from train.kernels import context_parallel as context
+from train.distributed import data_parallel
+from train.kernels import adamw, attention, context_parallel, layers, liger
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
 from train.monitor.averages import Window
@@ -44,49 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Tensor]
-
-BatchFn = Callable[[list[int]], Batch]
-"""Row numbers (global, 0 .. steps * rows_per_step - 1) to one micro-batch on CPU; pure, as resuming calls it again.
-
-`batch["count"]` is a 0-d tensor with what the loss is divided by (valid tokens, or pairs); the loop adds `batch["step"]`,
-the 0-d number of the update, which stays on the CPU, and counts `batch["input_ids"].numel()` as tokens where there is such a
-key."""
-
 MAX_SKIPS = 10
 """Updates skipped in a row for a loss or gradient that is not finite before the run stops."""
-
-
-class RowLosses(NamedTuple):
-    """Of each row [B]: the index of its pool, the sum of its losses, and how many there are."""
-
-    pool: Tensor
-    loss: Tensor
-    count: Tensor
-
-
-class LossParts(NamedTuple):
-    """What a loss function returns: the sum of losses, what it is divided by, sums of metrics (divided by it too), and,
-    where the batch says which pool its rows are of, their losses.
-
-    A term that must not depend on the count (a regulariser) is added to `loss_sum` times the micro-batch's own count.
-    """
-
-    loss_sum: Tensor
-    count: int | Tensor
-    metrics: dict[str, Tensor]
-    rows: RowLosses | None = None
-
-
-LossFn = Callable[[nn.Module, Batch], LossParts]
-
-
-def micro_batches(step: int, config: LoopConfig, rank: int, world: int) -> list[list[int]]:
-    """The row numbers of each micro-batch that `rank` of `world` makes in update `step` (from 0).
-
-    Ranks are counted as in `parallel.data_rank_world`."""
-    rows = range(step * config.rows_per_step + rank, (step + 1) * config.rows_per_step, world)
-    return [list(rows[i : i + config.micro_rows]) for i in range(0, len(rows), config.micro_rows)]
 
 
 def noise_seed(seed: int, step: int, rank: int) -> int:
@@ -137,16 +95,16 @@ def fit(
     Raises FloatingPointError after `MAX_SKIPS` updates in a row with a loss or gradient that is not finite, and
     `train.monitor.stop.Stopped` when a rank is asked to stop; the updates until then are in a checkpoint (unless there are none).
     """
-    rank = parallel.rank_world()[0]
+    rank = data_parallel.rank_world()[0]
     if any(p.dtype != torch.float32 for p in model.parameters()):
         raise ValueError("The loop trains fp32 weights: load the model in fp32, precision='bf16' gives bf16 products.")
-    data = parallel.data_rank_world(config.context_parallel)
+    data = data_parallel.data_rank_world(config.context_parallel)
     if config.rows_per_step < data[1] or (config.parallel == "fsdp" and config.rows_per_step % data[1]):
         raise ValueError(f"rows_per_step {config.rows_per_step} cannot be shared by {data[1]} ranks.")
     device = device or next(model.parameters()).device
-    precision = parallel.native_precision(device) if config.precision == "auto" else config.precision
+    precision = data_parallel.native_precision(device) if config.precision == "auto" else config.precision
     fsdp = config.parallel == "fsdp" and dist.is_initialized()
-    parallel.choose_algorithms(config.deterministic)
+    data_parallel.choose_algorithms(config.deterministic)
     attention.choose(model, config.attention, device, precision, config.context_parallel)
     if config.cross_entropy == "liger":
         liger.require(device)
@@ -154,13 +112,13 @@ def fit(
     layers.checkpoint_activations(model, config.activation_checkpointing)
     compiled = config.compile and layers.compile_layers(model, device)
     if fsdp:
-        parallel.shard(model, precision, device)
+        data_parallel.shard(model, precision, device)
     else:
         model.to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and not fsdp)
     named, groups = named_tensors(model, extra_params or [])
-    gradients = parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]])
-    optimizer = optim.adamw(
+    gradients = data_parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]])
+    optimizer = adamw.adamw(
         model.named_parameters(),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
@@ -176,11 +134,11 @@ def fit(
 
     def restore(at_most: int | None = None) -> bool:
         nonlocal progress
-        newest = checkpoint.load_newest(checkpoints, optim.state_tensors(optimizer, named), at_most)
+        newest = checkpoint.load_newest(checkpoints, adamw.state_tensors(optimizer, named), at_most)
         if newest is None:
             return False
         progress = Progress(**{field.name: newest.meta[field.name] for field in dataclasses.fields(Progress)})
-        optim.set_updates(optimizer, progress.step - progress.skipped)
+        adamw.set_updates(optimizer, progress.step - progress.skipped)
         window.restore(newest.meta["window"])
         if validation:
             validation.start = newest.meta["validation"] or validation.start  # none where it was not measured then
@@ -193,10 +151,10 @@ def fit(
         if config_of_model := getattr(model, "config", None):
             more["config"] = config_of_model.to_dict()  # so that train/export/convert.py needs nothing else
         more["validation"] = validation.start if validation else None
-        writer.save(progress.step, optim.state_tensors(optimizer, named), dataclasses.asdict(progress) | more)
+        writer.save(progress.step, adamw.state_tensors(optimizer, named), dataclasses.asdict(progress) | more)
 
     with (
-        context.shared(model, config.context_parallel, device) as part,
+        context_parallel.shared(model, config.context_parallel, device) as part,
         checkpoint.Writer(
             checkpoints,
             device,
@@ -218,7 +176,7 @@ def fit(
             step = progress.step
             left_out = guard is not None and guard.leaves_out(step)
             data_began = time.perf_counter()
-            calls = [] if left_out else micro_batches(step, config, *data)
+            calls = [] if left_out else micro_batches(step, config.rows_per_step, config.micro_rows, *data)
             batches = [batch_fn(rows) for rows in calls]
             if part:
                 batches = [part.of(batch) for batch in batches]
@@ -228,7 +186,7 @@ def fit(
             pairs /= config.context_parallel  # each rank of a row counts all of its pairs
             watch.data_seconds += time.perf_counter() - data_began
             asked = (stop.requested.is_set(), stop.checkpoint_wanted.is_set())
-            totals = parallel.sum_over_ranks([sum(counts), tokens, pairs, *asked, *writer.state()], device)
+            totals = data_parallel.sum_over_ranks([sum(counts), tokens, pairs, *asked, *writer.state()], device)
             count, tokens, pairs, stopping, saving, *writing = totals
             writer.settle(*writing)
             count = max(count, 1.0)
@@ -250,7 +208,7 @@ def fit(
             gradients.reduce(count)
 
             grad_norm = 0.0 if left_out else gradients.norm()
-            lr = optim.set_learning_rate(optimizer, step, config)
+            lr = adamw.set_learning_rate(optimizer, step, config)
             if left_out:
                 progress.skipped += 1
             elif math.isfinite(grad_norm):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train.kernels import adamw as optim
-from train.kernels import attention, layers
+from train.kernels import adamw, attention, layers
 from train.kernels.cross_entropy import KERNELS
 
 
@@ -61,12 +60,12 @@ class LoopConfig:
         if not self.lr > 0:
             raise ValueError(f"lr must be above 0, not {self.lr}.")
         for name, allowed in (
-            ("schedule", optim.SCHEDULES),
+            ("schedule", adamw.SCHEDULES),
             ("precision", ("fp32", "bf16", "auto")),
             ("parallel", ("replicate", "fsdp")),
             ("checkpoint_errors", ("stop", "warn")),
             ("activation_checkpointing", layers.CHECKPOINTING),
-            ("optimiser_states", optim.STATES),
+            ("optimiser_states", adamw.STATES),
             ("attention", attention.BACKENDS),
             ("cross_entropy", KERNELS),
         ):

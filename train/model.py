@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Con
 from transformers.utils import logging as transformers_logging
 
 from cluster import storage
-from train.chat import conversations as chat
-from train.distributed import data_parallel as parallel
-from train.distributed import vocabulary
+from cluster.chatml import IM_END
+from train.distributed import data_parallel, vocabulary
 from train.kernels import attention
 
 transformers_logging.disable_progress_bar()  # one line per file loaded or saved is noise in a job's log
@@ -80,7 +79,7 @@ def save(
     The tokenizer's ends of text and of a turn go into the generation config; `card` is the text of README.md.
     Call it on every rank: sharded weights are gathered one after another, and rank 0 keeps and writes them.
     """
-    rank, weights = parallel.rank_world()[0], None
+    rank, weights = data_parallel.rank_world()[0], None
     if any(isinstance(p, DTensor) for p in model.parameters()):
         weights = {}
         for name, value in model.state_dict().items():
@@ -90,7 +89,7 @@ def save(
     if rank == 0:
         model.config.max_position_embeddings = context
         if tokenizer is not None and model.can_generate():
-            stops = sorted({tokenizer.eos_token_id, tokenizer.get_vocab().get(chat.IM_END)} - {None})
+            stops = sorted({tokenizer.eos_token_id, tokenizer.get_vocab().get(IM_END)} - {None})
             model.generation_config.update(eos_token_id=stops or None, pad_token_id=tokenizer.pad_token_id)
         with storage.atomic_folder(folder) as path:
             model.save_pretrained(path, state_dict=weights)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from ray_jobs.alignment import chats
-from train.loop import BatchFn, LossFn
+from train.batches.parts import BatchFn, LossFn
 from train.monitor.heldout_rows import LossValidation, batches
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from ray_jobs.work import device
 from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
+from train.batches.parts import BatchFn, LossFn
 from train.distributed import data_parallel as parallel
-from train.loop import BatchFn, LossFn
 from train.methods import dpo
 from train.monitor.heldout_rows import LossValidation
 

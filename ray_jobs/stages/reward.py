@@ -20,8 +20,8 @@ from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
 from train.batches.examples import Example
+from train.batches.parts import BatchFn
 from train.chat import conversations as chat
-from train.loop import BatchFn
 from train.methods import reward
 from train.monitor.heldout_rows import LossValidation
 from train.scores import reward_quality

@@ -10,8 +10,8 @@ from ray_jobs.training.tokenizer import load_tokenizer
 from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
+from train.batches.parts import BatchFn
 from train.chat import conversations as chat
-from train.loop import BatchFn
 from train.methods import sft
 from train.monitor.heldout_rows import LossValidation
 

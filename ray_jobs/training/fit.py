@@ -18,8 +18,9 @@ from ray_jobs.training import data_order, watch
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from train import loader, model
+from train.batches.parts import BatchFn
 from train.checkpoint import checkpoint
-from train.loop import BatchFn, LoopConfig, fit
+from train.loop import LoopConfig, fit
 from train.monitor.forgetting import warnings
 
 SPLIT = ("base", "pretrain", "control", "sft")  # stages whose loss is a sum over tokens of packed rows

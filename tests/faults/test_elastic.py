@@ -25,7 +25,8 @@ WORKER = """
 import time
 import torch
 import torch.distributed as dist
-from train.loop import LoopConfig, LossParts, fit
+from train.batches.parts import LossParts
+from train.loop import LoopConfig, fit
 from train.monitor.metrics import JsonLines
 
 def train(settings):

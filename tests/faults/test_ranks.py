@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from train.batches.parts import LossParts
 from train.checkpoint import checkpoint
-from train.loop import LoopConfig, LossParts, fit
+from train.loop import LoopConfig, fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

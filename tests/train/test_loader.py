@@ -5,8 +5,9 @@ from itertools import islice
 import pytest
 import torch
 
+from train.batches.parts import LossParts
 from train.loader import Loader, ahead, calls_of
-from train.loop import LoopConfig, LossParts, fit
+from train.loop import LoopConfig, fit
 
 
 def batch_fn(rows):

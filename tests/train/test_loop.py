@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from cluster import storage
+from train.batches.parts import LossParts
 from train.checkpoint import checkpoint
 from train.distributed import data_parallel as parallel
-from train.loop import MAX_SKIPS, LoopConfig, LossParts, fit
+from train.loop import MAX_SKIPS, LoopConfig, fit
 from train.monitor import stop
 
 # A linear model y = w x on rows x = row number, y = 3 x: gradients can be written down by hand.

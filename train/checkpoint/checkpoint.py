@@ -22,10 +22,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import storage
-from train.checkpoint import pieces as shards
-from train.checkpoint import reader as shard_reader
+from train.checkpoint import pieces, reader
 from train.checkpoint.reader import Files
-from train.distributed import data_parallel as parallel
+from train.distributed import data_parallel
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Writer:
         self.uri, self.device, self.keep = uri, device, keep
         self.background, self.on_error = background, on_error
         self.seconds, self.failed = 0.0, 0
-        self._snapshot = shards.Snapshot()
+        self._snapshot = pieces.Snapshot()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._phase, self._future, self._step, self._meta = "", Future(), 0, {}
 
@@ -70,7 +69,7 @@ class Writer:
         `meta` is any JSON value. The tensors may change as soon as this returns."""
         began = time.perf_counter()
         self.finish()
-        rank, world = parallel.rank_world()
+        rank, world = data_parallel.rank_world()
         folder = _folder(self.uri, step)
         cleared = Future()
         if rank == 0:
@@ -79,7 +78,7 @@ class Writer:
             except storage.faults() as error:
                 cleared.set_exception(error)
         _barrier()
-        owned = shards.pieces(state, rank, world)
+        owned = pieces.pieces(state, rank, world)
         if self.background:
             owned = self._snapshot.take(owned)
         self._phase, self._step, self._meta = "shards", step, meta or {}
@@ -104,15 +103,15 @@ class Writer:
             return
         if failed:
             self._phase, self.failed = "", self.failed + 1
-            if parallel.rank_world()[0] == 0:
+            if data_parallel.rank_world()[0] == 0:
                 with contextlib.suppress(*storage.faults()):
                     storage.remove(_folder(self.uri, self._step))  # other ranks' parts fill the disk
             self._report(self._future.exception())
         elif self._phase == "shards":
-            rank, world = parallel.rank_world()
+            rank, world = data_parallel.rank_world()
             table = [0.0] * (2 * world)
             table[2 * rank : 2 * rank + 2] = self._future.result()
-            table = [int(value) for value in parallel.sum_over_ranks(table, self.device)]
+            table = [int(value) for value in data_parallel.sum_over_ranks(table, self.device)]
             files = {_name(r): table[2 * r : 2 * r + 2] for r in range(world)}
             self._phase, self._future = "marker", Future()
             if rank == 0:
@@ -126,7 +125,7 @@ class Writer:
         """Wait until nothing is being written any more."""
         while self._phase:
             wait([self._future])
-            self.settle(*parallel.sum_over_ranks(self.state(), self.device))
+            self.settle(*data_parallel.sum_over_ranks(self.state(), self.device))
 
     def __enter__(self) -> Writer:
         return self
@@ -188,11 +187,11 @@ def load_newest(uri: str, state: dict[str, Tensor], at_most: int | None = None) 
     """Fill `state` as `load` does from the newest checkpoint that is complete and whose checksums are right; None without
     one. Call it on every rank: rank 0 says which is the newest, each checks a share of the files (on a remote storage it
     fetches these, which at an unchanged number of ranks are those with its own shards) and reads its own ranges of the others."""
-    rank, world = parallel.rank_world()
+    rank, world = data_parallel.rank_world()
     device = _device(state)
     while True:
         newest = latest(uri, at_most) if rank == 0 else None
-        step = int(parallel.sum_over_ranks([newest.step if newest else -1 if rank == 0 else 0], device)[0])
+        step = int(data_parallel.sum_over_ranks([newest.step if newest else -1 if rank == 0 else 0], device)[0])
         if step < 0:
             return None
         found = newest or _read(_folder(uri, step))
@@ -204,7 +203,7 @@ def load_newest(uri: str, state: dict[str, Tensor], at_most: int | None = None) 
             wrong = [name for name in mine if files.checksum(name) != found.files[name]]
             if wrong:
                 log.warning("checkpoint %s is passed over: %s has a wrong checksum", found.uri, wrong[0])
-            if not parallel.sum_over_ranks([len(wrong)], device)[0]:
+            if not data_parallel.sum_over_ranks([len(wrong)], device)[0]:
                 _fill(found, files, state)
                 return found
         at_most = step - 1
@@ -221,7 +220,7 @@ def load(checkpoint: Checkpoint, state: dict[str, Tensor]) -> None:
 
 def drop_after(uri: str, step: int) -> None:
     """Delete all checkpoints of later steps than `step`; call it on every rank."""
-    if parallel.rank_world()[0] == 0:
+    if data_parallel.rank_world()[0] == 0:
         for folder in _folders(uri):
             if int(folder[-8:]) > step:
                 storage.remove(folder)
@@ -230,14 +229,14 @@ def drop_after(uri: str, step: int) -> None:
 
 def clear(uri: str) -> None:
     """Delete all checkpoints below `uri`."""
-    if parallel.rank_world()[0] == 0:
+    if data_parallel.rank_world()[0] == 0:
         storage.remove(uri)
     _barrier()
 
 
-def _write_shard(uri: str, owned: list[shards.Piece]) -> tuple[int, int]:
+def _write_shard(uri: str, owned: list[pieces.Piece]) -> tuple[int, int]:
     with storage.atomic(uri) as path:
-        return shards.write(path, owned)
+        return pieces.write(path, owned)
 
 
 def _publish(uri: str, step: int, meta: dict, files: dict[str, list[int]], keep: int) -> None:
@@ -250,14 +249,14 @@ def _publish(uri: str, step: int, meta: dict, files: dict[str, list[int]], keep:
 
 
 def _fill(checkpoint: Checkpoint, files: Files, state: dict[str, Tensor]) -> None:
-    saved = shard_reader.blocks(files, sorted(checkpoint.files))
+    saved = reader.blocks(files, sorted(checkpoint.files))
     for name, value in state.items():
-        if name not in saved or shard_reader.shape(saved[name]) != value.shape:
-            found = f"shape {shard_reader.shape(saved[name])}" if name in saved else "nothing"
+        if name not in saved or reader.shape(saved[name]) != value.shape:
+            found = f"shape {reader.shape(saved[name])}" if name in saved else "nothing"
             raise ValueError(
                 f"{checkpoint.uri}: the run needs {name} of shape {tuple(value.shape)}, the checkpoint has {found}."
             )
-    shard_reader.fill(files, saved, state)
+    reader.fill(files, saved, state)
 
 
 def _read(folder: str) -> Checkpoint:

@@ -21,12 +21,12 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from cluster import storage
-from train.checkpoint import pieces as shards
+from train.checkpoint import pieces
 
 RANGE_BYTES = 64 << 20
 REQUESTS = 8  # at a time; a request to an object store waits longer than it reads
 
-_DTYPES = {name: dtype for dtype, name in shards.DTYPES.items()}
+_DTYPES = {name: dtype for dtype, name in pieces.DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Files:
     def checksum(self, name: str) -> tuple[int, int]:
         """(bytes, CRC-32) of a file, which is fetched whole."""
         if storage.is_local(self._uri):
-            return shards.checksum(f"{storage.local(self._uri)}/{name}")
+            return pieces.checksum(f"{storage.local(self._uri)}/{name}")
         fs, folder = storage.filesystem(self._uri)
         fs.get_file(f"{folder}/{name}", f"{self._copies.name}/{name}")
         self._paths[name] = f"{self._copies.name}/{name}"
-        return shards.checksum(self._paths[name])
+        return pieces.checksum(self._paths[name])
 
     def read(self, name: str, begin: int, end: int) -> bytearray:
         """Bytes `begin` to `end` of a file."""

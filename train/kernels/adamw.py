@@ -12,10 +12,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from train.kernels import adamw_8bit as optim_8bit
-from train.kernels.adamw_8bit import AdamW8bit
+from train.kernels.adamw_8bit import BYTES, AdamW8bit
 
-STATES = {"fp32": 8.0, "8bit": optim_8bit.BYTES}
+STATES = {"fp32": 8.0, "8bit": BYTES}
 """How Adam's moments are kept, and their bytes a parameter (with "8bit" of matrices; the few vectors keep 8)."""
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")

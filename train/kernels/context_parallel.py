@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.batches.labels import IGNORE
-from train.distributed import data_parallel as parallel
+from train.distributed import data_parallel
 
 CHUNK = 128
 """flex_attention skips blocks of so many queries; rows that 2 n chunks do not divide are cut into 2 n equal ones."""
@@ -96,7 +96,7 @@ def shared(model: nn.Module, n: int, device: torch.device) -> Iterator[Part | No
     if n == 1:
         yield None
         return
-    _, world = parallel.data_rank_world(n)
+    _, world = data_parallel.data_rank_world(n)
     mesh = dist.device_mesh.init_device_mesh(device.type, (world, n), mesh_dim_names=("data", "context"))["context"]
     model.model.context_part = Part(mesh.get_local_rank(), n, mesh.get_group())
     try:

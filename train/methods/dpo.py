@@ -33,9 +33,9 @@ from xxhash import xxh3_128
 
 from cluster import storage
 from train.batches.examples import Example, collate, in_epochs, within
+from train.batches.parts import Batch, BatchFn, LossFn, LossParts
 from train.chat.conversations import encode_answers
 from train.distributed.data_parallel import rank_world
-from train.loop import Batch, BatchFn, LossFn, LossParts
 from train.methods.shared_prompts import collate_pairs, pair_logprobs
 from train.scores.logprobs import example_logprobs
 

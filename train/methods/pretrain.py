@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from train.batches.labels import IGNORE
+from train.batches.parts import Batch, LossParts, RowLosses
 from train.kernels.cross_entropy import cross_entropy_and_rows
-from train.loop import Batch, LossParts, RowLosses
 
 
 def loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossParts:

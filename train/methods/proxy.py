@@ -23,10 +23,9 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from train import model
 from train.batches.labels import IGNORE
-from train.kernels import adamw as optim
-from train.kernels import attention
+from train.batches.parts import Batch, BatchFn
+from train.kernels import adamw, attention
 from train.kernels.cross_entropy import linear_cross_entropy
-from train.loop import Batch, BatchFn
 from train.methods import pretrain
 from train.monitor import flops
 
@@ -94,7 +93,7 @@ def _one_by_one(
     rows = []
     for batch_fn in batches:
         net = model.build(dict(shape), config.seed).to(device)
-        optimizer = optim.adamw(
+        optimizer = adamw.adamw(
             net.named_parameters(),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
@@ -149,7 +148,7 @@ def _autocast(config: ProxyConfig, device: torch.device) -> torch.autocast:
 
 
 def _set_rate(optimizer: torch.optim.AdamW, step: int, config: ProxyConfig) -> None:
-    rate = optim.learning_rate(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup_steps)
+    rate = adamw.learning_rate(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup_steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
 

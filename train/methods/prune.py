@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from train.batches.parts import Batch, LossFn, LossParts
 from train.kernels import attention
-from train.loop import Batch, LossFn, LossParts
 
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1

@@ -17,9 +17,9 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from train.batches.examples import Example, collate, in_epochs
+from train.batches.parts import Batch, BatchFn, LossParts
 from train.chat.conversations import encode_answers
 from train.kernels import attention
-from train.loop import Batch, BatchFn, LossParts
 from train.scores.logprobs import hidden_states
 
 

@@ -9,7 +9,7 @@ Packing is best-fit decreasing: examples from the longest, each into the fullest
 from __future__ import annotations
 
 from train.batches.examples import Example, collate, in_epochs
-from train.loop import Batch, BatchFn
+from train.batches.parts import Batch, BatchFn
 from train.methods import pretrain
 
 loss = pretrain.loss

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from train.distributed import data_parallel as parallel
-
-if TYPE_CHECKING:
-    from train.loop import LossParts
+from train.batches.parts import LossParts
+from train.distributed import data_parallel
 
 BY_LANGUAGE = "by_language"
 
@@ -56,7 +53,7 @@ class Window:
         """The sums over all ranks, plain data; rank 0 goes on with them and the others with zeros, as after a resume."""
         shapes = {name: value.shape for name, value in self._sums.items()}
         flat = [x for value in self._sums.values() for x in value.flatten().tolist()]
-        pieces = torch.tensor(parallel.sum_over_ranks(flat, self._device), dtype=torch.float64).split(
+        pieces = torch.tensor(data_parallel.sum_over_ranks(flat, self._device), dtype=torch.float64).split(
             [shape.numel() for shape in shapes.values()]
         )
         totals = {name: piece.view(shape).tolist() for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
@@ -64,7 +61,7 @@ class Window:
         return totals
 
     def restore(self, sums: dict[str, float | list]) -> None:
-        mine = float(parallel.rank_world()[0] == 0)
+        mine = float(data_parallel.rank_world()[0] == 0)
         self._sums = {
             name: torch.tensor(value, dtype=torch.float64, device=self._device) * mine for name, value in sums.items()
         }

@@ -19,7 +19,7 @@ from statistics import median
 
 from cluster import storage
 from train.checkpoint import checkpoint
-from train.distributed import data_parallel as parallel
+from train.distributed import data_parallel
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Guard:
             )
         checkpoint.drop_after(self._uri, back_to)  # what follows makes them anew
         self.rollbacks = [*self.rollbacks, note]
-        if parallel.rank_world()[0] == 0:
+        if data_parallel.rank_world()[0] == 0:
             storage.write_json(self._ledger, self.rollbacks)
             log.warning("%s: back to update %d, without %s", reason, back_to, left_out)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from train.distributed import data_parallel as parallel
-from train.kernels import context_parallel as context
-from train.loop import Batch, BatchFn, LossFn
+from train.batches.parts import Batch, BatchFn, LossFn
+from train.distributed import data_parallel
+from train.kernels import context_parallel
 
 
 @dataclass
@@ -59,8 +59,8 @@ class LossValidation:
     def _means(self, model: nn.Module, precision: str) -> dict[str, dict[str, float]]:
         languages = sorted({language for language, _ in self.batches})
         sums = torch.zeros(len(languages), 2 + len(self.metrics), dtype=torch.float64)  # loss, count, metrics
-        part = context.of(model)
-        rank, world = parallel.data_rank_world(part.n if part else 1)
+        part = context_parallel.of(model)
+        rank, world = data_parallel.data_rank_world(part.n if part else 1)
         device = next(model.parameters()).device
         training = model.training
         model.eval()
@@ -75,7 +75,7 @@ class LossValidation:
                 values = (parts.loss_sum, parts.count, *(parts.metrics[name] for name in self.metrics))
                 sums[languages.index(language)] += torch.tensor([float(value) for value in values])
         model.train(training)
-        totals = torch.tensor(parallel.sum_over_ranks(sums.flatten().tolist(), device)).view_as(sums).tolist()
+        totals = torch.tensor(data_parallel.sum_over_ranks(sums.flatten().tolist(), device)).view_as(sums).tolist()
         found = {
             language: (loss, count, more) for language, (loss, count, *more) in zip(languages, totals, strict=True)
         }

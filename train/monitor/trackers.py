@@ -21,7 +21,7 @@ import torch
 from xxhash import xxh3_64_hexdigest
 
 from cluster import storage
-from train.distributed import data_parallel as parallel
+from train.distributed import data_parallel
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def opened(names: Sequence[str], curves: Curves, device: torch.device) -> Iterat
     check(names)
     trackers: dict[str, Tracker] = {}
     problem = None
-    if parallel.rank_world()[0] == 0:
+    if data_parallel.rank_world()[0] == 0:
         try:
             for name in names:
                 trackers[name] = TRACKERS[name](curves)
@@ -136,7 +136,7 @@ def opened(names: Sequence[str], curves: Curves, device: torch.device) -> Iterat
                 del trackers[name]
 
     try:
-        if names and parallel.sum_over_ranks([problem is not None], device)[0]:
+        if names and data_parallel.sum_over_ranks([problem is not None], device)[0]:
             raise ValueError(problem or "A tracker cannot be opened on rank 0.")
         yield write
     finally:

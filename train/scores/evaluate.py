@@ -20,8 +20,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from train.batches.labels import IGNORE
-from train.distributed import data_parallel as parallel
-from train.kernels import context_parallel as context
+from train.distributed import data_parallel
+from train.kernels import context_parallel
 from train.kernels.cross_entropy import token_logprobs
 
 
@@ -74,8 +74,8 @@ def score(model: nn.Module, heldout: Heldout, precision: str = "fp32") -> dict[s
     """`bits_per_byte` of packed documents. With torch.distributed every rank calls it, scores its share of the batches,
     and gets the whole."""
     bits = dict.fromkeys(heldout.sizes, 0.0)
-    part = context.of(model)
-    rank, world = parallel.data_rank_world(part.n if part else 1)
+    part = context_parallel.of(model)
+    rank, world = data_parallel.data_rank_world(part.n if part else 1)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -105,7 +105,7 @@ def score(model: nn.Module, heldout: Heldout, precision: str = "fp32") -> dict[s
                 bits[window.lang] -= float(logp[r, start:stop].sum()) / math.log(2)
                 start = stop
     model.train(training)
-    totals = parallel.sum_over_ranks(bits.values(), device)
+    totals = data_parallel.sum_over_ranks(bits.values(), device)
     return {
         lang: {"bits_per_byte": total / size["bytes"] if size["bytes"] else math.nan, "bits": total, **size}
         for (lang, size), total in zip(heldout.sizes.items(), totals, strict=True)

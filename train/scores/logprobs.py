@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train.batches.examples import Example, collate, token_batches
 from train.batches.labels import IGNORE
-from train.kernels import cross_entropy as loss
+from train.kernels import cross_entropy
 
 
 def hidden_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -33,7 +33,7 @@ def sum_by_example(values_BT: Tensor, example_ids_BT: Tensor, n_examples: int) -
 
 def example_logprobs(model: nn.Module, batch: dict[str, Tensor], n_examples: int) -> Tensor:
     """log p [S] of the scored tokens of each example of a batch, fp32, differentiable. Packed and padded rows alike."""
-    logp_BT = loss.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
+    logp_BT = cross_entropy.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
     return sum_by_example(logp_BT, batch.get("example_ids", batch["doc_ids"]), n_examples)
 
 
@@ -59,7 +59,7 @@ def token_logprobs(model: nn.Module, examples: list[Example], tokens_per_batch: 
     for indices in token_batches(examples, tokens_per_batch):
         batch = collate([[examples[i]] for i in indices])
         batch = {name: value.to(device) for name, value in batch.items()}
-        logp_BT = loss.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
+        logp_BT = cross_entropy.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
         for i, logp_T, labels_T in zip(indices, logp_BT.float().cpu().numpy(), batch["labels"].cpu(), strict=True):
             out[i] = logp_T[labels_T.numpy() != IGNORE]
     return out

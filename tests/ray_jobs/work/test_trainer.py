@@ -40,7 +40,8 @@ def die_once(settings):
 def train(settings):
     import time
     import torch
-    from train.loop import LoopConfig, LossParts, fit
+    from train.batches.parts import LossParts
+    from train.loop import LoopConfig, fit
 
     net = torch.nn.Linear(1, 1)
     def batch(rows):

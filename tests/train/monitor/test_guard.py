@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cluster import storage
-from train.loop import LoopConfig, LossParts, fit
+from train.batches.parts import LossParts
+from train.loop import LoopConfig, fit
 from train.monitor import guard
 from train.monitor.throughput import MEASURED
 

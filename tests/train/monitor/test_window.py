@@ -5,7 +5,8 @@ import torch
 
 from train import model
 from train.batches.labels import IGNORE
-from train.loop import LoopConfig, LossParts, RowLosses, fit
+from train.batches.parts import LossParts, RowLosses
+from train.loop import LoopConfig, fit
 from train.methods import pretrain
 from train.monitor.averages import Window
 

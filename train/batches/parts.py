@@ -1,0 +1,51 @@
+"""What the training loop, the batch functions and the loss functions hand one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+Batch = dict[str, Tensor]
+
+BatchFn = Callable[[list[int]], Batch]
+"""Row numbers (global, 0 .. steps * rows_per_step - 1) to one micro-batch on CPU; pure, as resuming calls it again.
+
+`batch["count"]` is a 0-d tensor with what the loss is divided by (valid tokens, or pairs); the loop adds `batch["step"]`,
+the 0-d number of the update, which stays on the CPU, and counts `batch["input_ids"].numel()` as tokens where there is such a
+key."""
+
+
+class RowLosses(NamedTuple):
+    """Of each row [B]: the index of its pool, the sum of its losses, and how many there are."""
+
+    pool: Tensor
+    loss: Tensor
+    count: Tensor
+
+
+class LossParts(NamedTuple):
+    """What a loss function returns: the sum of losses, what it is divided by, sums of metrics (divided by it too), and,
+    where the batch says which pool its rows are of, their losses.
+
+    A term that must not depend on the count (a regulariser) is added to `loss_sum` times the micro-batch's own count.
+    """
+
+    loss_sum: Tensor
+    count: int | Tensor
+    metrics: dict[str, Tensor]
+    rows: RowLosses | None = None
+
+
+LossFn = Callable[[Model, Batch], LossParts]
+
+
+def micro_batches(step: int, rows_per_step: int, micro_rows: int, rank: int, world: int) -> list[list[int]]:
+    """The row numbers of each micro-batch that `rank` of `world` makes in update `step` (from 0).
+
+    Ranks are counted as in `data_parallel.data_rank_world`."""
+    rows = range(step * rows_per_step + rank, (step + 1) * rows_per_step, world)
+    return [list(rows[i : i + micro_rows]) for i in range(0, len(rows), micro_rows)]

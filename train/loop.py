@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Generic, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,25 +26,33 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster import storage
-from train.batches.parts import Batch, BatchFn, LossFn, micro_batches
+from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra, micro_batches
 from train.checkpoint import checkpoint
 from train.distributed import data_parallel
-from train.kernels import adamw, attention, context_parallel, layers, liger
+from train.kernels import adamw, attention, context_parallel, cross_entropy, layers
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
-from train.monitor.averages import Window
+from train.monitor.averages import Averages
 from train.monitor.forgetting import warnings
 from train.monitor.guard import Guard, Limits
-from train.monitor.heldout_text import Validation
 from train.monitor.throughput import Stopwatch
-
-if TYPE_CHECKING:
-    from train.monitor.heldout_rows import LossValidation
 
 log = logging.getLogger(__name__)
 
 MAX_SKIPS = 10
 """Updates skipped in a row for a loss or gradient that is not finite before the run stops."""
+
+
+class HeldOut(Protocol[Model_contra]):
+    """What is measured while training: `train.monitor.heldout_text.Validation` or `heldout_rows.LossValidation`.
+
+    `start`: what was measured before the first update, plain data; None until `begin`."""
+
+    start: dict | None
+
+    def begin(self, model: Model_contra, precision: str) -> None: ...
+    def due(self, step: int, steps: int) -> bool: ...
+    def measure(self, model: Model_contra, precision: str) -> dict: ...
 
 
 def noise_seed(seed: int, step: int, rank: int) -> int:
@@ -60,9 +68,9 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     batch_fn: BatchFn,
-    loss_fn: LossFn,
+    loss_fn: LossFn[Model],
     config: LoopConfig,
     out_uri: str,
     *,
@@ -70,9 +78,9 @@ def fit(
     on_log: Callable[[dict], None] | None = None,
     count_fn: Callable[[Batch], Tensor] | None = None,
     extra_params: list[dict] | None = None,
-    after_step: Callable[[int, nn.Module], None] | None = None,
+    after_step: Callable[[int, Model], None] | None = None,
     languages: Sequence[str] = (),
-    validation: Validation | LossValidation | None = None,
+    validation: HeldOut[Model] | None = None,
 ) -> dict:
     """Train `model` (fp32 weights) in place for `config.steps` updates; returns a summary. Call it on every rank.
 
@@ -95,64 +103,11 @@ def fit(
     Raises FloatingPointError after `MAX_SKIPS` updates in a row with a loss or gradient that is not finite, and
     `train.monitor.stop.Stopped` when a rank is asked to stop; the updates until then are in a checkpoint (unless there are none).
     """
-    rank = data_parallel.rank_world()[0]
-    if any(p.dtype != torch.float32 for p in model.parameters()):
-        raise ValueError("The loop trains fp32 weights: load the model in fp32, precision='bf16' gives bf16 products.")
-    data = data_parallel.data_rank_world(config.context_parallel)
-    if config.rows_per_step < data[1] or (config.parallel == "fsdp" and config.rows_per_step % data[1]):
-        raise ValueError(f"rows_per_step {config.rows_per_step} cannot be shared by {data[1]} ranks.")
     device = device or next(model.parameters()).device
-    precision = data_parallel.native_precision(device) if config.precision == "auto" else config.precision
-    fsdp = config.parallel == "fsdp" and dist.is_initialized()
-    data_parallel.choose_algorithms(config.deterministic)
-    attention.choose(model, config.attention, device, precision, config.context_parallel)
-    if config.cross_entropy == "liger":
-        liger.require(device)
-        model.cross_entropy = "liger"
-    layers.checkpoint_activations(model, config.activation_checkpointing)
-    compiled = config.compile and layers.compile_layers(model, device)
-    if fsdp:
-        data_parallel.shard(model, precision, device)
-    else:
-        model.to(device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and not fsdp)
+    data = _checked_ranks(model, config)
+    precision, compiled = _placed(model, config, device)
     named, groups = named_tensors(model, extra_params or [])
-    gradients = data_parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]])
-    optimizer = adamw.adamw(
-        model.named_parameters(),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        extra=groups,
-        states=config.optimiser_states,
-    )
-    window = Window(device, languages)
     checkpoints = storage.join(out_uri, "checkpoints")
-    progress, start = Progress(), 0
-    guard = Guard(Limits(**config.guard), checkpoints) if config.guard else None
-
-    def restore(at_most: int | None = None) -> bool:
-        nonlocal progress
-        newest = checkpoint.load_newest(checkpoints, adamw.state_tensors(optimizer, named), at_most)
-        if newest is None:
-            return False
-        progress = Progress(**{field.name: newest.meta[field.name] for field in dataclasses.fields(Progress)})
-        adamw.set_updates(optimizer, progress.step - progress.skipped)
-        window.restore(newest.meta["window"])
-        if validation:
-            validation.start = newest.meta["validation"] or validation.start  # none where it was not measured then
-        if guard:
-            guard.restore(newest.meta["guard"])
-        return True
-
-    def save() -> None:
-        more = {"window": window.reduced(), "guard": guard.state() if guard else []}
-        if config_of_model := getattr(model, "config", None):
-            more["config"] = config_of_model.to_dict()  # so that train/export/convert.py needs nothing else
-        more["validation"] = validation.start if validation else None
-        writer.save(progress.step, adamw.state_tensors(optimizer, named), dataclasses.asdict(progress) | more)
-
     with (
         context_parallel.shared(model, config.context_parallel, device) as part,
         checkpoint.Writer(
@@ -163,120 +118,276 @@ def fit(
             on_error=config.checkpoint_errors,
         ) as writer,
     ):
-        resumed = restore()
-        start = progress.step
-        outside = "fp32" if fsdp else precision  # FSDP casts by itself
-        if validation and validation.start is None:
-            validation.begin(model, outside)
-        if guard and not resumed:
-            save()  # there must be something to go back to
-        watch = Stopwatch(device, progress.tokens)
-        model.train()
-        while progress.step < config.steps:
-            step = progress.step
-            left_out = guard is not None and guard.leaves_out(step)
-            data_began = time.perf_counter()
-            calls = [] if left_out else micro_batches(step, config.rows_per_step, config.micro_rows, *data)
-            batches = [batch_fn(rows) for rows in calls]
-            if part:
-                batches = [part.of(batch) for batch in batches]
-            counts = [float(count_fn(batch) if count_fn else batch["count"]) for batch in batches]
-            tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
-            pairs = sum(flops.attended(batch) for batch in batches)
-            pairs /= config.context_parallel  # each rank of a row counts all of its pairs
-            watch.data_seconds += time.perf_counter() - data_began
-            asked = (stop.requested.is_set(), stop.checkpoint_wanted.is_set())
-            totals = data_parallel.sum_over_ranks([sum(counts), tokens, pairs, *asked, *writer.state()], device)
-            count, tokens, pairs, stopping, saving, *writing = totals
-            writer.settle(*writing)
-            count = max(count, 1.0)
-
-            # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks.
-            torch.manual_seed(noise_seed(config.seed, step, rank))
-            gradients.zero()
-            window.begin_step()
-            for batch, local_count in zip(batches, counts, strict=True):
-                with autocast:
-                    parts = loss_fn(model, on_device(batch, device) | {"step": torch.tensor(step)})
-                if step == start and float(parts.count) != local_count:
-                    raise ValueError(
-                        f"The batch counts {local_count:g}, but its loss function counts {float(parts.count):g}."
-                    )
-                parts.loss_sum.backward()
-                gradients.loss += parts.loss_sum.detach()
-                window.add(parts)
-            gradients.reduce(count)
-
-            grad_norm = 0.0 if left_out else gradients.norm()
-            lr = adamw.set_learning_rate(optimizer, step, config)
-            if left_out:
-                progress.skipped += 1
-            elif math.isfinite(grad_norm):
-                if config.clip and grad_norm > config.clip:
-                    gradients.scale(config.clip / grad_norm)
-                optimizer.step()
-                window.end_step()
-                progress.skips_in_a_row = 0
-            else:
-                progress.skipped, progress.skips_in_a_row = progress.skipped + 1, progress.skips_in_a_row + 1
-                log.warning("step %d: loss or gradient is not finite; the update is skipped", step + 1)
-                if progress.skips_in_a_row == MAX_SKIPS:
-                    raise FloatingPointError(
-                        f"The loss or its gradient was not finite in {MAX_SKIPS} updates in a row, up to {step + 1}; "
-                        "lower the learning rate or look at the data of these steps."
-                    )
-            if guard and not left_out and guard.due(loss := float(gradients.loss), grad_norm):
-                writer.finish()
-                note = guard.note(step, loss, grad_norm)
-                if not (restore(note["from"] - 1) or restore(step)):
-                    raise FloatingPointError(f"The loss was {loss:g} at update {step + 1}, and no checkpoint is left.")
-                guard.went_back(note, progress.step)
-                watch.restart(progress.tokens)
+        run = _Run(
+            model=model,
+            config=config,
+            device=device,
+            precision="fp32" if _sharded(config) else precision,  # FSDP casts by itself
+            batch_fn=batch_fn,
+            loss_fn=loss_fn,
+            count_fn=count_fn,
+            data=data,
+            part=part,
+            named=named,
+            gradients=data_parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]]),
+            optimizer=adamw.adamw(
+                model.named_parameters(),
+                lr=config.lr,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                weight_decay=config.weight_decay,
+                extra=groups,
+                states=config.optimiser_states,
+            ),
+            averages=Averages(device, languages),
+            guard=Guard(Limits(**config.guard), checkpoints) if config.guard else None,
+            validation=validation,
+            writer=writer,
+        )
+        start = run.begin()
+        while run.progress.step < config.steps:
+            update = run.prepare()
+            run.backward(update, check_count=run.progress.step == start)
+            grad_norm, lr = run.optimise(update)
+            if run.went_back(update, grad_norm):
                 continue
-            progress.step, progress.tokens = step + 1, progress.tokens + int(tokens)
-            progress.pairs += round(pairs)
+            run.advance(update)
             if after_step:
-                after_step(step + 1, model)
-
-            validating = validation is not None and validation.due(step + 1, config.steps)
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps or validating:
-                means = window.means()
-                progress.record = {
-                    "step": step + 1,
-                    "loss": means.pop("loss"),
-                    "lr": lr,
-                    "grad_norm": grad_norm,
-                    "tokens": progress.tokens,
-                    "attended_per_token": progress.pairs / max(progress.tokens, 1),
-                    "skipped_steps": progress.skipped,
-                    **means,
-                    **watch.fields(progress.tokens),
-                }
-                if validating:
-                    progress.record |= validation.measure(model, outside)
-                watch.restart(progress.tokens)
-                for sentence in warnings(progress.record) if rank == 0 else ():
-                    log.warning("%s", sentence)
-                if on_log and rank == 0:
-                    on_log(progress.record)
-            healthy = config.checkpoint_every and not (guard and guard.bad)
-            if healthy and (stopping or saving or progress.step % config.checkpoint_every == 0):
-                save()
-                stop.checkpoint_wanted.clear()
-            if stopping:
-                writer.finish()
-                raise stop.Stopped(f"stopped after update {step + 1} of {config.steps}")
-    summary = {"steps": config.steps, "tokens": progress.tokens, "skipped_steps": progress.skipped}
+                after_step(run.progress.step, model)
+            if run.record(lr, grad_norm) and on_log and run.rank == 0:
+                on_log(run.progress.record)
+            run.keep(update)
+    summary = {"steps": config.steps, "tokens": run.progress.tokens, "skipped_steps": run.progress.skipped}
     summary |= {"resumed_from": start, "precision": precision, "compiled": compiled}
     summary |= {"checkpoint_seconds": writer.seconds, "failed_checkpoints": writer.failed}
-    if guard:
-        summary["rollbacks"] = guard.rollbacks
-    return progress.record | summary
+    if run.guard:
+        summary["rollbacks"] = run.guard.rollbacks
+    return run.progress.record | summary
+
+
+def _checked_ranks(model: nn.Module, config: LoopConfig) -> tuple[int, int]:
+    """(rank, world) among those that read different rows. Raises ValueError for what the loop cannot train."""
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        raise ValueError("The loop trains fp32 weights: load the model in fp32, precision='bf16' gives bf16 products.")
+    rank, world = data_parallel.data_rank_world(config.context_parallel)
+    if config.rows_per_step < world or (config.parallel == "fsdp" and config.rows_per_step % world):
+        raise ValueError(f"rows_per_step {config.rows_per_step} cannot be shared by {world} ranks.")
+    return rank, world
+
+
+def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple[str, bool]:
+    """Bring `model` to `device`, with the kernels that `config` names: (precision, whether its layers are compiled)."""
+    precision = data_parallel.native_precision(device) if config.precision == "auto" else config.precision
+    data_parallel.choose_algorithms(config.deterministic)
+    attention.choose(model, config.attention, device, precision, config.context_parallel)
+    cross_entropy.choose(model, config.cross_entropy, device)
+    layers.checkpoint_activations(model, config.activation_checkpointing)
+    compiled = config.compile and layers.compile_layers(model, device)
+    if _sharded(config):
+        data_parallel.shard(model, precision, device)
+    else:
+        model.to(device)
+    return precision, compiled
+
+
+def _sharded(config: LoopConfig) -> bool:
+    return config.parallel == "fsdp" and dist.is_initialized()
+
+
+class _Update(NamedTuple):
+    """One update (from 0) before its first backward pass: this rank's micro-batches and their counts, and what all ranks say."""
+
+    step: int
+    left_out: bool
+    batches: list[Batch]
+    counts: list[float]
+    count: float  # from here on of all ranks
+    tokens: float
+    attended: float
+    stopping: bool
+    saving: bool
+
+
+@dataclass(kw_only=True)
+class _Run(Generic[Model]):
+    """What the phases of an update share: one method a phase, in the order in which `fit` calls them."""
+
+    model: Model
+    config: LoopConfig
+    device: torch.device
+    precision: str  # of autocast
+    batch_fn: BatchFn
+    loss_fn: LossFn[Model]
+    count_fn: Callable[[Batch], Tensor] | None
+    data: tuple[int, int]  # (rank, world) among those that read different rows
+    part: context_parallel.Part | None
+    named: dict[str, Tensor]
+    gradients: data_parallel.Gradients
+    optimizer: adamw.Optimizer
+    averages: Averages
+    guard: Guard | None
+    validation: HeldOut[Model] | None
+    writer: checkpoint.Writer
+
+    def __post_init__(self) -> None:
+        self.rank = data_parallel.rank_world()[0]
+        self.progress = Progress()
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def begin(self) -> int:
+        """Go on from the newest checkpoint or from nothing; returns the updates that are done."""
+        resumed = self._restored()
+        if self.validation and self.validation.start is None:
+            self.validation.begin(self.model, self.precision)
+        if self.guard and not resumed:
+            self._save()  # there must be something to go back to
+        self.stopwatch = Stopwatch(self.device, self.progress.tokens)
+        self.model.train()
+        return self.progress.step
+
+    def prepare(self) -> _Update:
+        """This rank's batches of the next update, and one sum over all ranks of what they must agree on."""
+        step, config = self.progress.step, self.config
+        left_out = self.guard is not None and self.guard.leaves_out(step)
+        began = time.perf_counter()
+        calls = [] if left_out else micro_batches(step, config.rows_per_step, config.micro_rows, *self.data)
+        batches = [self.batch_fn(rows) for rows in calls]
+        if self.part:
+            batches = [self.part.of(batch) for batch in batches]
+        counts = [float(self.count_fn(batch) if self.count_fn else batch["count"]) for batch in batches]
+        tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
+        # each rank of a row counts all that it attends to
+        attended = sum(flops.attended(batch) for batch in batches) / config.context_parallel
+        self.stopwatch.data_seconds += time.perf_counter() - began
+        asked = (stop.requested.is_set(), stop.checkpoint_wanted.is_set())
+        mine = [sum(counts), tokens, attended, *asked, *self.writer.state()]
+        totals = data_parallel.sum_over_ranks(mine, self.device)
+        count, all_tokens, all_attended, stopping, saving, busy, failed = totals
+        self.writer.settle(busy, failed)
+        agreed = (max(count, 1.0), all_tokens, all_attended, bool(stopping), bool(saving))
+        return _Update(step, left_out, batches, counts, *agreed)
+
+    def backward(self, update: _Update, check_count: bool) -> None:
+        """Gradients of the loss of all ranks' rows, divided by their count."""
+        # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks.
+        torch.manual_seed(noise_seed(self.config.seed, update.step, self.rank))
+        self.gradients.zero()
+        self.averages.begin_step()
+        for batch, count in zip(update.batches, update.counts, strict=True):
+            with self.autocast:
+                here = on_device(batch, self.device) | {"step": torch.tensor(update.step)}
+                parts = self.loss_fn(self.model, here)
+            if check_count and float(parts.count) != count:
+                raise ValueError(f"The batch counts {count:g}, but its loss function counts {float(parts.count):g}.")
+            parts.loss_sum.backward()
+            self.gradients.loss += parts.loss_sum.detach()
+            self.averages.add(parts)
+        self.gradients.reduce(update.count)
+
+    def optimise(self, update: _Update) -> tuple[float, float]:
+        """Clip and take the optimiser's step, or skip the update where a gradient is not finite: (gradient norm, rate)."""
+        grad_norm = 0.0 if update.left_out else self.gradients.norm()
+        lr = adamw.set_learning_rate(self.optimizer, update.step, self.config)
+        progress = self.progress
+        if update.left_out:
+            progress.skipped += 1
+        elif math.isfinite(grad_norm):
+            if self.config.clip and grad_norm > self.config.clip:
+                self.gradients.scale(self.config.clip / grad_norm)
+            self.optimizer.step()
+            self.averages.end_step()
+            progress.skips_in_a_row = 0
+        else:
+            progress.skipped, progress.skips_in_a_row = progress.skipped + 1, progress.skips_in_a_row + 1
+            log.warning("step %d: loss or gradient is not finite; the update is skipped", update.step + 1)
+            if progress.skips_in_a_row == MAX_SKIPS:
+                raise FloatingPointError(
+                    f"The loss or its gradient was not finite in {MAX_SKIPS} updates in a row, up to {update.step + 1}; "
+                    "lower the learning rate or look at the data of these steps."
+                )
+        return grad_norm, lr
+
+    def went_back(self, update: _Update, grad_norm: float) -> bool:
+        """Whether the guard has sent the run back to an earlier checkpoint."""
+        guard, step = self.guard, update.step
+        if not guard or update.left_out or not guard.due(loss := float(self.gradients.loss), grad_norm):
+            return False
+        self.writer.finish()
+        note = guard.note(step, loss, grad_norm)
+        if not (self._restored(note["from"] - 1) or self._restored(step)):
+            raise FloatingPointError(f"The loss was {loss:g} at update {step + 1}, and no checkpoint is left.")
+        guard.went_back(note, self.progress.step)
+        self.stopwatch.restart(self.progress.tokens)
+        return True
+
+    def advance(self, update: _Update) -> None:
+        self.progress.step = update.step + 1
+        self.progress.tokens += int(update.tokens)
+        self.progress.pairs += round(update.attended)
+
+    def record(self, lr: float, grad_norm: float) -> bool:
+        """Make the record of the updates since the last one, where one is due, and say whether it was."""
+        progress, config, step = self.progress, self.config, self.progress.step
+        validation = self.validation if self.validation and self.validation.due(step, config.steps) else None
+        if step % config.log_every and step != config.steps and not validation:
+            return False
+        means = self.averages.means()
+        progress.record = {
+            "step": step,
+            "loss": means.pop("loss"),
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens": progress.tokens,
+            "attended_per_token": progress.pairs / max(progress.tokens, 1),
+            "skipped_steps": progress.skipped,
+            **means,
+            **self.stopwatch.fields(progress.tokens),
+        }
+        if validation:
+            progress.record |= validation.measure(self.model, self.precision)
+        self.stopwatch.restart(progress.tokens)
+        for sentence in warnings(progress.record) if self.rank == 0 else ():
+            log.warning("%s", sentence)
+        return True
+
+    def keep(self, update: _Update) -> None:
+        """Write a checkpoint where one is due or asked for. Raises `stop.Stopped` where a rank was asked to stop."""
+        step, every = self.progress.step, self.config.checkpoint_every
+        healthy = every and not (self.guard and self.guard.bad)
+        if healthy and (update.stopping or update.saving or step % every == 0):
+            self._save()
+            stop.checkpoint_wanted.clear()
+        if update.stopping:
+            self.writer.finish()
+            raise stop.Stopped(f"stopped after update {step} of {self.config.steps}")
+
+    def _restored(self, at_most: int | None = None) -> bool:
+        """Go to the newest checkpoint of at most `at_most` updates; False without one."""
+        newest = checkpoint.load_newest(self.writer.uri, adamw.state_tensors(self.optimizer, self.named), at_most)
+        if newest is None:
+            return False
+        self.progress = Progress(**{field.name: newest.meta[field.name] for field in dataclasses.fields(Progress)})
+        adamw.set_updates(self.optimizer, self.progress.step - self.progress.skipped)
+        self.averages.restore(newest.meta["window"])
+        if self.validation:  # a checkpoint has none where it was not measured then
+            self.validation.start = newest.meta["validation"] or self.validation.start
+        if self.guard:
+            self.guard.restore(newest.meta["guard"])
+        return True
+
+    def _save(self) -> None:
+        more: dict = {"window": self.averages.reduced(), "guard": self.guard.state() if self.guard else []}
+        if config_of_model := getattr(self.model, "config", None):
+            more["config"] = config_of_model.to_dict()  # so that train/export/convert.py needs nothing else
+        more["validation"] = self.validation.start if self.validation else None
+        tensors = adamw.state_tensors(self.optimizer, self.named)
+        self.writer.save(self.progress.step, tensors, dataclasses.asdict(self.progress) | more)
 
 
 @dataclass
 class Progress:
-    """What a checkpoint knows of a run besides its tensors: `step` updates are done."""
+    """What a checkpoint knows of a run besides its tensors: `step` updates are done; `pairs` are those of positions of which
+    one attends to the other."""
 
     step: int = 0
     tokens: int = 0

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
+Model_contra = TypeVar("Model_contra", bound=nn.Module, contravariant=True)
 
 Batch = dict[str, Tensor]
 

@@ -17,6 +17,8 @@ from train.kernels.adamw_8bit import BYTES, AdamW8bit
 STATES = {"fp32": 8.0, "8bit": BYTES}
 """How Adam's moments are kept, and their bytes a parameter (with "8bit" of matrices; the few vectors keep 8)."""
 
+Optimizer = torch.optim.AdamW | AdamW8bit
+
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
 
@@ -59,7 +61,7 @@ def adamw(
     weight_decay: float,
     extra: list[dict] | None = None,
     states: str = "fp32",
-) -> torch.optim.AdamW | AdamW8bit:
+) -> Optimizer:
     """Fused AdamW over the named parameters that require a gradient, in two groups: with and without weight decay.
 
     `extra` is a list of more groups in torch's form ({"params": [...], "lr": …, "maximize": …}); they get no weight decay
@@ -73,9 +75,10 @@ def adamw(
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
         *({"weight_decay": 0.0} | group for group in extra or []),
     ]
-    groups, matrices = [g for g in groups if g["params"]], bool(groups[0]["params"])
+    matrices = bool(groups[0]["params"])
+    groups = [group for group in groups if group["params"]]
     if states == "8bit":
-        optimizer = AdamW8bit(groups, quantised=int(matrices), lr=lr, betas=betas, eps=eps)
+        optimizer: Optimizer = AdamW8bit(groups, quantised=int(matrices), lr=lr, betas=betas, eps=eps)
     else:
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     for group in optimizer.param_groups:
@@ -92,7 +95,7 @@ def adamw(
     return optimizer
 
 
-def set_learning_rate(optimizer: torch.optim.AdamW | AdamW8bit, step: int, config) -> float:
+def set_learning_rate(optimizer: Optimizer, step: int, config) -> float:
     """Set every group's rate for update `step` of a `LoopConfig`; returns the model's.
 
     A group with a rate of its own follows the same curve, unless it says `constant_lr`.
@@ -112,7 +115,7 @@ def set_learning_rate(optimizer: torch.optim.AdamW | AdamW8bit, step: int, confi
     return lr
 
 
-def state_tensors(optimizer: torch.optim.AdamW | AdamW8bit, named: dict[str, Tensor]) -> dict[str, Tensor]:
+def state_tensors(optimizer: Optimizer, named: dict[str, Tensor]) -> dict[str, Tensor]:
     """The named tensors and Adam's two moments of those that are optimised: what a checkpoint saves and fills."""
     tensors = {name: tensor.detach() for name, tensor in named.items()}
     for name, tensor in named.items():
@@ -121,7 +124,7 @@ def state_tensors(optimizer: torch.optim.AdamW | AdamW8bit, named: dict[str, Ten
     return tensors
 
 
-def set_updates(optimizer: torch.optim.AdamW | AdamW8bit, updates: int) -> None:
+def set_updates(optimizer: Optimizer, updates: int) -> None:
     """Tell Adam's bias correction that `updates` updates have been made."""
     for state in optimizer.state.values():
         state["step"].fill_(updates)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
 from train.batches.labels import IGNORE
@@ -31,12 +31,25 @@ from train.kernels import liger
 KERNELS = ("chunked", "liger")
 """What computes the cross-entropy: this file, or train/kernels/liger.py."""
 
+_CHOSEN = "cross_entropy"  # attribute of a model
 _LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 _TILE_BYTES = _LOGIT_BYTES | {"cpu": 4 << 20}
 _LEAST_CHUNK = 128
 """Every chunk reads and writes the gradient of the whole head, which fewer positions would not pay for."""
 _LEAST_CHUNK_OF_TILES = 512
 """The same where the vocabulary is cut into tiles, so that more positions cost no memory."""
+
+
+def choose(model: nn.Module, kernel: str, device: torch.device) -> None:
+    """Set which of `KERNELS` the losses of `model` take. Raises ValueError for one that cannot work on `device`."""
+    if kernel == "liger":
+        liger.require(device)
+        setattr(model, _CHOSEN, kernel)
+
+
+def chosen(model: nn.Module) -> str:
+    """What `choose` has set; "chunked" where it was not called."""
+    return getattr(model, _CHOSEN, "chunked")
 
 
 def linear_cross_entropy(

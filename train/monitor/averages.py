@@ -22,7 +22,7 @@ from train.distributed import data_parallel
 BY_LANGUAGE = "by_language"
 
 
-class Window:
+class Averages:
     """`languages[p]` is the language of pool p; several pools may be of one. Without it there is no loss per language."""
 
     def __init__(self, device: torch.device, languages: Sequence[str] = ()) -> None:
@@ -67,7 +67,7 @@ class Window:
         }
 
     def means(self) -> dict[str, float | dict]:
-        """Every sum over all ranks divided by the count, and the window starts anew; loss is nan if all was skipped.
+        """Every sum over all ranks divided by the count, and begin anew; loss is nan if all was skipped.
 
         `loss_by_language` has the languages that a row was of."""
         sums = self.reduced()

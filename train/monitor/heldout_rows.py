@@ -12,17 +12,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic
 
 import torch
-from torch import nn
 
-from train.batches.parts import Batch, BatchFn, LossFn
+from train.batches.parts import Batch, BatchFn, LossFn, Model
 from train.distributed import data_parallel
 from train.kernels import context_parallel
 
 
 @dataclass
-class LossValidation:
+class LossValidation(Generic[Model]):
     """Held-out rows, and when to measure them: every `every` updates and after the last.
 
     `batches`: (language, micro-batch of rows of that language alone), as `batches` makes them. `metrics`: which sums of
@@ -30,19 +30,19 @@ class LossValidation:
     """
 
     batches: list[tuple[str, Batch]]
-    loss_fn: LossFn
+    loss_fn: LossFn[Model]
     every: int
     metrics: Mapping[str, str] = field(default_factory=dict)
-    start: dict[str, dict[str, float]] | None = None
+    start: dict | None = None
 
-    def begin(self, model: nn.Module, precision: str = "fp32") -> None:
+    def begin(self, model: Model, precision: str = "fp32") -> None:
         """Measure the model that training starts from. Call it on every rank."""
         self.start = self._means(model, precision)
 
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
 
-    def measure(self, model: nn.Module, precision: str = "fp32") -> dict:
+    def measure(self, model: Model, precision: str = "fp32") -> dict:
         """Fields of a training record, each {language: value}. Call it on every rank.
 
         `validation_loss` (nats per assistant token or per pair), `validation_loss_change` since the start, a field for each
@@ -56,7 +56,7 @@ class LossValidation:
         return found | {"validation_loss_change": change, "validation_seconds": time.perf_counter() - began}
 
     @torch.no_grad()
-    def _means(self, model: nn.Module, precision: str) -> dict[str, dict[str, float]]:
+    def _means(self, model: Model, precision: str) -> dict[str, dict[str, float]]:
         languages = sorted({language for language, _ in self.batches})
         sums = torch.zeros(len(languages), 2 + len(self.metrics), dtype=torch.float64)  # loss, count, metrics
         part = context_parallel.of(model)

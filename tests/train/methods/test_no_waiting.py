@@ -14,7 +14,7 @@ from train.kernels import attention
 from train.kernels import cross_entropy as loss
 from train.loop import on_device
 from train.methods import dpo, pretrain, prune, reward
-from train.monitor.averages import Window
+from train.monitor.averages import Averages
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
@@ -78,15 +78,15 @@ def case(name: str):
 def test_a_micro_batch_waits_for_nothing(name, backend):
     net, loss_fn, batch, extra = case(name)
     net.model.attention_backend = backend
-    gradients, window = parallel.Gradients(net.parameters(), extra), Window(GPU, ["id", "th"])
+    gradients, averages = parallel.Gradients(net.parameters(), extra), Averages(GPU, ["id", "th"])
     gradients.zero()
-    window.begin_step()
+    averages.begin_step()
     parts = loss_fn(net, on_device(batch, GPU) | {"step": torch.tensor(3)})
     parts.loss_sum.backward()
     gradients.loss += parts.loss_sum.detach()
-    window.add(parts)
+    averages.add(parts)
     gradients.reduce(2.0)
     gradients.scale(0.5)
-    window.end_step()
+    averages.end_step()
     with pytest.raises(RuntimeError, match="item"):  # so would anything above that looked at a value
         float(parts.loss_sum.detach())

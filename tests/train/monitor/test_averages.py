@@ -8,7 +8,7 @@ from train.batches.labels import IGNORE
 from train.batches.parts import LossParts, RowLosses
 from train.loop import LoopConfig, fit
 from train.methods import pretrain
-from train.monitor.averages import Window
+from train.monitor.averages import Averages
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
@@ -31,31 +31,31 @@ def parts(loss: float, rows: list[tuple[int, float, int]]) -> LossParts:
     return LossParts(torch.tensor(loss), sum(counts), {"x": torch.tensor(8.0)}, row_losses)
 
 
-def step(window: Window, *all_parts: LossParts) -> None:
-    window.begin_step()
+def step(averages: Averages, *all_parts: LossParts) -> None:
+    averages.begin_step()
     for one in all_parts:
-        window.add(one)
-    window.end_step()
+        averages.add(one)
+    averages.end_step()
 
 
 def test_each_language_is_divided_by_its_own_count():
-    window = Window(torch.device("cpu"), ["id", "lo", "id", "vi"])
-    step(window, parts(15.0, [(0, 10.0, 2), (1, 5.0, 5)]), parts(3.0, [(2, 3.0, 1)]))
-    assert window.means() == {
+    averages = Averages(torch.device("cpu"), ["id", "lo", "id", "vi"])
+    step(averages, parts(15.0, [(0, 10.0, 2), (1, 5.0, 5)]), parts(3.0, [(2, 3.0, 1)]))
+    assert averages.means() == {
         "loss": 18 / 8,
         "x": 16 / 8,
         "loss_by_language": {"id": 13 / 3, "lo": 1.0},  # two pools are one language; no row was in vi
     }
-    assert math.isnan(window.means()["loss"])  # a new window
+    assert math.isnan(averages.means()["loss"])  # begun anew
 
 
 def test_a_skipped_update_leaves_no_trace_and_a_window_survives_a_checkpoint():
-    window, other = (Window(torch.device("cpu"), ["id", "lo"]) for _ in range(2))
-    step(window, parts(10.0, [(0, 10.0, 4)]))
-    window.begin_step()
-    window.add(parts(1e9, [(0, 1e9, 4)]))  # no end_step
-    other.restore(window.reduced())
-    for one in (window, other):
+    averages, other = (Averages(torch.device("cpu"), ["id", "lo"]) for _ in range(2))
+    step(averages, parts(10.0, [(0, 10.0, 4)]))
+    averages.begin_step()
+    averages.add(parts(1e9, [(0, 1e9, 4)]))  # no end_step
+    other.restore(averages.reduced())
+    for one in (averages, other):
         step(one, parts(6.0, [(1, 6.0, 3)]))
         assert one.means()["loss_by_language"] == {"id": 2.5, "lo": 2.0}
 

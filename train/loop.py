@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster import storage
+from train.batches.decoder import Decoder
 from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra, micro_batches
 from train.checkpoint import checkpoint
 from train.distributed import data_parallel
@@ -157,7 +158,7 @@ def fit(
             if run.record(lr, grad_norm) and on_log and run.rank == 0:
                 on_log(run.progress.record)
             run.keep(update)
-    summary = {"steps": config.steps, "tokens": run.progress.tokens, "skipped_steps": run.progress.skipped}
+    summary: dict = {"steps": config.steps, "tokens": run.progress.tokens, "skipped_steps": run.progress.skipped}
     summary |= {"resumed_from": start, "precision": precision, "compiled": compiled}
     summary |= {"checkpoint_seconds": writer.seconds, "failed_checkpoints": writer.failed}
     if run.guard:
@@ -184,7 +185,7 @@ def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple
     layers.checkpoint_activations(model, config.activation_checkpointing)
     compiled = config.compile and layers.compile_layers(model, device)
     if _sharded(config):
-        data_parallel.shard(model, precision, device)
+        data_parallel.shard(cast(Decoder, model), precision, device)
     else:
         model.to(device)
     return precision, compiled
@@ -201,7 +202,7 @@ class _Update(NamedTuple):
     left_out: bool
     batches: list[Batch]
     counts: list[float]
-    count: float  # from here on of all ranks
+    total: float  # what the loss is divided by; from here on of all ranks
     tokens: float
     attended: float
     stopping: bool
@@ -282,7 +283,7 @@ class _Run(Generic[Model]):
             parts.loss_sum.backward()
             self.gradients.loss += parts.loss_sum.detach()
             self.averages.add(parts)
-        self.gradients.reduce(update.count)
+        self.gradients.reduce(update.total)
 
     def optimise(self, update: _Update) -> tuple[float, float]:
         """Clip and take the optimiser's step, or skip the update where a gradient is not finite: (gradient norm, rate)."""
@@ -400,7 +401,7 @@ class Progress:
 def named_tensors(model: nn.Module, extra: list[dict]) -> tuple[dict[str, Tensor], list[dict]]:
     """What a checkpoint holds of the model and the extra parameters, by name; the extra groups in torch's form."""
     tied = dict(model.named_parameters(remove_duplicate=False))
-    named = {f"model/{name}": p for name, p in model.named_parameters()}
+    named: dict[str, Tensor] = {f"model/{name}": p for name, p in model.named_parameters()}
     named |= {f"buffer/{name}": b for name, b in model.state_dict().items() if name not in tied and b.ndim}
     groups = []
     for group in extra:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from cluster import storage
 from cluster.chatml import IM_END
+from train.batches.decoder import CausalLM, Decoder, kv_heads
 from train.distributed import data_parallel, vocabulary
 from train.kernels import attention
 
@@ -42,7 +44,7 @@ def config_from(values: dict) -> Qwen2Config:
         raise ValueError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
         )
-    if config.num_attention_heads % config.num_key_value_heads:
+    if config.num_attention_heads % kv_heads(config):
         raise ValueError(
             f"num_attention_heads {config.num_attention_heads} is not a multiple of "
             f"num_key_value_heads {config.num_key_value_heads}."
@@ -50,29 +52,33 @@ def config_from(values: dict) -> Qwen2Config:
     return config
 
 
-def build(config: dict, seed: int = 0) -> Qwen2ForCausalLM:
+def build(config: dict, seed: int = 0) -> CausalLM:
     """A fresh Qwen2 model in fp32 with our attention. The same config and seed give the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM._from_config(config_from(config), attn_implementation=attention.NAME)
-    attention.attach(model)
-    vocabulary.attach(model)
-    return model.float()
+    return _attached(model.float())
 
 
-def load(folder: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     """The causal LM of a Hugging Face folder (any URI) or hub name, with our attention; safetensors only."""
     path = storage.localize(folder) if storage.exists(folder) else folder
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, trust_remote_code=False
     )
-    attention.attach(model)
-    vocabulary.attach(model)
-    return model
+    return _attached(model)
+
+
+def _attached(model: nn.Module) -> CausalLM:
+    """A causal LM of `transformers` with what we put into it."""
+    ours = cast(CausalLM, model)
+    attention.attach(ours)
+    vocabulary.attach(ours)
+    return ours
 
 
 def save(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: str, context: int, card: str | None = None
+    model: Decoder, tokenizer: PreTrainedTokenizerBase | None, folder: str, context: int, card: str | None = None
 ) -> None:
     """Write `model` as a Hugging Face folder with `context` (the trained length in tokens) in its config.
 

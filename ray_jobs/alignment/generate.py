@@ -24,6 +24,7 @@ from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
+from train.batches.decoder import CausalLM
 from train.chat.conversations import encode_prompts
 from train.generation import generate, vllm_engine
 
@@ -184,7 +185,7 @@ def _answers(tokenizer, shard: dict) -> list[dict]:
     return generate.answers(tokenizer, prompts, prompt_ids, [drawn[row["id"]] for row in prompts])
 
 
-def probe(net: torch.nn.Module, rows: list[dict], task: dict) -> float:
+def probe(net: CausalLM, rows: list[dict], task: dict) -> float:
     """The gap between engine and trainer (`net`) on some of `rows`. Raises ValueError when it is above `max_gap`."""
     probed = rows[:: max(1, len(rows) // PROBED)][:PROBED]
     gap = generate.logprob_gap(net, probed)

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from cluster import storage
 from mixture.order.sampler import rows
@@ -18,6 +17,7 @@ from ray_jobs.training import data_order, watch
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from train import loader, model
+from train.batches.decoder import Decoder
 from train.batches.parts import BatchFn
 from train.checkpoint import checkpoint
 from train.loop import LoopConfig, fit
@@ -88,7 +88,7 @@ def packed_rows(settings: dict) -> BatchFn:
     return batch
 
 
-def fit_and_save(net: nn.Module, batch_fn: BatchFn, loss_fn, settings: dict, **more) -> dict:
+def fit_and_save(net: Decoder, batch_fn: BatchFn, loss_fn, settings: dict, **more) -> dict:
     """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary."""
     config, to = LoopConfig(**settings["loop"]), device.here()
     tokenizer, context = load_tokenizer(settings), settings["context"]

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from cluster import gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
+from train.batches.decoder import Decoder
 from train.monitor import throughput, trackers
 from train.monitor.heldout_text import Validation
 from train.monitor.metrics import JsonLines
@@ -52,7 +52,7 @@ def validation(watch: dict, context: int, tokenizer) -> Validation | None:
 
 @contextmanager
 def reporting(
-    net: nn.Module, watch: dict, *, metrics_uri: str, context: int, config: dict, device: torch.device
+    net: Decoder, watch: dict, *, metrics_uri: str, context: int, config: dict, device: torch.device
 ) -> Iterator[Callable[[dict], None]]:
     """A function for `fit`'s `on_log`: records, with their utilisation, go to the run's JSON Lines, to Ray's metrics endpoint
     and to the trackers. Call it on every rank."""

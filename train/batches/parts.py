@@ -25,7 +25,7 @@ class RowLosses(NamedTuple):
 
     pool: Tensor
     loss: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # nobody calls tuple.count
 
 
 class LossParts(NamedTuple):
@@ -36,7 +36,7 @@ class LossParts(NamedTuple):
     """
 
     loss_sum: Tensor
-    count: int | Tensor
+    count: int | Tensor  # type: ignore[assignment]  # nobody calls tuple.count
     metrics: dict[str, Tensor]
     rows: RowLosses | None = None
 

@@ -12,10 +12,11 @@ NLLB is refused for Chinese: its vocabulary lacks common characters, so texts co
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster import storage
@@ -36,10 +37,16 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[ \t]+|(?<=[။។。！？])[ \t]*")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
+class Seq2Seq(nn.Module):
+    """What is called of a sequence-to-sequence model of `transformers`; never made."""
+
+    generate: Callable[..., Tensor]
+
+
 class Translator(NamedTuple):
     """A loaded model. `source_code` and `target_code` are its own names of the two languages."""
 
-    model: nn.Module
+    model: Seq2Seq
     tokenizer: PreTrainedTokenizerBase
     source_code: str
     target_code: str
@@ -57,7 +64,7 @@ def load(folder: str, source: str, target: str, dtype: torch.dtype = torch.float
         model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: no sequence-to-sequence model in safetensors: {error}") from None
-    return Translator(model.eval(), tokenizer, source_code, target_code)
+    return Translator(cast(Seq2Seq, model.eval()), tokenizer, source_code, target_code)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -122,9 +129,10 @@ def split(text: str, keep: bool = True) -> list[tuple[str, bool]]:
 def _lines(text: str) -> list[tuple[str, bool]]:
     pieces = []
     for line in re.split(r"(\n+)", text):
-        head = _HEAD.match(line).end()
+        found = _HEAD.match(line)
+        assert found, "it matches anything"
+        head = start = found.end()
         pieces.append((line[:head], False))
-        start = head
         ends = [match.span() for match in _SENTENCE.finditer(line, head)] + [(len(line), len(line))]
         for stop, following in ends:
             sentence = line[start:stop]
@@ -172,7 +180,9 @@ def _sentences(
             elif unknown is not None and unknown in ids:
                 done[sentence] = ("", "a translation has an unknown token")
             else:
-                done[sentence] = (tokenizer.decode(ids, skip_special_tokens=True).strip(), "")
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                assert isinstance(text, str)  # of one sequence
+                done[sentence] = (text.strip(), "")
     return done
 
 

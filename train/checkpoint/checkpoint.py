@@ -61,7 +61,9 @@ class Writer:
         self.seconds, self.failed = 0.0, 0
         self._snapshot = pieces.Snapshot()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._phase, self._future, self._step, self._meta = "", Future(), 0, {}
+        self._phase, self._step = "", 0
+        self._meta: dict = {}
+        self._future: Future = Future()
 
     def save(self, step: int, state: dict[str, Tensor], meta: dict | None = None) -> None:
         """Begin to write `state` (tensors or DTensors of at least one dimension) as the checkpoint of `step`.
@@ -71,7 +73,7 @@ class Writer:
         self.finish()
         rank, world = data_parallel.rank_world()
         folder = _folder(self.uri, step)
-        cleared = Future()
+        cleared: Future = Future()
         if rank == 0:
             try:
                 storage.remove(folder)  # what a killed run left there
@@ -81,7 +83,7 @@ class Writer:
         owned = pieces.pieces(state, rank, world)
         if self.background:
             owned = self._snapshot.take(owned)
-        self._phase, self._step, self._meta = "shards", step, meta or {}
+        self._phase, self._step, self._meta = "pieces", step, meta or {}
         if cleared.done():
             self._future = cleared
         else:
@@ -107,7 +109,7 @@ class Writer:
                 with contextlib.suppress(*storage.faults()):
                     storage.remove(_folder(self.uri, self._step))  # other ranks' parts fill the disk
             self._report(self._future.exception())
-        elif self._phase == "shards":
+        elif self._phase == "pieces":
             rank, world = data_parallel.rank_world()
             table = [0.0] * (2 * world)
             table[2 * rank : 2 * rank + 2] = self._future.result()

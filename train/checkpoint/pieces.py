@@ -58,8 +58,10 @@ def pieces(state: dict[str, Tensor], rank: int, world: int) -> list[Piece]:
     for name, tensor in state.items():
         if isinstance(tensor, DTensor):
             mesh, placements = tensor.device_mesh, tensor.placements
-            copies = zip(mesh.get_coordinate(), placements, strict=True)
-            local = tensor.detach().to_local()
+            at_each = mesh.get_coordinate()
+            assert at_each is not None, "this rank is not in the mesh"
+            copies = zip(at_each, placements, strict=True)
+            local = tensor.to_local().detach()
             if local.numel() and not any(place.is_replicate() and at for at, place in copies):
                 _, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
                 owned.append(Piece(name, tuple(offsets), local))
@@ -99,7 +101,8 @@ def write(path: str, owned: list[Piece]) -> tuple[int, int]:
     text += b" " * (-len(text) % 8)
     size, crc = 0, 0
     with open(path, "wb") as file:
-        for data in (len(text).to_bytes(8, "little"), text, *(_bytes(piece.tensor) for piece in owned)):
+        head = memoryview(len(text).to_bytes(8, "little") + text)
+        for data in (head, *(_bytes(piece.tensor) for piece in owned)):
             for start in range(0, len(data), CHUNK_BYTES):
                 chunk = data[start : start + CHUNK_BYTES]
                 file.write(chunk)
@@ -121,4 +124,4 @@ def _offsets(owned: list[Piece]) -> dict:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data

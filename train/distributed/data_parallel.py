@@ -12,11 +12,12 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from train.batches.decoder import Decoder, layers_of
 from train.distributed import vocabulary
 
 
@@ -62,11 +63,12 @@ def choose_algorithms(deterministic: bool) -> None:
     """Whether this process takes only algorithms that give the same bits each time; a GPU is slower with them."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-        torch.utils.deterministic.fill_uninitialized_memory = False  # no code of ours reads such memory
+        # no code of ours reads such memory
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch makes it at run time
     torch.use_deterministic_algorithms(deterministic)
 
 
-def shard(model: nn.Module, precision: str, device: torch.device) -> None:
+def shard(model: Decoder, precision: str, device: torch.device) -> None:
     """Shard the model over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
 
     A model that lies elsewhere goes to `device` layer by layer, so that no device must hold it whole.
@@ -80,11 +82,11 @@ def shard(model: nn.Module, precision: str, device: torch.device) -> None:
     body = model.model
     heads = [child for child in model.children() if child is not body]
     tied = [head for head in heads if head.weight is body.embed_tokens.weight]
-    parts = [*body.layers, body, *(head for head in heads if head not in tied)]
+    parts = [*layers_of(model), body, *(head for head in heads if head not in tied)]
     for part in parts:
-        fully_shard(part, mesh=mesh, mp_policy=policy)
-        part.set_force_sum_reduction_for_comms(True)
-        part.set_gradient_divide_factor(1.0)
+        group = fully_shard(part, mesh=mesh, mp_policy=policy)
+        group.set_force_sum_reduction_for_comms(True)
+        group.set_gradient_divide_factor(1.0)
     for head in tied:
         head.weight = body.embed_tokens.weight
 
@@ -117,9 +119,8 @@ class Gradients:
         if dist.is_initialized():
             dist.all_reduce(self._flat)
         self._flat.mul_(1 / count)
-        for p in self.sharded:
-            if p.grad is not None:
-                p.grad.to_local().mul_(1 / count)
+        for gradient in self._sharded_gradients():
+            gradient.mul_(1 / count)
 
     def norm(self) -> float:
         """L2 norm of the model's gradients, equal on every rank; not finite if any gradient or the loss is not."""
@@ -129,7 +130,7 @@ class Gradients:
             torch.stack(pieces).double().square().sum() if pieces else self._model.new_zeros((), dtype=torch.float64)
         )
         if self.sharded:
-            local = [torch.linalg.vector_norm(p.grad.to_local()) for p in self.sharded if p.grad is not None]
+            local = [torch.linalg.vector_norm(gradient) for gradient in self._sharded_gradients()]
             squares_sharded = (torch.stack(local).double() ** 2).sum()
             dist.all_reduce(squares_sharded)
             squares = squares + squares_sharded
@@ -139,6 +140,9 @@ class Gradients:
     def scale(self, factor: float) -> None:
         """Multiply the model's gradients by `factor`."""
         self._model.mul_(factor)
-        for p in self.sharded:
-            if p.grad is not None:
-                p.grad.to_local().mul_(factor)
+        for gradient in self._sharded_gradients():
+            gradient.mul_(factor)
+
+    def _sharded_gradients(self) -> list[Tensor]:
+        """What this rank has of each."""
+        return [p.grad.to_local() for p in self.sharded if isinstance(p.grad, DTensor)]

@@ -13,19 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from train.batches.decoder import CausalLM
+
+_MARK = "gradient_buffer"  # attribute of a parameter
+
 
 def mark(parameter: nn.Parameter) -> None:
     """`parameter.grad` is a buffer that lives as long as the training: backward passes may add to it by themselves."""
-    parameter.gradient_buffer = True
+    setattr(parameter, _MARK, True)
 
 
 def gradient_buffer(weight_VD: Tensor) -> Tensor | None:
     """The buffer to add a gradient of `weight_VD` to, or None where autograd must be given it."""
-    wanted = getattr(weight_VD, "gradient_buffer", False) and weight_VD.requires_grad and torch.is_grad_enabled()
+    wanted = getattr(weight_VD, _MARK, False) and weight_VD.requires_grad and torch.is_grad_enabled()
     return weight_VD.grad if wanted else None
 
 
-def attach(model: nn.Module) -> None:
+def attach(model: CausalLM) -> None:
     """Let the embedding of a causal LM of `transformers` add to the buffer; without one it works as before."""
     model.model.embed_tokens.__class__ = Embedding
 

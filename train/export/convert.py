@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster import storage
 from train import model
+from train.batches.decoder import CausalLM
 from train.checkpoint import checkpoint
 from train.loop import Progress, named_tensors
 
@@ -81,7 +81,7 @@ def to_checkpoint(folder: str, uri: str) -> None:
     checkpoint.save(uri, 0, state, meta)
 
 
-def _from_checkpoint(found: checkpoint.Checkpoint) -> nn.Module:
+def _from_checkpoint(found: checkpoint.Checkpoint) -> CausalLM:
     if not found.meta.get("config"):
         raise ValueError(f"{found.uri} does not say the config of its model.")
     values = dict(found.meta["config"])
@@ -101,7 +101,7 @@ def _tokenizer(folder: str | None) -> PreTrainedTokenizerBase | None:
     return AutoTokenizer.from_pretrained(storage.localize(folder))
 
 
-def _card(net: nn.Module, folder: str, source: str, context: int) -> str:
+def _card(net: CausalLM, folder: str, source: str, context: int) -> str:
     config = net.config
     return CARD.format(
         name=folder.rstrip("/").rsplit("/", 1)[-1],

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster import storage
 from train import model
+from train.batches.decoder import CausalLM, kv_heads
 from train.export.convert import DTYPES
 from train.scores import evaluate
 
@@ -54,7 +54,7 @@ def export(
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
+        "kv_heads": kv_heads(config),
         "parameters": sum(p.numel() for p in net.parameters()),
         "vocabulary": config.vocab_size,
         "tied": config.tie_word_embeddings,
@@ -64,13 +64,13 @@ def export(
     }
 
 
-def _cast(net: nn.Module, dtype: torch.dtype) -> None:
+def _cast(net: CausalLM, dtype: torch.dtype) -> None:
     """Of the weights alone: `net.to` would round the rotary frequencies too, which are not saved and must stay exact."""
     for parameter in net.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
-def _check(net: nn.Module, folder: str) -> None:
+def _check(net: CausalLM, folder: str) -> None:
     """The folder opens with plain transformers, has the weights of `net`, and gives its logits."""
     plain = AutoModelForCausalLM.from_pretrained(storage.localize(folder), dtype=torch.float32).eval()
     wanted = net.state_dict()

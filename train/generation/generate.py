@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from train.batches.decoder import CausalLM
 from train.batches.examples import Example
 from train.chat.conversations import encode_prompts, im_end_id
 from train.scores.logprobs import token_logprobs
@@ -46,7 +47,7 @@ class Sampling:
 
 
 def generate(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[dict], sampling: Sampling
+    model: CausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[dict], sampling: Sampling
 ) -> list[dict]:
     """Samples for prompts {"id", "lang", "prompt": messages that end with a user turn, …}, in the order given.
 
@@ -92,6 +93,7 @@ def answers(
         for k, (ids, logprobs) in enumerate(of_prompt):
             finished = ids[-1] in stop
             text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)
+            assert isinstance(text, str)  # of one sequence
             rows.append(
                 {
                     **prompt,
@@ -142,7 +144,7 @@ def _invert(p_SK: Tensor, token_SK: Tensor, u_S: Tensor, top_p: float) -> Tensor
 
 @torch.no_grad()
 def _sample_batch(
-    model: nn.Module, prompts: list[list[int]], names: list[str], stop: list[int], sampling: Sampling
+    model: CausalLM, prompts: list[list[int]], names: list[str], stop: list[int], sampling: Sampling
 ) -> list[list[Drawn]]:
     """The n samples of each prompt."""
     device = next(model.parameters()).device
@@ -196,7 +198,7 @@ def _sample_batch(
     return [samples[b * n : (b + 1) * n] for b in range(len(prompts))]
 
 
-def logprob_gap(model: nn.Module, samples: list[dict], tokens_per_batch: int = 8192) -> float:
+def logprob_gap(model: CausalLM, samples: list[dict], tokens_per_batch: int = 8192) -> float:
     """Mean absolute difference, over the samples' tokens, of the log-probability that the engine recorded and `model`'s.
 
     A probe for on-policy rounds: a gap well above rounding (1e-5 in fp32, 1e-2 in bf16) means that the engine runs

@@ -93,20 +93,21 @@ def compare(
     answer_first = order([rows[i] for i in open_rows])
     asked = [(i, first, messages(rows[i], first)) for i, first in zip(open_rows, answer_first, strict=True)]
     line = _Line(judge, cache)
+    answered: dict[int, Judgement] = {}
     done = len(rows) - len(asked)
     with ThreadPoolExecutor(judge.concurrency) as pool:
         futures = [pool.submit(line.reply, text) for _, _, text in asked]
         try:
             for (i, first, _), future in zip(asked, futures, strict=True):
                 reply, problem = future.result()
-                found[i] = _judgement(reply, first) if reply is not None else Judgement(None, problem)
+                answered[i] = _judgement(reply, first) if reply is not None else Judgement(None, problem)
                 done += 1
                 on_done(done)
         except BaseException:
             line.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return found
+    return [answered[i] if judgement is None else judgement for i, judgement in enumerate(found)]
 
 
 def order(rows: list[dict]) -> list[bool]:

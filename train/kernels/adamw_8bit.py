@@ -53,7 +53,8 @@ class AdamW8bit:
         self, groups: list[dict], *, quantised: int, lr: float, betas: tuple[float, float], eps: float
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "maximize": False}
-        self._exact = torch.optim.AdamW(groups[quantised:], fused=True, **defaults) if groups[quantised:] else None
+        exact = groups[quantised:]
+        self._exact = torch.optim.AdamW(exact, lr, betas, eps, weight_decay=0.0, fused=True) if exact else None
         self._groups = [defaults | group for group in groups[:quantised]]
         self.param_groups = [*self._groups, *(self._exact.param_groups if self._exact else [])]
         self.state = self._exact.state if self._exact else {}
@@ -90,6 +91,7 @@ def update(p: Tensor, state: dict[str, Tensor], group: dict) -> None:
     """One update of `p` by `p.grad`, in place, as AdamW does it."""
     state["step"] += 1
     step, first_row = int(state["step"]), 0
+    assert p.grad is not None
     if isinstance(p, DTensor):
         first_row = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)[1][0]
     tensors = [_local(tensor).flatten(1) for tensor in (p, p.grad, *(state[name] for name in NAMES))]

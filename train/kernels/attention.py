@@ -28,14 +28,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from train.batches.decoder import Decoder
 from train.kernels import layers, varlen
-from train.kernels.context_parallel import Part
+from train.kernels.context_parallel import Part, of_body
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "sdpa", "flex", "varlen")
 
 NAME = "pinisi"
+
+_BACKEND = "attention_backend"  # attribute of a model's body
 
 LONG = 1 << 26
 """Pairs of positions from which a block mask is made by a compiled function: eagerly each takes 9.5 bytes meanwhile."""
@@ -98,7 +101,7 @@ def dense_mask(
     return mask(b, torch.zeros_like(b), q, k)
 
 
-def attach(model: nn.Module) -> None:
+def attach(model: Decoder) -> None:
     """Let `model.model(..., doc_ids=[B, T])` attend within documents; `mask="anchor"` takes another of `MASKS`.
 
     The mask is built once per forward pass. `model` is a causal LM of `transformers` with `attn_implementation="pinisi"`.
@@ -122,7 +125,7 @@ def choose(model: nn.Module, backend: str, device: torch.device, precision: str,
         backend = "varlen" if precision == "bf16" and context_parallel == 1 else "sdpa"
         log.warning("flex_attention cannot be compiled here, so attention is %s: %s", backend, reason)
     if backend != "auto":
-        model.model.attention_backend = backend
+        setattr(model.get_submodule("model"), _BACKEND, backend)
 
 
 def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -132,7 +135,7 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
     if doc_ids_BT is None:
         if name != "intra_document":
             raise ValueError(f"The mask {name!r} needs doc_ids.")
-        if hasattr(module, "context_part"):
+        if of_body(module):
             raise ValueError("context_parallel needs doc_ids.")
         return args, kwargs
     if kwargs.get("past_key_values") is not None or kwargs.get("attention_mask") is not None:
@@ -142,14 +145,14 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
     layer_types = getattr(module.config, "layer_types", None)  # Llama has none: all its layers see all
     if layer_types and "sliding_attention" in layer_types:
         raise ValueError("doc_ids need full attention, but this model has sliding-window layers.")
-    part, batch, length = getattr(module, "context_part", None), *doc_ids_BT.shape
+    part, (batch, length) = of_body(module), doc_ids_BT.shape
     queries = length // part.n if part else length
     inputs = next((x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
     if inputs is not None and inputs.shape[:2] != (batch, queries):
         raise ValueError(
             f"doc_ids have shape {tuple(doc_ids_BT.shape)}, but the tokens {tuple(inputs.shape[:2])}; give one for each token."
         )
-    backend = getattr(module, "attention_backend", None) or backend_of(doc_ids_BT.device)
+    backend = getattr(module, _BACKEND, None) or backend_of(doc_ids_BT.device)
     if backend == "varlen" and name == "shared_prompt":
         backend = "sdpa"  # varlen knows documents only; rows of pairs are short enough for a mask
     if backend == "varlen":
@@ -185,13 +188,19 @@ def _long_block_mask() -> Callable:
     return torch.compile(create_block_mask)
 
 
-@cache
 def _flex() -> Callable:
+    if torch.compiler.is_compiling():
+        return flex_attention  # in a compiled layer it is a part of the graph
+    return _compiled_flex()
+
+
+@cache
+def _compiled_flex() -> Callable:
     return torch.compile(flex_attention)  # uncompiled, it materialises the full score matrix
 
 
 def attention(  # noqa: PLR0917 (the convention of transformers)
-    module: nn.Module,
+    module: nn.Module | None,
     query_BHTN: Tensor,
     key_BKTN: Tensor,
     value_BKTN: Tensor,
@@ -220,10 +229,7 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
         grouped = query_BHTN.shape[1] != key_BKTN.shape[1]
         # under autocast queries and keys leave rotation in fp32, and unlike SDPA flex takes one dtype only
         query_BHTN, key_BKTN = query_BHTN.to(value_BKTN.dtype), key_BKTN.to(value_BKTN.dtype)
-        flex = (
-            flex_attention if torch.compiler.is_compiling() else _flex()
-        )  # in a compiled layer it is a part of the graph
-        out = flex(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
+        out = _flex()(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
         return out.transpose(1, 2).contiguous(), None
     groups = query_BHTN.shape[1] // key_BKTN.shape[1]
     if groups > 1:

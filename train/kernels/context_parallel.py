@@ -35,6 +35,8 @@ from train.distributed import data_parallel
 CHUNK = 128
 """flex_attention skips blocks of so many queries; rows that 2 n chunks do not divide are cut into 2 n equal ones."""
 
+_PART = "context_part"  # attribute of a model's body
+
 CUT = ("input_ids", "labels", "position_ids")
 """What a batch has a value of for each position. `doc_ids` stay whole: the mask is of the row."""
 
@@ -98,16 +100,22 @@ def shared(model: nn.Module, n: int, device: torch.device) -> Iterator[Part | No
         return
     _, world = data_parallel.data_rank_world(n)
     mesh = dist.device_mesh.init_device_mesh(device.type, (world, n), mesh_dim_names=("data", "context"))["context"]
-    model.model.context_part = Part(mesh.get_local_rank(), n, mesh.get_group())
+    part, body = Part(mesh.get_local_rank(), n, mesh.get_group()), model.get_submodule("model")
+    setattr(body, _PART, part)
     try:
-        yield model.model.context_part
+        yield part
     finally:
-        del model.model.context_part
+        delattr(body, _PART)
 
 
 def of(model: nn.Module) -> Part | None:
     """The part of each row that `model` runs on here; None for whole rows."""
-    return getattr(model.model, "context_part", None)
+    return of_body(model.get_submodule("model"))
+
+
+def of_body(body: nn.Module) -> Part | None:
+    """As `of`, for a model's body."""
+    return getattr(body, _PART, None)
 
 
 class _Gather(torch.autograd.Function):
@@ -129,8 +137,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple:
         n = ctx.n
         chunks = grad.unflatten(-2, (-1, 2 * n, ctx.chunk))
-        parts = [torch.stack([chunks[..., i, :, :], chunks[..., 2 * n - 1 - i, :, :]], -3) for i in range(n)]
-        parts = torch.stack(parts).flatten(-4, -2).float()
+        each = [torch.stack([chunks[..., i, :, :], chunks[..., 2 * n - 1 - i, :, :]], -3) for i in range(n)]
+        parts = torch.stack(each).flatten(-4, -2).float()
         own = parts.new_empty(parts.shape[1:])
         dist.reduce_scatter_single(own, parts.flatten(0, 1), group=ctx.group)
         return own.to(ctx.dtype), None, None, None

@@ -155,13 +155,15 @@ class _SumOfLosses(torch.autograd.Function):
         w_VD = weight_VD.to(dtype)
         ctx.weight_dtype, ctx.in_buffer = weight_VD.dtype, buffer_VD is not None
         if kernel == "liger" and (grad_hidden or grad_weight):
-            loss_N, d_hidden_ND, d_weight_VD = liger.losses_and_gradients(
+            loss_N, of_hidden_ND, of_weight_VD = liger.losses_and_gradients(
                 hidden_ND.to(dtype), w_VD, labels_N, IGNORE, chunk
             )
             if buffer_VD is not None:
-                buffer_VD += d_weight_VD
-            d_weight_VD = d_weight_VD.float() if grad_weight and buffer_VD is None else None
-            ctx.gradients = (d_hidden_ND.to(hidden_ND.dtype) if grad_hidden else None, d_weight_VD)
+                buffer_VD += of_weight_VD
+            ctx.gradients = (
+                of_hidden_ND.to(hidden_ND.dtype) if grad_hidden else None,
+                of_weight_VD.float() if grad_weight and buffer_VD is None else None,
+            )
             ctx.mark_non_differentiable(loss_N)
             return loss_N.sum(), loss_N
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
@@ -193,7 +195,7 @@ class _SumOfLosses(torch.autograd.Function):
             if d_CV.is_cuda:
                 d_CV *= valid_C.unsqueeze(1)
             d_CV = d_CV.to(dtype)
-            if grad_hidden:
+            if d_hidden_ND is not None:
                 d_hidden_ND[start : start + chunk] = d_CV @ w_VD
             if grad_weight:
                 _add_product(d_weight_VD, d_CV.T, h_CD)

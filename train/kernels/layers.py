@@ -41,10 +41,12 @@ def checkpoint_activations(model: nn.Module, mode: str) -> None:
     """
     if mode not in CHECKPOINTING:
         raise ValueError(f"activation_checkpointing must be one of {', '.join(CHECKPOINTING)}, not {mode!r}.")
-    more = {"context_fn": _selective} if mode == "selective" else {}
+    again = functools.partial(checkpoint, use_reentrant=False)
+    if mode == "selective":
+        again = functools.partial(again, context_fn=_selective)
     for layer in _layers(model) if mode != "none" else ():
-        layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False, **more)
+        for name, value in (("gradient_checkpointing", True), ("_gradient_checkpointing_func", again)):
+            setattr(layer, name, value)  # as `transformers` does it
 
 
 def kept_bytes_per_token(config, mode: str, number: int) -> float:

@@ -48,9 +48,11 @@ def attention(
     dtype = value_BKTN.dtype  # under autocast queries and keys leave rotation in fp32, values are in its dtype
     if dtype not in (torch.bfloat16, torch.float16):
         raise ValueError("attention: varlen needs 16-bit numbers (train.precision bf16); use flex or sdpa for fp32.")
-    rows = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (query_BHTN, key_BKTN, value_BKTN))
+    query, key, value = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (query_BHTN, key_BKTN, value_BKTN))
     out_SHN = varlen_attn(
-        *rows,
+        query,
+        key,
+        value,
         found.boundaries,
         found.boundaries,
         found.longest,
@@ -59,4 +61,5 @@ def attention(
         window_size=(-1, 0),  # causal
         enable_gqa=key_BKTN.shape[1] != H,
     )
+    assert isinstance(out_SHN, Tensor)  # two only where they are asked for
     return out_SHN.view(B, T, H, N)

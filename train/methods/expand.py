@@ -12,12 +12,14 @@ import copy
 import torch
 from torch import nn
 
+from train.batches.decoder import CausalLM, Layer, layers_of
+
 TRAINABLE = ("all", "new_blocks")
 
 
 def expand(
-    model: nn.Module, new_layers: int, trainable: str = "all", *, untie: bool = False, vocab_size: int | None = None
-) -> nn.Module:
+    model: CausalLM, new_layers: int, trainable: str = "all", *, untie: bool = False, vocab_size: int | None = None
+) -> CausalLM:
     """Insert `new_layers` zero-output clones into a Qwen2- or Llama-shaped causal LM, in place, and return it.
 
     `untie` gives the head its own copy of the embedding matrix. `vocab_size` cuts padding rows off embedding and head.
@@ -44,7 +46,7 @@ def inserted(layers: int, new_layers: int) -> list[int]:
     return list(range(group - 1, layers, group))
 
 
-def set_trainable(model: nn.Module, new_layers: int, trainable: str) -> None:
+def set_trainable(model: CausalLM, new_layers: int, trainable: str) -> None:
     """Choose the parameters that get gradients in an expanded model, also one that was saved and loaded again."""
     if trainable not in TRAINABLE:
         raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, not {trainable!r}.")
@@ -56,14 +58,15 @@ def set_trainable(model: nn.Module, new_layers: int, trainable: str) -> None:
             model.model.layers[index].requires_grad_(True)
 
 
-def _insert(model: nn.Module, new_layers: int) -> None:
-    config, old = model.config, list(model.model.layers)
+def _insert(model: CausalLM, new_layers: int) -> None:
+    config, old = model.config, layers_of(model)
     if new_layers < 0 or new_layers > len(old) or len(old) % new_layers:
         raise ValueError(
             f"{new_layers} new layers cannot be spread evenly over {len(old)} layers; the number must divide {len(old)}."
         )
     group = len(old) // new_layers
-    layers, layer_types = [], []
+    layers: list[Layer] = []
+    layer_types: list[str] = []
     types = getattr(config, "layer_types", None)  # Llama has neither these nor windows
     for index, layer in enumerate(old):
         layers.append(layer)
@@ -86,7 +89,7 @@ def _insert(model: nn.Module, new_layers: int) -> None:
         config.layer_types = layer_types
 
 
-def _cut_vocabulary(model: nn.Module, vocab_size: int) -> None:
+def _cut_vocabulary(model: CausalLM, vocab_size: int) -> None:
     embedding = model.model.embed_tokens
     if vocab_size > embedding.num_embeddings:
         raise ValueError(

@@ -5,14 +5,13 @@ loss = - sum over positions t of log p(token t + 1 | tokens of the same document
 
 from __future__ import annotations
 
-from torch import nn
-
+from train.batches.decoder import CausalLM
 from train.batches.labels import IGNORE
 from train.batches.parts import Batch, LossParts, RowLosses
-from train.kernels.cross_entropy import cross_entropy_and_rows
+from train.kernels.cross_entropy import chosen, cross_entropy_and_rows
 
 
-def loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossParts:
+def loss(model: CausalLM, batch: Batch, z_loss: float = 0.0) -> LossParts:
     """Loss of {"input_ids", "labels" (shifted, -100 = none), "doc_ids", "position_ids"}, each [B, T].
 
     With "pool" [B], the losses of the rows are returned too. `z_loss` is the weight of the squared log-partition, which is
@@ -23,9 +22,8 @@ def loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossParts:
         doc_ids=batch["doc_ids"],
         use_cache=False,
     ).last_hidden_state
-    kernel = getattr(model, "cross_entropy", "chunked")  # the loop sets it
     loss_sum, count, loss_B = cross_entropy_and_rows(
-        hidden_BTD, model.lm_head.weight, batch["labels"], z_loss=z_loss, kernel=kernel
+        hidden_BTD, model.lm_head.weight, batch["labels"], z_loss=z_loss, kernel=chosen(model)
     )
     metrics = {"z_loss": loss_sum.detach() - loss_B.sum()} if z_loss else {}
     rows = RowLosses(batch["pool"], loss_B, (batch["labels"] != IGNORE).sum(-1)) if "pool" in batch else None

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask
 
 from train import model
+from train.batches.decoder import kv_heads
 from train.batches.labels import IGNORE
 from train.batches.parts import Batch, BatchFn
 from train.kernels import adamw, attention
@@ -102,9 +103,9 @@ def _one_by_one(
         )
         for step in range(config.steps):
             _set_rate(optimizer, step, config)
-            optimizer.zero_grad()
+            net.zero_grad()
             micro = _step_batches(batch_fn, step, config, device)
-            count = sum((batch["labels"] != IGNORE).sum() for batch in micro)
+            count = _labels(micro)
             for batch in micro:
                 with _autocast(config, device):
                     parts = pretrain.loss(net, batch)
@@ -131,7 +132,7 @@ def _batched(
         _set_rate(optimizer, step, config)
         optimizer.zero_grad()
         each = [_step_batches(batch_fn, step, config, torch.device("cpu")) for batch_fn in batches]
-        count_M = torch.stack([sum((batch["labels"] != IGNORE).sum() for batch in micro) for micro in each]).to(device)
+        count_M = torch.stack([_labels(micro) for micro in each]).to(device)
         for micro in zip(*each, strict=True):
             together = {name: torch.stack([batch[name] for batch in micro]).to(device) for name in micro[0]}
             with _autocast(config, device):
@@ -147,7 +148,12 @@ def _autocast(config: ProxyConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def _set_rate(optimizer: torch.optim.AdamW, step: int, config: ProxyConfig) -> None:
+def _labels(batches: Sequence[Batch]) -> Tensor:
+    """How many positions have one."""
+    return torch.stack([(batch["labels"] != IGNORE).sum() for batch in batches]).sum()
+
+
+def _set_rate(optimizer: adamw.Optimizer, step: int, config: ProxyConfig) -> None:
     rate = adamw.learning_rate(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup_steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -163,7 +169,7 @@ def _step_batches(batch_fn: BatchFn, step: int, config: ProxyConfig, device: tor
 @torch.no_grad()
 def _heldout_loss(batches: Sequence[Batch], sums, config: ProxyConfig, device: torch.device) -> Tensor:
     """Loss per token over `batches`, of one model or [M] of all."""
-    total, count = 0.0, 0
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
     for batch in batches:
         with _autocast(config, device):
             total = total + sums({name: value.to(device) for name, value in batch.items()}).double()
@@ -219,17 +225,20 @@ class Stack:
         """The last hidden states [M, N, D], after the final norm."""
         c, p = self.config, self.parameters
         models, rows, length = ids_MBT.shape
-        heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
+        heads, groups = c.num_attention_heads, kv_heads(c)
         width = c.hidden_size // heads
         mask = self._mask(doc_ids_MBT.flatten(0, 1))
-        rotate = _rotation(length, width, c.rope_parameters["rope_theta"], self.device)
+        assert c.rope_parameters is not None
+        theta = c.rope_parameters["rope_theta"]
+        assert theta is not None
+        rotate = _rotation(length, width, theta, self.device)
         offsets_M11 = torch.arange(models, device=self.device)[:, None, None] * c.vocab_size
         x_MND = F.embedding(ids_MBT + offsets_M11, p["embed_tokens"].flatten(0, 1)).flatten(1, 2)
         for layer in range(c.num_hidden_layers):
             h_MND = self._norm(x_MND, f"{layer}.input_norm")
             qkv = torch.baddbmm(p[f"{layer}.qkv_bias"].unsqueeze(1), h_MND, p[f"{layer}.qkv"])
-            qkv = qkv.view(models * rows, length, heads + 2 * kv_heads, width).transpose(1, 2)
-            q, k, v = qkv.split([heads, kv_heads, kv_heads], 1)
+            qkv = qkv.view(models * rows, length, heads + 2 * groups, width).transpose(1, 2)
+            q, k, v = qkv.split([heads, groups, groups], 1)
             a, _ = attention.attention(None, rotate(q), rotate(k), v, mask)
             x_MND = x_MND + torch.bmm(a.view(models, rows * length, heads * width), p[f"{layer}.out"])
             h_MND = self._norm(x_MND, f"{layer}.ffn_norm")

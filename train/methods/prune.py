@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from train.batches.decoder import CausalLM, kv_heads, layers_of
 from train.batches.parts import Batch, LossFn, LossParts
 from train.kernels import attention
 
@@ -106,10 +107,10 @@ class Pruning:
     global generator, which the loop seeds each step. Weights must not be sharded (`parallel="replicate"`).
     """
 
-    def __init__(self, model: nn.Module, target: Target, warmup_steps: int, seed: int = 0) -> None:
+    def __init__(self, model: CausalLM, target: Target, warmup_steps: int, seed: int = 0) -> None:
         target.check(model.config)
         config, device = model.config, next(model.parameters()).device
-        layers, groups = config.num_hidden_layers, config.num_key_value_heads
+        layers, groups = config.num_hidden_layers, kv_heads(config)
         shapes = {
             "hidden": (config.hidden_size,),
             "heads": (layers, groups, config.num_attention_heads // groups),
@@ -139,7 +140,7 @@ class Pruning:
             {"params": {"lambda_1": self.lambda_1, "lambda_2": self.lambda_2}, "lr": lambda_lr, "maximize": True},
         ]
 
-    def after_step(self, step: int, model: nn.Module) -> None:
+    def after_step(self, step: int, model: CausalLM) -> None:
         self._clamp()
 
     @torch.no_grad()
@@ -162,20 +163,19 @@ class Pruning:
             shares[f"{name}_share"] = share.mean()
         return penalty, shares
 
-    def loss_fn(self, task_loss: LossFn) -> LossFn:
+    def loss_fn(self, task_loss: LossFn[CausalLM]) -> LossFn[CausalLM]:
         """`task_loss` of the masked model plus the Lagrangian. Metrics: shares and targets of open units, penalty."""
 
-        def loss(model: nn.Module, batch: Batch) -> LossParts:
+        def loss(model: CausalLM, batch: Batch) -> LossParts:
             u = {name: torch.rand_like(p).clamp(_NOISE, 1 - _NOISE) for name, p in self.log_alpha.items()}
             self.masks = Masks(*(sample(p, u[name]) for name, p in self.log_alpha.items()))
             loss_sum, count, metrics, rows = task_loss(model, batch)
             penalty, shares = self.lagrangian(int(batch["step"]))
             targets = {f"{name}_target": self.target_share(name, int(batch["step"])) for name in self.keep}
             # The loop divides by the step's count; what does not depend on it is multiplied by the micro-batch's own.
-            own = {name: value * count for name, value in {**shares, **targets, "penalty": penalty}.items()}
-            return LossParts(
-                loss_sum + own["penalty"], count, {**metrics, **{k: torch.as_tensor(v) for k, v in own.items()}}, rows
-            )
+            terms: dict[str, Tensor | float] = {**shares, **targets, "penalty": penalty}
+            own = {name: torch.as_tensor(value * count) for name, value in terms.items()}
+            return LossParts(loss_sum + own["penalty"], count, {**metrics, **own}, rows)
 
         return loss
 
@@ -220,7 +220,7 @@ class Pruning:
 
         body.embed_tokens.register_forward_hook(write)
         body.norm.register_forward_hook(norm(scale_output=tied))
-        for i, layer in enumerate(body.layers):
+        for i, layer in enumerate(layers_of(self.model)):
             layer.input_layernorm.register_forward_hook(norm(scale_output=False))
             layer.post_attention_layernorm.register_forward_hook(norm(scale_output=False))
             layer.self_attn.o_proj.register_forward_pre_hook(heads(i))
@@ -229,7 +229,7 @@ class Pruning:
             layer.mlp.down_proj.register_forward_hook(write)
 
     @torch.no_grad()
-    def sliced(self) -> nn.Module:
+    def sliced(self) -> CausalLM:
         """The pruned model, a plain Hugging Face one with our attention: masks multiplied in, zero rows dropped."""
         masks = self.final()
         config = type(self.model.config).from_dict(self.model.config.to_dict())

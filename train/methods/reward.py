@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from train.batches.decoder import CausalLM, RewardModel
 from train.batches.examples import Example, collate, in_epochs
 from train.batches.parts import Batch, BatchFn, LossParts
 from train.chat.conversations import encode_answers
@@ -23,7 +24,7 @@ from train.kernels import attention
 from train.scores.logprobs import hidden_states
 
 
-def build(base: nn.Module, pad_token_id: int, seed: int = 0) -> nn.Module:
+def build(base: CausalLM, pad_token_id: int, seed: int = 0) -> RewardModel:
     """A reward model with a copy of the body of `base` (a causal LM with the parts of Qwen2) and a fresh head.
 
     `train.model.save` writes it, with a tokenizer that has our chat template.
@@ -43,13 +44,13 @@ def build(base: nn.Module, pad_token_id: int, seed: int = 0) -> nn.Module:
     return model
 
 
-def rewards(model: nn.Module, batch: Batch) -> Tensor:
+def rewards(model: RewardModel, batch: Batch) -> Tensor:
     """Reward [S] of each example: the head at its last position."""
     hidden_BTD = hidden_states(model, batch)
     return model.score(hidden_BTD.flatten(0, 1)[batch["last"]]).squeeze(-1).float()
 
 
-def loss(model: nn.Module, batch: Batch) -> LossParts:
+def loss(model: RewardModel, batch: Batch) -> LossParts:
     """Bradley-Terry loss over the pairs of a batch. Metrics: accuracy, margin, and the mean reward of either side."""
     chosen_P, rejected_P = rewards(model, batch).chunk(2)
     margin_P = chosen_P - rejected_P

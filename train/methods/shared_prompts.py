@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from train.batches.decoder import CausalLM
 from train.batches.examples import Example
 from train.batches.labels import IGNORE
 from train.methods.sft import pack
@@ -64,7 +65,7 @@ def collate_pairs(chosen: list[Example], rejected: list[Example]) -> dict[str, T
 
 @torch.no_grad()
 def pair_logprobs(
-    model: nn.Module, chosen: list[Example], rejected: list[Example], tokens_per_batch: int = 8192
+    model: CausalLM, chosen: list[Example], rejected: list[Example], tokens_per_batch: int = 8192
 ) -> np.ndarray:
     """log p of the scored tokens of both sides, float32 [2 (chosen, rejected), pairs]; leaves the model in evaluation mode."""
     model.eval()

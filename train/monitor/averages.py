@@ -72,9 +72,11 @@ class Averages:
         `loss_by_language` has the languages that a row was of."""
         sums = self.reduced()
         self._sums = {}
-        count = max(sums.pop("count", 0.0), 1.0)
-        by_language = {
-            name: loss / n for name, (loss, n) in zip(self._names, sums.pop(BY_LANGUAGE, []), strict=False) if n
-        }
-        means = {"loss": math.nan} | {name: value / count for name, value in sums.items()}
+        of_languages = sums.pop(BY_LANGUAGE, [])
+        assert isinstance(of_languages, list)
+        numbers = {name: value for name, value in sums.items() if isinstance(value, float)}  # that is all others
+        count = max(numbers.pop("count", 0.0), 1.0)
+        by_language = {name: loss / n for name, (loss, n) in zip(self._names, of_languages, strict=False) if n}
+        means: dict[str, float | dict] = {"loss": math.nan}
+        means |= {name: value / count for name, value in numbers.items()}
         return {**means, "loss_by_language": by_language} if by_language else means

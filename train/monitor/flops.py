@@ -20,6 +20,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from train.batches.decoder import Decoder, layers_of
+
 PEAK = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -92,7 +94,7 @@ def attended(batch: dict[str, Tensor]) -> int:
     return pairs
 
 
-def of_step(model: nn.Module) -> tuple[float, float]:
+def of_step(model: Decoder) -> tuple[float, float]:
     """(operations per token, operations per attended pair) of one forward and backward pass of a Qwen2-shaped model, with a
     language head or a reward head.
 
@@ -102,14 +104,15 @@ def of_step(model: nn.Module) -> tuple[float, float]:
     def trained(*modules: nn.Module) -> bool:
         return any(p.requires_grad for module in modules for p in module.parameters())
 
-    def product(module: nn.Module) -> float:
+    def product(module: nn.Linear) -> float:
         return 2.0 * module.weight.numel() * (1 + module.weight.requires_grad + flows)
 
     body, config = model.model, model.config
-    width = config.num_attention_heads * body.layers[0].self_attn.head_dim
+    layers = layers_of(model)
+    width = config.num_attention_heads * layers[0].self_attn.head_dim
     flows = trained(body.embed_tokens)
     per_token = per_pair = 0.0
-    for layer in body.layers:
+    for layer in layers:
         attn, mlp = layer.self_attn, layer.mlp
         flows = flows or trained(layer.input_layernorm)
         per_token += product(attn.q_proj) + product(attn.k_proj) + product(attn.v_proj)
@@ -122,6 +125,8 @@ def of_step(model: nn.Module) -> tuple[float, float]:
         per_token += product(mlp.down_proj)
         flows = flows or trained(mlp.down_proj)
     flows = flows or trained(body.norm)
-    if hasattr(model, "lm_head"):  # a reward model's head is multiplied with the last position alone
-        per_token += product(model.lm_head)
+    if isinstance(
+        head := getattr(model, "lm_head", None), nn.Linear
+    ):  # a reward model's head is multiplied with the last position alone
+        per_token += product(head)
     return per_token, per_pair

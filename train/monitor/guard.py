@@ -58,7 +58,9 @@ class Guard:
     def __init__(self, limits: Limits, uri: str) -> None:
         self._limits = limits
         self._uri, self._ledger = uri, storage.join(uri, "rollbacks.json")
-        self.rollbacks: list[dict] = storage.read_json(self._ledger) if storage.exists(self._ledger) else []
+        found = storage.read_json(self._ledger) if storage.exists(self._ledger) else []
+        assert isinstance(found, list)
+        self.rollbacks = found
         self._good: list[tuple[float, float]] = []  # losses and norms
         self.bad = 0
 

@@ -14,8 +14,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from torch import nn
-
+from train.batches.decoder import CausalLM
 from train.scores.evaluate import Heldout, score
 
 
@@ -30,16 +29,16 @@ class Validation:
     every: int
     replay: tuple[str, ...] = ()
     alarm: float = math.inf
-    start: dict[str, float] | None = None
+    start: dict | None = None
 
-    def begin(self, model: nn.Module, precision: str = "fp32") -> None:
+    def begin(self, model: CausalLM, precision: str = "fp32") -> None:
         """Measure the model that training starts from. Call it on every rank."""
         self.start = {lang: entry["bits_per_byte"] for lang, entry in score(model, self.heldout, precision).items()}
 
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
 
-    def measure(self, model: nn.Module, precision: str = "fp32") -> dict:
+    def measure(self, model: CausalLM, precision: str = "fp32") -> dict:
         """Fields of a training record, each {language: value}. Call it on every rank.
 
         `validation_loss` (nats per token), `bits_per_byte`, `bits_per_byte_change` since the start, `forgetting` (the changes

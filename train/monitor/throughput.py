@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import psutil
 import torch
-from torch import nn
 
+from train.batches.decoder import Decoder
 from train.monitor import flops
 
 UTILISATION = ("teraflops", "mfu", "mfu_6n", "mfu_doc")
@@ -29,7 +29,7 @@ def device_peak(device: torch.device) -> float | None:
     return flops.peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
-def utilisation(model: nn.Module, context: int, workers: int, peak: float | None) -> Callable[[dict], dict]:
+def utilisation(model: Decoder, context: int, workers: int, peak: float | None) -> Callable[[dict], dict]:
     """A function from a record of the loop to its utilisation: `teraflops` per worker as `mfu_doc` counts them, and, where
     the `peak` (operations per second) of a worker's device is known, its share in the three ways of `train.monitor.flops`."""
     shape, vocabulary = model.config.to_dict(), model.config.vocab_size if hasattr(model, "lm_head") else 0

@@ -48,7 +48,7 @@ class Tracker(NamedTuple):
 def _tensorboard(curves: Curves) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    writers = []
+    writers: list[SummaryWriter] = []
 
     def write(step: int, values: dict[str, float]) -> None:
         if not writers:
@@ -58,7 +58,11 @@ def _tensorboard(curves: Curves) -> Tracker:
             writers[0].add_scalar(name, value, step)
         writers[0].flush()
 
-    return Tracker(write, lambda: [writer.close() for writer in writers])
+    def close() -> None:
+        for writer in writers:
+            writer.close()
+
+    return Tracker(write, close)
 
 
 def _wandb(curves: Curves) -> Tracker:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from cluster import storage
+from train.batches.decoder import CausalLM
 from train.batches.examples import Example, collate, token_batches
 from train.kernels.cross_entropy import token_logprobs
 from train.scores.logprobs import hidden_states, sum_by_example
@@ -28,7 +29,7 @@ CENTRED_ROWS = 16_384  # at a time, of a file that may be larger than memory
 
 
 @torch.no_grad()
-def surprise(model: nn.Module, examples: list[Example], tokens_per_batch: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+def surprise(model: CausalLM, examples: list[Example], tokens_per_batch: int = 8192) -> tuple[np.ndarray, np.ndarray]:
     """(perplexity of the scored tokens, float64 [N]; mean of the last hidden states, float32 [N, E]), in one pass."""
     model.eval()
     device = next(model.parameters()).device

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from train.batches.decoder import CausalLM
 from train.batches.labels import IGNORE
 from train.distributed import data_parallel
 from train.kernels import context_parallel
@@ -26,7 +26,7 @@ from train.kernels.cross_entropy import token_logprobs
 
 
 def bits_per_byte(
-    model: nn.Module,
+    model: CausalLM,
     documents: Iterable[tuple[str, Sequence[int], int]],
     *,
     context: int,
@@ -70,7 +70,7 @@ def pack(
 
 
 @torch.no_grad()
-def score(model: nn.Module, heldout: Heldout, precision: str = "fp32") -> dict[str, dict]:
+def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[str, dict]:
     """`bits_per_byte` of packed documents. With torch.distributed every rank calls it, scores its share of the batches,
     and gets the whole."""
     bits = dict.fromkeys(heldout.sizes, 0.0)
@@ -114,7 +114,7 @@ def score(model: nn.Module, heldout: Heldout, precision: str = "fp32") -> dict[s
 
 @torch.no_grad()
 def greedy(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 48
+    model: CausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 48
 ) -> list[str]:
     """The most likely continuation of each prompt, without the prompt; stops at the tokenizer's end token."""
     device = next(model.parameters()).device
@@ -131,7 +131,9 @@ def greedy(
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id,
         )
-        samples.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert isinstance(text, str)  # of one sequence
+        samples.append(text)
     model.train(training)
     return samples
 

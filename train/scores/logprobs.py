@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from train.batches.decoder import CausalLM, Decoder
 from train.batches.examples import Example, collate, token_batches
 from train.batches.labels import IGNORE
 from train.kernels import cross_entropy
 
 
-def hidden_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def hidden_states(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
     """The body's last hidden states [B, T, D] of a batch made by `collate` or by `collate_pairs`, where prompts are shared."""
     tokens = {name: batch[name] for name in ("input_ids", "position_ids", "doc_ids")}
     mask = "shared_prompt" if "example_ids" in batch else "intra_document"
@@ -31,14 +32,14 @@ def sum_by_example(values_BT: Tensor, example_ids_BT: Tensor, n_examples: int) -
     return sums.index_add(0, example_ids_BT.flatten(), values_BT.flatten())[:n_examples]
 
 
-def example_logprobs(model: nn.Module, batch: dict[str, Tensor], n_examples: int) -> Tensor:
+def example_logprobs(model: CausalLM, batch: dict[str, Tensor], n_examples: int) -> Tensor:
     """log p [S] of the scored tokens of each example of a batch, fp32, differentiable. Packed and padded rows alike."""
     logp_BT = cross_entropy.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
     return sum_by_example(logp_BT, batch.get("example_ids", batch["doc_ids"]), n_examples)
 
 
 @torch.no_grad()
-def logprobs(model: nn.Module, examples: list[Example], tokens_per_batch: int = 8192) -> np.ndarray:
+def logprobs(model: CausalLM, examples: list[Example], tokens_per_batch: int = 8192) -> np.ndarray:
     """log p of the scored tokens of every example, float32, in the order given; leaves the model in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
@@ -51,7 +52,7 @@ def logprobs(model: nn.Module, examples: list[Example], tokens_per_batch: int = 
 
 
 @torch.no_grad()
-def token_logprobs(model: nn.Module, examples: list[Example], tokens_per_batch: int = 8192) -> list[np.ndarray]:
+def token_logprobs(model: CausalLM, examples: list[Example], tokens_per_batch: int = 8192) -> list[np.ndarray]:
     """log p of each scored token of every example, float32 [n_scored] each; leaves the model in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
@@ -65,7 +66,7 @@ def token_logprobs(model: nn.Module, examples: list[Example], tokens_per_batch: 
     return out
 
 
-def perplexity(model: nn.Module, examples: list[Example], tokens_per_batch: int = 8192) -> np.ndarray:
+def perplexity(model: CausalLM, examples: list[Example], tokens_per_batch: int = 8192) -> np.ndarray:
     """Perplexity of the scored tokens of every example, float64; each example must have one at least."""
     n = np.array([example.n_scored for example in examples], np.float64)
     return np.exp(-logprobs(model, examples, tokens_per_batch) / n)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from train.batches.decoder import CausalLM
 from train.chat.conversations import encode_answers
 from train.scores.logprobs import logprobs
 
 
-def pair_perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> np.ndarray:
+def pair_perplexity(model: CausalLM, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> np.ndarray:
     """Perplexity of each pair's two answers together, given the prompt: exp(-log p / tokens) over both, float64."""
     examples = [
         example

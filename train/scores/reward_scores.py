@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster import storage
+from train.batches.decoder import RewardModel
 from train.batches.examples import Example, token_batches
 
 
 def load(
     name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """The reward model of a folder (any URI) or hub name, and its tokenizer; safetensors only, no code of the model's own.
 
     Raises ValueError when there is none, when it has more than one label, or its tokenizer no chat template.
@@ -40,7 +40,7 @@ def load(
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
+    model: RewardModel,
     tokenizer: PreTrainedTokenizerBase,
     conversations: list[list[dict]],
     tokens_per_batch: int = 8192,

@@ -56,8 +56,8 @@ def pairs(
     could not be part of one, as "prompt's id#number" (empty_answer, no_reward, equal_answer, other_language).
     """
     kept, rejects = [], []
-    for prompt_id, group in groupby(samples, key=lambda row: row["id"]):
-        group = list(group)
+    for prompt_id, found in groupby(samples, key=lambda row: row["id"]):
+        group = list(found)
         ledger = {"doc_id": prompt_id, "lang": group[0]["lang"]}
         rows, faults = _distinct(group)
         rejects += [{**ledger, **_of(row), **fault} for row, fault in faults]
@@ -111,7 +111,8 @@ def _of(sample: dict) -> dict:
 
 def _distinct(group: list[dict]) -> tuple[list[dict], list[tuple[dict, dict]]]:
     """A prompt's samples that say something, each text once; and the others, each with the reason."""
-    first, faults = {}, []
+    first: dict[str, dict] = {}
+    faults = []
     for row in group:
         if not row["answer"].strip():
             reason = {"rule": "empty_answer", "detail": "the answer is empty"}

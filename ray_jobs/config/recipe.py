@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cluster.strict_yaml import Positive, Rate, Section, Share
 from ray_jobs.config.alignment import ChatData, Watch
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Shape, Tokenize
+from train.preference_losses.table import LOSSES
 
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
 
@@ -146,9 +147,15 @@ class OnPolicy(Section):
     max_new_tokens: Positive = 2048
 
 
+def _preference_loss(name: str) -> str:
+    if name not in LOSSES:
+        raise ValueError(f"must be one of {', '.join(LOSSES)}")
+    return name
+
+
 class Dpo(Section):
     preference: str  # glob of rows {id, lang, prompt, chosen, rejected}
-    loss: Literal["lr_dpo", "dpo", "ln_dpo", "simpo"] = "lr_dpo"
+    loss: Annotated[str, AfterValidator(_preference_loss)] = "lr_dpo"
     beta: Rate = 0.01
     alpha: Annotated[float, Field(ge=0.0)] = 1e-3
     gamma: Annotated[float, Field(ge=0.0)] = 0.5

@@ -16,6 +16,7 @@ from ray_jobs.plan.rates import Number
 from ray_jobs.plan.training import Model, Step, model
 from ray_jobs.run.graph import ON_POLICY, ROUNDS
 from train.monitor import flops
+from train.preference_losses.table import LOSSES
 
 FORWARD = 1 / 3  # of a step
 EMBEDDING_BYTES = 8  # of a number of what the head keeps in memory
@@ -99,12 +100,10 @@ def _rows(n: Mapping[str, Number], name: str, most: float | None) -> float:
 
 def _preferences(train: Train, n: Mapping[str, Number], step, rows: float, source: str) -> list[Step]:
     chat, own = n["chat_tokens"].value, train.dpo.on_policy
-    times = 1 if train.dpo.loss == "simpo" else 1 + FORWARD
-    passes = (
-        "the policy's steps"
-        if train.dpo.loss == "simpo"
-        else "a forward pass of the reference, then the policy's steps"
-    )
+    times: float = 1
+    passes = "the policy's steps"
+    if LOSSES[train.dpo.loss].reference:
+        times, passes = 1 + FORWARD, f"a forward pass of the reference, then {passes}"
     steps = [
         step("dpo/perplexity", 2 * rows * chat, f"{source}; a forward pass of the base, one task", FORWARD, gpus=1),
         step("dpo/off_policy", 2 * rows * chat, f"{source}; {passes}", times),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from torch import nn
 
 from cluster import storage
 from ray_jobs.alignment import chats, held_out, pairs
@@ -22,10 +21,12 @@ from ray_jobs.work import device
 from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
+from train.batches.decoder import Decoder
 from train.batches.parts import BatchFn, LossFn
 from train.distributed import data_parallel as parallel
 from train.methods import dpo
 from train.monitor.heldout_rows import LossValidation
+from train.preference_losses.table import LOSSES
 
 
 def run(job: Job) -> dict:
@@ -41,7 +42,7 @@ def run(job: Job) -> dict:
         tokenizer = load_tokenizer(tokenizer_of(job))
         model.save(model.load(start), tokenizer, job.path("model"), job.recipe.train.context)
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
-    own = {"lr_dpo": {"alpha": recipe.alpha}, "simpo": {"gamma": recipe.gamma}}.get(recipe.loss, {})
+    own = {name: getattr(recipe, name) for name in LOSSES[recipe.loss].numbers}
     settings = training.settings(
         job,
         training.loop_config(job, recipe.optimiser),
@@ -64,7 +65,7 @@ def train_worker(settings: dict) -> dict:
     policy = model.load(settings["model"]).to(device.here())
     objective = dpo.Objective(**settings["objective"])
     cached = measured_cached = None
-    if objective.loss != "simpo":
+    if LOSSES[objective.loss].reference:
         precision = settings["loop"]["precision"]
         precision = parallel.native_precision(device.here()) if precision == "auto" else precision
         cached = dpo.reference_logprobs(policy, encoded, settings["out"], precision)
@@ -80,11 +81,11 @@ def train_worker(settings: dict) -> dict:
     return {**summary, "left_out": len(not_fitting)}
 
 
-def _snapshots(settings: dict, tokenizer) -> Callable[[int, nn.Module], None] | None:
+def _snapshots(settings: dict, tokenizer) -> Callable[[int, Decoder], None] | None:
     """What `fit` calls after each update, on every rank: models on the way for dpo/watch; the last is the stage's own model."""
     every, steps = settings["snapshot_every"], settings["loop"]["steps"]
 
-    def snapshot(step: int, net: nn.Module) -> None:
+    def snapshot(step: int, net: Decoder) -> None:
         if step % every == 0 and step < steps:
             model.save(net, tokenizer, storage.join(settings["out"], SNAPSHOTS, f"{step:06d}"), settings["context"])
 

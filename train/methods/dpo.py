@@ -1,17 +1,8 @@
-"""Learning from preference pairs: length-regularised DPO (the paper's), DPO, length-normalised DPO, SimPO.
+"""Learning from preference pairs by one of the losses of train/preference_losses, which are DPO and its kin.
 
-With log-ratios  r_w = log pi(y_w|x) - log pi_ref(y_w|x),  r_l likewise, sums over the answer's tokens, |y| in tokens
-with `<|im_end|>`:
-
-    dpo      - log sigmoid( beta (r_w - r_l) )                                       Rafailov et al. 2023, Eq. 7
-    lr_dpo   - log sigmoid( beta (r_w - r_l) + alpha (|y_w| - |y_l|) )               Park et al. 2024, Eq. 9; Sailor2
-    ln_dpo   - log sigmoid( beta (r_w / |y_w| - r_l / |y_l|) )                       TRL's "sigmoid_norm"
-    simpo    - log sigmoid( beta (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|) - gamma )    Meng et al. 2024, Eq. 6
-
-In lr_dpo a longer winner has part of its margin for free, so its gradient is smaller: little is learned from pairs that
-length explains. The reference is the model that training starts from; its log-probabilities are computed once and
-cached. An on-policy round samples from the model of the round before and takes that model as its reference: the reference is
-reset at the start of every round, so beta holds each round to its own start, not to the SFT model.
+The reference is the model that training starts from; its log-probabilities are computed once and cached. An on-policy round
+samples from the model of the round before and takes that model as its reference: the reference is reset at the start of every
+round, so beta holds each round to its own start, not to the SFT model.
 
 Axes: B row, T position; P pairs. A batch has the examples [chosen; rejected], so 2 P of them.
 """
@@ -26,60 +17,27 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from xxhash import xxh3_128
 
 from cluster import storage
+from train.batches.decoder import CausalLM
 from train.batches.examples import Example, collate, in_epochs, within
 from train.batches.parts import Batch, BatchFn, LossFn, LossParts
 from train.chat.conversations import encode_answers
 from train.distributed.data_parallel import rank_world
 from train.methods.shared_prompts import collate_pairs, pair_logprobs
+from train.preference_losses.answers import Answers
+from train.preference_losses.table import LOSSES
 from train.scores.logprobs import example_logprobs
 
 PAIRS_PER_PART = 512  # of the cache of reference log-probabilities
 
 
-class Answers(NamedTuple):
-    """One side of P pairs: log pi(y|x) [P], log pi_ref(y|x) [P], |y| [P]."""
-
-    logp_P: Tensor
-    reference_P: Tensor
-    length_P: Tensor
-
-    @property
-    def ratio_P(self) -> Tensor:
-        return self.logp_P - self.reference_P
-
-
-def dpo(chosen: Answers, rejected: Answers, beta: float) -> Tensor:
-    return -logsigmoid(beta * (chosen.ratio_P - rejected.ratio_P))
-
-
-def lr_dpo(chosen: Answers, rejected: Answers, beta: float, alpha: float) -> Tensor:
-    longer_P = chosen.length_P - rejected.length_P
-    return -logsigmoid(beta * (chosen.ratio_P - rejected.ratio_P) + alpha * longer_P)
-
-
-def ln_dpo(chosen: Answers, rejected: Answers, beta: float) -> Tensor:
-    return -logsigmoid(beta * (chosen.ratio_P / chosen.length_P - rejected.ratio_P / rejected.length_P))
-
-
-def simpo(chosen: Answers, rejected: Answers, beta: float, gamma: float) -> Tensor:
-    return -logsigmoid(beta * (chosen.logp_P / chosen.length_P - rejected.logp_P / rejected.length_P) - gamma)
-
-
-LOSSES = {"lr_dpo": lr_dpo, "dpo": dpo, "ln_dpo": ln_dpo, "simpo": simpo}
-"""Loss [P] of each pair, by name."""
-
-_OWN_PARAMETER = {"lr_dpo": "alpha", "simpo": "gamma"}
-
-
 @dataclass(frozen=True)
 class Objective:
-    """Which loss of `LOSSES`, and its numbers; `alpha` is lr_dpo's, `gamma` simpo's. Sailor2's values: table 8."""
+    """Which loss of `LOSSES`, and its numbers: `beta`, and `alpha` or `gamma` where it reads one. Sailor2's values: table 8."""
 
     loss: str = "lr_dpo"
     beta: float = 0.01
@@ -92,12 +50,12 @@ class Objective:
         if self.beta <= 0:
             raise ValueError(f"beta must be positive, not {self.beta}.")
         for name in ("alpha", "gamma"):
-            if getattr(self, name) and _OWN_PARAMETER.get(self.loss) != name:
+            if getattr(self, name) and name not in LOSSES[self.loss].numbers:
                 raise ValueError(f"{name} has no effect on the loss {self.loss}; leave it out.")
 
     def __call__(self, chosen: Answers, rejected: Answers) -> Tensor:
-        own = _OWN_PARAMETER.get(self.loss)
-        return LOSSES[self.loss](chosen, rejected, self.beta, **({own: getattr(self, own)} if own else {}))
+        own = {name: getattr(self, name) for name in LOSSES[self.loss].numbers}
+        return LOSSES[self.loss].load()(chosen, rejected, beta=self.beta, **own)
 
 
 class Pairs(NamedTuple):
@@ -123,7 +81,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict], length: i
 def batch_fn(pairs: Pairs, reference: np.ndarray | None, seed: int, packed: bool = True) -> BatchFn:
     """Pairs for the loop. A row number is a pair; `count` is the number of pairs.
 
-    `reference`: log-probabilities [2, pairs] as `reference_logprobs` gives them, None for simpo. `packed` computes the
+    `reference`: log-probabilities [2, pairs] as `reference_logprobs` gives them, None for a loss without. `packed` computes the
     prompt of a pair once (train/methods/shared_prompts.py); without it every side is a row, padded to the longest. The loss
     is the same.
     """
@@ -150,7 +108,7 @@ def loss_fn(objective: Objective) -> LossFn:
     """The loss for the loop, summed over pairs. Metrics, as means over pairs: reward_margin beta (r_w - r_l), accuracy
     (share with r_w > r_l), and log-probability and length of either side."""
 
-    def loss(model: nn.Module, batch: Batch) -> LossParts:
+    def loss(model: CausalLM, batch: Batch) -> LossParts:
         sides = (example_logprobs(model, batch, len(batch["length"])), batch["reference"], batch["length"])
         chosen, rejected = (Answers(*side) for side in zip(*(values.chunk(2) for values in sides), strict=True))
         margin_P = chosen.ratio_P - rejected.ratio_P
@@ -167,7 +125,7 @@ def loss_fn(objective: Objective) -> LossFn:
     return loss
 
 
-def reference_logprobs(model: nn.Module, pairs: Pairs, folder: str, precision: str = "fp32") -> np.ndarray:
+def reference_logprobs(model: CausalLM, pairs: Pairs, folder: str, precision: str = "fp32") -> np.ndarray:
     """log pi_ref of every answer, float32 [2 (chosen, rejected), pairs], kept in `folder` (any URI).
 
     The cache's name is `reference_key`, so it can never belong to other weights, other data or another template. With
@@ -192,7 +150,7 @@ def reference_logprobs(model: nn.Module, pairs: Pairs, folder: str, precision: s
     return np.stack([np.concatenate([table[side].to_numpy() for table in tables]) for side in ("chosen", "rejected")])
 
 
-def reference_key(model: nn.Module, pairs: Pairs, precision: str = "fp32") -> str:
+def reference_key(model: CausalLM, pairs: Pairs, precision: str = "fp32") -> str:
     """Hash (32 hex) of all that reference log-probabilities depend on.
 
     Of the model its config, every weight, dtype, device and `precision`; of every pair the tokens and which are scored, and
@@ -205,6 +163,6 @@ def reference_key(model: nn.Module, pairs: Pairs, precision: str = "fp32") -> st
         key.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     for example in pairs.examples:
         key.update(f"{example.id} {len(example.ids)}".encode())
-        key.update(np.ascontiguousarray(example.ids))
-        key.update(np.ascontiguousarray(example.scored))
+        key.update(np.ascontiguousarray(example.ids).data)
+        key.update(np.ascontiguousarray(example.scored).data)
     return key.hexdigest()

@@ -23,6 +23,7 @@ EDITS = {
     "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
     "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
     "train/methods/reward.py": {"reward"},
+    "train/preference_losses/lr_dpo.py": {"dpo", "dpo_watch"},
     "curation/signals/text_signals.py": {"filter_signals"},
     "curation/languages/th.yaml": {"filter_policy", "filter_signals"},
     "curation/languages/vi.yaml": set(),

@@ -11,8 +11,8 @@ from ray_jobs.run.graph import enabled
 from ray_jobs.run.job import Job
 from ray_jobs.stages import dpo as dpo_job
 from train import model
-from train.methods import dpo
 from train.monitor import metrics
+from train.preference_losses.table import LOSSES
 
 ROWS = [
     {
@@ -80,7 +80,7 @@ def test_each_round_samples_from_the_one_before_and_begins_at_its_own_reference(
     assert not weights[0].equal(weights[1])
 
 
-@pytest.mark.parametrize("loss", dpo.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_can_be_asked_for(loss, stage_of, tmp_path):
     result, records = stage_of(
         "dpo/off_policy", f"train.dpo.loss={loss}", "train.dpo.alpha=0.02", "train.dpo.gamma=0.7"

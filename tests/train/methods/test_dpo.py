@@ -10,7 +10,9 @@ from cluster import storage
 from train.chat import conversations as chat
 from train.loop import LoopConfig, fit
 from train.methods import dpo
-from train.methods.dpo import Answers, Objective
+from train.methods.dpo import Objective
+from train.preference_losses.answers import Answers
+from train.preference_losses.table import LOSSES
 from train.scores.logprobs import logprobs
 
 WORDS = ["ikan", "perahu", "ข้าว", "ເຮືອ", "nasi goreng", "ya", "tidak"]
@@ -222,7 +224,7 @@ def test_the_reference_in_the_precision_of_the_training(pairs, tiny_model, tmp_p
     assert parts.loss_sum.item() / 6 == pytest.approx(math.log(2), abs=2e-3)
 
 
-@pytest.mark.parametrize("loss", ["lr_dpo", "dpo", "ln_dpo", "simpo"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_training_widens_the_margin(loss, pairs, tiny_model, tmp_path):
     net = tiny_model()
     reference = None if loss == "simpo" else dpo.reference_logprobs(net, pairs, str(tmp_path))

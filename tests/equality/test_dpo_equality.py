@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from train import model as models
 from train.methods import dpo
 from train.methods.dpo import Objective
+from train.preference_losses.answers import Answers
 from train.scores.logprobs import logprobs
 
 WORDS = ["ikan", "perahu", "ข้าว", "ເຮືອ", "nasi goreng", "ya", "tidak", "漢字", "ရန်ကုန်"]
@@ -83,7 +84,7 @@ def test_gradient_of_lr_dpo_is_the_derivative_by_hand():
     length = rng.integers(3, 60, (2, 6)).astype(np.float64)
     beta, alpha = 0.1, 0.02
     policy = torch.tensor(logp, requires_grad=True)
-    sides = [dpo.Answers(policy[i], torch.tensor(reference[i]), torch.tensor(length[i])) for i in (0, 1)]
+    sides = [Answers(policy[i], torch.tensor(reference[i]), torch.tensor(length[i])) for i in (0, 1)]
     loss_P = Objective("lr_dpo", beta, alpha)(*sides)
     loss_P.sum().backward()
     ratio = logp - reference
@@ -111,7 +112,7 @@ def test_derivative_in_alpha_is_the_finite_difference(nets, pairs, tmp_path):
     cached = dpo.reference_logprobs(reference, pairs, str(tmp_path)).astype(np.float64)
     logp = logprobs(policy, pairs.examples).astype(np.float64).reshape(2, -1)
     length = np.array([e.n_scored for e in pairs.examples], np.float64).reshape(2, -1)
-    chosen, rejected = (dpo.Answers(*map(torch.tensor, (logp[i], cached[i], length[i]))) for i in (0, 1))
+    chosen, rejected = (Answers(*map(torch.tensor, (logp[i], cached[i], length[i]))) for i in (0, 1))
     alpha = torch.tensor(0.03, dtype=torch.float64, requires_grad=True)
     dpo.lr_dpo(chosen, rejected, 0.1, alpha).sum().backward()
     step = 1e-5

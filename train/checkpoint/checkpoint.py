@@ -87,7 +87,7 @@ class Writer:
         if cleared.done():
             self._future = cleared
         else:
-            self._start(_write_shard, storage.join(folder, _name(rank)), owned)
+            self._start(_write_pieces, storage.join(folder, _name(rank)), owned)
         if not self.background:
             self.finish()
         self.seconds += time.perf_counter() - began
@@ -188,7 +188,7 @@ def at(folder: str) -> Checkpoint | None:
 def load_newest(uri: str, state: dict[str, Tensor], at_most: int | None = None) -> Checkpoint | None:
     """Fill `state` as `load` does from the newest checkpoint that is complete and whose checksums are right; None without
     one. Call it on every rank: rank 0 says which is the newest, each checks a share of the files (on a remote storage it
-    fetches these, which at an unchanged number of ranks are those with its own shards) and reads its own ranges of the others."""
+    fetches these, which at an unchanged number of ranks are those with its own pieces) and reads its own ranges of the others."""
     rank, world = data_parallel.rank_world()
     device = _device(state)
     while True:
@@ -199,9 +199,8 @@ def load_newest(uri: str, state: dict[str, Tensor], at_most: int | None = None) 
         found = newest or _read(_folder(uri, step))
         with Files(found.uri) as files:
             names, n = sorted(found.files), len(found.files)
-            mine = names[
-                rank * n // world : (rank + 1) * n // world
-            ]  # about those with its shards at any number of ranks
+            # about those with its pieces at any number of ranks
+            mine = names[rank * n // world : (rank + 1) * n // world]
             wrong = [name for name in mine if files.checksum(name) != found.files[name]]
             if wrong:
                 log.warning("checkpoint %s is passed over: %s has a wrong checksum", found.uri, wrong[0])
@@ -236,7 +235,7 @@ def clear(uri: str) -> None:
     _barrier()
 
 
-def _write_shard(uri: str, owned: list[pieces.Piece]) -> tuple[int, int]:
+def _write_pieces(uri: str, owned: list[pieces.Piece]) -> tuple[int, int]:
     with storage.atomic(uri) as path:
         return pieces.write(path, owned)
 

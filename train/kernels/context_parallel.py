@@ -86,8 +86,8 @@ class Part:
         """Keys and values [B, K, T, N] of the whole rows, in the order of positions. Differentiable; every rank calls it."""
         device = key_BKSN.device.type  # keys leave rotation in fp32 under autocast, but attention will not take them so
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value_BKSN.dtype
-        pair = torch.stack([key_BKSN.to(dtype), value_BKSN.to(dtype)])
-        return _Gather.apply(pair, self.n, self._chunk(self.n * pair.shape[-2]), self.group).unbind()
+        both = torch.stack([key_BKSN.to(dtype), value_BKSN.to(dtype)])
+        return _Gather.apply(both, self.n, self._chunk(self.n * both.shape[-2]), self.group).unbind()
 
 
 @contextmanager
@@ -122,12 +122,12 @@ class _Gather(torch.autograd.Function):
     """[2, B, K, S, N] of each part to [2, B, K, T, N]."""
 
     @staticmethod
-    def forward(ctx, pair: Tensor, n: int, chunk: int, group: dist.ProcessGroup) -> Tensor:
-        ctx.n, ctx.chunk, ctx.group, ctx.dtype = n, chunk, group, pair.dtype
-        parts = pair.new_empty(n, *pair.shape)
-        dist.all_gather_single(parts.flatten(0, 1), pair.contiguous(), group=group)
+    def forward(ctx, both: Tensor, n: int, chunk: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.n, ctx.chunk, ctx.group, ctx.dtype = n, chunk, group, both.dtype
+        parts = both.new_empty(n, *both.shape)
+        dist.all_gather_single(parts.flatten(0, 1), both.contiguous(), group=group)
         parts = parts.unflatten(-2, (-1, 2, chunk))  # n, 2, B, K, M, 2, C, N: of each 2 n chunks two
-        chunks = pair.new_empty(*parts.shape[1:5], 2 * n, chunk, pair.shape[-1])
+        chunks = both.new_empty(*parts.shape[1:5], 2 * n, chunk, both.shape[-1])
         for i in range(n):
             chunks[..., i, :, :] = parts[i, ..., 0, :, :]
             chunks[..., 2 * n - 1 - i, :, :] = parts[i, ..., 1, :, :]

@@ -62,14 +62,14 @@ class Stopwatch:
         self.restart(tokens)
 
     def restart(self, tokens: int) -> None:
-        """A new window begins now; `tokens` have been seen so far."""
-        self._window = (time.perf_counter(), tokens, self.data_seconds)
+        """A new record begins now; `tokens` have been seen so far."""
+        self._since = (time.perf_counter(), tokens, self.data_seconds)
 
     def fields(self, tokens: int) -> dict:
         """`tokens_per_second` and `data_wait` (share of the time spent waiting for batches) since the last record, `seconds`
         and `data_seconds` since the run began here, `memory_bytes` of this process."""
         now = time.perf_counter()
-        began, tokens_before, data_before = self._window
+        began, tokens_before, data_before = self._since
         return {
             "tokens_per_second": (tokens - tokens_before) / (now - began),
             "seconds": now - self._began,

@@ -51,14 +51,14 @@ def train(folder, bad=(), **more):
 
 
 def full_disk(folder, rank):
-    real = checkpoint._write_shard
+    real = checkpoint._write_pieces
 
     def write(uri, owned):
         if rank == 1 and "step_00000006" in uri:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(uri, owned)
 
-    checkpoint._write_shard = write
+    checkpoint._write_pieces = write
     warned = train(f"{folder}/warn", checkpoint_errors="warn")
     try:
         train(f"{folder}/stop", checkpoint_errors="stop")

@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over(uri, damage, caplog):
 
 
 @pytest.mark.parametrize("background", [True, False])
-@pytest.mark.parametrize("broken", ["_write_shard", "_publish"])
+@pytest.mark.parametrize("broken", ["_write_pieces", "_publish"])
 def test_a_full_disk_loses_nothing_and_the_next_try_replaces_the_rest(uri, monkeypatch, background, broken, caplog):
     checkpoint.save(uri, 1, state(1.0))
     real = getattr(checkpoint, broken)
@@ -155,7 +155,7 @@ def test_a_real_limit_on_the_size_of_files_is_a_full_disk(tmp_path):
 
 
 def test_training_goes_on_while_it_writes_and_one_is_in_flight_at_most(uri, monkeypatch):
-    go, writing, real = threading.Event(), threading.Event(), checkpoint._write_shard
+    go, writing, real = threading.Event(), threading.Event(), checkpoint._write_pieces
     flights = []
 
     def slow(*arguments):
@@ -166,7 +166,7 @@ def test_training_goes_on_while_it_writes_and_one_is_in_flight_at_most(uri, monk
         flights.append("end")
         return written
 
-    monkeypatch.setattr(checkpoint, "_write_shard", slow)
+    monkeypatch.setattr(checkpoint, "_write_pieces", slow)
     live = state(1.0)
     with checkpoint.Writer(uri, CPU) as writer:
         writer.save(1, live)
@@ -187,7 +187,7 @@ def test_a_bug_in_the_writer_is_no_full_disk(uri, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(checkpoint, "_write_shard", broken)
+    monkeypatch.setattr(checkpoint, "_write_pieces", broken)
     with pytest.raises(RuntimeError, match="a bug"), checkpoint.Writer(uri, CPU, on_error="warn") as writer:
         writer.save(1, state(1.0))
 

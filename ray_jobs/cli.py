@@ -6,7 +6,6 @@ import argparse
 import importlib
 import importlib.metadata
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,9 +13,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import terminal
+from ray_jobs import exits
 from ray_jobs.commands import completion, convert
-from ray_jobs.errors import StageFailed, UserError
+from ray_jobs.errors import UserError
 from ray_jobs.prepare import translate
 
 ROOT = Path(__file__).parent.parent
@@ -52,31 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         options = _parser().parse_args(arguments)
         return options.command(options)
 
-    guarded(run)
-
-
-def guarded(run: Callable[[], int | None]) -> None:
-    """Call `run` and exit with its code; what it raises becomes one sentence and the exit code for it."""
-    try:
-        code = run()
-    except UserError as error:
-        _say(error)
-        code = 2
-    except StageFailed as error:
-        _say(error)
-        code = 1
-    except KeyboardInterrupt:
-        print("pinisi: stopped; the same command continues", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.stdout.flush()
-    sys.exit(code or 0)
-
-
-def _say(error: Exception) -> None:
-    print("pinisi:", "\n".join(map(terminal.clean, str(error).splitlines())), file=sys.stderr)
+    exits.guarded(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,14 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def terminate(number: int, frame) -> None:
-    """SIGTERM ends a run as Ctrl-C does; sent again it changes nothing, what must be written is being written."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _run(options: argparse.Namespace) -> None:
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, exits.terminate)
     from cluster import storage
     from ray_jobs.config import reader as recipes
     from ray_jobs.run.run import Run

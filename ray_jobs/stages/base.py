@@ -44,9 +44,3 @@ def train_worker(settings: dict) -> dict:
     net = model.build(settings["shape"], settings["seed"])
     summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
     return {**summary, "parameters": model.parameters(net)}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

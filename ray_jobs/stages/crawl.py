@@ -156,9 +156,3 @@ def _stamp(batch: pa.RecordBatch, source: Source) -> pa.RecordBatch:
             column = pc.if_else(pc.equal(pc.fill_null(batch[name], ""), ""), value, batch[name])
             batch = batch.set_column(batch.schema.get_field_index(name), name, column)
     return batch
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

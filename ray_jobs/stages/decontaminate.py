@@ -27,9 +27,3 @@ def _per_set(job: Job) -> dict[str, int]:
         details = storage.read_table(part, ["detail"])["detail"].to_pylist()
         found.update(detail.split(" ", 1)[0] for detail in details)
     return dict(sorted(found.items()))
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

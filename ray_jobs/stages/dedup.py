@@ -34,9 +34,3 @@ def run(job: Job) -> dict:
     close()  # the last stage that needs it
     markers = [storage.read_json(uri) for uri in storage.glob(job.path("_shards", "*.json"))]
     return {**totals(markers, docs_in=job.manifest("filter/policy")["docs_out"]), "counts": counts}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

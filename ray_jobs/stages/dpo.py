@@ -103,9 +103,3 @@ def _validation(
 
     metrics = {"accuracy": "validation_accuracy", "reward_margin": "validation_margin"}
     return held_out.validation([pair.lang for pair in measured.chosen], rows_of, loss_fn, settings, metrics)
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -146,9 +146,3 @@ def _publish(job: Job, records: list[dict]) -> None:
     with trackers.opened(names, curves, torch.device("cpu")) as track:
         for record in records:
             track(record)
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

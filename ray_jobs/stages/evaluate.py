@@ -73,9 +73,3 @@ def _measure(task: dict) -> dict:
     samples = dict(zip(prompts, texts, strict=True)) if texts else {}
     storage.write_json(task["out"], {"scores": scores, "prompts": prompts, "samples": samples})
     return {}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -34,9 +34,3 @@ def _expand(settings: dict) -> dict:
         "parameters": model.parameters(net),
         "logits_identical": True,
     }
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

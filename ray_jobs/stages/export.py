@@ -36,9 +36,3 @@ def _export(task: dict) -> dict:
     columns = ["doc_id", "lang", "text"]
     rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
     return export.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -12,9 +12,3 @@ def run(job: Job) -> dict:
     return run_kernel(
         job, "crawl", Extractor, settings.engine, settings.timeout_seconds, crawl.max_record_bytes, settings.max_nodes
     )
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -81,9 +81,3 @@ def _reference(parts: list[str], sources: list[str], signals: list[str]) -> Iter
         with storage.open_parquet(part) as parquet:
             table = parquet.read(["source", "lang", *signals])
         yield table.filter(pc.is_in(table["source"], pa.array(sources)))
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

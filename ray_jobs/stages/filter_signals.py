@@ -77,9 +77,3 @@ def added(parts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int
         for lang, found in part.items():
             total.setdefault(lang, Counter()).update(found)
     return {lang: dict(sorted(total[lang].items())) for lang in sorted(total)}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -29,9 +29,3 @@ def _settings(recipe: Recipe) -> tuple:
         None,
         dict(recipe.language.min_share),
     )
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

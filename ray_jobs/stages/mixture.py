@@ -92,9 +92,3 @@ def _as_json(stage: Stage, sizes: dict[str, Pool]) -> dict:
     rows = [{**row._asdict(), "pool_tokens": sizes[row.pool].tokens} for row in stage.rows]
     used = {row.pool: row.weight for row in stage.rows if row.weight > 0}
     return {"tokens": stage.tokens, "weights": used, "rows": rows, "warnings": stage.warnings}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

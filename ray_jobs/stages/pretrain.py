@@ -55,9 +55,3 @@ def train_worker(settings: dict) -> dict:
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     summary = training.fit_and_save(net, training.packed_rows(settings), objective, settings)
     return {**summary, "parameters": model.parameters(net)}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

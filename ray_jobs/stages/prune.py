@@ -72,9 +72,3 @@ def _learn_masks(settings: dict, batch_fn, sliced: str) -> dict:
     model.save(pruning.sliced(), None, sliced, settings["context"])
     checkpoint.clear(storage.join(masks, "checkpoints"))
     return {"parameters_before": before, "mask_loss": summary["loss"]}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -100,9 +100,3 @@ def _kernel(models: dict[str, str]) -> Kernel:
         return batch.append_column("quality", pa.array(scores, pa.float32())), ledger_rows("quality", [])
 
     return score
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

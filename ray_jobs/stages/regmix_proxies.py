@@ -247,9 +247,3 @@ def _collect(job: Job, n: int, training_runs: int, domains: list[str], languages
     columns |= {f"weight/{lang}": [one["mixture"][lang] for one in found] for lang in domains}
     columns |= {f"loss/{lang}": [one["loss"][lang] for one in found] for lang in languages}
     storage.write_table(job.path("mixtures.parquet"), pa.table(columns))
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

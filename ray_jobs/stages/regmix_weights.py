@@ -192,9 +192,3 @@ def _matrix(table: pa.Table, kind: str, names: list[str]) -> np.ndarray:
 
 def _row(weights: dict[str, float], domains: list[str]) -> np.ndarray:
     return np.array([[weights[lang] for lang in domains]])
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

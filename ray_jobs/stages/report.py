@@ -10,9 +10,3 @@ from ray_jobs.run.job import Job
 def run(job: Job) -> dict:
     uri = page.written(job.run_uri, job.recipe, list(job.stage.inputs))
     return {"bytes": storage.size(uri)}
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

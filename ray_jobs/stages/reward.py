@@ -134,9 +134,3 @@ def _measure(job: Job, rows: list[dict]) -> dict:
         "calibration_error": reward_quality.calibration_error(margin_P),
         "length_bias": {key: value for key, value in bias.items() if value is not None},
     }
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

@@ -66,9 +66,3 @@ def _validation(tokenizer, settings: dict) -> LossValidation | None:
         return sft.batch_fn(chosen, packed, settings["context"], settings["seed"]), len(packed)
 
     return held_out.validation([example.lang for example in fitting], rows_of, sft.loss, settings)
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

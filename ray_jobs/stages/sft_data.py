@@ -261,9 +261,3 @@ def _cells(table: pa.Table) -> list[dict]:
             }
         )
     return result
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

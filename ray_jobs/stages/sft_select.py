@@ -124,9 +124,3 @@ def _left(d: select.Decision, max_cosine: float) -> dict:
         "threshold": max_cosine if similar else None,
         "detail": d.nearest,
     }
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

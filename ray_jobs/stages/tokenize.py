@@ -190,9 +190,3 @@ def _write_heldout(job: Job, parts: list[str]) -> None:
         keep.append(fits)
         used[lang] = used.get(lang, 0) + (size if fits else 0)
     storage.write_table(job.path("heldout.parquet"), table.filter(pa.array(keep, pa.bool_())))
-
-
-if __name__ == "__main__":
-    from ray_jobs.stages.__main__ import main
-
-    main(__file__)

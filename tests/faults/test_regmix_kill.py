@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def start(folder):
-    command = [sys.executable, "-m", "ray_jobs.stages.regmix_proxies", "--run-dir", str(folder / "run")]
+    command = [sys.executable, "-m", "ray_jobs.stages", "regmix/proxies", "--run-dir", str(folder / "run")]
     return subprocess.Popen(command, cwd=ROOT)
 
 

@@ -125,6 +125,7 @@ ALONE = [
     "mixture/sailor2.py",
     "mixture/tokenizer/fertility.py",
     "ray_jobs/cli.py",
+    "ray_jobs/exits.py",
     "train/chat/translate.py",
 ]
 """Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""

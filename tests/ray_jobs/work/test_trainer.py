@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from cluster.engines import embedded
-from ray_jobs import cli
+from ray_jobs import exits
 from ray_jobs.config import reader as recipes
 from ray_jobs.run.graph import STAGES
 from ray_jobs.run.job import Job
@@ -61,7 +61,7 @@ def job(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     recipe = recipes.load("demo", ["cluster.cpus=2"])
     stage = next(stage for stage in STAGES if stage.name == "base")
-    former = signal.signal(signal.SIGTERM, cli.terminate)
+    former = signal.signal(signal.SIGTERM, exits.terminate)
     yield Job(recipe, str(tmp_path / "run"), stage, "f", Progress("base", lambda line: None))
     signal.signal(signal.SIGTERM, former)
     trainer.stop()

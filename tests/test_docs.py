@@ -20,7 +20,8 @@ from ray_jobs import cli
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.curation import Source
 from ray_jobs.config.mixture import Shape
-from ray_jobs.config.recipe import Optimiser, Recipe
+from ray_jobs.config.optimiser import Optimiser
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.plan import tokens as token_plan
 from ray_jobs.run.graph import STAGES
 

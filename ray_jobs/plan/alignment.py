@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from cluster.deploy.spec import Group
 from ray_jobs.alignment import measures
-from ray_jobs.config.recipe import Recipe, Train
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Train
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.training import Model, Step, model
 from ray_jobs.run.graph import ON_POLICY, ROUNDS

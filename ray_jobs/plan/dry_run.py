@@ -14,7 +14,8 @@ from torch import nn
 
 from cluster import terminal
 from cluster.terminal import Column
-from ray_jobs.config.recipe import Recipe, Train
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
 from ray_jobs.training import fit as training

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from ray_jobs.config.recipe import Train
+from ray_jobs.config.training import Train
 from train.kernels import adamw as optim
 from train.kernels import cross_entropy as loss
 from train.kernels import layers

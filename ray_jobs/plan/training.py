@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.deploy.spec import Group
-from ray_jobs.config.recipe import Recipe, Train
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.rates import Number
 from train.monitor import flops

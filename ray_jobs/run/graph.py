@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ray_jobs.config.recipe import Dpo, OnPolicy, Recipe
+from ray_jobs.config.alignment import Dpo, OnPolicy
+from ray_jobs.config.recipe import Recipe
 
 
 def _train(recipe: Recipe) -> bool:

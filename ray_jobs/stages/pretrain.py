@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 
-from ray_jobs.config.recipe import Optimiser
+from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.run.graph import grown
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order

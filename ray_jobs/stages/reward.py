@@ -11,7 +11,7 @@ import xxhash
 
 from cluster import storage
 from ray_jobs.alignment import chats, held_out, measures, reward_model
-from ray_jobs.config.recipe import Reward
+from ray_jobs.config.alignment import Reward
 from ray_jobs.run.graph import foundation
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training

@@ -15,7 +15,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import LEDGER, ledger_rows
 from ray_jobs.alignment import measures, reward_model
-from ray_jobs.config.recipe import Select
+from ray_jobs.config.alignment import Select
 from ray_jobs.run.graph import foundation
 from ray_jobs.run.job import Job
 from train.scores import embed

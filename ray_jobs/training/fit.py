@@ -11,7 +11,7 @@ import torch.distributed as dist
 from cluster import storage
 from mixture.order.sampler import rows
 from mixture.store.long_documents import SIGN
-from ray_jobs.config.recipe import Optimiser
+from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order, watch
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of

@@ -9,7 +9,7 @@ import torch
 
 from cluster import storage
 from ray_jobs.alignment import chats, measures, reward_model
-from ray_jobs.config.recipe import Select
+from ray_jobs.config.alignment import Select
 from ray_jobs.stages import reward, sft_select
 from train import model as models
 from train.batches import examples

@@ -1,0 +1,167 @@
+"""Recipe sections of training: the base, its expansion, continual pre-training, pruning, and how all training is run.
+
+Numbers are Sailor2's where it gives them (arXiv 2502.12982). Each key is documented in docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.strict_yaml import Positive, Rate, Section
+from ray_jobs.config.alignment import Dpo, Reward, Sft
+from ray_jobs.config.mixture import Shape
+from ray_jobs.config.optimiser import Optimiser
+
+
+class Base(Section):
+    """The model that is continued: `model` (a folder or Hugging Face name), or a new one of `shape` trained on `languages`."""
+
+    model: str | None = None
+    shape: Shape | None = None
+    languages: list[str] = ["en", "zh"]
+    tokens: Positive = 1_000_000
+    optimiser: Optimiser | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Base:
+        if (self.model is None) == (self.shape is None):
+            both = " (`shape: null` takes away the one of the recipe below)" if self.model else ""
+            raise ValueError(f"give either `model` or `shape`{both}")
+        if self.shape is not None and self.optimiser is None:
+            raise ValueError("a new model of `shape` needs an `optimiser`")
+        return self
+
+
+class Expand(Section):
+    new_layers: Positive
+    trainable: Literal["all", "new_blocks"] = "all"
+    untie_embeddings: bool = False
+    vocab_size: Positive | None = None
+
+
+class PretrainStage(Section):
+    tokens: Positive
+    rows_per_step: Positive
+    lr: Rate | None = None  # None: `pretrain.lr` in stage 1, a tenth of it in stage 2
+    min_lr: Annotated[float, Field(ge=0.0)] | None = None
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class Pretrain(Section):
+    """Continual pre-training in two stages (paper section 4.4)."""
+
+    lr: Rate = 1e-4
+    eps: Rate = 1e-5
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    micro_rows: Positive = 8
+    z_loss: Annotated[float, Field(ge=0.0)] = 0.0
+    checkpoint_every: Annotated[int, Field(ge=0)] = 50
+    stage1: PretrainStage
+    stage2: PretrainStage
+    control: bool = False  # also train the base without expansion, to measure what expansion is worth
+
+
+class Prune(Section):
+    hidden_size: Positive
+    num_attention_heads: Positive
+    intermediate_size: Positive
+    mask_steps: Positive = 60
+    mask_lr: Rate = 1.0
+    warmup_steps: Positive = 20
+    heal_tokens: Positive
+    optimiser: Optimiser
+
+
+class Checkpoints(Section):
+    """How training checkpoints are written. Nothing here changes what is trained."""
+
+    asynchronous: bool = True  # while training goes on, from a copy in host memory
+    keep: Annotated[int, Field(ge=1)] = 2
+    on_error: Literal["stop", "warn"] = "stop"  # a full disk
+
+
+class Guard(Section):
+    """When the loss leaves its course: back to the last good checkpoint, without the updates that did it."""
+
+    spike: Annotated[float, Field(gt=1.0)] = 3.0  # of the loss, times the running median
+    norm_spike: Annotated[float, Field(gt=1.0)] | None = 10.0  # of the gradient norm, times the running median
+    patience: Positive = 3  # bad updates in a row
+    max_rollbacks: Positive = 5
+
+
+class Train(Section):
+    context: Positive = 4096
+    context_parallel: Positive = 1  # neighbouring workers that share each row of pre-training and SFT
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device computes it natively
+    parallel: Literal["replicate", "fsdp"] = "replicate"
+    optimiser_states: Literal["fp32", "8bit"] = "fp32"  # Adam's moments in 8 bytes a parameter, or in 2
+    attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"  # within documents
+    cross_entropy: Literal["chunked", "liger"] = "chunked"  # of pre-training and SFT
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    compile: bool = False
+    deterministic: bool = False
+    workers: Positive = 2
+    min_workers: Positive | None = None  # on a cluster, go on with as few as this while nodes are missing
+    resize_seconds: Rate = 60.0  # how often to look whether there are nodes for more
+    max_failures: Annotated[int, Field(ge=0)] = (
+        3  # lost nodes or processes of a stage that were not announced, before it fails
+    )
+    checkpoints: Checkpoints = Checkpoints()
+    guard: Guard | None = None
+    eval_every: Annotated[int, Field(ge=0)] = 0  # steps of pre-training between measurements on held-out text; 0 = none
+    eval_bytes_per_language: Positive = 20_000  # of held-out text in such a measurement
+    forgetting_alarm: Rate = 0.05  # bits per byte that a replay language may rise before a warning
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+    peak_tflops: Rate | None = None  # of a device, for the MFU of one that train/monitor/flops.py does not know
+    device: Literal["auto", "cpu", "gpu"] = (
+        "auto"  # one GPU for each worker; auto: where this machine or the cluster has one
+    )
+    base: Base
+    expand: Expand | None = None  # None: the base as it is
+    pretrain: Pretrain | None = None  # None: no continual pre-training; the base is aligned as it is
+    reward: Reward | None = None
+    sft: Sft | None = None
+    dpo: Dpo | None = None
+    prune: Prune | None = None
+
+    @model_validator(mode="after")
+    def _workers_and_guard(self) -> Train:
+        if self.min_workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}")
+        n = self.context_parallel
+        if n > 1 and self.attention == "varlen":
+            raise ValueError(
+                "attention: varlen cannot share a row among workers; with context_parallel leave it at auto"
+            )
+        for key, value, step in (
+            ("workers", self.workers, n),
+            ("min_workers", self.min_workers, n),
+            ("context", self.context, 2 * n),
+        ):
+            if n > 1 and value and value % step:
+                raise ValueError(f"context_parallel {n} needs {key} to be a multiple of {step}, not {value}")
+        if self.guard and self.checkpoints.keep < 2:
+            raise ValueError("guard may need the checkpoint before the last, so checkpoints.keep must be at least 2")
+        if self.attention == "varlen" and self.precision == "fp32":
+            raise ValueError("attention: varlen needs precision bf16, as its kernel takes 16-bit numbers only")
+        if self.cross_entropy == "liger" and self.pretrain and self.pretrain.z_loss:
+            raise ValueError("cross_entropy: liger cannot tell the z-loss from the loss; set pretrain.z_loss to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Train:
+        if not (self.pretrain or self.sft or self.reward):
+            raise ValueError("nothing is trained; give `pretrain`, or `sft` to align the base as it is")
+        if self.pretrain is None:
+            for key, why in (
+                ("expand", "fills the new blocks"),
+                ("prune", "has the text that a pruned model learns from"),
+            ):
+                if getattr(self, key):
+                    raise ValueError(f"{key} needs `pretrain`, which {why}")
+        elif self.pretrain.control and self.expand is None:
+            raise ValueError("pretrain.control compares with expansion, so it needs `expand`")
+        return self

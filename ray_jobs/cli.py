@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from ray_jobs import exits
 from ray_jobs.commands import completion, convert
@@ -29,7 +30,7 @@ TRAINED = {
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
@@ -72,11 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--until", metavar="STAGE", help="stop after this stage, such as dedup or sft/data")
         sub.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again")
         sub.add_argument("--only", metavar="STAGE", help="run this stage alone")
-        several = {"action": "append", "default": [], "metavar": "STAGE"}
         text = "leave this finished or begun stage as it is, though code that decides it has changed"
-        sub.add_argument("--keep", help=text, **several)
+        sub.add_argument("--keep", action="append", default=[], metavar="STAGE", help=text)
         text = "run this stage, which took long, and what depends on it again, as code that decides it has changed"
-        sub.add_argument("--rerun", help=text, **several)
+        sub.add_argument("--rerun", action="append", default=[], metavar="STAGE", help=text)
         sub.add_argument(
             "--set",
             action="append",

@@ -61,7 +61,7 @@ def conversations(job: Job, pattern: str, limit: int | None) -> list[dict]:
     """Valid chat rows {id, lang, messages, …} in the recipe's languages; at most `limit`, chosen by a hash of their id."""
     kept, rejects, seen = [], [], set()
     for uri in files.named([pattern], "train.sft.instruct"):
-        for rows, faults in batches(uri, job.recipe.languages, job.recipe.train.sft.data.language):
+        for rows, faults in batches(uri, job.recipe.languages, job.sft.data.language):
             rejects += faults
             for row in rows:
                 if row["id"] in seen:

@@ -46,7 +46,7 @@ def samples(job: Job, policy: str, prompts: list[dict], folder: str, seed: int) 
 def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling: dict) -> list[list[dict]]:
     """`samples` of several models side by side. `policies`: folder -> URI of a model; `sampling`: fields of
     `train.generation.generate.Sampling` that are not to be the recipe's."""
-    own, gpus = job.recipe.train.dpo.on_policy, device.wants_gpus(job)
+    own, gpus = job.dpo.on_policy, device.wants_gpus(job)
     if own.engine == "vllm" and not gpus:
         raise ValueError("train.dpo.on_policy.engine: vllm needs a GPU, and this cluster has none; hf runs without.")
     settings = {
@@ -56,7 +56,7 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
         "max_new_tokens": own.max_new_tokens,
         **sampling,
     }
-    dtype = "float32" if own.engine == "hf" and not (gpus and job.recipe.train.precision != "fp32") else "bfloat16"
+    dtype = "float32" if own.engine == "hf" and not (gpus and job.train.precision != "fp32") else "bfloat16"
     common = {
         **tokenizer_of(job),
         "reward": reward_model.settings(job),
@@ -64,7 +64,7 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
         "python": own.vllm_python,
         "dtype": dtype,
         "max_gap": own.max_logprob_gap or GAP[getattr(torch, dtype)],
-        "max_model_len": job.recipe.train.dpo.max_prompt_tokens + settings["max_new_tokens"],
+        "max_model_len": job.dpo.max_prompt_tokens + settings["max_new_tokens"],
         "sampling": settings,
     }
     of_each = [list(groups({**common, "policy": policy}, prompts, folder)) for folder, policy in policies.items()]
@@ -178,7 +178,8 @@ def score(task: dict) -> dict:
 
 
 def _answers(tokenizer, shard: dict) -> list[dict]:
-    prompts, drawn = shard["prompts"], {}
+    prompts = shard["prompts"]
+    drawn: dict[str, list[generate.Drawn]] = {}
     for row in chats.read_rows(shard["drawn"]):
         drawn.setdefault(row["id"], []).append(generate.Drawn(row["ids"], row["logprobs"]))
     prompt_ids = encode_prompts(tokenizer, [row["prompt"] for row in prompts])

@@ -59,7 +59,7 @@ def measure(job: Job, names: list[str], folder: str, kinds: dict[str, dict]) -> 
     `reward`: id, reward; of `messages`. `surprise`: id, perplexity (null where a row does not fit in the context), and with
     `embed` embedding. `embedding`: id, embedding.
     """
-    train = job.recipe.train
+    train = job.train
     common = {**tokenizer_of(job), "folder": folder, "context": train.context, "precision": train.precision}
     tasks = [
         {**common, **own, "measure": kind, "names": names[i : i + SHARDS]}

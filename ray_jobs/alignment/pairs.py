@@ -32,7 +32,7 @@ PROBE = "probe.jsonl"  # in dpo/off_policy
 
 def off_policy(job: Job) -> tuple[list[dict], dict]:
     """The recipe's pairs without the share per language that the base finds least likely (bad translations), and counts."""
-    recipe = job.recipe.train.dpo
+    recipe = job.dpo
     held_out, rows = _with_probe(job)
     chats.write_rows(job.path(PROBE), held_out)
     rows = chats.sample(rows, recipe.max_rows)
@@ -42,7 +42,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
         "model": job.input(foundation(job.recipe), "model"),
         "rows": rows,
         "share": recipe.drop_worst_perplexity,
-        "context": job.recipe.train.context,
+        "context": job.train.context,
     }
     kept, rejects = map_on_ray(job, _by_perplexity, [task], "perplexities", gpus=device.wants_gpus(job))[0]
     chats.write_ledger(job, too_long + rejects, "part-perplexity")
@@ -74,7 +74,7 @@ def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
     prompts, rejects = _prompts(job)
     samples = generate.samples(job, policy, prompts, job.path("samples"), seed)
     kept, dropped = preference.pairs(samples, namer(location(job.recipe.language.model)))
-    kept, long = _fitting(_tokenizer(job), kept, job.recipe.train.context)
+    kept, long = _fitting(_tokenizer(job), kept, job.train.context)
     chats.write_ledger(job, rejects + dropped + long, "part-samples")
     chats.write_rows(job.path("pairs.jsonl"), kept)
     facts = {
@@ -89,7 +89,7 @@ def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
 
 def _prompts(job: Job) -> tuple[list[dict], list[dict]]:
     """Distinct prompts {id, lang, prompt, task} of the recipe's pairs that are not too long, and the ledger of the others."""
-    recipe = job.recipe.train.dpo
+    recipe = job.dpo
     first: dict[str, dict] = {}
     repeated = []
     for row in _with_probe(job)[1]:
@@ -105,7 +105,7 @@ def _prompts(job: Job) -> tuple[list[dict], list[dict]]:
 
 def _with_probe(job: Job) -> tuple[list[dict], list[dict]]:
     """(the pairs that dpo/watch measures, the pairs of all other prompts)"""
-    recipe = job.recipe.train.dpo
+    recipe = job.dpo
     rows = chats.preferences(job, recipe.preference, None)
     return probe.split(rows, recipe.watch.per_language if recipe.watch else 0)
 

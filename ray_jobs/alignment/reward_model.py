@@ -13,9 +13,8 @@ from train.scores import reward_scores
 
 def settings(job: Job) -> dict:
     """What `scorer` needs to know, as plain data."""
-    train = job.recipe.train
     trained = job.path("model") if job.stage.name == "reward" else job.input("reward", "model")
-    return {"model": train.reward.model or trained, "precision": train.precision}
+    return {"model": job.reward.model or trained, "precision": job.train.precision}
 
 
 def scorer(of: dict) -> Callable[[list[list[dict]]], np.ndarray]:

@@ -101,13 +101,13 @@ def _event(doc_id: str, stage: str, outcome: str, row: dict) -> dict:
 
 
 def _rows(uri: str, condition: pc.Expression | None, columns: list[str] | None = None) -> list[dict]:
-    """Rows of one part that meet `condition`; only the named columns are read. None when the part is not there."""
+    """Rows of one part that meet `condition`, with the named columns or all; none when the part is not there."""
     if not storage.exists(uri):
         return []
     with storage.open_parquet(uri) as parquet:
         known = parquet.schema_arrow.names
         if condition is None:
-            return parquet.read([c for c in columns if c in known]).to_pylist()
+            return parquet.read([c for c in columns or known if c in known]).to_pylist()
         hits = parquet.read(["doc_id"]).filter(condition).num_rows
         return parquet.read([c for c in columns or known if c in known]).filter(condition).to_pylist() if hits else []
 

@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from ray_jobs.alignment import chats
+from ray_jobs.config.given import given
 from ray_jobs.run.run import Run
 
 STAGES = ("reward", "sft/", "dpo/")  # how the names of alignment stages begin
@@ -48,7 +49,7 @@ def _selection(run: Run, row_id: str) -> list[dict]:
     rows = _rows(storage.join(run.uri, "sft/select", "decisions.parquet"), "id", row_id)
     if not rows:
         return []
-    row, limit = rows[0], run.recipe.train.sft.select.max_similarity
+    row, limit = rows[0], given(given(run.recipe.train).sft).select.max_similarity
     cell = f"{row['lang']}, {row['category']}"
     said = {
         "taken": "taken",
@@ -56,7 +57,7 @@ def _selection(run: Run, row_id: str) -> list[dict]:
         "quota": "its language and category were full",
     }[row["rule"]]
     kept = "kept" if row["rule"] == "taken" else "dropped"
-    parts = [
+    parts: list[tuple[str, float | None, float | None, str]] = [
         ("reward", row["reward"], None, f"percentile {row['reward_percentile']:.3f} of {cell}"),
         ("perplexity", row["perplexity"], None, f"percentile {row['perplexity_percentile']:.3f} of {cell}"),
         ("score", row["score"], None, f"rank {row['rank']:,} of {cell}"),

@@ -25,11 +25,13 @@ def write(path: Path, recipe: str, root: Path | None = ROOT) -> None:
 
     Left out are folders that begin with a dot (`.git`, `.venv`, `.peers`) and those of `EXCLUDED`. Raises UserError
     naming the biggest files when the package is too large for Ray."""
-    found = files(root) if root and (root / "pyproject.toml").is_file() else []
+    checkout = root if root and (root / "pyproject.toml").is_file() else None
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_entry(RECIPE), recipe)
-        for file in found:
-            archive.writestr(_entry(file.relative_to(root).as_posix(), os.access(file, os.X_OK)), file.read_bytes())
+        if checkout:
+            for file in files(checkout):
+                entry = _entry(file.relative_to(checkout).as_posix(), os.access(file, os.X_OK))
+                archive.writestr(entry, file.read_bytes())
     if (size := path.stat().st_size) > LIMIT_BYTES:
         sizes = {info.filename: info.compress_size for info in zipfile.ZipFile(path).infolist()}
         biggest = sorted(sizes, key=lambda name: (-sizes[name], name))[:NAMED]

@@ -49,7 +49,7 @@ def submit(
     client = connect(address)
     earlier = attempts(client, name)
     for job in earlier.values():
-        if not job.status.is_terminal() and (job.metadata or {}).get("run_dir") == run_dir:
+        if job.submission_id and not job.status.is_terminal() and (job.metadata or {}).get("run_dir") == run_dir:
             raise UserError(
                 f"{run_dir}: attempt {job.submission_id} still works on it; {advice(address, job.submission_id)}"
             )

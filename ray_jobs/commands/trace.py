@@ -13,6 +13,7 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column, numbers
 from mixture.order.sampler import Sampler
+from ray_jobs.config.given import given
 from ray_jobs.errors import UserError
 from ray_jobs.run import locate
 from ray_jobs.run.run import Run, open_run
@@ -71,7 +72,7 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
 def _last(run: Run, stage: str) -> int | None:
     """The last step of a stage that is done. Those that learn masks come before those that its manifest counts."""
     steps = (run.manifest(stage) or {}).get("steps")
-    return steps and steps + (run.recipe.train.prune.mask_steps if stage == "prune" else 0)
+    return steps and steps + (given(given(run.recipe.train).prune).mask_steps if stage == "prune" else 0)
 
 
 def _rollbacks(run: Run, stage: str) -> list[dict]:
@@ -79,7 +80,7 @@ def _rollbacks(run: Run, stage: str) -> list[dict]:
     if manifest := run.manifest(stage):
         return manifest.get("rollbacks", [])
     path = storage.join(run.uri, stage, "checkpoints", "rollbacks.json")
-    return storage.read_json(path) if storage.exists(path) else []
+    return json.loads(storage.read_bytes(path)) if storage.exists(path) else []
 
 
 def _rows(sampler: Sampler, numbers: range) -> list[dict]:

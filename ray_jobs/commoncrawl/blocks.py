@@ -43,8 +43,8 @@ class Lists:
 def of(job: Job) -> Lists:
     """The lists that the recipe names. Raises ValueError for a wrong entry, before anything is read."""
     crawl = job.recipe.crawl
-    names = [tuple(files.named(getattr(crawl, key), f"crawl.{key}")) for key in KEYS]
-    lists = Lists(*names, digest([files.listing(job.recipe, f"crawl.{key}") for key in KEYS]))
+    domains, urls = (tuple(files.named(getattr(crawl, key), f"crawl.{key}")) for key in KEYS)
+    lists = Lists(domains, urls, digest([files.listing(job.recipe, f"crawl.{key}") for key in KEYS]))
     block.load(lists.domains, lists.urls)
     return lists
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import polars as pl
@@ -43,7 +43,10 @@ class Reach:
         return Fetcher(self.access, self.limiter)
 
 
-def tried(function: Callable[[], Any], path: str) -> Any:
+T = TypeVar("T")
+
+
+def tried(function: Callable[[], T], path: str) -> T:
     """`function()`, again while what it fetches is corrupt. Raises ValueError naming the file when it stays so."""
     for last in (*[False] * (TRIES - 1), True):
         try:
@@ -81,7 +84,7 @@ def find(index: IndexFile) -> dict:
     if storage.exists(index.target):
         with storage.open_parquet(index.target) as parquet:
             return {"records": parquet.metadata.num_rows}
-    captures = _columnar(index) if index.blocks is None else _cdx(index)
+    captures = _columnar(index) if index.blocks is None else _cdx(index, index.blocks)
     if index.share < 1.0:
         captures = captures.filter(pl.col("key") < pl.lit(int(index.share * 2**64), pl.UInt64))
     if index.most:
@@ -97,15 +100,20 @@ def find(index: IndexFile) -> dict:
 
 def _columnar(index: IndexFile) -> pl.DataFrame:
     fetcher = index.reach.fetcher()
-    return tried(lambda: commoncrawl_table.captures(RemoteFile(fetcher, index.path), index.select), index.path)
+    return tried(lambda: commoncrawl_table.captures(_parquet(fetcher, index.path), index.select), index.path)
 
 
-def _cdx(index: IndexFile) -> pl.DataFrame:
+def _parquet(fetcher: Fetcher, path: str) -> BinaryIO:
+    """A remote file with all that reading Parquet asks of a file, which is not all that a BinaryIO has."""
+    return cast(BinaryIO, RemoteFile(fetcher, path))
+
+
+def _cdx(index: IndexFile, blocks: pl.DataFrame) -> pl.DataFrame:
     fetcher = index.reach.fetcher()
-    runs = commoncrawl_ranges.runs(index.blocks["offset"].to_numpy(), index.blocks["length"].to_numpy(), 0, CDX_BYTES)
+    runs = commoncrawl_ranges.runs(blocks["offset"].to_numpy(), blocks["length"].to_numpy(), 0, CDX_BYTES)
     parts = [pl.DataFrame(schema=FOUND)]
-    for run in index.blocks.with_columns(run=pl.Series(runs)).partition_by("run", maintain_order=True):
-        start, n_bytes = run["offset"][0], run["length"].sum()
+    for run in blocks.with_columns(run=pl.Series(runs)).partition_by("run", maintain_order=True):
+        start, n_bytes = run["offset"][0], int(run["length"].sum())
 
         def read(start: int = start, n_bytes: int = n_bytes) -> pl.DataFrame:
             return commoncrawl_cdx.captures(fetcher.part(index.path, start, n_bytes), index.select)
@@ -139,7 +147,7 @@ class Group:
 def group(task: Group) -> dict:
     """Put the captures in ranges and shards, and write them. Returns their `shards`, and how many were `blocked`, by rule."""
     if storage.exists(task.target):
-        planned = pl.from_arrow(storage.read_table(task.target))
+        planned = pl.DataFrame(storage.read_table(task.target))
         blocked = storage.read_table(task.ledger, ["rule"]) if storage.exists(task.ledger) else crawl_blocks.NOTHING
     else:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -155,9 +163,9 @@ def group(task: Group) -> dict:
         with storage.atomic(task.target) as local:
             pq.write_table(planned.to_arrow(), local, compression="zstd", row_group_size=ROW_GROUP)
     sizes = commoncrawl_ranges.sizes(planned).drop("shard").to_dicts()
-    keys = commoncrawl_select.capture_keys(planned["file"], planned["offset"])
+    keys_N = commoncrawl_select.capture_keys(planned["file"], planned["offset"])
     for one in sizes:
-        of_shard = keys[one["first_row"] : one["first_row"] + one["rows"]]
+        of_shard = keys_N[one["first_row"] : one["first_row"] + one["rows"]]
         one["pages"] = xxhash.xxh3_64_hexdigest(of_shard.tobytes())
     return {"shards": sizes, "blocked": crawl_blocks.counted(blocked)}
 
@@ -170,5 +178,5 @@ def _buckets(uri: str, first: int, end: int) -> pl.DataFrame:
             parquet.metadata.row_group(i).column(column).statistics for i in range(parquet.metadata.num_row_groups)
         ]
         groups = [i for i, bound in enumerate(bounds) if bound.min < end and bound.max >= first]
-        rows = pl.from_arrow(parquet.read_row_groups(groups))
+        rows = pl.DataFrame(parquet.read_row_groups(groups))
     return rows.filter(pl.col("bucket").is_between(first, end, closed="left"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypedDict
 
 import polars as pl
 import xxhash
@@ -73,6 +74,13 @@ class Piece:
         return self.path or f"{self.plan_uri}, rows {self.first_row} to {self.first_row + self.rows}"
 
 
+class Found(TypedDict):
+    """The captures of one snapshot: files of them, and how many there are."""
+
+    uris: list[str]
+    records: int
+
+
 @dataclass(frozen=True)
 class Planned:
     """The plan of a source: its identity, its shards, and how many of its pages are blocked, by rule."""
@@ -96,7 +104,9 @@ def identity(job: Job, source: Source) -> str:
 def plans(job: Job, lists: crawl_blocks.Lists) -> dict[str, Planned]:
     """The plan of each `commoncrawl` source by its name, made where it is not there."""
     sources = [source for source in job.recipe.sources if source.type == "commoncrawl"]
-    reach = _reach(job) if sources else None
+    if not sources:
+        return {}
+    reach = _reach(job)
     return {source.name: _plan(job, source, reach, lists) for source in sources}
 
 
@@ -111,7 +121,7 @@ def _plan(job: Job, source: Source, reach: Reach, lists: crawl_blocks.Lists) -> 
             storage.remove(uri)
     _make(job, source, reach, lists, folder)
     pieces = []
-    for row in pl.from_arrow(storage.read_table(storage.join(folder, "shards.parquet"))).iter_rows(named=True):
+    for row in pl.DataFrame(storage.read_table(storage.join(folder, "shards.parquet"))).iter_rows(named=True):
         uri = storage.join(folder, "records", row["plan"]) if row["plan"] else ""
         pieces.append(Piece(row["snapshot"], row["path"], uri, row["first_row"], row["rows"], reach, row["pages"]))
     return Planned(own, pieces, storage.read_json(storage.join(folder, "plan.json"))["blocked"])
@@ -221,7 +231,7 @@ def _files(source: Source, names: list[str], reach: Reach) -> list[dict]:
     ]
 
 
-def _found(job: Job, source: Source, names: list[str], reach: Reach, folder: str) -> dict[str, dict]:
+def _found(job: Job, source: Source, names: list[str], reach: Reach, folder: str) -> dict[str, Found]:
     """By snapshot the files of captures that the index has of `select`, and how many they are."""
     select, tasks = select_of(source), []
     for snapshot in names:
@@ -236,7 +246,7 @@ def _found(job: Job, source: Source, names: list[str], reach: Reach, folder: str
             target = storage.join(folder, "found", snapshot, f"{name}.parquet")
             most, of_file = source.max_records, blocks.get(name)
             tasks.append(IndexFile(path, snapshot, select, source.share, most, target, reach, of_file))
-    found = {snapshot: {"uris": [], "records": 0} for snapshot in names}
+    found: dict[str, Found] = {snapshot: {"uris": [], "records": 0} for snapshot in names}
     before = len(storage.present(task.target for task in tasks))
     for task, count in zip(tasks, map_on_ray(job, find, tasks, "index files", finished=before), strict=True):
         if count["records"]:
@@ -246,7 +256,7 @@ def _found(job: Job, source: Source, names: list[str], reach: Reach, folder: str
 
 
 def _grouped(
-    job: Job, source: Source, found: dict[str, dict], lists: crawl_blocks.Lists, folder: str
+    job: Job, source: Source, found: dict[str, Found], lists: crawl_blocks.Lists, folder: str
 ) -> tuple[list[dict], Counter[str]]:
     """Rows of `SHARD` of the captures, put together by WARC file, and how many of them are blocked."""
     uris = [uri for entry in found.values() for uri in entry["uris"]]

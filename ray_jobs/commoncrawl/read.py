@@ -57,7 +57,7 @@ def _planned(piece: Piece) -> pl.DataFrame:
                 skipped += rows
             position += rows
         table = parquet.read_row_groups(groups)
-    return pl.from_arrow(table.slice(piece.first_row - skipped, piece.rows))
+    return pl.DataFrame(table.slice(piece.first_row - skipped, piece.rows))
 
 
 def _rows(fetcher: Fetcher, planned: pl.DataFrame, columns: dict, limits: Limits) -> Iterator[dict]:

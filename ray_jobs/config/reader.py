@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ def find(recipe: str) -> Path:
     )
 
 
-def load(recipe: str, overrides: list[str] = ()) -> Recipe:
+def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, its `base:`, and `key.path=value` overrides. Raises UserError naming the file, line and key."""
     return parse(*_merged(recipe, overrides))
 
 
-def portable(recipe: str, overrides: list[str] = ()) -> tuple[str, str]:
+def portable(recipe: str, overrides: Sequence[str] = ()) -> tuple[str, str]:
     """The name of a recipe and its text for another machine: base and overrides merged, and `${NAME}` filled in where this
     machine has that variable, left for the other one where not. Raises UserError as `load` does."""
     values, path = _merged(recipe, overrides)
@@ -54,7 +55,7 @@ def portable(recipe: str, overrides: list[str] = ()) -> tuple[str, str]:
     return name, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _merged(recipe: str, overrides: list[str]) -> tuple[dict, Path]:
+def _merged(recipe: str, overrides: Sequence[str]) -> tuple[dict, Path]:
     path = find(recipe)
     values = _read(path)
     if base := values.pop("base", None):

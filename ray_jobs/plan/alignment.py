@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 from cluster.deploy.spec import Group
 from ray_jobs.alignment import measures
+from ray_jobs.config.alignment import Dpo
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan.rates import Number
-from ray_jobs.plan.training import Model, Step, model
+from ray_jobs.plan.training import Model, Step, flops_per_second, model
 from ray_jobs.run.graph import ON_POLICY, ROUNDS
 from train.monitor import flops
 from train.preference_losses.table import LOSSES
@@ -31,7 +33,7 @@ def before(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     runs = own.runs + own.heldout_runs
     per_token = flops.per_token(own.shape.model_dump(), own.vocab_size, own.context)
     mfu = n["proxy_mfu"]
-    seconds = runs * own.tokens * per_token / (group.gpu_tflops * 1e12 * mfu.value)
+    seconds = runs * own.tokens * per_token / flops_per_second(group, mfu)
     source = f"mixture.regmix.proxies: {runs:,} runs x {own.tokens:,} tokens; {per_token / 1e6:,.0f} MFLOP a token"
     tasks = math.ceil(runs / own.group)
     return [Step("regmix/proxies", runs * own.tokens, seconds, f"{source}; MFU {mfu.value:.0%}, {mfu.source}", tasks)]
@@ -39,11 +41,10 @@ def before(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
 
 def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     """What follows pre-training, in the order of the stages."""
-    train = recipe.train
-    assert train is not None
+    train = given(recipe.train)
     _, grown = model(recipe)
     chat = n["chat_tokens"].value
-    speed = group.gpu_tflops * 1e12 * n["mfu"].value
+    speed = flops_per_second(group, n["mfu"])
     mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
 
     def step(
@@ -77,12 +78,12 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     if train.dpo and train.sft and train.reward:
         rows = _rows(n, "preference_rows", train.dpo.max_rows)
         steps += _preferences(
-            train, n, step, rows, said(rows, "pairs of two answers", "train.dpo.max_rows", "preference_rows")
+            train.dpo, n, step, rows, said(rows, "pairs of two answers", "train.dpo.max_rows", "preference_rows")
         )
     steps += _pruning(train, grown, step)
     if not recipe.sources:  # nothing is held out
         return steps
-    aligned = bool(train.dpo and train.sft and train.reward) and train.dpo.on_policy.rounds
+    aligned = train.dpo.on_policy.rounds if train.dpo and train.sft and train.reward else 0
     models = 1 + bool(train.expand) + aligned + bool(train.prune)
     models += 2 + train.pretrain.control if train.pretrain else 0
     heldout = recipe.tokenize.heldout_bytes_per_language * len(recipe.languages) / n["bytes_per_token"].value
@@ -99,11 +100,11 @@ def _rows(n: Mapping[str, Number], name: str, most: float | None) -> float:
     return min(n[name].value, most or math.inf)
 
 
-def _preferences(train: Train, n: Mapping[str, Number], step, rows: float, source: str) -> list[Step]:
-    chat, own = n["chat_tokens"].value, train.dpo.on_policy
+def _preferences(dpo: Dpo, n: Mapping[str, Number], step, rows: float, source: str) -> list[Step]:
+    chat, own = n["chat_tokens"].value, dpo.on_policy
     times: float = 1
     passes = "the policy's steps"
-    if LOSSES[train.dpo.loss].reference:
+    if LOSSES[dpo.loss].reference:
         times, passes = 1 + FORWARD, f"a forward pass of the reference, then {passes}"
     steps = [
         step("dpo/perplexity", 2 * rows * chat, f"{source}; a forward pass of the base, one task", FORWARD, gpus=1),
@@ -144,8 +145,7 @@ def _pruning(train: Train, grown: Model, step) -> list[Step]:
 
 def check_head(recipe: Recipe, n: Mapping[str, Number], memory_gb: float) -> None:
     """Raises ValueError when what selection takes of one language and category, which the head compares, does not fit."""
-    train = recipe.train
-    assert train is not None
+    train = given(recipe.train)
     if not (train.sft and train.reward):
         return
     own = train.sft.select

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from cluster import terminal
-from cluster.deploy.spec import Cluster, Group
+from cluster.deploy.spec import Cluster, Group, Node
 from cluster.terminal import Column
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.plan import alignment as plan_alignment
 from ray_jobs.plan import corpus as plan_corpus
@@ -134,8 +135,7 @@ def _shards(step: plan_corpus.Step, core_hours: float, group: Group, n: dict[str
 
 
 def _training(recipe: Recipe, group: Group, n: dict[str, Number]) -> tuple[list[Row], list[Phase]]:
-    train = recipe.train
-    assert train is not None
+    train = given(recipe.train)
     needed, made = plan_training.check_memory(recipe, group)
     base, grown = plan_training.model(recipe)
     shape = (
@@ -180,6 +180,12 @@ def _check_cpu_nodes(recipe: Recipe, cluster: Cluster, group: Group, corpus: pla
         )
 
 
+def _price(node: Node) -> float:
+    """Of one node, an hour. `_outcome` refuses a cluster that does not say it."""
+    assert node.price_per_hour is not None
+    return node.price_per_hour
+
+
 def _outcome(
     cluster: Cluster, phases: list[Phase], runs: list[list[Span]], *, stored: float, fetched: float, months: float
 ) -> list[Row]:
@@ -191,12 +197,12 @@ def _outcome(
 
     def nodes(spans: list[Span], role: str) -> float:
         paid = zip(phases, spans, strict=True)
-        return sum(s.paid_node_seconds / HOUR * p.group.price_per_hour for p, s in paid if p.group.role == role)
+        return sum(s.paid_node_seconds / HOUR * _price(p.group) for p, s in paid if p.group.role == role)
 
     simulated = f"simulated with spot losses, {len(runs)} seeds"
     storage = stored / 1e9 * prices.storage_gb_month * months
     traffic = fetched / 1e9 * prices.egress_gb
-    head = [t / HOUR * cluster.head.price_per_hour for t in times]
+    head = [t / HOUR * _price(cluster.head) for t in times]
     parts = {role: [nodes(spans, role) for spans in runs] for role in ("cpu", "gpu")}
     totals = [h + c + g + storage + traffic for h, c, g in zip(head, parts["cpu"], parts["gpu"], strict=True)]
     lost = [sum(span.lost for span in spans) for spans in runs]

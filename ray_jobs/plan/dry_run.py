@@ -14,8 +14,9 @@ from torch import nn
 
 from cluster import terminal
 from cluster.terminal import Column
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import Train
+from ray_jobs.config.training import PretrainStage, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
 from ray_jobs.training import fit as training
@@ -53,11 +54,11 @@ def models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
     for _ in range(2):
         with torch.device("meta"):
             nets.append(model.build({**of_base.shape, "vocab_size": of_base.vocab_size}))
-    settings = recipe.train.expand
+    settings = given(recipe.train).expand
     if settings is None:
         return nets[0], nets[0]
-    more = {"untie": settings.untie_embeddings, "vocab_size": settings.vocab_size}
-    grown = expand.expand(nets[1], settings.new_layers, settings.trainable, **more)
+    untie, vocabulary = settings.untie_embeddings, settings.vocab_size
+    grown = expand.expand(nets[1], settings.new_layers, settings.trainable, untie=untie, vocab_size=vocabulary)
     assert model.parameters(grown) == of_model.parameters, "the plan counts other parameters than the model has"
     return nets[0], grown
 
@@ -102,17 +103,18 @@ def _model(net: nn.Module) -> dict:
     }
 
 
-def _stage(train: Train, name: str, stage, net: nn.Module) -> dict:
+def _stage(train: Train, name: str, stage: PretrainStage, net: nn.Module) -> dict:
+    pretrain = given(train.pretrain)
     steps = training.steps_for(stage.tokens, stage.rows_per_step, train.context)
     rows = math.ceil(stage.rows_per_step * train.context_parallel / train.workers)
-    every = train.pretrain.checkpoint_every
+    every = pretrain.checkpoint_every
     return {
         "name": f"pretrain/{name}",
         "steps": steps,
         "tokens_per_step": stage.rows_per_step * train.context,
         "tokens": steps * stage.rows_per_step * train.context,
         "rows_per_worker": rows,  # or a part of each
-        "micro_batches": math.ceil(rows / train.pretrain.micro_rows),
+        "micro_batches": math.ceil(rows / pretrain.micro_rows),
         "checkpoints": steps // every if every else 0,
         "checkpoint_bytes": 4 * model.parameters(net) + optim.STATES[train.optimiser_states] * _learning(net),
         "kept": train.checkpoints.keep,

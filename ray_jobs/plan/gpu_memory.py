@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from ray_jobs.config.given import given
 from ray_jobs.config.training import Train
 from train.kernels import adamw as optim
 from train.kernels import cross_entropy as loss
@@ -46,8 +47,8 @@ def of_worker(train: Train, shape: Mapping, vocab_size: int) -> Memory:
     number = 4 if train.precision == "fp32" else 2
     total, count = flops.parameters(shape, vocab_size), shape["num_hidden_layers"]
     layer = total - flops.parameters({**shape, "num_hidden_layers": count - 1}, vocab_size)
-    frozen = train.expand is not None and train.expand.trainable == "new_blocks"
-    learning = train.expand.new_layers * layer if frozen else total
+    grown = train.expand
+    learning = grown.new_layers * layer if grown and grown.trainable == "new_blocks" else total
     head = shape["hidden_size"] * vocab_size
     config, mode = SimpleNamespace(**shape), train.activation_checkpointing
     kept = layers.kept_bytes_per_token(config, mode, number)
@@ -76,7 +77,8 @@ def micro_rows(train: Train) -> tuple[str, int]:
         return "train.pretrain.micro_rows", train.pretrain.micro_rows
     if train.sft:
         return "train.sft.stage1.optimiser.micro_rows", train.sft.stage1.optimiser.micro_rows
-    return "train.reward.optimiser.micro_rows", train.reward.optimiser.micro_rows if train.reward.optimiser else 0
+    optimiser = given(train.reward).optimiser
+    return "train.reward.optimiser.micro_rows", optimiser.micro_rows if optimiser else 0
 
 
 def table(train: Train, shape: Mapping, vocab_size: int) -> dict[str, float]:

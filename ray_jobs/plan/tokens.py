@@ -252,15 +252,16 @@ def _rows(plan: Plan, name: str, beside: bool) -> list[Line]:
         has = sum(pool.tokens for pool in pools.stage1.values())
         sums = [sum(getattr(row, key) for row in blend) for key in ("weight", "tokens", "bytes")]
         lines.append(("stage-1 blend", has, *sums, sums[1] / has if has else 0.0))
-    has, *sums = (sum(line[k] for line in lines) for k in (1, 2, 3, 4))
+    held, weight, read, size = (sum(numbers[k] for _, *numbers in lines) for k in range(4))
     theirs = [published.get(line[0]) for line in lines]
     rows = [
         (*line, count, count / line[1] if count is not None and line[1] else None)
         for line, count in zip(lines, theirs, strict=True)
     ]
+    theirs_in_all = sum(published.values()) if beside else None
     return [
         *rows,
-        ("total", has, *sums, sums[1] / has if has else 0.0, sum(published.values()) if beside else None, None),
+        ("total", held, weight, read, size, read / held if held else 0.0, theirs_in_all, None),
     ]
 
 

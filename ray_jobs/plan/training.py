@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.deploy.spec import Group
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
@@ -66,7 +67,7 @@ class Model:
 def model(recipe: Recipe) -> tuple[Model, Model]:
     """The base and the model that is trained, which is the base where nothing is expanded. Raises ValueError for a base whose
     shape is not known here."""
-    train = _train(recipe)
+    train = given(recipe.train)
     base = train.base
     if base.shape is not None:
         shape, vocabulary = base.shape.model_dump(), recipe.tokenize.vocab_size
@@ -86,9 +87,9 @@ def model(recipe: Recipe) -> tuple[Model, Model]:
 
 def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     """The training stages on GPUs of `group`."""
-    train = _train(recipe)
+    train = given(recipe.train)
     base, grown = model(recipe)
-    speed = group.gpu_tflops * 1e12 * n["mfu"].value
+    speed = flops_per_second(group, n["mfu"])
     mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
 
     def step(name: str, tokens: float, source: str, of: Model = grown, times: float = 1.0) -> Step:
@@ -107,9 +108,21 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     return steps
 
 
+def flops_per_second(group: Group, mfu: Number) -> float:
+    """Of one GPU of `group` while it trains. A group that does not say its speed is refused before (`plan.cost`)."""
+    assert group.gpu_tflops is not None
+    return group.gpu_tflops * 1e12 * mfu.value
+
+
+def usable_gb(group: Group) -> float:
+    """Of the memory of one GPU of `group`. A group that does not say its memory is refused before (`plan.cost`)."""
+    assert group.gpu_memory_gb is not None
+    return group.gpu_memory_gb * USABLE
+
+
 def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
     """GB that one GPU needs, and how that is made up. Raises ValueError naming the key when it does not fit."""
-    train = _train(recipe)
+    train = given(recipe.train)
     _, grown = model(recipe)
     workers = train.workers
     if workers > group.max_nodes * group.gpus:
@@ -117,7 +130,7 @@ def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
             f"train.workers: {workers} workers need a GPU each, but groups ({group.name}) has at most "
             f"{group.max_nodes} nodes of {group.gpus}; lower train.workers or raise max_nodes"
         )
-    room = group.gpu_memory_gb * USABLE
+    room = usable_gb(group)
     found = gpu_memory.of_worker(train, grown.shape, grown.vocab_size)
     state, per_row, rest = sum(found.state.values()), found.row, sum(found.rest.values())
     key, rows = gpu_memory.micro_rows(train)
@@ -151,13 +164,13 @@ def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
 
 def _check_whole_models(recipe: Recipe, group: Group) -> None:
     """Evaluation, scoring and sampling hold a model on one GPU; every worker, expansion and export hold one in memory."""
-    train = _train(recipe)
+    train = given(recipe.train)
     base, grown = model(recipe)
     one = grown.parameters * WEIGHT_BYTES / 1e9
-    if one > group.gpu_memory_gb * USABLE:
+    if one > usable_gb(group):
         raise ValueError(
             f"groups ({group.name}).gpu_memory_gb: evaluation holds the whole model on one GPU, {one:,.0f} GB in fp32, but "
-            f"{group.gpu_memory_gb} GB have room for {group.gpu_memory_gb * USABLE:,.0f}; take larger GPUs"
+            f"{group.gpu_memory_gb} GB have room for {usable_gb(group):,.0f}; take larger GPUs"
         )
     needed = max(min(train.workers, group.gpus) * one, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9)
     if needed > group.memory_gb * USABLE:
@@ -165,11 +178,6 @@ def _check_whole_models(recipe: Recipe, group: Group) -> None:
             f"groups ({group.name}).memory_gb: the workers of a node read {needed:,.0f} GB of weights before they share them, "
             f"but it has {group.memory_gb} GB; take nodes with at least {needed / USABLE:,.0f}"
         )
-
-
-def _train(recipe: Recipe) -> Train:
-    assert recipe.train is not None
-    return recipe.train
 
 
 def _model(shape: Mapping, vocabulary: int, train: Train) -> Model:

@@ -152,7 +152,8 @@ def translate_shard(task: dict) -> dict:
     turns = [(i, turn) for i, row in enumerate(rows) for turn in row["messages"]]
     texts = [turn["content"] for _, turn in turns]
     done = translate.translate(translator, texts, keep=task["keep"], beams=task["beams"])
-    messages, wrong = [[] for _ in rows], {}
+    messages: list[list[dict]] = [[] for _ in rows]
+    wrong: dict[int, str] = {}
     for (i, turn), (text, why) in zip(turns, done, strict=True):
         messages[i].append({"role": turn["role"], "content": text})
         if why:

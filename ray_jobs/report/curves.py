@@ -36,7 +36,7 @@ def records(uri: str, stage: str) -> list[dict]:
 def newest(found: list[dict]) -> dict:
     """The last record, with what was measured more seldom taken from the last that has it."""
     seldom = ("bits_per_byte", "bits_per_byte_change", "validation_loss_change", *HELD_OUT)
-    measured = next((r for r in reversed(found) if "validation_loss" in r), {})
+    measured: dict = next((r for r in reversed(found) if "validation_loss" in r), {})
     last = {**{key: measured[key] for key in seldom if key in measured}, **found[-1]}
     if warnings := forgotten(measured):
         last["warnings"] = warnings

@@ -36,7 +36,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
     measured = job.has("evaluate")
     bpb = storage.read_json(job.input("evaluate", "metrics.json"))["bits_per_byte"] if measured else {}
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
-    base = job.recipe.train.base.model
+    base = job.train.base.model
     worst = max(facts["rounding"].items(), key=lambda item: abs(item[1]), default=None)
     return environment.get_template("model_card.md").render(
         recipe=job.recipe,

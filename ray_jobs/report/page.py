@@ -9,6 +9,8 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
 from cluster import storage
+from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import chats as chats_section
 from ray_jobs.report import curves, plots, verdict
 from ray_jobs.report import regmix as regmix_section
@@ -27,12 +29,12 @@ def write(run: Run) -> str:
     return written(run.uri, run.recipe, [stage.name for stage in run.stages])
 
 
-def written(uri: str, recipe, stages: list[str]) -> str:
+def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
     """Write the report of `stages` of the run at `uri` and return its URI."""
     manifests = {name: found for name in stages if (found := read_manifest(uri, name))}
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True)
     evaluation = _json(uri, "evaluate/metrics.json")
-    records = {name: found for name in stages if (found := curves.records(uri, name))}
+    records = {name: read for name in stages if (read := curves.records(uri, name))}
     forgetting = {name: curves.newest(found).get("warnings", []) for name, found in records.items()}
     warnings = [warning for manifest in manifests.values() for warning in manifest.get("warnings", [])]
     warnings += [f"{name}: {said}" for name, found in forgetting.items() if name not in manifests for said in found]
@@ -127,7 +129,7 @@ def _mixture(uri: str) -> dict | None:
     return {"plot": Markup(plots.grouped_bars(langs, share, "share of tokens")), "tables": tables}
 
 
-def _evaluation(evaluation: dict | None, recipe) -> dict | None:
+def _evaluation(evaluation: dict | None, recipe: Recipe) -> dict | None:
     if evaluation is None:
         return None
     bpb = evaluation["bits_per_byte"]
@@ -135,7 +137,7 @@ def _evaluation(evaluation: dict | None, recipe) -> dict | None:
     replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb["base"]]
     langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
     shown = {name: [bpb[name].get(lang) for lang in langs] for name in names}
-    ours = "with expansion" if recipe.train.expand else "after pre-training"
+    ours = "with expansion" if given(recipe.train).expand else "after pre-training"
     compared = {ours: "pretrain/stage2", "without expansion": "control/stage2"}
     forgetting = {
         title: [bpb[name][lang] - bpb["base"][lang] for lang in replay]

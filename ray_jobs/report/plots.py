@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # after the backend is chosen
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import RcKeyType
 
 INK, MUTED, GRID = "#1f2933", "#667085", "#e4e7ec"
 COLOURS = ("#1d6fa5", "#d9822b", "#2f9e6e", "#b5485d", "#7a5cc2", "#8a8f98", "#c2a83e", "#3fa7b5", "#9c6b45", "#5b7f2f")
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": GRID,
@@ -41,7 +43,7 @@ def _svg(figure) -> str:
     return text[text.index("<svg") :]
 
 
-def lines(series: dict[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
+def lines(series: Mapping[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
     """`series`: name -> (x values, y values)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 2.9))
@@ -62,7 +64,9 @@ def lines(series: dict[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
         return _svg(figure)
 
 
-def grouped_bars(groups: Sequence[str], series: dict[str, Sequence[float | None]], y: str, width: float = 10.5) -> str:
+def grouped_bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[float | None]], y: str, width: float = 10.5
+) -> str:
     """One group of bars per entry of `groups`, one bar per series; None leaves a gap."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 3.0))
@@ -79,7 +83,7 @@ def grouped_bars(groups: Sequence[str], series: dict[str, Sequence[float | None]
         return _svg(figure)
 
 
-def stacked_rows(rows: Sequence[str], series: dict[str, Sequence[float]], x: str, width: float = 10.5) -> str:
+def stacked_rows(rows: Sequence[str], series: Mapping[str, Sequence[float]], x: str, width: float = 10.5) -> str:
     """A horizontal bar per row, stacked from the series."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 0.6 + 0.27 * len(rows)))
@@ -113,7 +117,7 @@ def funnel(stages: Sequence[str], counts: Sequence[int]) -> str:
         return _svg(figure)
 
 
-def scatter(series: dict[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
+def scatter(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
     """`series`: name -> (x values, y values); the diagonal is where the two agree."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.8, 4.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 
 NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
@@ -17,7 +18,8 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     new = sorted(lang for lang in base if lang not in replay)
     better = [lang for lang in new if final[lang] < base[lang]]
     worse = [lang for lang in new if lang not in better]
-    trained = "expanded" if recipe.train.expand else "trained"
+    train = given(recipe.train)
+    trained = "expanded" if train.expand else "trained"
     said = [
         f"Continual pre-training made the model better in {len(better)} of {len(new)} new languages "
         f"({_changes(better, base, final)})" + (f"; not in {_changes(worse, base, final)}." if worse else ".")
@@ -42,11 +44,11 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
             f"{'better' if gain > 0 else 'worse'} than the control after the same tokens."
         )
         if gain < NOISE:
-            shape = recipe.train.base.shape
+            shape = train.base.shape
             said.append(
                 f"So in this run expansion {'did not protect' if gain > -NOISE else 'did harm to'} the replay languages."
                 + (
-                    f" Why: a base trained on {recipe.train.base.tokens:,} tokens is far from saturated, so replay teaches "
+                    f" Why: a base trained on {train.base.tokens:,} tokens is far from saturated, so replay teaches "
                     "about as much as the new languages take away, and there is little for new blocks to shelter; the paper "
                     "measured its effect on bases of 18 trillion tokens."
                     if shape is not None

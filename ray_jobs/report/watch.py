@@ -36,11 +36,11 @@ def section(uri: str) -> dict | None:
         return None
     drawn = []
     for title, lines in PLOTS.items():
-        series = {}
+        series: dict[str, tuple[list, list]] = {}
         for name, key in lines.items():
             found = [(record["step"], record[key]) for record in records if key in record]
             if found:
-                series[name] = tuple(zip(*found, strict=True))
+                series[name] = ([step for step, _ in found], [value for _, value in found])
         if series:
             drawn.append((title, Markup(plots.lines(series, "updates", UNITS.get(title, "")))))
     last = records[-1]

@@ -36,8 +36,13 @@ def expand(pattern: str) -> list[str]:
         return [pattern]
     try:
         return storage.glob(pattern)
-    except (ImportError, ValueError, *storage.faults()) as error:
+    except unreadable() as error:
         raise UserError(f"{pattern}: cannot be listed: {error}") from None
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What reading a place raises that a user has named: also for a kind of storage that is not installed or known."""
+    return ImportError, ValueError, *storage.faults()
 
 
 def named(patterns: list[str], key: str) -> list[str]:
@@ -77,7 +82,7 @@ def listing(recipe: Recipe, key: str) -> str | None:
         try:
             fs, path = storage.filesystem(pattern)
             details = fs.glob(path, detail=True)
-        except (ImportError, ValueError, *storage.faults()) as error:
+        except unreadable() as error:
             raise UserError(f"{key}: {pattern} cannot be listed: {error}") from None
         for name in sorted(details):
             info = details[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ray_jobs.config.alignment import Dpo, OnPolicy
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 
 
@@ -28,7 +29,7 @@ def _regmix(recipe: Recipe) -> bool:
 
 
 def _control(recipe: Recipe) -> bool:
-    return _has("pretrain")(recipe) and recipe.train.pretrain.control
+    return _has("pretrain")(recipe) and given(given(recipe.train).pretrain).control
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ STAGES = (
         "dpo_watch",
         ("sft/stage2", "reward", "dpo/off_policy", ON_POLICY),
         ("train.dpo.watch", "train.dpo.beta", *SAMPLING, "language", "train.context", "train.reward"),
-        lambda recipe: _has("sft", "reward", "dpo")(recipe) and recipe.train.dpo.watch is not None,
+        lambda recipe: _has("sft", "reward", "dpo")(recipe) and given(given(recipe.train).dpo).watch is not None,
         keeps=True,
     ),
     Stage("prune", "prune", ("pretrain/stage2", "mixture"), ("train.prune", *LOOP), _has("prune")),
@@ -224,17 +225,17 @@ def enabled(recipe: Recipe) -> list[Stage]:
 
 def rounds(recipe: Recipe) -> tuple[str, ...]:
     """The stages of the on-policy rounds, in order; none without preference tuning."""
-    return ROUNDS[: recipe.train.dpo.on_policy.rounds] if _has("sft", "reward", "dpo")(recipe) else ()
+    return ROUNDS[: given(given(recipe.train).dpo).on_policy.rounds] if _has("sft", "reward", "dpo")(recipe) else ()
 
 
 def grown(recipe: Recipe) -> str:
     """The stage whose model pre-training starts from."""
-    return "expand" if recipe.train.expand else "base"
+    return "expand" if given(recipe.train).expand else "base"
 
 
 def foundation(recipe: Recipe) -> str:
     """The stage whose model is aligned: of the last pre-training, or the base as it is."""
-    return "pretrain/stage2" if recipe.train.pretrain else "base"
+    return "pretrain/stage2" if given(recipe.train).pretrain else "base"
 
 
 def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
@@ -242,7 +243,7 @@ def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
     before."""
     if recipe.train is None:
         return [stage]
-    names = {GROWN: (grown(recipe),), FOUNDATION: (foundation(recipe),)}
+    names: dict[str, tuple[str, ...]] = {GROWN: (grown(recipe),), FOUNDATION: (foundation(recipe),)}
     if stage.name == ON_POLICY:
         start, *others = (name for one in stage.inputs for name in names.get(one, (one,)))
         return [

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster import storage
+from ray_jobs.config.alignment import Dpo, Reward, Sft
+from ray_jobs.config.given import given
+from ray_jobs.config.mixture import Regmix
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Pretrain, Train
 from ray_jobs.run.graph import Stage
 from ray_jobs.run.progress import Progress
 
 
 @dataclass
 class Job:
-    """The argument of a stage's `run(job)`."""
+    """The argument of a stage's `run(job)`.
+
+    Sections that a recipe may leave out are properties here: a stage that needs one runs only where it is there."""
 
     recipe: Recipe
     run_uri: str
@@ -33,6 +39,30 @@ class Job:
     def has(self, stage: str) -> bool:
         """Whether `stage` is part of this run and an input of this one."""
         return stage in self.stage.inputs
+
+    @property
+    def train(self) -> Train:
+        return given(self.recipe.train)
+
+    @property
+    def pretrain(self) -> Pretrain:
+        return given(self.train.pretrain)
+
+    @property
+    def reward(self) -> Reward:
+        return given(self.train.reward)
+
+    @property
+    def sft(self) -> Sft:
+        return given(self.train.sft)
+
+    @property
+    def dpo(self) -> Dpo:
+        return given(self.train.dpo)
+
+    @property
+    def regmix(self) -> Regmix:
+        return given(self.recipe.mixture.regmix)
 
     @property
     def ledger(self) -> str:

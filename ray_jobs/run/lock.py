@@ -112,7 +112,9 @@ def _beat(path: str, mine: dict, over: threading.Event) -> None:
         with contextlib.suppress(Exception):  # a store that fails now is asked again at the next beat
             if _read(path).get("holder", mine["holder"]) != mine["holder"]:
                 print("pinisi: another process took this run over; this one stops", file=sys.stderr)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as Ctrl-C: ends a wait too
+                main = threading.main_thread().ident
+                assert main is not None
+                signal.pthread_kill(main, signal.SIGINT)  # as Ctrl-C: ends a wait too
                 return
             mine |= {"beat": mine["beat"] + 1, "at": time.time()}
             storage.write_json(path, mine)

@@ -103,7 +103,9 @@ class Run:
 
     def why(self, stage: Stage, prints: dict[str, str]) -> str:
         """One phrase: what differs from the manifest of a stage that must run again."""
-        return self._difference(self.manifest(stage.name), self._parts(stage, prints))
+        made = self.manifest(stage.name)
+        assert made is not None, f"{stage.name} was never done"
+        return self._difference(made, self._parts(stage, prints))
 
     def _difference(self, old: dict, new: dict) -> str:
         for key, value in new["config"].items():
@@ -386,7 +388,7 @@ def open_run(uri: str) -> Run:
     path = storage.join(uri, "recipe.yaml")
     try:
         found = storage.exists(path)
-    except (ImportError, ValueError, *storage.faults()) as error:
+    except files.unreadable() as error:
         raise UserError(f"{uri}: this run directory cannot be read: {error}") from None
     if not found:
         raise UserError(f"{uri}: no run here (no recipe.yaml); give the folder that `pinisi run` printed")

@@ -3,6 +3,7 @@ that there is something to forget."""
 
 from __future__ import annotations
 
+from ray_jobs.config.given import given
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
@@ -14,15 +15,16 @@ from train.methods.pretrain import loss
 
 
 def run(job: Job) -> dict:
-    base = job.recipe.train.base
+    base = job.train.base
     if base.model is not None:
         return off_the_head(job, _copy, {**tokenizer_of(job), "from": base.model, "to": job.path("model")})
-    steps = training.steps_for(base.tokens, base.optimiser.rows_per_step, job.recipe.train.context)
-    shape = {**base.shape.model_dump(), "vocab_size": job.manifest("tokenize")["vocab_size"]}
-    shape["max_position_embeddings"] = job.recipe.train.context
+    optimiser = given(base.optimiser)
+    steps = training.steps_for(base.tokens, optimiser.rows_per_step, job.train.context)
+    shape = {**given(base.shape).model_dump(), "vocab_size": job.manifest("tokenize")["vocab_size"]}
+    shape["max_position_embeddings"] = job.train.context
     settings = training.settings(
         job,
-        training.loop_config(job, base.optimiser, steps),
+        training.loop_config(job, optimiser, steps),
         shape=shape,
         **data_order.settle(job, job.recipe.seed),
     )

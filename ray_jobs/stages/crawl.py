@@ -47,13 +47,15 @@ def run(job: Job) -> dict:
     lists = crawl_blocks.of(job)
     planned = crawl_plan.plans(job, lists)
     groups = [(source, inputs) for source in job.recipe.sources for inputs in _groups(source)]
-    work = [
+    work: list[tuple[Source, list[str] | list[crawl_plan.Piece], Shard]] = [
         (source, inputs, shard(job, f"part-{number:05d}", str(inputs[0])))
         for number, (source, inputs) in enumerate(groups)
     ]
     for source in job.recipe.sources:
         plan = planned.get(source.name)
-        for number, piece in enumerate(plan.pieces if plan else ()):
+        if plan is None:
+            continue
+        for number, piece in enumerate(plan.pieces):
             own = f"{plan.fingerprint(piece)}-{lists.fingerprint}"
             one = replace(shard(job, f"part-{plan.identity[:12]}-{number:05d}", str(piece)), fingerprint=own)
             work.append((source, [piece], one))

@@ -30,7 +30,7 @@ from train.preference_losses.table import LOSSES
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe.train.dpo
+    recipe = job.dpo
     start = job.input(job.stage.inputs[0], "model")  # the SFT model, or that of the round before
     if job.stage.name == "dpo/off_policy":
         rows, facts = pairs.off_policy(job)
@@ -40,7 +40,7 @@ def run(job: Job) -> dict:
         rows, facts = pairs.on_policy(job, start, seed=job.recipe.seed + number)
     if not rows:  # a policy whose answers are all alike, or all in the wrong language, has nothing to learn from
         tokenizer = load_tokenizer(tokenizer_of(job))
-        model.save(model.load(start), tokenizer, job.path("model"), job.recipe.train.context)
+        model.save(model.load(start), tokenizer, job.path("model"), job.train.context)
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
     own = {name: getattr(recipe, name) for name in LOSSES[recipe.loss].numbers}
     settings = training.settings(

@@ -16,6 +16,7 @@ import torch
 from cluster import gauges, storage
 from ray_jobs.alignment import chats, generate, pairs
 from ray_jobs.alignment.probe_records import RECORDS, SNAPSHOTS
+from ray_jobs.config.given import given
 from ray_jobs.run.files import location
 from ray_jobs.run.fingerprint import code, digest
 from ray_jobs.run.graph import rounds
@@ -34,7 +35,7 @@ GREEDY = {"n": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0}
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe.train.dpo
+    recipe = job.dpo
     prompts = _prompts(job)
     if not prompts:
         return {"prompts": 0, "note": "no language has four prompts, so none is held out to watch"}
@@ -51,7 +52,7 @@ def run(job: Job) -> dict:
         | probe.facts(rows, answers[0], recipe.beta, namer)
         for point, rows in zip(points, answers, strict=True)
     ]
-    if recipe.watch.judge:
+    if given(recipe.watch).judge:
         for record, said in zip(records[1:], _judged(job, answers), strict=True):
             record |= said
     _publish(job, records)
@@ -61,17 +62,17 @@ def run(job: Job) -> dict:
 
 def _prompts(job: Job) -> list[dict]:
     """The rows of the probe that all models can read."""
-    recipe, tokenizer = job.recipe.train, load_tokenizer(tokenizer_of(job))
+    tokenizer = load_tokenizer(tokenizer_of(job))
     rows, _ = preference.cut_prompts(
-        chats.read_rows(job.input("dpo/off_policy", pairs.PROBE)), tokenizer, recipe.dpo.max_prompt_tokens
+        chats.read_rows(job.input("dpo/off_policy", pairs.PROBE)), tokenizer, job.dpo.max_prompt_tokens
     )
-    fits = {pair.id for pair in dpo.encode_pairs(tokenizer, rows, recipe.context)[0].chosen}
+    fits = {pair.id for pair in dpo.encode_pairs(tokenizer, rows, job.train.context)[0].chosen}
     return [row for row in rows if row["id"] in fits]
 
 
 def _points(job: Job, prompts: list[dict]) -> list[dict]:
     """The models in the order of their updates, from the SFT model on; `folder` is where what they say is kept."""
-    own = job.recipe.train.dpo.on_policy
+    own = job.dpo.on_policy
     of_all = [prompts, job.manifest("reward")["fingerprint"], code("dpo_watch"), own.engine, own.max_new_tokens]
     points, before = [], 0
     for stage in ("sft/stage2", "dpo/off_policy", *rounds(job.recipe)):
@@ -94,7 +95,7 @@ def _answers(job: Job, points: list[dict], prompts: list[dict]) -> list[list[dic
     shown = [{key: row.get(key) for key in ("id", "lang", "prompt", "task")} for row in prompts]
     policies = {storage.join(point["folder"], "samples"): point["model"] for point in points}
     said = generate.of_models(job, policies, shown, GREEDY)
-    common = {**tokenizer_of(job), "prompts": prompts, "context": job.recipe.train.context}
+    common = {**tokenizer_of(job), "prompts": prompts, "context": job.train.context}
     tasks = [
         {**common, "model": point["model"], "out": storage.join(point["folder"], "logprobs.json")} for point in points
     ]
@@ -121,7 +122,7 @@ def _logprobs(task: dict) -> dict:
 
 def _judged(job: Job, answers: list[list[dict]]) -> list[dict]:
     """What the judge says of each model but the first, against the first."""
-    own, baseline = judge.Judge(**job.recipe.train.dpo.watch.judge.model_dump()), answers[0]
+    own, baseline = judge.Judge(**given(given(job.dpo.watch).judge).model_dump()), answers[0]
     job.progress.start(len(baseline) * (len(answers) - 1), "verdicts")
     found = []
     for i, rows in enumerate(answers[1:]):
@@ -141,7 +142,7 @@ def _publish(job: Job, records: list[dict]) -> None:
     """The records as JSON Lines, gauges and in the trackers."""
     storage.write_text(storage.join(job.metrics, RECORDS), "".join(json.dumps(record) + "\n" for record in records))
     gauges.probe(records)
-    names, config = job.recipe.train.trackers, job.recipe.train.dpo.watch.model_dump(exclude={"judge"})
+    names, config = job.train.trackers, given(job.dpo.watch).model_dump(exclude={"judge"})
     curves = trackers.Curves(job.recipe.name, "dpo-watch", job.metrics, config)
     with trackers.opened(names, curves, torch.device("cpu")) as track:
         for record in records:

@@ -23,7 +23,7 @@ def run(job: Job) -> dict:
             "model": job.input(stage, "model"),
             **tokenizer_of(job),
             "heldout": job.input("tokenize", "heldout.parquet"),
-            "context": job.recipe.train.context,
+            "context": job.train.context,
             "prompt_chars": settings.sample_prompt_chars,
             "sample_tokens": settings.sample_tokens if stage in sampled else 0,
             "out": job.path("models", f"{stage.replace('/', '-')}.json"),

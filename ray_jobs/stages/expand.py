@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ray_jobs.config.given import given
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
@@ -13,7 +14,7 @@ from train.methods import expand
 
 def run(job: Job) -> dict:
     paths = {**tokenizer_of(job), "from": job.input("base", "model"), "to": job.path("model")}
-    return off_the_head(job, _expand, {**paths, **job.recipe.train.expand.model_dump()})
+    return off_the_head(job, _expand, {**paths, **given(job.train.expand).model_dump()})
 
 
 def _expand(settings: dict) -> dict:

@@ -17,12 +17,12 @@ from train.methods.pretrain import loss
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe.train.pretrain
+    recipe = job.pretrain
     branch, stage_name = job.stage.name.split("/")
     first = stage_name == "stage1"
     stage = recipe.stage1 if first else recipe.stage2
     own = branch == "pretrain"
-    expanded = job.recipe.train.expand if own else None
+    expanded = job.train.expand if own else None
     start = (grown(job.recipe) if own else "base") if first else f"{branch}/stage1"
     lr = stage.lr or (recipe.lr if first else recipe.lr / 10)
     optimiser = Optimiser(
@@ -36,7 +36,7 @@ def run(job: Job) -> dict:
         weight_decay=recipe.weight_decay,
         checkpoint_every=recipe.checkpoint_every,
     )
-    steps = training.steps_for(stage.tokens, stage.rows_per_step, job.recipe.train.context)
+    steps = training.steps_for(stage.tokens, stage.rows_per_step, job.train.context)
     settings = training.settings(
         job,
         training.loop_config(job, optimiser, steps),

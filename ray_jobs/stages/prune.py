@@ -6,6 +6,7 @@ Paper section 6.3: hidden width, query heads and FFN width; no layers, no dynami
 from __future__ import annotations
 
 from cluster import storage
+from ray_jobs.config.given import given
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
@@ -20,8 +21,8 @@ from train.monitor.metrics import JsonLines
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe.train.prune
-    context = job.recipe.train.context
+    recipe = given(job.train.prune)
+    context = job.train.context
     heal_steps = training.steps_for(recipe.heal_tokens, recipe.optimiser.rows_per_step, context)
     settings = training.settings(
         job,

@@ -70,10 +70,11 @@ def _examples(job: Job, stage: str) -> dict[str, tuple[list[str], list[str], lis
                 rows[row["lang"], sides[row["source"]]].append((row["doc_id"], row["text"]))
         for key, values in rows.items():
             rows[key] = sorted(values)[: settings.per_side]
-    return {
-        lang: tuple([text for _, text in rows.get((lang, side), [])] for side in (0, 1, 2))
-        for lang in sorted({lang for lang, _ in rows})
-    }
+
+    def texts(lang: str, side: int) -> list[str]:
+        return [text for _, text in rows.get((lang, side), [])]
+
+    return {lang: (texts(lang, 0), texts(lang, 1), texts(lang, 2)) for lang in sorted({lang for lang, _ in rows})}
 
 
 def _train(task: tuple[str, list[str], list[str], list[str], str, dict]) -> dict | None:

@@ -23,6 +23,7 @@ from mixture.order.permute import derive, permute
 from mixture.order.sampler import Sampler, rows
 from mixture.regmix.mixtures import sample_mixtures
 from mixture.regmix.small_vocabulary import SmallVocabulary
+from mixture.store.long_documents import LongDocuments
 from mixture.store.token_store import TokenStore, write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.errors import UserError
@@ -38,9 +39,9 @@ COUNTED_TOKENS = 20_000_000  # of a language, for the choice of the vocabulary
 
 
 def run(job: Job) -> dict:
-    settings = job.recipe.mixture.regmix.proxies
+    settings = job.regmix.proxies
     stores = _pools(job)
-    prior = {lang: store.n_tokens for lang, store in stores.items()}
+    prior: dict[str, float] = {lang: store.n_tokens for lang, store in stores.items()}
     tokenizer = load_tokenizer(tokenizer_of(job))
     counting = [(store.uri, len(tokenizer), job.recipe.seed) for store in stores.values()]
     counts = {lang: one["counts"] for lang, one in zip(stores, map_on_ray(job, _count, counting, "pools"), strict=True)}
@@ -212,7 +213,7 @@ def _train(task: dict) -> dict:
     return {}
 
 
-def _batch_fn(pools: dict[str, TokenStore], weights: dict[str, float], context: int, seed: int):
+def _batch_fn(pools: dict[str, TokenStore | LongDocuments], weights: dict[str, float], context: int, seed: int):
     sampler = Sampler(pools, [{"from_sample": 0, "weights": weights}], context, seed)
     names = ("input_ids", "labels", "doc_ids", "position_ids")
 

@@ -24,7 +24,7 @@ STEP = 0.1  # of all tokens
 
 
 def run(job: Job) -> dict:
-    settings, mixture = job.recipe.mixture.regmix, job.recipe.mixture
+    settings, mixture = job.regmix, job.recipe.mixture
     table = storage.read_table(job.input("regmix/proxies", "mixtures.parquet"))
     domains, languages = (_named(table, kind) for kind in ("weight", "loss"))
     weights_ND, losses_NL = _matrix(table, "weight", domains), _matrix(table, "loss", languages)
@@ -38,8 +38,9 @@ def run(job: Job) -> dict:
     by_folds_NL = np.concatenate([one["folds"] for one in fits], axis=1)
     unseen_NL = np.concatenate([one["unseen"] for one in fits], axis=1)
     predictor = regression.Predictor(kind, [one["model"] for one in fits])
+    rho_folds_L = regression.spearman(losses_NL[~heldout], by_folds_NL)
     rho = {
-        "folds": regression.spearman(losses_NL[~heldout], by_folds_NL),
+        "folds": rho_folds_L,
         "heldout": regression.spearman(losses_NL[heldout], unseen_NL) if heldout.sum() > 2 else None,
     }
     _write_predicted(job, languages, table, np.concatenate([by_folds_NL, unseen_NL]), losses_NL)
@@ -50,7 +51,7 @@ def run(job: Job) -> dict:
     pretrain = job.recipe.train and job.recipe.train.pretrain
     budget = pretrain.stage1.tokens if pretrain else sum(prior.values())
     plain = _tempered(prior, budget, mixture)
-    mean = float(rho["folds"].mean())
+    mean = float(rho_folds_L.mean())
     if mean < settings.min_correlation:
         refused = (
             f"its rank correlation {mean:.2f} on unseen mixtures is below min_correlation {settings.min_correlation:g}"
@@ -67,7 +68,7 @@ def run(job: Job) -> dict:
         for name, weights in (("chosen", chosen), ("tempered", plain), ("prior", natural))
     }
     warnings = [f"regmix: the tempered weights stay: {refused}"] if refused else []
-    weak = [lang for lang, r in zip(languages, rho["folds"], strict=True) if r < settings.min_correlation]
+    weak = [lang for lang, r in zip(languages, rho_folds_L, strict=True) if r < settings.min_correlation]
     if weak and not refused:
         warnings.append(f"regmix: the loss of {', '.join(weak)} is hardly predicted (rank correlation under "
                         f"{settings.min_correlation:g}); what it says about them is weak")  # fmt: skip
@@ -110,7 +111,7 @@ def _regress(task: dict) -> dict:
 
 
 def _search(job: Job, predictor, prior: dict[str, int], budget: int) -> dict[str, float]:
-    mixture, settings = job.recipe.mixture, job.recipe.mixture.regmix
+    mixture, settings = job.recipe.mixture, job.regmix
     replay = _replay(prior, mixture)
     caps = search.epoch_caps(prior, budget, mixture.max_epochs)
     return search.best_mixture(

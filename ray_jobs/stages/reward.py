@@ -12,6 +12,7 @@ import xxhash
 from cluster import storage
 from ray_jobs.alignment import chats, held_out, measures, reward_model
 from ray_jobs.config.alignment import Reward
+from ray_jobs.config.given import given
 from ray_jobs.run.graph import foundation
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
@@ -31,7 +32,7 @@ SIDES = ("chosen", "rejected")
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe.train.reward
+    recipe = job.reward
     seen, held = split(chats.preferences(job, recipe.preference, None) if recipe.preference else [])
     seen, held = chats.sample(seen, recipe.max_rows), chats.sample(held, recipe.heldout_rows)
     if recipe.model:
@@ -40,7 +41,7 @@ def run(job: Job) -> dict:
     chats.write_rows(job.path("watched.jsonl"), _watched(held, recipe))
     settings = training.settings(
         job,
-        training.loop_config(job, recipe.optimiser),
+        training.loop_config(job, given(recipe.optimiser)),
         model=job.input(foundation(job.recipe), "model"),
         rows=job.path("rows.jsonl"),
         watched=job.path("watched.jsonl"),

@@ -17,7 +17,7 @@ from train.monitor.heldout_rows import LossValidation
 
 
 def run(job: Job) -> dict:
-    recipe = job.recipe.train.sft
+    recipe = job.sft
     if job.stage.name == "sft/stage1":
         stage, start = recipe.stage1, job.input(foundation(job.recipe), "model")
         rows = chats.read_rows(job.input("sft/data", "rows.jsonl"))

@@ -38,7 +38,7 @@ HERE_BYTES = 16 << 20  # of files: some ten seconds of work, as long as two Ray 
 
 
 def run(job: Job) -> dict:
-    sft = job.recipe.train.sft
+    sft = job.sft
     chat_categories.classifier(
         sft.data.category, os.getcwd()
     )  # what is wrong with it is said before work is handed out
@@ -74,7 +74,8 @@ def run(job: Job) -> dict:
     rules = sum((Counter({(rule, lang): n for rule, lang, n in part["rules"]}) for part in parts), Counter())
     rules.update((row["rule"], row["lang"]) for row in drops.values())
     kept = table.take(pa.array(chosen))
-    cells, dropped = _cells(kept), {}
+    cells = _cells(kept)
+    dropped: dict[str, dict[str, int]] = {}
     for (rule, lang), n in sorted(rules.items()):
         dropped.setdefault(rule, {})[lang] = n
     storage.write_json(
@@ -177,7 +178,8 @@ def _facts(rows: list[dict], encoder: Encoder, frames: dict[str, int], bands, sc
     turns = [(i, turn) for i, row in enumerate(rows) for turn in row["messages"]]
     encoded = encoder.encode(pa.array([turn["content"] for _, turn in turns], pa.string()))
     sizes = np.diff(encoded.offsets.to_numpy())
-    tokens, answers = np.zeros(len(rows), np.int64), [[] for _ in rows]
+    tokens = np.zeros(len(rows), np.int64)
+    answers: list[list[int]] = [[] for _ in rows]
     for (i, turn), size in zip(turns, sizes.tolist(), strict=True):
         tokens[i] += size + frames[turn["role"]]
         if turn["role"] == "assistant":

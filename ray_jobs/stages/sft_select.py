@@ -36,9 +36,9 @@ DECISIONS = pa.schema(
 
 
 def run(job: Job) -> dict:
-    settings, folder = job.recipe.train.sft.select, job.path("measures")
+    settings, folder = job.sft.select, job.path("measures")
     names = measures.split(job.input("sft/stage1", "rows.jsonl"), folder)
-    kinds = {
+    kinds: dict[str, dict] = {
         "reward": {"reward": reward_model.settings(job)},
         "surprise": {"model": job.input(foundation(job.recipe), "model"), "embed": settings.embedding_model is None},
     }

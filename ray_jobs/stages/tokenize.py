@@ -167,9 +167,10 @@ def _write_pools(task: tuple[str, list[str], str, float, int, int]) -> dict:
 
 def _write_instructions(job: Job, tokenizer) -> None:
     """The pool of instruction texts for stage 2: the chat rows of `train.sft.instruct`, when the recipe has any."""
-    if job.recipe.train is None or job.recipe.train.sft is None:
+    train = job.recipe.train
+    if train is None or train.sft is None:
         return
-    rows = chats.conversations(job, job.recipe.train.sft.instruct, None)
+    rows = chats.conversations(job, train.sft.instruct, None)
     sizes = [len(chat.render(row["messages"])[0].encode()) for row in rows]
     documents = ((e.id, e.lang, size, e.ids) for e, size in zip(chat.encode(tokenizer, rows), sizes, strict=True))
     write_store(job.path("pools", "instructions"), documents, len(tokenizer), tokenizer.eos_token_id)

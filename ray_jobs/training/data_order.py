@@ -6,6 +6,7 @@ their sampler from it. The ledger, `RUN/ledger/<stage>.jsonl`, outlives the stag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster import storage
@@ -13,29 +14,32 @@ from mixture.order import ledger
 from mixture.order.sampler import Sampler
 from mixture.store.long_documents import LongDocuments, open_pool
 from mixture.store.token_store import TokenStore
+from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Train
 from ray_jobs.errors import UserError
+from ray_jobs.run.graph import enabled
 from ray_jobs.run.job import Job
 
 FILE, LEDGER = "order.json", "ledger"
 OPEN_THREADS = 16  # pools on object storage are opened together
 
-STAGES = {
-    "base": lambda train: train.base.optimiser,
-    "pretrain/stage1": lambda train: train.pretrain.stage1,
-    "pretrain/stage2": lambda train: train.pretrain.stage2,
-    "control/stage1": lambda train: train.pretrain.stage1,
-    "control/stage2": lambda train: train.pretrain.stage2,
-    "prune": lambda train: train.prune.optimiser,
+STAGES: dict[str, Callable[[Train], int]] = {
+    "base": lambda train: given(train.base.optimiser).rows_per_step,
+    "pretrain/stage1": lambda train: given(train.pretrain).stage1.rows_per_step,
+    "pretrain/stage2": lambda train: given(train.pretrain).stage2.rows_per_step,
+    "control/stage1": lambda train: given(train.pretrain).stage1.rows_per_step,
+    "control/stage2": lambda train: given(train.pretrain).stage2.rows_per_step,
+    "prune": lambda train: given(train.prune).optimiser.rows_per_step,
 }
-"""The stages that read the mixture, in their order -> what of the recipe's `train` has their `rows_per_step`."""
+"""The stages that read the mixture, in their order -> their rows a step."""
 
 
 def settle(job: Job, seed: int) -> dict:
     """The settings of a training worker that say what it reads; written to `order.json` too."""
     lines = ledger.read(ledger_uri(job.run_uri, job.stage.name))
     order = {
-        "context": job.recipe.train.context,
+        "context": job.train.context,
         "sample_seed": seed,
         "rows_per_step": rows_per_step(job.recipe, job.stage.name),
         "schedule": schedule(job.run_uri, job.stage.name, lines),
@@ -85,10 +89,8 @@ def plan_of(stage: str) -> str:
 
 def stages(recipe: Recipe) -> list[str]:
     """The stages of this recipe that read the mixture. Raises UserError when it trains nothing."""
-    from ray_jobs.run.graph import enabled
-
     found = [stage.name for stage in enabled(recipe) if stage.name in STAGES]
-    if "base" in found and recipe.train.base.shape is None:
+    if "base" in found and given(recipe.train).base.shape is None:
         found.remove("base")
     if not found:
         raise UserError("this run reads no mixture: its recipe has no `train`, or aligns a finished model")
@@ -107,4 +109,4 @@ def stage_named(recipe: Recipe, name: str) -> str:
 
 
 def rows_per_step(recipe: Recipe, stage: str) -> int:
-    return STAGES[stage](recipe.train).rows_per_step
+    return STAGES[stage](given(recipe.train))

@@ -29,7 +29,7 @@ LOG_RECORDS = 60  # about so many points per loss curve
 
 def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dict:
     """The fields of a `LoopConfig` as plain data; `steps` may be set later by `with_steps`, when the rows are known."""
-    train, kind = job.recipe.train, job.stage.name.split("/")[0]
+    train, kind = job.train, job.stage.name.split("/")[0]
     beyond_varlen = train.attention == "varlen" and kind == "dpo"  # the answers of a pair share their prompt
     loop = {
         **optimiser.model_dump(),
@@ -67,7 +67,7 @@ def settings(job: Job, loop: dict, **more) -> dict:
     return {
         "loop": loop,
         "out": job.path(),
-        "context": job.recipe.train.context,
+        "context": job.train.context,
         **tokenizer_of(job),
         "seed": job.recipe.seed,
         "watch": watch.settings(job),

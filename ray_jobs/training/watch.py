@@ -24,7 +24,7 @@ BATCH_ROWS = 8
 def settings(job: Job) -> dict:
     """What `validation` and `reporting` read of the recipe, as plain data. Raises ValueError for a tracker that is not
     installed here, before any worker starts."""
-    train = job.recipe.train
+    train = job.train
     trackers.check(train.trackers)
     return {
         "trackers": train.trackers,

@@ -18,7 +18,7 @@ def wants_gpus(job: Job) -> bool:
     """Whether models run on GPUs: `train.device`, or, when that is auto, whether this machine or the cluster has one."""
     import torch
 
-    device = job.recipe.train.device
+    device = job.train.device
     if device != "auto" or torch.cuda.is_available():
         return device != "cpu"
     embedded.start(job.address, job.recipe.cluster.cpus)  # a run that continues here has not been asked for Ray yet

@@ -6,17 +6,21 @@ import atexit
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from cluster.engines import embedded
 from cluster.spark import session as spark
 from ray_jobs.errors import UserError
 from ray_jobs.run.job import Job
 
-_sessions: list[object] = []
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_sessions: list[SparkSession] = []
 
 
 @contextmanager
-def on_spark(job: Job) -> Iterator[object]:
+def on_spark(job: Job) -> Iterator[SparkSession]:
     """A session, started at its first use and kept for the stages that follow.
 
     Raises UserError when Java is missing, or the cluster has no room for Spark."""

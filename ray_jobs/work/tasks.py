@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TypeVar
 
 from cluster import storage
 from cluster.engines import embedded
@@ -11,16 +11,19 @@ from cluster.engines.on_ray import run_tasks
 from ray_jobs.run.job import Job
 from ray_jobs.work import device
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 def map_on_ray(
     job: Job,
-    function: Callable[[Any], dict],
-    items: Sequence,
+    function: Callable[[T], R],
+    items: Sequence[T],
     unit: str = "shards",
     *,
     gpus: bool = False,
     finished: int = 0,
-) -> list[dict]:
+) -> list[R]:
     """`[function(item) for item in items]` on the cluster, one CPU each, or one GPU. The first error of a task is raised.
 
     `finished`: items whose work an earlier process has done, so that the time that is left is told without them."""
@@ -36,7 +39,7 @@ def written(outputs: Iterable[Sequence[str]]) -> int:
     return sum(there.issuperset(files) for files in outputs)
 
 
-def off_the_head(job: Job, function: Callable[[Any], dict], item: Any) -> dict:
+def off_the_head(job: Job, function: Callable[[T], R], item: T) -> R:
     """`function(item)`, for work that holds a model: on a cluster as a task where models run, as a head has little memory."""
     if job.address is None:
         return function(item)

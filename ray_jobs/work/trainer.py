@@ -25,11 +25,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from cluster import storage
 from cluster.engines import embedded, placement
 from ray_jobs.run.job import Job
 from ray_jobs.work import device
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
 
 POLL_SECONDS = 0.3
 WATCH_SECONDS = 1.0
@@ -99,18 +104,23 @@ class _Group:
 
     def __init__(self, job: Job):
         import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
+        from ray.train.v2.api.config import (  # those of ray.train, with their types
+            FailureConfig,
+            RunConfig,
+            ScalingConfig,
+        )
+        from ray.train.v2.torch.torch_trainer import TorchTrainer
 
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # another node may be lost
-        self.mailbox = ray.remote(num_cpus=0, label_selector=here)(_Mailbox).remote()
+        self.mailbox = cast("ActorHandle", ray.remote(num_cpus=0, label_selector=here)(_Mailbox).remote())
         self.posted = 0
         self.fault: BaseException | None = None
         folder = storage.join(job.run_uri, "_ray")
         self.gpus = gpus = device.wants_gpus(job)
-        workers = job.recipe.train.workers
-        elastic = job.recipe.train.min_workers is not None and job.address is not None  # here nothing is ever missing
-        if elastic:  # Ray may count on a node that was just lost: then it must soon give up and count again
+        workers = job.train.workers
+        fewest = job.train.min_workers if job.address is not None else None  # here nothing is ever missing
+        if fewest is not None:  # Ray may count on a node that was just lost: then it must soon give up and count again
             os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_SECONDS)
         threads = placement.cpus_per_worker(workers, gpus)
         per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
@@ -121,8 +131,8 @@ class _Group:
             # gloo beside NCCL: checkpoints gather what lies in the memory of the CPU
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=(job.recipe.train.min_workers, workers) if elastic else workers,
-                elastic_resize_monitor_interval_s=job.recipe.train.resize_seconds,
+                num_workers=workers if fewest is None else (fewest, workers),
+                elastic_resize_monitor_interval_s=job.train.resize_seconds,
                 use_gpu=gpus,
                 resources_per_worker=per_worker,
                 label_selector=placement.GPU if gpus else placement.CPU,
@@ -130,7 +140,7 @@ class _Group:
             run_config=RunConfig(
                 name=uuid.uuid4().hex[:8],
                 storage_path=folder,
-                failure_config=FailureConfig(max_failures=job.recipe.train.max_failures),
+                failure_config=FailureConfig(max_failures=job.train.max_failures),
             ),
         )
         self.thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
@@ -157,14 +167,18 @@ class _Group:
             raise
 
     def _wait(self, follow: Callable[[], None], seconds: float = math.inf) -> None:
-        import ray
-
         deadline = time.monotonic() + seconds
-        while ray.get(self.mailbox.finished.remote()) < self.posted and time.monotonic() < deadline:
+        while self._finished() < self.posted and time.monotonic() < deadline:
             if not self.thread.is_alive():
                 raise self.fault or RuntimeError("the worker group ended before its work was done")
             time.sleep(POLL_SECONDS)
             follow()
+
+    def _finished(self) -> int:
+        import ray
+
+        finished: ObjectRef[int] = self.mailbox.finished.remote()
+        return ray.get(finished)
 
     def end(self) -> None:
         import ray

@@ -123,6 +123,9 @@ def job(run, monkeypatch):
         train = types.SimpleNamespace(context=512, precision="fp32", sft=settings, reward=given, pretrain=True)
         return types.SimpleNamespace(
             recipe=types.SimpleNamespace(train=train),
+            train=train,
+            sft=settings,
+            reward=given,
             stage=types.SimpleNamespace(name=stage),
             run_uri=str(run.root / "run"),
             path=lambda *parts: storage.join(str(run.root / "run" / stage), *parts),

@@ -69,7 +69,8 @@ def test_who_wants_gpus(monkeypatch, key, on_this_machine, in_the_cluster, expec
     connected = []  # a run that continues at this stage has no Ray before it is asked for
     monkeypatch.setattr(device.embedded, "start", lambda address, cpus: connected.append(address))
     monkeypatch.setattr(device.placement, "has_gpus", lambda: bool(connected) and in_the_cluster)
-    job = SimpleNamespace(recipe=recipes.load("demo", [f"train.device={key}"]), address="auto")
+    recipe = recipes.load("demo", [f"train.device={key}"])
+    job = SimpleNamespace(recipe=recipe, train=recipe.train, address="auto")
     assert device.wants_gpus(job) == expected
 
 
@@ -100,7 +101,7 @@ def test_the_loop_takes_model_and_batches_to_the_device(monkeypatch, tmp_path):
 def test_a_training_group_of_gpus_speaks_nccl_and_leaves_cpu_nodes(monkeypatch, tmp_path):
     """What Ray Train is asked for; the group itself needs a GPU."""
     import ray
-    import ray.train.torch
+    from ray.train.v2.torch import torch_trainer
 
     from ray_jobs.work import trainer
 
@@ -113,13 +114,15 @@ def test_a_training_group_of_gpus_speaks_nccl_and_leaves_cpu_nodes(monkeypatch, 
         def fit(self):
             pass
 
-    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    monkeypatch.setattr(torch_trainer, "TorchTrainer", Trainer)
     monkeypatch.setattr(trainer.placement, "cpus_per_worker", lambda workers, on_gpus: 4)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
     monkeypatch.setattr(ray, "remote", lambda **options: lambda kind: SimpleNamespace(remote=kind))
     for key, backend, role in (("gpu", "cpu:gloo,cuda:nccl", "!cpu"), ("cpu", "gloo", "!gpu")):
         recipe = recipes.load("demo", [f"train.device={key}", "train.workers=3"])
-        group = trainer._Group(SimpleNamespace(recipe=recipe, run_uri=str(tmp_path), address="auto"))
+        group = trainer._Group(
+            SimpleNamespace(recipe=recipe, train=recipe.train, run_uri=str(tmp_path), address="auto")
+        )
         group.thread.join()
         assert group.gpus == (key == "gpu")
         assert asked["torch_config"].backend == backend

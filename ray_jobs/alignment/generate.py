@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict
 
 import torch
 
 from cluster import storage
 from ray_jobs.alignment import chats, reward_model
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
@@ -32,6 +33,31 @@ PROMPTS_PER_SHARD = 16
 SHARDS_PER_TASK = {"hf": 1, "vllm": 64}  # vLLM takes a minute to start
 PROBED = 8  # answers of each group of shards
 GAP = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # mean of the absolute differences, some times what rounding does
+
+
+class Shard(TypedDict):
+    prompts: list[dict]
+    drawn: str
+    out: str
+
+
+class Policy(TokenizerSetting):
+    """A model, and how its answers are drawn and scored."""
+
+    policy: str
+    reward: reward_model.RewardModel
+    engine: str
+    python: str | None
+    dtype: str
+    max_gap: float
+    max_model_len: int
+    sampling: dict[str, Any]  # fields of a Sampling
+
+
+class Task(Policy):
+    """A group of shards of prompts."""
+
+    shards: list[Shard]
 
 
 def samples(job: Job, policy: str, prompts: list[dict], folder: str, seed: int) -> list[dict]:
@@ -57,17 +83,21 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
         **sampling,
     }
     dtype = "float32" if own.engine == "hf" and not (gpus and job.train.precision != "fp32") else "bfloat16"
-    common = {
-        **tokenizer_of(job),
-        "reward": reward_model.settings(job),
-        "engine": own.engine,
-        "python": own.vllm_python,
-        "dtype": dtype,
-        "max_gap": own.max_logprob_gap or GAP[getattr(torch, dtype)],
-        "max_model_len": job.dpo.max_prompt_tokens + settings["max_new_tokens"],
-        "sampling": settings,
-    }
-    of_each = [list(groups({**common, "policy": policy}, prompts, folder)) for folder, policy in policies.items()]
+
+    def asked(policy: str) -> Policy:
+        return {
+            **tokenizer_of(job),
+            "policy": policy,
+            "reward": reward_model.settings(job),
+            "engine": own.engine,
+            "python": own.vllm_python,
+            "dtype": dtype,
+            "max_gap": own.max_logprob_gap or GAP[getattr(torch, dtype)],
+            "max_model_len": job.dpo.max_prompt_tokens + settings["max_new_tokens"],
+            "sampling": settings,
+        }
+
+    of_each = [list(groups(asked(policy), prompts, folder)) for folder, policy in policies.items()]
     tasks = [task for of_model in of_each for task in of_model]
     # One engine goes first and is probed: if its weights are wrong, one group of shards is lost and not all.
     ahead = 1 if own.engine == "vllm" else len(tasks)
@@ -82,16 +112,17 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
     ]
 
 
-def groups(common: dict, prompts: list[dict], folder: str) -> Iterator[dict]:
+def groups(common: Policy, prompts: list[dict], folder: str) -> Iterator[Task]:
     """One task for each group of shards. What lies in `folder` from other settings or prompts is removed."""
     digest = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
     depends = ("tokenizer", "policy", "reward", "engine", "dtype", "max_model_len", "sampling")
-    settings = {"prompts": digest, "per_shard": PROMPTS_PER_SHARD, **{name: common[name] for name in depends}}
+    every: Mapping[str, object] = common
+    settings = {"prompts": digest, "per_shard": PROMPTS_PER_SHARD, **{name: every[name] for name in depends}}
     marker = storage.join(folder, "settings.json")
     if not storage.exists(marker) or storage.read_json(marker) != settings:
         storage.remove(folder)
         storage.write_json(marker, settings)
-    shards = [
+    shards: list[Shard] = [
         {
             "prompts": prompts[i : i + PROMPTS_PER_SHARD],
             "drawn": storage.join(folder, "drawn", f"part-{number:05d}.jsonl"),
@@ -104,7 +135,7 @@ def groups(common: dict, prompts: list[dict], folder: str) -> Iterator[dict]:
         yield {**common, "shards": shards[i : i + n]}
 
 
-def draw(task: dict) -> dict:
+def draw(task: Task) -> dict:
     """The engine's answers to a group of shards, as tokens."""
     left = [s for s in task["shards"] if not storage.exists(s["drawn"]) and not storage.exists(s["out"])]
     if not left:
@@ -125,8 +156,8 @@ def draw(task: dict) -> dict:
     return {}
 
 
-def _draw_by_vllm(task: dict, tokenizer, shards: list[dict]) -> None:
-    def published(shard: dict, local: str) -> None:
+def _draw_by_vllm(task: Task, tokenizer, shards: list[Shard]) -> None:
+    def published(shard: Shard, local: str) -> None:
         with open(local, "rb") as file:
             storage.write_bytes(shard["drawn"], file.read())
 
@@ -152,7 +183,7 @@ def _draw_by_vllm(task: dict, tokenizer, shards: list[dict]) -> None:
     vllm_engine.run(request, task["python"], lambda number, local: published(shards[number], local))
 
 
-def score(task: dict) -> dict:
+def score(task: Task) -> dict:
     """Rewards of a group's answers, as rows, after the probe. Raises ValueError when the engine is not the trainer's model."""
     left = [shard for shard in task["shards"] if not storage.exists(shard["out"])]
     if not left:
@@ -177,7 +208,7 @@ def score(task: dict) -> dict:
     return {}
 
 
-def _answers(tokenizer, shard: dict) -> list[dict]:
+def _answers(tokenizer, shard: Shard) -> list[dict]:
     prompts = shard["prompts"]
     drawn: dict[str, list[generate.Drawn]] = {}
     for row in chats.read_rows(shard["drawn"]):
@@ -186,7 +217,7 @@ def _answers(tokenizer, shard: dict) -> list[dict]:
     return generate.answers(tokenizer, prompts, prompt_ids, [drawn[row["id"]] for row in prompts])
 
 
-def probe(net: CausalLM, rows: list[dict], task: dict) -> float:
+def probe(net: CausalLM, rows: list[dict], task: Policy) -> float:
     """The gap between engine and trainer (`net`) on some of `rows`. Raises ValueError when it is above `max_gap`."""
     probed = rows[:: max(1, len(rows) // PROBED)][:PROBED]
     gap = generate.logprob_gap(net, probed)

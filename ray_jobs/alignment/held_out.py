@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
 
 from ray_jobs.alignment import chats
 from train.batches.parts import BatchFn, LossFn
@@ -30,11 +31,18 @@ def split(rows: list[dict], every: int, per_language: int) -> tuple[list[dict], 
     return [row for row in rows if row["id"] not in held], [row for row in rows if row["id"] in held]
 
 
+class Settings(TypedDict):
+    """What `validation` reads of a stage's settings."""
+
+    loop: dict[str, Any]  # fields of a LoopConfig
+    eval_every: int
+
+
 def validation(
     languages: list[str],
     rows_of: Callable[[list[int]], tuple[BatchFn, int]],
     loss_fn: LossFn,
-    settings: dict,
+    settings: Settings,
     metrics: Mapping[str, str] | None = None,
 ) -> LossValidation | None:
     """What `fit` measures every `settings["eval_every"]` updates; None for 0, and, with a warning, without held-out rows.

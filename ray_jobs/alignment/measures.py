@@ -6,7 +6,8 @@ batch holds does not depend on workers or restarts, so neither do the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow as pa
 from cluster import storage
 from ray_jobs.alignment import chats, reward_model
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
@@ -24,6 +25,26 @@ from train.scores import embed
 
 ROWS = 1024  # of a shard
 SHARDS = 4  # of a task
+
+Measure = Callable[[list[dict]], pa.Table]  # rows -> their table
+
+
+class Kind(TypedDict, total=False):
+    """What a measure needs of its own."""
+
+    reward: reward_model.RewardModel
+    model: str
+    embed: bool
+
+
+class Task(Kind, TokenizerSetting):
+    """Shards of rows, and one measure of them."""
+
+    folder: str
+    context: int
+    precision: str
+    measure: str
+    names: list[str]
 
 
 def split(rows_uri: str, folder: str) -> list[str]:
@@ -53,16 +74,22 @@ def rows(folder: str, names: list[str]) -> Iterator[dict]:
         yield from chats.read_rows(storage.join(folder, "rows", f"{name}.jsonl"))
 
 
-def measure(job: Job, names: list[str], folder: str, kinds: dict[str, dict]) -> None:
+def measure(job: Job, names: list[str], folder: str, kinds: dict[str, Kind]) -> None:
     """Measure all shards on the cluster. `kinds`: a measure -> its own settings; each becomes a folder with a table a shard.
 
     `reward`: id, reward; of `messages`. `surprise`: id, perplexity (null where a row does not fit in the context), and with
     `embed` embedding. `embedding`: id, embedding.
     """
-    train = job.train
-    common = {**tokenizer_of(job), "folder": folder, "context": train.context, "precision": train.precision}
-    tasks = [
-        {**common, **own, "measure": kind, "names": names[i : i + SHARDS]}
+    tasks: list[Task] = [
+        {
+            **tokenizer_of(job),
+            **own,
+            "folder": folder,
+            "context": job.train.context,
+            "precision": job.train.precision,
+            "measure": kind,
+            "names": names[i : i + SHARDS],
+        }
         for i in range(0, len(names), SHARDS)
         for kind, own in kinds.items()
     ]
@@ -75,7 +102,7 @@ def _out(task: dict) -> dict[str, str]:
     return {name: storage.join(task["folder"], task["measure"], f"{name}.parquet") for name in task["names"]}
 
 
-def measure_shards(task: dict) -> dict:
+def measure_shards(task: Task) -> dict:
     """Measure those shards of a task that are not there yet."""
     out = _out(task)
     missing = [name for name in task["names"] if not storage.exists(out[name])]
@@ -87,7 +114,7 @@ def measure_shards(task: dict) -> dict:
     return {}
 
 
-def _rewards(task: dict):
+def _rewards(task: Task) -> Measure:
     score = reward_model.scorer(task["reward"])
 
     def function(found: list[dict]) -> pa.Table:
@@ -96,7 +123,7 @@ def _rewards(task: dict):
     return function
 
 
-def _surprise(task: dict):
+def _surprise(task: Task) -> Measure:
     """Perplexity of the answers under the base model, and its embeddings."""
     tokenizer, where = load_tokenizer(task), device.here()
     net = model.load(task["model"], device.dtype(task["precision"], where)).to(where)
@@ -119,7 +146,7 @@ def _surprise(task: dict):
     return function
 
 
-def _embeddings(task: dict):
+def _embeddings(task: Task) -> Measure:
     where = device.here()
     net = embed.SentenceModel(task["model"], where, device.dtype(task["precision"], where))
 

@@ -16,7 +16,7 @@ from ray_jobs.alignment import chats, generate
 from ray_jobs.run.files import location
 from ray_jobs.run.graph import foundation
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
@@ -30,6 +30,15 @@ from train.selection import preference
 PROBE = "probe.jsonl"  # in dpo/off_policy
 
 
+class Perplexities(TokenizerSetting):
+    """Pairs of which the worst `share` of each language goes."""
+
+    model: str
+    rows: list[dict]
+    share: float
+    context: int
+
+
 def off_policy(job: Job) -> tuple[list[dict], dict]:
     """The recipe's pairs without the share per language that the base finds least likely (bad translations), and counts."""
     recipe = job.dpo
@@ -37,7 +46,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
     chats.write_rows(job.path(PROBE), held_out)
     rows = chats.sample(rows, recipe.max_rows)
     rows, too_long = preference.cut_prompts(rows, _tokenizer(job), recipe.max_prompt_tokens)
-    task = {
+    task: Perplexities = {
         **tokenizer_of(job),
         "model": job.input(foundation(job.recipe), "model"),
         "rows": rows,
@@ -50,7 +59,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
     return kept, {"scrubbed_per_language": scrubbed, "dropped_by_rule": _by_rule(too_long + rejects)}
 
 
-def _by_perplexity(task: dict) -> tuple[list[dict], list[dict]]:
+def _by_perplexity(task: Perplexities) -> tuple[list[dict], list[dict]]:
     tokenizer, net = load_tokenizer(task), model.load(task["model"]).to(device.here())
     rows, long = _fitting(tokenizer, task["rows"], task["context"])
     perplexities = pair_perplexity(net, tokenizer, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,13 +12,20 @@ from ray_jobs.work import device
 from train.scores import reward_scores
 
 
-def settings(job: Job) -> dict:
-    """What `scorer` needs to know, as plain data."""
+class RewardModel(TypedDict):
+    """What `scorer` needs to know."""
+
+    model: str
+    precision: str
+
+
+def settings(job: Job) -> RewardModel:
+    """The reward model of the run."""
     trained = job.path("model") if job.stage.name == "reward" else job.input("reward", "model")
     return {"model": job.reward.model or trained, "precision": job.train.precision}
 
 
-def scorer(of: dict) -> Callable[[list[list[dict]]], np.ndarray]:
+def scorer(of: RewardModel) -> Callable[[list[list[dict]]], np.ndarray]:
     """conversations -> rewards, with the model loaded where this task runs."""
     where = device.here()
     model, tokenizer = reward_scores.load(of["model"], where, device.dtype(of["precision"], where))

@@ -49,7 +49,7 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
         raise UserError(f"step {step}: steps count from 1")
     if (last := _last(run, stage)) and step > last:
         raise UserError(f"step {step:,}: {stage} ended with step {last:,}")
-    order = storage.read_json(path)
+    order: data_order.Order = json.loads(storage.read_bytes(path))
     try:
         sampler = data_order.sampler(order, data_order.pools_uri(run.uri))
     except ValueError as error:

@@ -73,5 +73,10 @@ class Job:
         """The folder of the training metrics of the run."""
         return storage.join(self.run_uri, "metrics")
 
+    @property
+    def metrics_uri(self) -> str:
+        """The training metrics of this stage."""
+        return storage.join(self.metrics, f"{self.stage.name.replace('/', '-')}.jsonl")
+
     def manifest(self, stage: str) -> dict:
         return storage.read_json(self.input(stage, "_manifest.json"))

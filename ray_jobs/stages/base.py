@@ -7,42 +7,53 @@ from ray_jobs.config.given import given
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
 from ray_jobs.work.trainer import launch
 from train import model
 from train.methods.pretrain import loss
 
 
+class Copy(TokenizerSetting):
+    source: str
+    target: str
+
+
+class Settings(training.PackedSettings):
+    shape: dict  # of a Qwen2 configuration
+
+
 def run(job: Job) -> dict:
     base = job.train.base
     if base.model is not None:
-        return off_the_head(job, _copy, {**tokenizer_of(job), "from": base.model, "to": job.path("model")})
+        copy: Copy = {**tokenizer_of(job), "source": base.model, "target": job.path("model")}
+        return off_the_head(job, _copy, copy)
     optimiser = given(base.optimiser)
     steps = training.steps_for(base.tokens, optimiser.rows_per_step, job.train.context)
     shape = {**given(base.shape).model_dump(), "vocab_size": job.manifest("tokenize")["vocab_size"]}
     shape["max_position_embeddings"] = job.train.context
-    settings = training.settings(
-        job,
-        training.loop_config(job, optimiser, steps),
-        shape=shape,
+    settings: Settings = {
+        **training.settings(job, training.loop_config(job, optimiser, steps)),
         **data_order.settle(job, job.recipe.seed),
-    )
+        "shape": shape,
+    }
     return launch(job, train_worker, settings, steps)
 
 
-def _copy(settings: dict) -> dict:
-    net, tokenizer = model.load(settings["from"]), load_tokenizer(settings)
+def _copy(settings: Copy) -> dict:
+    net, tokenizer = model.load(settings["source"]), load_tokenizer(settings)
     if len(tokenizer) > net.config.vocab_size:
         raise ValueError(
-            f"tokenize.tokenizer: it has {len(tokenizer):,} tokens, but train.base.model {settings['from']} embeddings for "
+            f"tokenize.tokenizer: it has {len(tokenizer):,} tokens, but train.base.model {settings['source']} embeddings for "
             f"{net.config.vocab_size:,}; name the model's own tokenizer"
         )
-    model.save(net, tokenizer, settings["to"], net.config.max_position_embeddings)
+    model.save(net, tokenizer, settings["target"], net.config.max_position_embeddings)
     return {"parameters": model.parameters(net)}
 
 
-def train_worker(settings: dict) -> dict:
+def train_worker(settings: Settings) -> dict:
     net = model.build(settings["shape"], settings["seed"])
-    summary = training.fit_and_save(net, training.packed_rows(settings), loss, settings)
+    summary = training.fit_and_save(
+        net, training.packed_rows(settings), loss, settings, pools=data_order.pool_names(settings)
+    )
     return {**summary, "parameters": model.parameters(net)}

@@ -7,6 +7,7 @@ from the model of the round before, which is also what it starts from and its re
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,15 @@ from train.monitor.heldout_rows import LossValidation
 from train.preference_losses.table import LOSSES
 
 
+class Settings(training.Settings):
+    model: str  # that the round starts from, and its reference
+    rows: str
+    snapshot_every: int  # updates; 0: none
+    eval_every: int
+    eval_rows: int  # of each language
+    objective: dict[str, Any]  # fields of an Objective
+
+
 def run(job: Job) -> dict:
     recipe = job.dpo
     start = job.input(job.stage.inputs[0], "model")  # the SFT model, or that of the round before
@@ -43,21 +53,20 @@ def run(job: Job) -> dict:
         model.save(model.load(start), tokenizer, job.path("model"), job.train.context)
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
     own = {name: getattr(recipe, name) for name in LOSSES[recipe.loss].numbers}
-    settings = training.settings(
-        job,
-        training.loop_config(job, recipe.optimiser),
-        model=start,
-        rows=job.path("pairs.jsonl"),
-        snapshot_every=recipe.watch.every if recipe.watch else 0,
-        eval_every=recipe.eval_every,
-        eval_rows=recipe.eval_rows_per_language,
-        objective={"loss": recipe.loss, "beta": recipe.beta, **own},
-    )
+    settings: Settings = {
+        **training.settings(job, training.loop_config(job, recipe.optimiser)),
+        "model": start,
+        "rows": job.path("pairs.jsonl"),
+        "snapshot_every": recipe.watch.every if recipe.watch else 0,
+        "eval_every": recipe.eval_every,
+        "eval_rows": recipe.eval_rows_per_language,
+        "objective": {"loss": recipe.loss, "beta": recipe.beta, **own},
+    }
     result = launch(job, train_worker, settings)
     return {"pairs": len(rows), "per_language": chats.per_language(rows), **facts, **result}
 
 
-def train_worker(settings: dict) -> dict:
+def train_worker(settings: Settings) -> dict:
     tokenizer = load_tokenizer(settings)
     rows, unseen = held_out.split(chats.read_rows(settings["rows"]), settings["eval_every"], settings["eval_rows"])
     measured, _ = dpo.encode_pairs(tokenizer, unseen, settings["context"])
@@ -81,7 +90,7 @@ def train_worker(settings: dict) -> dict:
     return {**summary, "left_out": len(not_fitting)}
 
 
-def _snapshots(settings: dict, tokenizer) -> Callable[[int, Decoder], None] | None:
+def _snapshots(settings: Settings, tokenizer) -> Callable[[int, Decoder], None] | None:
     """What `fit` calls after each update, on every rank: models on the way for dpo/watch; the last is the stage's own model."""
     every, steps = settings["snapshot_every"], settings["loop"]["steps"]
 
@@ -93,7 +102,7 @@ def _snapshots(settings: dict, tokenizer) -> Callable[[int, Decoder], None] | No
 
 
 def _validation(
-    measured: dpo.Pairs, cached: np.ndarray | None, loss_fn: LossFn, settings: dict
+    measured: dpo.Pairs, cached: np.ndarray | None, loss_fn: LossFn, settings: Settings
 ) -> LossValidation | None:
     """The held-out pairs; `cached`: their log-probabilities under the reference."""
 

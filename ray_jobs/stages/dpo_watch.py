@@ -9,6 +9,7 @@ not made again, and no verdict is paid twice.
 from __future__ import annotations
 
 import json
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ray_jobs.run.files import location
 from ray_jobs.run.fingerprint import code, digest
 from ray_jobs.run.graph import rounds
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
@@ -32,6 +33,23 @@ from train.scores import logprobs
 from train.selection import preference
 
 GREEDY = {"n": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+
+
+class Task(TokenizerSetting):
+    prompts: list[dict]
+    context: int
+    model: str
+    out: str
+
+
+class Point(TypedDict):
+    """A model on the way, and where what it says is kept."""
+
+    step: int  # updates of all rounds so far
+    stage: str
+    update: int  # of its round
+    model: str
+    folder: str
 
 
 def run(job: Job) -> dict:
@@ -70,11 +88,12 @@ def _prompts(job: Job) -> list[dict]:
     return [row for row in rows if row["id"] in fits]
 
 
-def _points(job: Job, prompts: list[dict]) -> list[dict]:
+def _points(job: Job, prompts: list[dict]) -> list[Point]:
     """The models in the order of their updates, from the SFT model on; `folder` is where what they say is kept."""
     own = job.dpo.on_policy
     of_all = [prompts, job.manifest("reward")["fingerprint"], code("dpo_watch"), own.engine, own.max_new_tokens]
-    points, before = [], 0
+    points: list[Point] = []
+    before = 0
     for stage in ("sft/stage2", "dpo/off_policy", *rounds(job.recipe)):
         manifest = job.manifest(stage)
         updates = 0 if stage == "sft/stage2" else manifest.get("steps", 0)
@@ -90,14 +109,20 @@ def _points(job: Job, prompts: list[dict]) -> list[dict]:
     return points
 
 
-def _answers(job: Job, points: list[dict], prompts: list[dict]) -> list[list[dict]]:
+def _answers(job: Job, points: list[Point], prompts: list[dict]) -> list[list[dict]]:
     """Of each model its answer to every prompt, with the reward and the log-probabilities of the prompt's pair."""
     shown = [{key: row.get(key) for key in ("id", "lang", "prompt", "task")} for row in prompts]
     policies = {storage.join(point["folder"], "samples"): point["model"] for point in points}
     said = generate.of_models(job, policies, shown, GREEDY)
-    common = {**tokenizer_of(job), "prompts": prompts, "context": job.train.context}
-    tasks = [
-        {**common, "model": point["model"], "out": storage.join(point["folder"], "logprobs.json")} for point in points
+    tasks: list[Task] = [
+        {
+            **tokenizer_of(job),
+            "prompts": prompts,
+            "context": job.train.context,
+            "model": point["model"],
+            "out": storage.join(point["folder"], "logprobs.json"),
+        }
+        for point in points
     ]
     before = written([task["out"]] for task in tasks)
     map_on_ray(job, _logprobs, tasks, "models", gpus=device.wants_gpus(job), finished=before)
@@ -109,7 +134,7 @@ def _answers(job: Job, points: list[dict], prompts: list[dict]) -> list[list[dic
     return answers
 
 
-def _logprobs(task: dict) -> dict:
+def _logprobs(task: Task) -> dict:
     """Log-probabilities of the probe's pairs under one model, written to `out`."""
     if storage.exists(task["out"]):
         return {}

@@ -6,18 +6,28 @@ from cluster import gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run.graph import rounds
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.scores import evaluate
 
 
+class Task(TokenizerSetting):
+    stage: str
+    model: str
+    heldout: str
+    context: int
+    prompt_chars: int
+    sample_tokens: int  # 0: no samples
+    out: str
+
+
 def run(job: Job) -> dict:
     settings = job.recipe.evaluate
     stages = [stage for stage in job.stage.inputs if stage != "tokenize"]
     sampled = ("base", "pretrain/stage2", *rounds(job.recipe)[-1:])
-    tasks = [
+    tasks: list[Task] = [
         {
             "stage": stage,
             "model": job.input(stage, "model"),
@@ -54,7 +64,7 @@ def run(job: Job) -> dict:
     return {"models": len(stages), "languages": len(heldout)}
 
 
-def _measure(task: dict) -> dict:
+def _measure(task: Task) -> dict:
     """Scores and samples of one model, written to `out`; not done again when it is there."""
     if storage.exists(task["out"]):
         return {}

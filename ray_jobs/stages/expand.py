@@ -6,19 +6,35 @@ import torch
 
 from ray_jobs.config.given import given
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
 from train import model
 from train.methods import expand
 
 
+class Settings(TokenizerSetting):
+    source: str
+    target: str
+    new_layers: int
+    untie_embeddings: bool
+    vocab_size: int | None
+
+
 def run(job: Job) -> dict:
-    paths = {**tokenizer_of(job), "from": job.input("base", "model"), "to": job.path("model")}
-    return off_the_head(job, _expand, {**paths, **given(job.train.expand).model_dump()})
+    own = given(job.train.expand)
+    settings: Settings = {
+        **tokenizer_of(job),
+        "source": job.input("base", "model"),
+        "target": job.path("model"),
+        "new_layers": own.new_layers,
+        "untie_embeddings": own.untie_embeddings,
+        "vocab_size": own.vocab_size,
+    }
+    return off_the_head(job, _expand, settings)
 
 
-def _expand(settings: dict) -> dict:
-    net = model.load(settings["from"])
+def _expand(settings: Settings) -> dict:
+    net = model.load(settings["source"])
     layers_before, context = net.config.num_hidden_layers, net.config.max_position_embeddings
     new_layers, vocab_size = settings["new_layers"], settings["vocab_size"]
     ids_BT = torch.arange(64).remainder(vocab_size or net.config.vocab_size).view(1, 64)
@@ -28,7 +44,7 @@ def _expand(settings: dict) -> dict:
         after_BTV = net(ids_BT).logits
     if not torch.equal(after_BTV, before_BTV[..., : net.config.vocab_size]):
         raise AssertionError("the expanded model is not the same function as its base")
-    model.save(net, load_tokenizer(settings), settings["to"], context)
+    model.save(net, load_tokenizer(settings), settings["target"], context)
     return {
         "layers_before": layers_before,
         "layers": net.config.num_hidden_layers,

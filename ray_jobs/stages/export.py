@@ -6,6 +6,8 @@ pruned base; those that the run has.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from cluster import storage
 from ray_jobs.report import model_card
 from ray_jobs.run.graph import rounds
@@ -17,6 +19,13 @@ from train.export import huggingface as export
 HELDOUT_BYTES = 500  # of each language, to measure what rounding the weights costs
 
 
+class Task(TypedDict):
+    source: str
+    folder: str
+    heldout: str | None
+    dtype: str
+
+
 def run(job: Job) -> dict:
     exported = {}
     heldout = storage.join(job.run_uri, "tokenize", "heldout.parquet") if job.recipe.sources else None
@@ -25,14 +34,19 @@ def run(job: Job) -> dict:
         stage = next((stage for stage in candidates if job.has(stage)), None)
         if stage is None:
             continue
-        paths = {"source": job.input(stage, "model"), "folder": job.path(name), "heldout": heldout}
-        facts = off_the_head(job, _export, {**paths, "dtype": job.recipe.export.dtype})
+        task: Task = {
+            "source": job.input(stage, "model"),
+            "folder": job.path(name),
+            "heldout": heldout,
+            "dtype": job.recipe.export.dtype,
+        }
+        facts = off_the_head(job, _export, task)
         storage.write_text(job.path(name, "README.md"), model_card.render(job, name, stage, facts))
         exported[name] = {"stage": stage, **facts}
     return {"models": exported}
 
 
-def _export(task: dict) -> dict:
+def _export(task: Task) -> dict:
     columns = ["doc_id", "lang", "text"]
     rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
     return export.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))

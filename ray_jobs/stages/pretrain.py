@@ -16,6 +16,13 @@ from train.methods import expand
 from train.methods.pretrain import loss
 
 
+class Settings(training.PackedSettings):
+    model: str
+    trainable: str
+    new_layers: int
+    z_loss: float
+
+
 def run(job: Job) -> dict:
     recipe = job.pretrain
     branch, stage_name = job.stage.name.split("/")
@@ -37,21 +44,21 @@ def run(job: Job) -> dict:
         checkpoint_every=recipe.checkpoint_every,
     )
     steps = training.steps_for(stage.tokens, stage.rows_per_step, job.train.context)
-    settings = training.settings(
-        job,
-        training.loop_config(job, optimiser, steps),
-        model=job.input(start, "model"),
+    settings: Settings = {
+        **training.settings(job, training.loop_config(job, optimiser, steps)),
         **data_order.settle(job, job.recipe.seed + (1 if first else 2)),
-        trainable=expanded.trainable if expanded else "all",
-        new_layers=expanded.new_layers if expanded else 0,
-        z_loss=recipe.z_loss,
-    )
+        "model": job.input(start, "model"),
+        "trainable": expanded.trainable if expanded else "all",
+        "new_layers": expanded.new_layers if expanded else 0,
+        "z_loss": recipe.z_loss,
+    }
     return launch(job, train_worker, settings, steps)
 
 
-def train_worker(settings: dict) -> dict:
+def train_worker(settings: Settings) -> dict:
     net = model.load(settings["model"])
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
     objective = functools.partial(loss, z_loss=settings["z_loss"])
-    summary = training.fit_and_save(net, training.packed_rows(settings), objective, settings)
+    rows, pools = training.packed_rows(settings), data_order.pool_names(settings)
+    summary = training.fit_and_save(net, rows, objective, settings, pools=pools)
     return {**summary, "parameters": model.parameters(net)}

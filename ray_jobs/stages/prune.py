@@ -5,6 +5,8 @@ Paper section 6.3: hidden width, query heads and FFN width; no layers, no dynami
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster import storage
 from ray_jobs.config.given import given
 from ray_jobs.run.job import Job
@@ -14,31 +16,38 @@ from ray_jobs.work import device
 from ray_jobs.work.trainer import launch
 from train import loader, model
 from train.checkpoint import checkpoint
-from train.loop import LoopConfig, fit
+from train.loop import BatchFn, LoopConfig, fit
 from train.methods import pretrain
 from train.methods.prune import Pruning, Target
 from train.monitor.metrics import JsonLines
+
+
+class Settings(training.PackedSettings):
+    model: str
+    target: dict[str, int]  # fields of a Target
+    mask_loop: dict[str, Any]  # fields of a LoopConfig
+    mask_lr: float
+    warmup_steps: int  # of the masks
 
 
 def run(job: Job) -> dict:
     recipe = given(job.train.prune)
     context = job.train.context
     heal_steps = training.steps_for(recipe.heal_tokens, recipe.optimiser.rows_per_step, context)
-    settings = training.settings(
-        job,
-        training.loop_config(job, recipe.optimiser, heal_steps),
-        model=job.input("pretrain/stage2", "model"),
-        target={key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
-        # masks are of whole weights, so each worker holds the model
-        mask_loop={**training.loop_config(job, recipe.optimiser, recipe.mask_steps), "parallel": "replicate"},
-        mask_lr=recipe.mask_lr,
-        warmup_steps=recipe.warmup_steps,
+    settings: Settings = {
+        **training.settings(job, training.loop_config(job, recipe.optimiser, heal_steps)),
         **data_order.settle(job, job.recipe.seed + 3),
-    )
+        "model": job.input("pretrain/stage2", "model"),
+        "target": {key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
+        # masks are of whole weights, so each worker holds the model
+        "mask_loop": {**training.loop_config(job, recipe.optimiser, recipe.mask_steps), "parallel": "replicate"},
+        "mask_lr": recipe.mask_lr,
+        "warmup_steps": recipe.warmup_steps,
+    }
     return launch(job, train_worker, settings, heal_steps)
 
 
-def train_worker(settings: dict) -> dict:
+def train_worker(settings: Settings) -> dict:
     sliced = storage.join(settings["out"], "sliced")
     batch_fn = training.packed_rows(settings)
     learnt = {}
@@ -46,13 +55,14 @@ def train_worker(settings: dict) -> dict:
         learnt = _learn_masks(settings, batch_fn, sliced)
     net = model.load(sliced)
     skipped = settings["mask_loop"]["steps"] * settings["mask_loop"]["rows_per_step"]  # rows that the masks have seen
+    pools = data_order.pool_names(settings)
     summary = training.fit_and_save(
-        net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings
+        net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings, pools=pools
     )
     return {**summary, "parameters": model.parameters(net), **learnt}
 
 
-def _learn_masks(settings: dict, batch_fn, sliced: str) -> dict:
+def _learn_masks(settings: Settings, batch_fn: BatchFn, sliced: str) -> dict:
     net = model.load(settings["model"]).to(device.here())  # the masks are made where it lies
     before = model.parameters(net)
     pruning = Pruning(net, Target(**settings["target"]), settings["warmup_steps"], settings["seed"])

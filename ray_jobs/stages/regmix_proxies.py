@@ -12,6 +12,7 @@ tokenizer: a language that the small vocabulary spells with twice the tokens giv
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -26,16 +27,43 @@ from mixture.regmix.small_vocabulary import SmallVocabulary
 from mixture.store.long_documents import LongDocuments
 from mixture.store.token_store import TokenStore, write_store
 from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.config.mixture import Proxies
 from ray_jobs.errors import UserError
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train.methods import proxy
 
 BLOCK = 64  # documents that are read together
 COUNTED_TOKENS = 20_000_000  # of a language, for the choice of the vocabulary
+
+
+class Copy(TokenizerSetting):
+    """A pool that is to be copied in the small vocabulary."""
+
+    lang: str
+    store: str
+    vocabulary: SmallVocabulary
+    heldout: str
+    tokens: int  # at most
+    out: str
+    seed: int
+
+
+class Group(TypedDict):
+    """Proxies that one task trains."""
+
+    numbers: list[int]
+    mixtures: list[list[float]]
+    domains: list[str]
+    languages: list[str]
+    scale: list[float]
+    vocab_size: int
+    settings: Proxies
+    out: str
+    seed: int
 
 
 def run(job: Job) -> dict:
@@ -46,7 +74,7 @@ def run(job: Job) -> dict:
     counting = [(store.uri, len(tokenizer), job.recipe.seed) for store in stores.values()]
     counts = {lang: one["counts"] for lang, one in zip(stores, map_on_ray(job, _count, counting, "pools"), strict=True)}
     vocabulary = SmallVocabulary(tokenizer, counts, settings.vocab_size)
-    copies = [
+    copies: list[Copy] = [
         {
             "lang": lang,
             "store": store.uri,
@@ -65,7 +93,7 @@ def run(job: Job) -> dict:
         raise UserError("mixture.regmix: no held-out document to measure a proxy by; raise tokenize.heldout_share")
     n = settings.runs + settings.heldout_runs
     mixtures = sample_mixtures(prior, n, job.recipe.seed)
-    tasks = [
+    tasks: list[Group] = [
         {
             "numbers": list(range(first, min(first + settings.group, n))),
             "mixtures": mixtures[first : first + settings.group].tolist(),
@@ -73,7 +101,7 @@ def run(job: Job) -> dict:
             "languages": languages,
             "scale": [copied[lang]["scale"] for lang in stores],
             "vocab_size": vocabulary.size,
-            "settings": settings.model_dump(),
+            "settings": settings,
             "out": job.path(),
             "seed": job.recipe.seed,
         }
@@ -83,7 +111,7 @@ def run(job: Job) -> dict:
     map_on_ray(job, _train, tasks, "groups of proxies", gpus=on_gpus(job), finished=before)
     _collect(job, n, settings.runs, list(stores), languages)
     shape = settings.shape.model_dump()
-    tokens = _steps(settings.model_dump()) * settings.rows_per_step * settings.context
+    tokens = _steps(settings) * settings.rows_per_step * settings.context
     return {
         "proxies": n,
         "tokens": n * tokens,
@@ -135,7 +163,7 @@ def _count(task: tuple[str, int, int]) -> dict:
     return {"counts": counts}
 
 
-def _copy(task: dict) -> dict:
+def _copy(task: Copy) -> dict:
     """The pool and the held-out documents of one language in the small vocabulary, the pool as far as a proxy reads it.
 
     `scale` is how many tokens of the small vocabulary one of the run's tokens becomes."""
@@ -164,30 +192,30 @@ def _copy(task: dict) -> dict:
     return {"scale": written["tokens"] / before, "heldout_tokens": measured["tokens"]}
 
 
-def _steps(settings: dict) -> int:
-    return training.steps_for(settings["tokens"], settings["rows_per_step"], settings["context"])
+def _steps(settings: Proxies) -> int:
+    return training.steps_for(settings.tokens, settings.rows_per_step, settings.context)
 
 
-def _train(task: dict) -> dict:
+def _train(task: Group) -> dict:
     """Train the proxies of one group that are not all there, and write one file for each."""
     done = [_result(task["out"], number) for number in task["numbers"]]
     if all(storage.exists(uri) for uri in done):
         return {}
     settings = task["settings"]
-    context, where = settings["context"], device.here()
+    context, where = settings.context, device.here()
     if where.type == "cpu":
         torch.set_num_threads(1)  # Ray gave this task one core
     steps = _steps(settings)
     config = proxy.ProxyConfig(
         steps=steps,
-        rows_per_step=settings["rows_per_step"],
-        micro_rows=settings["micro_rows"],
-        lr=settings["lr"],
-        warmup_steps=min(settings["warmup_steps"], steps),
+        rows_per_step=settings.rows_per_step,
+        micro_rows=settings.micro_rows,
+        lr=settings.lr,
+        warmup_steps=min(settings.warmup_steps, steps),
         seed=task["seed"],
         precision="fp32" if where.type == "cpu" else "bf16",  # of so small products bf16 is no faster on a CPU
     )
-    shape = {**settings["shape"], "vocab_size": task["vocab_size"], "max_position_embeddings": context}
+    shape = {**settings.shape.model_dump(), "vocab_size": task["vocab_size"], "max_position_embeddings": context}
     pools = {lang: TokenStore(storage.join(task["out"], "pools", lang)) for lang in task["domains"]}
 
     def batches(mixture: list[float]):
@@ -224,12 +252,12 @@ def _batch_fn(pools: dict[str, TokenStore | LongDocuments], weights: dict[str, f
     return batch
 
 
-def _heldout(task: dict, lang: str, settings: dict) -> list[dict[str, torch.Tensor]]:
+def _heldout(task: Group, lang: str, settings: Proxies) -> list[dict[str, torch.Tensor]]:
     """The rows of a language that every proxy is measured by, each window of its held-out tokens once."""
     store = TokenStore(storage.join(task["out"], "heldout", lang))
-    context, size = settings["context"], settings["micro_rows"]
+    context, size = settings.context, settings.micro_rows
     windows = max(1, (store.n_tokens - 1) // context)
-    count = min(windows, max(1, settings["heldout_tokens"] // context))
+    count = min(windows, max(1, settings.heldout_tokens // context))
     batch = _batch_fn({lang: store}, {lang: 1.0}, context, task["seed"])
     return [batch(list(range(first, min(first + size, count)))) for first in range(0, count, size)]
 

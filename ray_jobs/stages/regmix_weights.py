@@ -11,6 +11,8 @@ A regression that ranks unseen mixtures no better than `min_correlation` is not 
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 import pyarrow as pa
 
@@ -23,6 +25,16 @@ from ray_jobs.work.tasks import map_on_ray
 STEP = 0.1  # of all tokens
 
 
+class Task(TypedDict):
+    """A regression of one language."""
+
+    weights: np.ndarray  # [N, D]
+    losses: np.ndarray  # [N, 1]
+    heldout: np.ndarray  # bool [N]
+    kind: str
+    seed: int
+
+
 def run(job: Job) -> dict:
     settings, mixture = job.regmix, job.recipe.mixture
     table = storage.read_table(job.input("regmix/proxies", "mixtures.parquet"))
@@ -30,7 +42,7 @@ def run(job: Job) -> dict:
     weights_ND, losses_NL = _matrix(table, "weight", domains), _matrix(table, "loss", languages)
     heldout = table["heldout"].to_numpy()
     seed, kind = job.recipe.seed, settings.regression
-    tasks = [
+    tasks: list[Task] = [
         {"weights": weights_ND, "losses": loss_N[:, None], "heldout": heldout, "kind": kind, "seed": seed}
         for loss_N in losses_NL.T
     ]
@@ -97,7 +109,7 @@ def run(job: Job) -> dict:
     }
 
 
-def _regress(task: dict) -> dict:
+def _regress(task: Task) -> dict:
     """The regression of one language: what it predicts for each fold and for the held-out proxies without having seen them,
     and the model of all proxies, which the search asks."""
     heldout, kind, seed = task["heldout"], task["kind"], task["seed"]

@@ -31,6 +31,14 @@ HELDOUT = 10  # one prompt in so many is held out
 SIDES = ("chosen", "rejected")
 
 
+class Settings(training.Settings):
+    model: str
+    rows: str
+    watched: str  # held-out rows that are measured while training
+    eval_every: int
+    epochs: int
+
+
 def run(job: Job) -> dict:
     recipe = job.reward
     seen, held = split(chats.preferences(job, recipe.preference, None) if recipe.preference else [])
@@ -39,15 +47,14 @@ def run(job: Job) -> dict:
         return {"model": recipe.model, **_measure(job, held)}
     chats.write_rows(job.path("rows.jsonl"), seen)
     chats.write_rows(job.path("watched.jsonl"), _watched(held, recipe))
-    settings = training.settings(
-        job,
-        training.loop_config(job, given(recipe.optimiser)),
-        model=job.input(foundation(job.recipe), "model"),
-        rows=job.path("rows.jsonl"),
-        watched=job.path("watched.jsonl"),
-        eval_every=recipe.eval_every,
-        epochs=recipe.epochs,
-    )
+    settings: Settings = {
+        **training.settings(job, training.loop_config(job, given(recipe.optimiser))),
+        "model": job.input(foundation(job.recipe), "model"),
+        "rows": job.path("rows.jsonl"),
+        "watched": job.path("watched.jsonl"),
+        "eval_every": recipe.eval_every,
+        "epochs": recipe.epochs,
+    }
     result = launch(job, train_worker, settings)
     return {"pairs": len(seen), "per_language": chats.per_language(seen), **result, **_measure(job, held)}
 
@@ -66,7 +73,7 @@ def _watched(held: list[dict], recipe: Reward) -> list[dict]:
     return [row for rows in by_lang for row in chats.sample(rows, recipe.eval_rows_per_language)]
 
 
-def train_worker(settings: dict) -> dict:
+def train_worker(settings: Settings) -> dict:
     tokenizer = load_tokenizer(settings)
     rows = chats.read_rows(settings["rows"])
     chosen, rejected = _pairs(tokenizer, rows, settings["context"])
@@ -86,7 +93,7 @@ def _pairs(tokenizer, rows: list[dict], context: int) -> list[list[Example]]:
     return [[example for example, fit in zip(side, fits, strict=True) if fit] for side in sides]
 
 
-def _validation(pairs: list[list[Example]], settings: dict) -> LossValidation | None:
+def _validation(pairs: list[list[Example]], settings: Settings) -> LossValidation | None:
     def rows_of(indices: list[int]) -> tuple[BatchFn, int]:
         chosen, rejected = ([side[i] for i in indices] for side in pairs)
         return reward.batch_fn(chosen, rejected, settings["seed"]), len(indices)

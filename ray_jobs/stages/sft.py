@@ -16,6 +16,14 @@ from train.methods import sft
 from train.monitor.heldout_rows import LossValidation
 
 
+class Settings(training.Settings):
+    model: str
+    rows: str
+    heldout: str
+    eval_every: int
+    epochs: int
+
+
 def run(job: Job) -> dict:
     recipe = job.sft
     if job.stage.name == "sft/stage1":
@@ -29,19 +37,18 @@ def run(job: Job) -> dict:
         rows = chats.read_rows(job.input("sft/select", "rows.jsonl"))
         heldout = job.input("sft/stage1", "heldout.jsonl")  # selection sees only what stage 1 was trained on
     chats.write_rows(job.path("rows.jsonl"), rows)
-    settings = training.settings(
-        job,
-        training.loop_config(job, stage.optimiser),
-        model=start,
-        rows=job.path("rows.jsonl"),
-        heldout=heldout,
-        eval_every=recipe.eval_every,
-        epochs=stage.epochs,
-    )
+    settings: Settings = {
+        **training.settings(job, training.loop_config(job, stage.optimiser)),
+        "model": start,
+        "rows": job.path("rows.jsonl"),
+        "heldout": heldout,
+        "eval_every": recipe.eval_every,
+        "epochs": stage.epochs,
+    }
     return {"conversations": len(rows), "per_language": chats.per_language(rows), **launch(job, train_worker, settings)}
 
 
-def train_worker(settings: dict) -> dict:
+def train_worker(settings: Settings) -> dict:
     tokenizer = load_tokenizer(settings)
     encoded = chat.encode(tokenizer, chats.read_rows(settings["rows"]))
     fitting, too_long = examples.within(encoded, settings["context"])
@@ -55,7 +62,7 @@ def train_worker(settings: dict) -> dict:
     return {**summary, "packed_rows": len(packed), "positions_used": round(used, 4), "left_out": len(too_long)}
 
 
-def _validation(tokenizer, settings: dict) -> LossValidation | None:
+def _validation(tokenizer, settings: Settings) -> LossValidation | None:
     """The held-out conversations, packed by language."""
     rows = chats.read_rows(settings["heldout"])
     fitting, _ = examples.within(chat.encode(tokenizer, rows), settings["context"])

@@ -28,7 +28,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
 from ray_jobs.run.files import location
 from ray_jobs.run.job import Job
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import map_on_ray, written
 from train.chat import conversations as chat
 from train.selection.preference import is_translation
@@ -37,22 +37,32 @@ PERCENTILES = (10, 50, 90, 99)
 HERE_BYTES = 16 << 20  # of files: some ten seconds of work, as long as two Ray workers take to load their modules
 
 
+class Task(TokenizerSetting):
+    """One file of chat rows."""
+
+    data: ChatData
+    languages: list[str]
+    model: str  # of the languages of answers
+    folder: str  # of the user's functions
+    stage: str
+    uri: str
+    out: str
+    ledger: str
+
+
 def run(job: Job) -> dict:
     sft = job.sft
     chat_categories.classifier(
         sft.data.category, os.getcwd()
     )  # what is wrong with it is said before work is handed out
-    common = {
-        **tokenizer_of(job),
-        "data": sft.data.model_dump(),
-        "languages": list(job.recipe.languages),
-        "model": location(job.recipe.language.model),
-        "folder": os.getcwd(),
-        "stage": job.stage.name,
-    }
-    tasks = [
+    tasks: list[Task] = [
         {
-            **common,
+            **tokenizer_of(job),
+            "data": sft.data,
+            "languages": list(job.recipe.languages),
+            "model": location(job.recipe.language.model),
+            "folder": os.getcwd(),
+            "stage": job.stage.name,
             "uri": uri,
             "out": job.path("parts", f"part-{number:05d}"),
             "ledger": f"{job.ledger}/part-{number:05d}",
@@ -93,7 +103,7 @@ def run(job: Job) -> dict:
     }
 
 
-def _each(job: Job, tasks: list[dict]) -> list[dict]:
+def _each(job: Job, tasks: list[Task]) -> list[dict]:
     """`_part` of every file: as Ray tasks, but a few small files of this machine here, which has all loaded already."""
     before = written([f"{task['out']}.json"] for task in tasks)
     local = job.address is None and not any(row_files.is_hf(task["uri"]) for task in tasks)
@@ -107,12 +117,12 @@ def _each(job: Job, tasks: list[dict]) -> list[dict]:
     return found
 
 
-def _part(task: dict) -> dict:
+def _part(task: Task) -> dict:
     """Valid rows of one file as `<out>.jsonl`, what must be known of them as `<out>.parquet`, and counts."""
     marker = f"{task['out']}.json"
     if storage.exists(marker):
         return storage.read_json(marker)
-    data = ChatData(**task["data"])
+    data = task["data"]
     bands = chat_duplicates.bands(data.similarity, data.num_perm) if data.similarity else None
     classify = chat_categories.classifier(data.category, task["folder"])
     encoder = Encoder(load_tokenizer(task))

@@ -38,7 +38,7 @@ DECISIONS = pa.schema(
 def run(job: Job) -> dict:
     settings, folder = job.sft.select, job.path("measures")
     names = measures.split(job.input("sft/stage1", "rows.jsonl"), folder)
-    kinds: dict[str, dict] = {
+    kinds: dict[str, measures.Kind] = {
         "reward": {"reward": reward_model.settings(job)},
         "surprise": {"model": job.input(foundation(job.recipe), "model"), "embed": settings.embedding_model is None},
     }

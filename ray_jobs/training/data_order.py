@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypedDict
 
 from cluster import storage
 from mixture.order import ledger
@@ -35,10 +36,26 @@ STAGES: dict[str, Callable[[Train], int]] = {
 """The stages that read the mixture, in their order -> their rows a step."""
 
 
-def settle(job: Job, seed: int) -> dict:
+class Order(TypedDict):
+    """What a stage reads, in which order: `order.json` in its folder."""
+
+    context: int
+    sample_seed: int
+    rows_per_step: int
+    schedule: list[dict]
+    removed: list[dict]
+
+
+class OrderOfPools(Order):
+    """The same, and the folder of the token stores that it is of."""
+
+    pools: str
+
+
+def settle(job: Job, seed: int) -> OrderOfPools:
     """The settings of a training worker that say what it reads; written to `order.json` too."""
     lines = ledger.read(ledger_uri(job.run_uri, job.stage.name))
-    order = {
+    order: Order = {
         "context": job.train.context,
         "sample_seed": seed,
         "rows_per_step": rows_per_step(job.recipe, job.stage.name),
@@ -55,12 +72,12 @@ def schedule(run_uri: str, stage: str, lines: list[dict]) -> list[dict]:
     return ledger.schedule(plan["weights"], {row["pool"]: row["pool_tokens"] for row in plan["rows"]}, lines)
 
 
-def pool_names(order: dict) -> list[str]:
+def pool_names(order: Order) -> list[str]:
     """The pools of an `order`, as its sampler numbers them."""
     return sorted({name for entry in order["schedule"] for name in entry["weights"]})
 
 
-def sampler(order: dict, pools: str) -> Sampler:
+def sampler(order: Order, pools: str) -> Sampler:
     """The sampler of an `order`. `pools`: the folder of the token stores."""
     names = pool_names(order)
     with ThreadPoolExecutor(OPEN_THREADS) as threads:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +16,43 @@ from mixture.store.long_documents import SIGN
 from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order, watch
-from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
+from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from train import loader, model
 from train.batches.decoder import Decoder
-from train.batches.parts import BatchFn
+from train.batches.parts import BatchFn, LossFn
 from train.checkpoint import checkpoint
 from train.loop import LoopConfig, fit
 from train.monitor.forgetting import warnings
+from train.monitor.heldout_rows import LossValidation
+from train.monitor.heldout_text import Validation
 
 SPLIT = ("base", "pretrain", "control", "sft")  # stages whose loss is a sum over tokens of packed rows
 LOG_RECORDS = 60  # about so many points per loss curve
 
 
-def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dict:
+class Settings(TokenizerSetting):
+    """What every training worker needs."""
+
+    loop: dict[str, Any]  # fields of a LoopConfig; its steps may come later (`with_steps`)
+    out: str
+    context: int
+    seed: int
+    watch: watch.WatchSettings
+    metrics_uri: str
+
+
+class PackedSettings(Settings):
+    """The same of a stage that reads the mixture: with the order of its rows (`data_order.OrderOfPools`)."""
+
+    pools: str
+    sample_seed: int
+    rows_per_step: int
+    schedule: list[dict]
+    removed: list[dict]
+
+
+def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dict[str, Any]:
     """The fields of a `LoopConfig` as plain data; `steps` may be set later by `with_steps`, when the rows are known."""
     train, kind = job.train, job.stage.name.split("/")[0]
     beyond_varlen = train.attention == "varlen" and kind == "dpo"  # the answers of a pair share their prompt
@@ -51,7 +76,7 @@ def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dic
     return with_steps(loop, steps) if steps else loop
 
 
-def with_steps(loop: dict, steps: int) -> dict:
+def with_steps(loop: dict[str, Any], steps: int) -> dict[str, Any]:
     """`loop` for `steps` updates."""
     warmup = min(loop["warmup_steps"], steps)
     return {**loop, "steps": steps, "warmup_steps": warmup, "log_every": max(1, steps // LOG_RECORDS)}
@@ -62,8 +87,8 @@ def steps_for(tokens: int, rows_per_step: int, context: int) -> int:
     return max(1, math.ceil(tokens / (rows_per_step * context)))
 
 
-def settings(job: Job, loop: dict, **more) -> dict:
-    """What every training worker needs, as plain data."""
+def settings(job: Job, loop: dict[str, Any]) -> Settings:
+    """The settings of the stage of `job` that all stages have."""
     return {
         "loop": loop,
         "out": job.path(),
@@ -71,11 +96,11 @@ def settings(job: Job, loop: dict, **more) -> dict:
         **tokenizer_of(job),
         "seed": job.recipe.seed,
         "watch": watch.settings(job),
-        **more,
+        "metrics_uri": job.metrics_uri,
     }
 
 
-def packed_rows(settings: dict) -> BatchFn:
+def packed_rows(settings: data_order.OrderOfPools) -> BatchFn:
     """Row numbers to packed rows as `data_order.settle` has said in `settings`: row i is sample i, at any world size."""
     sampler = data_order.sampler(settings, settings["pools"])
 
@@ -88,21 +113,44 @@ def packed_rows(settings: dict) -> BatchFn:
     return batch
 
 
-def fit_and_save(net: Decoder, batch_fn: BatchFn, loss_fn, settings: dict, **more) -> dict:
-    """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary."""
+def fit_and_save(
+    net: Decoder,
+    batch_fn: BatchFn,
+    loss_fn: LossFn,
+    settings: Settings,
+    *,
+    pools: Sequence[str] = (),
+    validation: Validation | LossValidation | None = None,
+    after_step: Callable[[int, Decoder], None] | None = None,
+) -> dict:
+    """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary.
+
+    `pools` are those of a stage that reads the mixture: its loss is told by language, and held-out text is measured."""
     config, to = LoopConfig(**settings["loop"]), device.here()
     tokenizer, context = load_tokenizer(settings), settings["context"]
-    pools = data_order.pool_names(settings) if "schedule" in settings else []
     languages = [pool.split("/")[-1].split(SIGN)[0] for pool in pools]
-    more = {"device": to, "languages": languages, **more}
     if pools:
-        more["validation"] = watch.validation(settings["watch"], context, tokenizer)
-    where = {"metrics_uri": settings["metrics_uri"], "context": context, "config": settings["loop"], "device": to}
-    with watch.reporting(net, settings["watch"], **where) as on_log, loader.ahead(batch_fn, config) as batches:
-        summary = fit(net, batches, loss_fn, config, settings["out"], on_log=on_log, **more)
+        validation = watch.validation(settings["watch"], context, tokenizer)
+    curves, loop = settings["metrics_uri"], settings["loop"]
+    with (
+        watch.reporting(net, settings["watch"], metrics_uri=curves, context=context, config=loop, device=to) as on_log,
+        loader.ahead(batch_fn, config) as batches,
+    ):
+        summary = fit(
+            net,
+            batches,
+            loss_fn,
+            config,
+            settings["out"],
+            device=to,
+            on_log=on_log,
+            after_step=after_step,
+            languages=languages,
+            validation=validation,
+        )
     model.save(net, tokenizer, storage.join(settings["out"], "model"), context)
     checkpoint.clear(storage.join(settings["out"], "checkpoints"))
-    stage = settings["metrics_uri"].rsplit("/", 1)[-1].removesuffix(".jsonl")
+    stage = curves.rsplit("/", 1)[-1].removesuffix(".jsonl")
     return {**summary, "warnings": [f"{stage}: {said}" for said in warnings(summary)]}
 
 

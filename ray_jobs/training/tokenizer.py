@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run.job import Job
 
 
-def tokenizer_of(job: Job) -> dict:
+class TokenizerSetting(TypedDict):
+    """What of a task's settings says where the run's tokenizer lies."""
+
+    tokenizer: str
+
+
+def tokenizer_of(job: Job) -> TokenizerSetting:
     """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
     return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
 
 
-def load_tokenizer(settings: dict):
+def load_tokenizer(settings: TokenizerSetting):
     return tokenizers.load(storage.localize(settings["tokenizer"]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -21,8 +22,21 @@ from train.scores import evaluate
 BATCH_ROWS = 8
 
 
-def settings(job: Job) -> dict:
-    """What `validation` and `reporting` read of the recipe, as plain data. Raises ValueError for a tracker that is not
+class WatchSettings(TypedDict):
+    """What `validation` and `reporting` read of the recipe."""
+
+    trackers: Sequence[str]
+    project: str
+    peak: float | None  # FLOP/s of a device
+    eval_every: int
+    eval_bytes: int  # of each language
+    heldout: str
+    replay: list[str]
+    alarm: float  # bits per byte
+
+
+def settings(job: Job) -> WatchSettings:
+    """Those of the recipe. Raises ValueError for a tracker that is not
     installed here, before any worker starts."""
     train = job.train
     trackers.check(train.trackers)
@@ -38,7 +52,7 @@ def settings(job: Job) -> dict:
     }
 
 
-def validation(watch: dict, context: int, tokenizer) -> Validation | None:
+def validation(watch: WatchSettings, context: int, tokenizer) -> Validation | None:
     """The held-out text of `settings`, packed; None when it is not to be measured."""
     if not watch["eval_every"]:
         return None
@@ -52,7 +66,7 @@ def validation(watch: dict, context: int, tokenizer) -> Validation | None:
 
 @contextmanager
 def reporting(
-    net: Decoder, watch: dict, *, metrics_uri: str, context: int, config: dict, device: torch.device
+    net: Decoder, watch: WatchSettings, *, metrics_uri: str, context: int, config: dict, device: torch.device
 ) -> Iterator[Callable[[dict], None]]:
     """A function for `fit`'s `on_log`: records, with their utilisation, go to the run's JSON Lines, to Ray's metrics endpoint
     and to the trackers. Call it on every rank."""

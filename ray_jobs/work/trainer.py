@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from cluster import storage
 from cluster.engines import embedded, placement
@@ -44,8 +44,18 @@ STOP_SECONDS = 600.0  # for an update and its checkpoint; whoever sent the signa
 
 _warm: list[_Group] = []
 
+S = TypeVar("S")
 
-def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: int = 0) -> dict:
+
+class Command(TypedDict):
+    """What the workers of a group run next."""
+
+    function: str  # module:function
+    settings: object
+    result_uri: str
+
+
+def launch(job: Job, function: Callable[[S], dict], settings: S, steps: int = 0) -> dict:
     """`function(settings)` on every worker; returns what rank 0 returned. `steps` is the length of the progress bar until the
     first record says it.
 
@@ -54,13 +64,12 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
     embedded.start(job.address, job.recipe.cluster.cpus)
     group = _warm.pop() if _warm else _Group(job)
     result_uri = job.path(f"_result-{uuid.uuid4().hex[:8]}.json")
-    metrics_uri = storage.join(job.metrics, f"{job.stage.name.replace('/', '-')}.jsonl")
-    command = {
+    command: Command = {
         "function": f"{function.__module__}:{function.__qualname__}",
-        "settings": {**settings, "metrics_uri": metrics_uri},
+        "settings": settings,
         "result_uri": result_uri,
     }
-    group.run(command, _follower(job, metrics_uri, steps))
+    group.run(command, _follower(job, steps))
     if job.address is None and not group.gpus:  # a GPU is wanted by the tasks that come between
         _warm.append(group)
     else:
@@ -77,8 +86,9 @@ def launch(job: Job, function: Callable[[dict], dict], settings: dict, steps: in
 class _Mailbox:
     """An actor with the command that the workers shall run next. Commands are numbered from 1; None ends the group."""
 
-    def __init__(self):
-        self.number, self.command, self.done, self.stop = 0, None, 0, False
+    def __init__(self) -> None:
+        self.number, self.done, self.stop = 0, 0, False
+        self.command: Command | None = None
 
     def request_stop(self) -> None:
         self.stop = True
@@ -86,10 +96,10 @@ class _Mailbox:
     def stop_requested(self) -> bool:
         return self.stop
 
-    def post(self, command: dict | None) -> None:
+    def post(self, command: Command | None) -> None:
         self.number, self.command = self.number + 1, command
 
-    def after(self, number: int) -> tuple[int, dict | None] | None:
+    def after(self, number: int) -> tuple[int, Command | None] | None:
         return (self.number, self.command) if self.number > number else None
 
     def finish(self, number: int) -> None:
@@ -152,7 +162,7 @@ class _Group:
         except BaseException as error:  # raised again by `run`, in the thread that waits for the result
             self.fault = error
 
-    def run(self, command: dict, follow: Callable[[], None]) -> None:
+    def run(self, command: Command, follow: Callable[[], None]) -> None:
         """Run one command to its end, calling `follow` now and then. Raises what the group failed with."""
         import ray
 
@@ -254,7 +264,7 @@ def _watch_node(wanted: threading.Event) -> None:
         wanted.set()
 
 
-def _follower(job: Job, metrics_uri: str, steps: int) -> Callable[[], None]:
+def _follower(job: Job, steps: int) -> Callable[[], None]:
     """What brings the newest record to the progress bar. Training goes on from its newest checkpoint, and what the records say
     of later steps is of a process that is gone. The rate counts from the first new record: the first update compiles."""
     from train.checkpoint import checkpoint
@@ -262,13 +272,13 @@ def _follower(job: Job, metrics_uri: str, steps: int) -> Callable[[], None]:
 
     newest = checkpoint.latest(job.path("checkpoints"))
     job.progress.start(steps, "steps", newest.step if newest else 0)
-    last = metrics.read(metrics_uri)[-1:]
+    last = metrics.read(job.metrics_uri)[-1:]
     began = False
 
     def follow() -> None:
         nonlocal last, began
         with contextlib.suppress(OSError):
-            if (found := metrics.read(metrics_uri)[-1:]) in ([], last):
+            if (found := metrics.read(job.metrics_uri)[-1:]) in ([], last):
                 return
             last = found
             if began:

@@ -75,7 +75,9 @@ def launch(cluster, folder, disturb, **settings):
     results = []
     run = threading.Thread(
         target=lambda: results.append(
-            trainer.launch(job, elastic_worker.train, {"out": str(folder / "out"), **settings})
+            trainer.launch(
+                job, elastic_worker.train, {"out": str(folder / "out"), "metrics_uri": job.metrics_uri, **settings}
+            )
         )
     )
     run.start()

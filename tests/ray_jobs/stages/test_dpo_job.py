@@ -42,12 +42,7 @@ def stage_of(tmp_path, chatml_tokenizer, tiny_model, monkeypatch):
 
     monkeypatch.setattr(dpo_job.pairs, "on_policy", on_policy)
 
-    def launch(job, function, settings):
-        return function(
-            {**settings, "metrics_uri": storage.join(job.metrics, f"{job.stage.name.replace('/', '-')}.jsonl")}
-        )
-
-    monkeypatch.setattr(dpo_job, "launch", launch)
+    monkeypatch.setattr(dpo_job, "launch", lambda job, function, settings: function(settings))
 
     def run(name, *overrides):
         settings = [

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from ray_jobs.run.graph import REWARD
 from ray_jobs.run.job import Job
 from ray_jobs.work import device
 from train.scores import reward_scores
@@ -21,7 +22,7 @@ class RewardModel(TypedDict):
 
 def settings(job: Job) -> RewardModel:
     """The reward model of the run."""
-    trained = job.path("model") if job.stage.name == "reward" else job.input("reward", "model")
+    trained = job.path("model") if job.stage.name == REWARD else job.input(REWARD, "model")
     return {"model": job.reward.model or trained, "precision": job.train.precision}
 
 

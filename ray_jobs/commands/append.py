@@ -17,6 +17,7 @@ from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.errors import UserError
 from ray_jobs.run import lock
+from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
 
@@ -40,7 +41,7 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
     """
     if not run.recipe.sources:
         raise UserError(f"{run.uri}: this run aligns a finished model and has no token stores to append to")
-    if run.manifest("tokenize") is None:
+    if run.manifest(TOKENIZE) is None:
         raise UserError(f"{run.uri}: there are no token stores yet; `pinisi run … --until tokenize` makes them")
     files = storage.glob(documents)
     if not files:
@@ -52,7 +53,7 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
                 raise UserError(f"{uri}: the column {missing[0]} is missing; documents have {', '.join(COLUMNS)}")
             languages |= set(parquet.read(["lang"])["lang"].unique().to_pylist())
     pools = {lang: _open(run, f"{pool}/{lang}").uri for lang in sorted(languages)}
-    tokenizer = tokenizers.load(storage.localize(storage.join(run.uri, "tokenize", "tokenizer")))
+    tokenizer = tokenizers.load(storage.localize(storage.join(run.uri, TOKENIZE, "tokenizer")))
     encoder = Encoder(tokenizer, run.recipe.tokenize.dropout, run.recipe.tokenize.seed)
     added = {}
     for lang, uri in pools.items():

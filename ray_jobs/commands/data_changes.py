@@ -19,6 +19,7 @@ from mixture.store.token_store import TokenStore
 from ray_jobs.commands import explain
 from ray_jobs.errors import UserError
 from ray_jobs.run import lock
+from ray_jobs.run.graph import MIXTURE, PRUNE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
 
@@ -108,7 +109,7 @@ def trained(run: Run, stage: str) -> int:
     """Steps of `stage` whose rows are settled: those up to the newest checkpoint. Raises UserError when all are."""
     if run.manifest(stage) is not None:
         raise UserError(f"{stage} has been trained to its end; a change would come too late for it")
-    if stage == "prune" and storage.exists(storage.join(run.uri, stage, data_order.FILE)):
+    if stage == PRUNE and storage.exists(storage.join(run.uri, stage, data_order.FILE)):
         raise UserError("prune has begun; its rows can be changed only before it does")
     from train.checkpoint import checkpoint
 
@@ -180,7 +181,7 @@ def _store(run: Run, pool: str) -> TokenStore | LongDocuments:
 
 def _schedule(run: Run, stage: str) -> list[dict]:
     """What the stage reads by its plan and its ledger."""
-    path = storage.join(run.uri, "mixture", "plan.json")
+    path = storage.join(run.uri, MIXTURE, "plan.json")
     if not storage.exists(path):
         raise UserError(f"{run.uri}: there is no mixture to change yet; `pinisi run … --until mixture` makes it")
     return data_order.schedule(run.uri, stage, ledger.read(data_order.ledger_uri(run.uri, stage)))

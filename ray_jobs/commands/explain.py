@@ -10,19 +10,20 @@ from cluster.terminal import Column
 from curation.text.urls import normalise
 from ray_jobs.commands import explain_chat
 from ray_jobs.errors import UserError
+from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
 from ray_jobs.run.locate import parts
 from ray_jobs.run.run import Run
 
 DOCUMENT_STAGES = (
-    "crawl",
-    "extract",
-    "language",
-    "filter/signals",
-    "filter/policy",
-    "dedup",
-    "decontaminate",
-    "quality",
-    "tokenize",
+    CRAWL,
+    EXTRACT,
+    LANGUAGE,
+    SIGNALS,
+    POLICY,
+    DEDUP,
+    DECONTAMINATE,
+    QUALITY,
+    TOKENIZE,
 )
 
 
@@ -73,20 +74,20 @@ def documents(run: Run, document: str) -> list[tuple[str, str]]:
 
 def _shown(stage: str) -> list[str]:
     extra = {
-        "language": ["lang", "lang_score"],
-        "quality": ["lang", "quality"],
-        "tokenize": ["lang", "heldout", "n_tokens"],
+        LANGUAGE: ["lang", "lang_score"],
+        QUALITY: ["lang", "quality"],
+        TOKENIZE: ["lang", "heldout", "n_tokens"],
     }
     return ["doc_id", "url", *extra.get(stage, [])]
 
 
 def _found(stage: str, row: dict) -> dict:
     """What a stage that kept the document said about it."""
-    if stage == "language":
+    if stage == LANGUAGE:
         return {"rule": "language", "value": row["lang_score"], "detail": row["lang"]}
-    if stage == "quality" and row["quality"] is not None:
+    if stage == QUALITY and row["quality"] is not None:
         return {"rule": "quality", "value": row["quality"], "detail": row["lang"]}
-    if stage == "tokenize":
+    if stage == TOKENIZE:
         return {
             "rule": "tokens",
             "value": row["n_tokens"],

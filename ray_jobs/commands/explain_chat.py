@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from ray_jobs.alignment import chats
 from ray_jobs.config.given import given
+from ray_jobs.run.graph import SFT_SELECT
 from ray_jobs.run.run import Run
 
 STAGES = ("reward", "sft/", "dpo/")  # how the names of alignment stages begin
@@ -19,7 +20,7 @@ def events(run: Run, row_id: str) -> list[dict]:
     for stage in run.stages:
         if not stage.name.startswith(STAGES) or run.manifest(stage.name) is None:
             continue
-        own = _selection(run, row_id) if stage.name == "sft/select" else _dropped(run, stage.name, row_id)
+        own = _selection(run, row_id) if stage.name == SFT_SELECT else _dropped(run, stage.name, row_id)
         own = own or _kept(run, stage.name, row_id)
         found += [{"doc_id": row_id, "url": None, "stage": stage.name, **_EMPTY, **event} for event in own]
     return found
@@ -46,7 +47,7 @@ def _kept(run: Run, stage: str, row_id: str) -> list[dict]:
 
 def _selection(run: Run, row_id: str) -> list[dict]:
     """The decision of sft/select in four events: reward, perplexity, their score, and the nearest that was taken before."""
-    rows = _rows(storage.join(run.uri, "sft/select", "decisions.parquet"), "id", row_id)
+    rows = _rows(storage.join(run.uri, SFT_SELECT, "decisions.parquet"), "id", row_id)
     if not rows:
         return []
     row, limit = rows[0], given(given(run.recipe.train).sft).select.max_similarity

@@ -16,10 +16,11 @@ from cluster.terminal import Column, numbers
 from curation.policy import percentiles, policy
 from curation.signals import word_lists
 from ray_jobs.errors import UserError
+from ray_jobs.run.graph import SIGNALS
 from ray_jobs.run.run import Run
 from ray_jobs.stages.filter_policy import own_names, thresholds
 
-STAGE = "filter/signals"
+STAGE = SIGNALS
 BATCH_ROWS = 65_536
 
 

@@ -16,6 +16,7 @@ from mixture.order.sampler import Sampler
 from ray_jobs.config.given import given
 from ray_jobs.errors import UserError
 from ray_jobs.run import locate
+from ray_jobs.run.graph import CRAWL, PRUNE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
 
@@ -72,7 +73,7 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
 def _last(run: Run, stage: str) -> int | None:
     """The last step of a stage that is done. Those that learn masks come before those that its manifest counts."""
     steps = (run.manifest(stage) or {}).get("steps")
-    return steps and steps + (given(given(run.recipe.train).prune).mask_steps if stage == "prune" else 0)
+    return steps and steps + (given(given(run.recipe.train).prune).mask_steps if stage == PRUNE else 0)
 
 
 def _rollbacks(run: Run, stage: str) -> list[dict]:
@@ -104,7 +105,7 @@ def sources(run: Run, doc_ids: set[str]) -> dict[str, dict]:
     """Where documents come from: doc_id -> url, source, source_id, crawl, warc_file, warc_offset (of its record, in bytes)."""
     wanted, found = pa.array(sorted(doc_ids), pa.string()), {}
     for part in locate.parts(run.uri, *sorted(doc_ids)):
-        with storage.open_parquet(storage.join(run.uri, "crawl", part)) as parquet:
+        with storage.open_parquet(storage.join(run.uri, CRAWL, part)) as parquet:
             columns = [name for name in ("doc_id", *SOURCE) if name in parquet.schema_arrow.names]
             for row in parquet.read(columns).filter(pc.is_in(pc.field("doc_id"), wanted)).to_pylist():
                 found[row.pop("doc_id")] = {name: row.get(name) for name in SOURCE}

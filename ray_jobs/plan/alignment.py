@@ -17,7 +17,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.training import Model, Step, flops_per_second, model
-from ray_jobs.run.graph import ON_POLICY, ROUNDS
+from ray_jobs.run.graph import EVALUATE, OFF_POLICY, ON_POLICY, PROXIES, REWARD, ROUNDS, SFT_1, SFT_2, SFT_SELECT
 from train.monitor import flops
 from train.preference_losses.table import LOSSES
 
@@ -36,7 +36,7 @@ def before(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     seconds = runs * own.tokens * per_token / flops_per_second(group, mfu)
     source = f"mixture.regmix.proxies: {runs:,} runs x {own.tokens:,} tokens; {per_token / 1e6:,.0f} MFLOP a token"
     tasks = math.ceil(runs / own.group)
-    return [Step("regmix/proxies", runs * own.tokens, seconds, f"{source}; MFU {mfu.value:.0%}, {mfu.source}", tasks)]
+    return [Step(PROXIES, runs * own.tokens, seconds, f"{source}; MFU {mfu.value:.0%}, {mfu.source}", tasks)]
 
 
 def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
@@ -62,19 +62,19 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         rows = _rows(n, "preference_rows", train.reward.max_rows)
         source = said(rows, "pairs of two answers", "train.reward.max_rows", "preference_rows")
         source = f"{source} x {train.reward.epochs} epochs"
-        steps.append(step("reward", 2 * rows * chat * train.reward.epochs, source))
+        steps.append(step(REWARD, 2 * rows * chat * train.reward.epochs, source))
     if train.sft:
         rows = _rows(n, "chat_rows_stage1", train.sft.max_rows)
         read = said(rows, "conversations", "train.sft.max_rows", "chat_rows_stage1")
         epochs = train.sft.stage1.epochs
-        steps.append(step("sft/stage1", rows * chat * epochs, f"{read} x {epochs} epochs"))
+        steps.append(step(SFT_1, rows * chat * epochs, f"{read} x {epochs} epochs"))
         if train.reward:
             passes = f"{read}; a forward pass for rewards, one for perplexity and embeddings"
             tasks = 2 * math.ceil(rows / (measures.ROWS * measures.SHARDS))
-            steps.append(step("sft/select", rows * chat, passes, 2 * FORWARD, gpus=tasks))
+            steps.append(step(SFT_SELECT, rows * chat, passes, 2 * FORWARD, gpus=tasks))
             rows, epochs = _rows(n, "chat_rows_stage2", rows), train.sft.stage2.epochs
             taken = said(rows, "conversations", "train.sft.max_rows, if all are taken", "chat_rows_stage2")
-            steps.append(step("sft/stage2", rows * chat * epochs, f"{taken} x {epochs} epochs"))
+            steps.append(step(SFT_2, rows * chat * epochs, f"{taken} x {epochs} epochs"))
     if train.dpo and train.sft and train.reward:
         rows = _rows(n, "preference_rows", train.dpo.max_rows)
         steps += _preferences(
@@ -91,7 +91,7 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         f"{models} models x tokenize.heldout_bytes_per_language of {len(recipe.languages)} languages / bytes_per_token"
     )
     steps.append(
-        step("evaluate", models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
+        step(EVALUATE, models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
     )
     return steps
 
@@ -108,7 +108,7 @@ def _preferences(dpo: Dpo, n: Mapping[str, Number], step, rows: float, source: s
         times, passes = 1 + FORWARD, f"a forward pass of the reference, then {passes}"
     steps = [
         step("dpo/perplexity", 2 * rows * chat, f"{source}; a forward pass of the base, one task", FORWARD, gpus=1),
-        step("dpo/off_policy", 2 * rows * chat, f"{source}; {passes}", times),
+        step(OFF_POLICY, 2 * rows * chat, f"{source}; {passes}", times),
     ]
     answers = own.prompts * own.samples
     length = min(float(own.max_new_tokens), chat)

@@ -15,6 +15,7 @@ from cluster import storage
 from ray_jobs.config.curation import Source
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.plan.rates import SEA_SNAPSHOTS, SEA_TOKENS, Number
+from ray_jobs.run.graph import CRAWL, DEDUP, EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
 
 COMPRESSED = 0.30  # zstd Parquet of text
 
@@ -76,9 +77,9 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
         return Step(name, documents_in, extracted, seconds, left * COMPRESSED, _of(n, rate), gated)
 
     steps = [
-        Step("crawl", pages, fetched, fetched / mb / v["crawl_rate"], fetched, crawl_rate, pages_from),
+        Step(CRAWL, pages, fetched, fetched / mb / v["crawl_rate"], fetched, crawl_rate, pages_from),
         Step(
-            "extract",
+            EXTRACT,
             pages,
             fetched * v["html_ratio"],
             pages / v["extract"],
@@ -86,11 +87,11 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
             ratio,
             "pages of crawl",
         ),
-        by_bytes("language", "language_rate", extracted),
-        by_bytes("filter/signals", "signals_rate", extracted),
-        by_bytes("filter/policy", "policy_rate", after_rules),
+        by_bytes(LANGUAGE, "language_rate", extracted),
+        by_bytes(SIGNALS, "signals_rate", extracted),
+        by_bytes(POLICY, "policy_rate", after_rules),
         Step(
-            "dedup",
+            DEDUP,
             documents_ruled,
             after_rules,
             minhash,
@@ -100,7 +101,7 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
             shuffle_bytes=documents_ruled * v["shuffle_bytes_per_document"],
         ),
         Step(
-            "quality",
+            QUALITY,
             documents_kept,
             kept,
             kept / mb / v["quality_rate"],
@@ -109,7 +110,7 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
             kept_from,
         ),
         Step(
-            "tokenize",
+            TOKENIZE,
             documents_kept,
             kept,
             tokens / v["tokenize_rate"],

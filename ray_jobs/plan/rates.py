@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray_jobs.run.fingerprint import ROOT
+from ray_jobs.run.graph import EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
 from ray_jobs.run.run import Run
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -94,14 +95,14 @@ SEA_TOKENS = {
 SEA_SNAPSHOTS = 96
 
 FROM_RUN = {  # name -> (stage, what is divided by seconds x CPUs, factor, unit)
-    "extract": ("extract", "docs_in", 1.0, "pages/s/core"),
-    "language_rate": ("language", "bytes", 1e-6, "MB/s/core"),
-    "signals_rate": ("filter/signals", "bytes", 1e-6, "MB/s/core"),
-    "policy_rate": ("filter/policy", "bytes", 1e-6, "MB/s/core"),
-    "quality_rate": ("quality", "bytes", 1e-6, "MB/s/core"),
-    "tokenize_rate": ("tokenize", "tokens", 1.0, "tokens/s/core"),
+    "extract": (EXTRACT, "docs_in", 1.0, "pages/s/core"),
+    "language_rate": (LANGUAGE, "bytes", 1e-6, "MB/s/core"),
+    "signals_rate": (SIGNALS, "bytes", 1e-6, "MB/s/core"),
+    "policy_rate": (POLICY, "bytes", 1e-6, "MB/s/core"),
+    "quality_rate": (QUALITY, "bytes", 1e-6, "MB/s/core"),
+    "tokenize_rate": (TOKENIZE, "tokens", 1.0, "tokens/s/core"),
 }
-KEPT_IN_RUN = {"extract_kept": "extract", "language_gate": "language", "rules_kept": "filter/policy"}
+KEPT_IN_RUN = {"extract_kept": EXTRACT, "language_gate": LANGUAGE, "rules_kept": POLICY}
 
 
 def numbers(
@@ -154,7 +155,7 @@ def _of_run(run: Run) -> dict[str, Number]:
         if manifest and manifest.get("docs_in"):
             kept = manifest["docs_out"] / manifest["docs_in"]
             found[name] = Number(kept, "kept", source % f"{stage}/_manifest.json")
-    tokenized = run.manifest("tokenize")
+    tokenized = run.manifest(TOKENIZE)
     if tokenized and tokenized.get("tokens"):
         found["bytes_per_token"] = Number(
             tokenized["bytes"] / tokenized["tokens"], "B", source % "tokenize/_manifest.json"

@@ -17,6 +17,7 @@ from cluster.terminal import Column
 from mixture import sailor2, weights
 from mixture.weights import Pool, Stage
 from ray_jobs.errors import UserError
+from ray_jobs.run.graph import TOKENIZE
 
 HIGH_QUALITY = 0.2  # of a pool, the best by quality score
 UPDATE = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of one, Sailor2 section 4.4
@@ -147,7 +148,7 @@ def of_run(uri: str) -> Pools:
     """The pools that a run's stage tokenize has written."""
     from ray_jobs.stages.mixture import pools_below
 
-    root = storage.join(uri, "tokenize", "pools")
+    root = storage.join(uri, TOKENIZE, "pools")
     first, best, instructions = (
         {name.split("/")[-1]: pool for name, pool in pools_below(root, kind).items()}
         for kind in ("all", "high_quality", "instructions")

@@ -16,6 +16,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.rates import Number
+from ray_jobs.run.graph import BASE
 from train.monitor import flops
 
 WEIGHT_BYTES = 4
@@ -98,7 +99,7 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
 
     steps = []
     if train.base.shape is not None:
-        steps.append(step("base", train.base.tokens, "train.base.tokens", base))
+        steps.append(step(BASE, train.base.tokens, "train.base.tokens", base))
     if train.pretrain is None:
         return steps
     for name, stage in (("stage1", train.pretrain.stage1), ("stage2", train.pretrain.stage2)):

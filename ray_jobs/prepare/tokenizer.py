@@ -10,6 +10,7 @@ from cluster import terminal
 from cluster.terminal import Column, numbers
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import labelled
+from ray_jobs.run.graph import QUALITY
 
 HELDOUT = 0.05  # share of the documents that are not trained on but measured
 RANGE = 1 << 64
@@ -73,8 +74,8 @@ def _parts(documents: str) -> list[str]:
     from cluster import storage
     from ray_jobs.run import files
 
-    run = storage.exists(storage.join(documents, "quality", "_manifest.json"))
-    return files.named([storage.join(documents, "quality", "part-*.parquet") if run else documents], "--documents")
+    run = storage.exists(storage.join(documents, QUALITY, "_manifest.json"))
+    return files.named([storage.join(documents, QUALITY, "part-*.parquet") if run else documents], "--documents")
 
 
 def _documents(parts: list[str]) -> Iterator[tuple[str, str, int]]:

@@ -6,15 +6,27 @@ They are read from the run's folder, so both work from any machine that reaches 
 from __future__ import annotations
 
 from cluster import storage
-from ray_jobs.run.graph import ROUNDS
+from ray_jobs.run.graph import (
+    BASE,
+    CONTROL_1,
+    CONTROL_2,
+    OFF_POLICY,
+    PRETRAIN_1,
+    PRETRAIN_2,
+    PRUNE,
+    REWARD,
+    ROUNDS,
+    SFT_1,
+    SFT_2,
+)
 from train.monitor import metrics
 from train.monitor.forgetting import warnings as forgotten
 
 GROUPS = {
-    "Pre-training": ("base", "pretrain/stage1", "pretrain/stage2", "control/stage1", "control/stage2"),
-    "Instruction tuning": ("sft/stage1", "sft/stage2"),
-    "Reward model and preference tuning": ("reward", "dpo/off_policy", *ROUNDS),
-    "Pruning": ("prune",),
+    "Pre-training": (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_1, CONTROL_2),
+    "Instruction tuning": (SFT_1, SFT_2),
+    "Reward model and preference tuning": (REWARD, OFF_POLICY, *ROUNDS),
+    "Pruning": (PRUNE,),
 }
 BY_LANGUAGE = {
     "loss_by_language": ("Training loss by language", "nats per token"),
@@ -54,7 +66,7 @@ def losses(found: dict[str, list[dict]]) -> list[tuple[str, str]]:
             result.append((title, plots.lines(series, "tokens", "loss")))
     margins = {
         n: ([r["step"] for r in found[n]], [r["reward_margin"] for r in found[n]])
-        for n in ("dpo/off_policy", *ROUNDS)
+        for n in (OFF_POLICY, *ROUNDS)
         if found.get(n) and "reward_margin" in found[n][0]
     }
     if margins:

@@ -10,20 +10,33 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from cluster import storage
+from ray_jobs.run.graph import (
+    BASE,
+    CRAWL,
+    DEDUP,
+    EVALUATE,
+    EXPAND,
+    OFF_POLICY,
+    PRETRAIN_1,
+    PRETRAIN_2,
+    SFT_1,
+    SFT_2,
+    TOKENIZE,
+)
 from ray_jobs.run.job import Job
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 STAGES = (
-    "crawl",
-    "dedup",
-    "tokenize",
-    "base",
-    "expand",
-    "pretrain/stage1",
-    "pretrain/stage2",
-    "sft/stage1",
-    "sft/stage2",
-    "dpo/off_policy",
+    CRAWL,
+    DEDUP,
+    TOKENIZE,
+    BASE,
+    EXPAND,
+    PRETRAIN_1,
+    PRETRAIN_2,
+    SFT_1,
+    SFT_2,
+    OFF_POLICY,
 )
 
 
@@ -33,8 +46,8 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
     for one in (*STAGES, *(s for s in job.stage.inputs if s.startswith("dpo/")), stage):
         path = storage.join(job.run_uri, one, "_manifest.json")
         manifests[one] = storage.read_json(path) if storage.exists(path) else {}
-    measured = job.has("evaluate")
-    bpb = storage.read_json(job.input("evaluate", "metrics.json"))["bits_per_byte"] if measured else {}
+    measured = job.has(EVALUATE)
+    bpb = storage.read_json(job.input(EVALUATE, "metrics.json"))["bits_per_byte"] if measured else {}
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
     base = job.train.base.model
     worst = max(facts["rounding"].items(), key=lambda item: abs(item[1]), default=None)
@@ -48,7 +61,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
         worst_rounding=worst,
         pairs=[(one, made["pairs"]) for one, made in manifests.items() if one.startswith("dpo/") and made.get("pairs")],
         manifests=manifests,
-        base_bpb=bpb.get("base", {}),
+        base_bpb=bpb.get(BASE, {}),
         bpb=bpb.get(stage, {}),
         licences=_licences(job.run_uri),
     )
@@ -57,7 +70,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
 def _licences(uri: str) -> list[tuple[str, int]]:
     """Licences of the documents in the token store as their sources state them, with document counts."""
     counts: Counter[str] = Counter()
-    for part in storage.glob(storage.join(uri, "tokenize", "part-*.parquet")):
+    for part in storage.glob(storage.join(uri, TOKENIZE, "part-*.parquet")):
         counts.update(
             licence or "not stated" for licence in storage.read_table(part, ["licence"])["licence"].to_pylist()
         )

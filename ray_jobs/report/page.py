@@ -16,11 +16,34 @@ from ray_jobs.report import curves, plots, verdict
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import watch as watch_section
-from ray_jobs.run.graph import ROUNDS
+from ray_jobs.run.graph import (
+    BASE,
+    CONTROL_2,
+    CRAWL,
+    DECONTAMINATE,
+    DEDUP,
+    DPO_WATCH,
+    EXTRACT,
+    LANGUAGE,
+    OFF_POLICY,
+    POLICY,
+    PRETRAIN_1,
+    PRETRAIN_2,
+    PRUNE,
+    REPORT,
+    REWARD,
+    ROUNDS,
+    SFT_1,
+    SFT_2,
+    SFT_DATA,
+    SFT_SELECT,
+    TOKENIZE,
+    WEIGHTS,
+)
 from ray_jobs.run.run import Run, read_manifest
 
-CORPUS = ("crawl", "extract", "language", "filter/policy", "dedup", "decontaminate")
-PLOTTED = ("base", "pretrain/stage1", "pretrain/stage2", "control/stage2")
+CORPUS = (CRAWL, EXTRACT, LANGUAGE, POLICY, DEDUP, DECONTAMINATE)
+PLOTTED = (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_2)
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -45,21 +68,21 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         corpus=_corpus(manifests),
         drops=_drops(manifests),
         mixture=_mixture(uri),
-        regmix=regmix_section.section(uri) if "regmix/weights" in manifests else None,
+        regmix=regmix_section.section(uri) if WEIGHTS in manifests else None,
         curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],
         languages=[(title, Markup(svg)) for title, svg in curves.languages(records)],
         evaluation=_evaluation(evaluation, recipe),
         verdict=verdict.sentences(evaluation, recipe) if evaluation else [],
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),
-        reward=selection_section.reward(uri) if "reward" in manifests else None,
-        selection=selection_section.selection(uri) if "sft/select" in manifests else None,
-        chats=chats_section.section(uri) if "sft/data" in manifests else None,
+        reward=selection_section.reward(uri) if REWARD in manifests else None,
+        selection=selection_section.selection(uri) if SFT_SELECT in manifests else None,
+        chats=chats_section.section(uri) if SFT_DATA in manifests else None,
         alignment=_alignment(uri, manifests),
-        watch=watch_section.section(uri) if "dpo/watch" in manifests else None,
+        watch=watch_section.section(uri) if DPO_WATCH in manifests else None,
         warnings=warnings,
     )
-    target = storage.join(uri, "report", "index.html")
+    target = storage.join(uri, REPORT, "index.html")
     storage.write_text(target, page)
     return target
 
@@ -75,10 +98,10 @@ def _corpus(manifests: dict) -> dict | None:
     if not stages:
         return None
     counts = [manifests[name]["docs_out"] for name in stages]
-    by_lang = [name for name in stages if name not in ("crawl", "extract")]
+    by_lang = [name for name in stages if name not in (CRAWL, EXTRACT)]
     langs = sorted({lang for name in by_lang for lang in manifests[name]["docs_per_lang"]})
     table = [[lang, *(manifests[name]["docs_per_lang"].get(lang, 0) for name in by_lang)] for lang in langs]
-    tokens = manifests.get("tokenize", {}).get("tokens_per_lang", {})
+    tokens = manifests.get(TOKENIZE, {}).get("tokens_per_lang", {})
     size = manifests.get(by_lang[-1], {}).get("bytes_per_lang", {}) if by_lang else {}
     for row in table:
         row += [size.get(row[0], 0), tokens.get(row[0], 0)]
@@ -88,8 +111,8 @@ def _corpus(manifests: dict) -> dict | None:
         for column, after in enumerate(by_lang[1:], 2):
             kept[f"dropped by {after}"] = [row[column - 1] - row[column] for row in table]
         plot = Markup(plots.stacked_rows(langs, kept, "documents"))
-    first = ["read", *stages] if "docs_in" in manifests["crawl"] else stages
-    counts = [manifests["crawl"]["docs_in"], *counts] if len(first) > len(stages) else counts
+    first = ["read", *stages] if "docs_in" in manifests[CRAWL] else stages
+    counts = [manifests[CRAWL]["docs_in"], *counts] if len(first) > len(stages) else counts
     return {"stages": by_lang, "rows": table, "funnel": Markup(plots.funnel(first, counts)), "by_language": plot}
 
 
@@ -134,13 +157,13 @@ def _evaluation(evaluation: dict | None, recipe: Recipe) -> dict | None:
         return None
     bpb = evaluation["bits_per_byte"]
     names = [name for name in PLOTTED if name in bpb]
-    replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb["base"]]
-    langs = sorted(lang for lang in bpb["base"] if lang not in replay) + replay
+    replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb[BASE]]
+    langs = sorted(lang for lang in bpb[BASE] if lang not in replay) + replay
     shown = {name: [bpb[name].get(lang) for lang in langs] for name in names}
     ours = "with expansion" if given(recipe.train).expand else "after pre-training"
-    compared = {ours: "pretrain/stage2", "without expansion": "control/stage2"}
+    compared = {ours: PRETRAIN_2, "without expansion": CONTROL_2}
     forgetting = {
-        title: [bpb[name][lang] - bpb["base"][lang] for lang in replay]
+        title: [bpb[name][lang] - bpb[BASE][lang] for lang in replay]
         for title, name in compared.items()
         if name in bpb and replay
     }
@@ -173,7 +196,7 @@ def _alignment(uri: str, manifests: dict) -> list[tuple[str, dict]]:
     skip |= {"step", "lr", "grad_norm", "data_seconds", "skipped_steps", "resumed_from", "seconds", "tokens_per_second"}
     skip |= {"attended_per_token", "data_wait", "memory_bytes", "loss_by_language"}
     skip |= {"validation_loss", "validation_loss_change", "bits_per_byte", "bits_per_byte_change", "validation_seconds"}
-    names = ("reward", "sft/stage1", "sft/select", "sft/stage2", "dpo/off_policy", *ROUNDS, "prune")
+    names = (REWARD, SFT_1, SFT_SELECT, SFT_2, OFF_POLICY, *ROUNDS, PRUNE)
     return [
         (name, {k: v for k, v in manifests[name].items() if k not in skip and isinstance(v, int | float | str | dict)})
         for name in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.run.graph import BASE, CONTROL_2, PRETRAIN_2
 
 NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
 
@@ -11,7 +12,7 @@ NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents
 def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
     """Sentences about bits per byte of base, final and control model; lower is better."""
     bpb = evaluation["bits_per_byte"]
-    base, final, control = bpb.get("base"), bpb.get("pretrain/stage2"), bpb.get("control/stage2")
+    base, final, control = bpb.get(BASE), bpb.get(PRETRAIN_2), bpb.get(CONTROL_2)
     if not base or not final:
         return []
     replay = [lang for lang in recipe.mixture.replay_languages if lang in base]

@@ -32,6 +32,39 @@ def _control(recipe: Recipe) -> bool:
     return _has("pretrain")(recipe) and given(given(recipe.train).pretrain).control
 
 
+# The stages by name, in order; each is one row of STAGES below and one module of ray_jobs/stages.
+CRAWL = "crawl"
+EXTRACT = "extract"
+LANGUAGE = "language"
+SIGNALS = "filter/signals"
+POLICY = "filter/policy"
+DEDUP = "dedup"
+DECONTAMINATE = "decontaminate"
+QUALITY = "quality"
+TOKENIZE = "tokenize"
+PROXIES = "regmix/proxies"
+WEIGHTS = "regmix/weights"
+MIXTURE = "mixture"
+BASE = "base"
+EXPAND = "expand"
+PRETRAIN_1 = "pretrain/stage1"
+PRETRAIN_2 = "pretrain/stage2"
+CONTROL_1 = "control/stage1"
+CONTROL_2 = "control/stage2"
+REWARD = "reward"
+SFT_DATA = "sft/data"
+SFT_1 = "sft/stage1"
+SFT_SELECT = "sft/select"
+SFT_2 = "sft/stage2"
+OFF_POLICY = "dpo/off_policy"
+ON_POLICY = "dpo/on_policy"
+DPO_WATCH = "dpo/watch"
+PRUNE = "prune"
+EVALUATE = "evaluate"
+EXPORT = "export"
+REPORT = "report"
+
+
 @dataclass(frozen=True)
 class Stage:
     """`name` is the folder below the run, `job` the module in ray_jobs, `config` the recipe keys that change its result.
@@ -50,7 +83,6 @@ class Stage:
     keeps: bool = False  # under another fingerprint its job itself finds out what of the former result may stay
 
 
-ON_POLICY = "dpo/on_policy"
 GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
 FOUNDATION = "(pretrain/stage2, or base)"  # stands for the model that is aligned
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
@@ -66,7 +98,7 @@ LOOP = ("seed", "train.context", "train.precision", "train.parallel", "train.wor
 
 STAGES = (
     Stage(
-        "crawl",
+        CRAWL,
         "crawl",
         (),
         ("sources", "crawl"),
@@ -74,97 +106,97 @@ STAGES = (
         files=("sources", "crawl.block_domains", "crawl.block_urls"),
         keeps=True,
     ),
-    Stage("extract", "extract", ("crawl",), ("extract",), _corpus),
-    Stage("language", "language", ("extract",), ("languages", "language", "sources"), _corpus, ("language.model",)),
+    Stage(EXTRACT, "extract", (CRAWL,), ("extract",), _corpus),
+    Stage(LANGUAGE, "language", (EXTRACT,), ("languages", "language", "sources"), _corpus, ("language.model",)),
     Stage(
-        "filter/signals",
+        SIGNALS,
         "filter_signals",
-        ("language",),
+        (LANGUAGE,),
         ("languages", "filter.word_lists", "filter.mask_pii", "filter.perplexity_models", "filter.signals"),
         _corpus,
         ("filter.word_lists", "filter.perplexity_models"),
         ("filter.signals",),
     ),
     Stage(
-        "filter/policy",
+        POLICY,
         "filter_policy",
-        ("filter/signals",),
+        (SIGNALS,),
         ("languages", "filter.policy", "filter.reference", "filter.reference_min_documents"),
         _corpus,
     ),
-    Stage("dedup", "dedup", ("filter/policy",), ("dedup", "seed"), _corpus, ("dedup.indexes",)),
+    Stage(DEDUP, "dedup", (POLICY,), ("dedup", "seed"), _corpus, ("dedup.indexes",)),
     Stage(
+        DECONTAMINATE,
         "decontaminate",
-        "decontaminate",
-        ("dedup",),
+        (DEDUP,),
         ("decontaminate",),
         lambda recipe: _corpus(recipe) and bool(recipe.decontaminate.against),
         ("decontaminate.against",),
     ),
-    Stage("quality", "quality", ("dedup", "decontaminate"), ("quality", "seed", "languages"), _corpus),
+    Stage(QUALITY, "quality", (DEDUP, DECONTAMINATE), ("quality", "seed", "languages"), _corpus),
     Stage(
+        TOKENIZE,
         "tokenize",
-        "tokenize",
-        ("quality",),
+        (QUALITY,),
         ("tokenize", "seed", "quality.top_share", "train.sft.instruct"),
         files=("train.sft.instruct",),
     ),
     Stage(
-        "regmix/proxies",
+        PROXIES,
         "regmix_proxies",
-        ("tokenize",),
+        (TOKENIZE,),
         ("mixture.regmix.proxies", "seed", "train.device"),
         _regmix,
     ),
     Stage(
-        "regmix/weights",
+        WEIGHTS,
         "regmix_weights",
-        ("tokenize", "regmix/proxies"),
+        (TOKENIZE, PROXIES),
         ("mixture", "train.pretrain.stage1.tokens", "seed"),
         _regmix,
     ),
     Stage(
+        MIXTURE,
         "mixture",
-        "mixture",
-        ("tokenize", "regmix/weights"),
+        (TOKENIZE, WEIGHTS),
         ("mixture", "languages", "train.context", "train.pretrain", "seed"),
         _corpus,
     ),
-    Stage("base", "base", ("tokenize", "mixture"), ("train.base", *LOOP), _train),
-    Stage("expand", "expand", ("base",), ("train.expand",), _has("expand")),
+    Stage(BASE, "base", (TOKENIZE, MIXTURE), ("train.base", *LOOP), _train),
+    Stage(EXPAND, "expand", (BASE,), ("train.expand",), _has("expand")),
     Stage(
-        "pretrain/stage1",
+        PRETRAIN_1,
         "pretrain",
-        (GROWN, "mixture"),
+        (GROWN, MIXTURE),
         ("train.pretrain", "train.expand.trainable", *LOOP),
         _has("pretrain"),
     ),
-    Stage("pretrain/stage2", "pretrain", ("pretrain/stage1", "mixture"), ("train.pretrain", *LOOP), _has("pretrain")),
-    Stage("control/stage1", "pretrain", ("base", "mixture"), ("train.pretrain", *LOOP), _control),
-    Stage("control/stage2", "pretrain", ("control/stage1", "mixture"), ("train.pretrain", *LOOP), _control),
-    Stage("reward", "reward", (FOUNDATION,), ("train.reward", *LOOP), _has("reward"), ("train.reward.preference",)),
+    Stage(PRETRAIN_2, "pretrain", (PRETRAIN_1, MIXTURE), ("train.pretrain", *LOOP), _has("pretrain")),
+    Stage(CONTROL_1, "pretrain", (BASE, MIXTURE), ("train.pretrain", *LOOP), _control),
+    Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), ("train.pretrain", *LOOP), _control),
+    Stage(REWARD, "reward", (FOUNDATION,), ("train.reward", *LOOP), _has("reward"), ("train.reward.preference",)),
     Stage(
-        "sft/data",
+        SFT_DATA,
         "sft_data",
-        ("tokenize",),
+        (TOKENIZE,),
         ("train.sft.instruct", "train.sft.data", "train.sft.max_rows", "languages", "language.model"),
         _has("sft"),
         ("train.sft.instruct", "language.model"),
         ("train.sft.data.category.function",),
     ),
-    Stage("sft/stage1", "sft", ("sft/data", FOUNDATION), ("train.sft", "languages", *LOOP), _has("sft")),
+    Stage(SFT_1, "sft", (SFT_DATA, FOUNDATION), ("train.sft", "languages", *LOOP), _has("sft")),
     Stage(
-        "sft/select",
+        SFT_SELECT,
         "sft_select",
-        ("sft/stage1", FOUNDATION, "reward"),
+        (SFT_1, FOUNDATION, REWARD),
         ("train.sft", *LOOP),
         _has("sft", "reward"),
     ),
-    Stage("sft/stage2", "sft", ("sft/stage1", "sft/select"), ("train.sft", "languages", *LOOP), _has("sft", "reward")),
+    Stage(SFT_2, "sft", (SFT_1, SFT_SELECT), ("train.sft", "languages", *LOOP), _has("sft", "reward")),
     Stage(
-        "dpo/off_policy",
+        OFF_POLICY,
         "dpo",
-        ("sft/stage2", FOUNDATION),
+        (SFT_2, FOUNDATION),
         (*DPO, *LOOP),
         _has("sft", "reward", "dpo"),
         ("train.dpo.preference",),
@@ -172,43 +204,43 @@ STAGES = (
     Stage(
         ON_POLICY,
         "dpo",
-        ("dpo/off_policy", "reward", FOUNDATION),
+        (OFF_POLICY, REWARD, FOUNDATION),
         (*DPO, *SAMPLING, "languages", "language", *LOOP),
         _has("sft", "reward", "dpo"),
     ),
     Stage(
-        "dpo/watch",
+        DPO_WATCH,
         "dpo_watch",
-        ("sft/stage2", "reward", "dpo/off_policy", ON_POLICY),
+        (SFT_2, REWARD, OFF_POLICY, ON_POLICY),
         ("train.dpo.watch", "train.dpo.beta", *SAMPLING, "language", "train.context", "train.reward"),
         lambda recipe: _has("sft", "reward", "dpo")(recipe) and given(given(recipe.train).dpo).watch is not None,
         keeps=True,
     ),
-    Stage("prune", "prune", ("pretrain/stage2", "mixture"), ("train.prune", *LOOP), _has("prune")),
+    Stage(PRUNE, "prune", (PRETRAIN_2, MIXTURE), ("train.prune", *LOOP), _has("prune")),
     Stage(
-        "evaluate",
+        EVALUATE,
         "evaluate",
         (
-            "tokenize",
-            "base",
-            "expand",
-            "pretrain/stage1",
-            "pretrain/stage2",
-            "control/stage2",
+            TOKENIZE,
+            BASE,
+            EXPAND,
+            PRETRAIN_1,
+            PRETRAIN_2,
+            CONTROL_2,
             ON_POLICY,
-            "prune",
+            PRUNE,
         ),
         ("evaluate", "languages", "train.context"),
         lambda recipe: _train(recipe) and _corpus(recipe),
     ),
     Stage(
+        EXPORT,
         "export",
-        "export",
-        ("evaluate", "pretrain/stage2", "sft/stage2", ON_POLICY, "prune"),
+        (EVALUATE, PRETRAIN_2, SFT_2, ON_POLICY, PRUNE),
         ("name", "export"),
         _train,
     ),
-    Stage("report", "report", ("*",), ()),
+    Stage(REPORT, "report", ("*",), ()),
 )
 
 
@@ -230,12 +262,12 @@ def rounds(recipe: Recipe) -> tuple[str, ...]:
 
 def grown(recipe: Recipe) -> str:
     """The stage whose model pre-training starts from."""
-    return "expand" if given(recipe.train).expand else "base"
+    return EXPAND if given(recipe.train).expand else BASE
 
 
 def foundation(recipe: Recipe) -> str:
     """The stage whose model is aligned: of the last pre-training, or the base as it is."""
-    return "pretrain/stage2" if given(recipe.train).pretrain else "base"
+    return PRETRAIN_2 if given(recipe.train).pretrain else BASE
 
 
 def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:

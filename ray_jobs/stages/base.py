@@ -4,6 +4,7 @@ that there is something to forget."""
 from __future__ import annotations
 
 from ray_jobs.config.given import given
+from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
@@ -30,7 +31,7 @@ def run(job: Job) -> dict:
         return off_the_head(job, _copy, copy)
     optimiser = given(base.optimiser)
     steps = training.steps_for(base.tokens, optimiser.rows_per_step, job.train.context)
-    shape = {**given(base.shape).model_dump(), "vocab_size": job.manifest("tokenize")["vocab_size"]}
+    shape = {**given(base.shape).model_dump(), "vocab_size": job.manifest(TOKENIZE)["vocab_size"]}
     shape["max_position_embeddings"] = job.train.context
     settings: Settings = {
         **training.settings(job, training.loop_config(job, optimiser, steps)),

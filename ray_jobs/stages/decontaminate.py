@@ -7,6 +7,7 @@ from collections import Counter
 from cluster import storage
 from curation import decontaminate
 from ray_jobs.run import files
+from ray_jobs.run.graph import DEDUP
 from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 
@@ -16,7 +17,7 @@ def run(job: Job) -> dict:
     sets = files.named(settings.against, "decontaminate.against")
     lengths = decontaminate.Lengths(settings.words, settings.letters, settings.han)
     index = decontaminate.build(sets, settings.fields, lengths)  # a wrong row is told before anything is read
-    result = run_kernel(job, "dedup", decontaminate.decontaminate_kernel, sets, settings.fields, lengths)
+    result = run_kernel(job, DEDUP, decontaminate.decontaminate_kernel, sets, settings.fields, lengths)
     return {**result, "items": len(index.items), "items_too_short": index.too_short, "documents_per_set": _per_set(job)}
 
 

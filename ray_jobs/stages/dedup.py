@@ -7,6 +7,7 @@ import dataclasses
 import os
 
 from cluster import storage
+from ray_jobs.run.graph import POLICY
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import close, on_engine
 from ray_jobs.work.shards import totals
@@ -16,7 +17,7 @@ def run(job: Job) -> dict:
     from curation.dedup.schema import DedupConfig
     from curation.dedup.steps import dedup
 
-    parts = storage.glob(job.input("filter/policy", "part-*.parquet"))
+    parts = storage.glob(job.input(POLICY, "part-*.parquet"))
     keys = job.recipe.dedup.model_dump()
     # absolute, because workers have other working directories
     keys["indexes"] = [os.path.abspath(uri) if storage.is_local(uri) else uri for uri in keys["indexes"]]
@@ -33,4 +34,4 @@ def run(job: Job) -> dict:
         counts = dedup(engine, *arguments, name=job.recipe.name)
     close()  # the last stage that needs it
     markers = [storage.read_json(uri) for uri in storage.glob(job.path("_shards", "*.json"))]
-    return {**totals(markers, docs_in=job.manifest("filter/policy")["docs_out"]), "counts": counts}
+    return {**totals(markers, docs_in=job.manifest(POLICY)["docs_out"]), "counts": counts}

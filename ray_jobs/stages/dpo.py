@@ -14,7 +14,7 @@ import numpy as np
 from cluster import storage
 from ray_jobs.alignment import chats, held_out, pairs
 from ray_jobs.alignment.probe_records import SNAPSHOTS
-from ray_jobs.run.graph import rounds
+from ray_jobs.run.graph import OFF_POLICY, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
@@ -42,7 +42,7 @@ class Settings(training.Settings):
 def run(job: Job) -> dict:
     recipe = job.dpo
     start = job.input(job.stage.inputs[0], "model")  # the SFT model, or that of the round before
-    if job.stage.name == "dpo/off_policy":
+    if job.stage.name == OFF_POLICY:
         rows, facts = pairs.off_policy(job)
         chats.write_rows(job.path("pairs.jsonl"), rows)
     else:

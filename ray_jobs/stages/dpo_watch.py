@@ -20,7 +20,7 @@ from ray_jobs.alignment.probe_records import RECORDS, SNAPSHOTS
 from ray_jobs.config.given import given
 from ray_jobs.run.files import location
 from ray_jobs.run.fingerprint import code, digest
-from ray_jobs.run.graph import rounds
+from ray_jobs.run.graph import OFF_POLICY, REWARD, SFT_2, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
@@ -82,7 +82,7 @@ def _prompts(job: Job) -> list[dict]:
     """The rows of the probe that all models can read."""
     tokenizer = load_tokenizer(tokenizer_of(job))
     rows, _ = preference.cut_prompts(
-        chats.read_rows(job.input("dpo/off_policy", pairs.PROBE)), tokenizer, job.dpo.max_prompt_tokens
+        chats.read_rows(job.input(OFF_POLICY, pairs.PROBE)), tokenizer, job.dpo.max_prompt_tokens
     )
     fits = {pair.id for pair in dpo.encode_pairs(tokenizer, rows, job.train.context)[0].chosen}
     return [row for row in rows if row["id"] in fits]
@@ -91,12 +91,12 @@ def _prompts(job: Job) -> list[dict]:
 def _points(job: Job, prompts: list[dict]) -> list[Point]:
     """The models in the order of their updates, from the SFT model on; `folder` is where what they say is kept."""
     own = job.dpo.on_policy
-    of_all = [prompts, job.manifest("reward")["fingerprint"], code("dpo_watch"), own.engine, own.max_new_tokens]
+    of_all = [prompts, job.manifest(REWARD)["fingerprint"], code("dpo_watch"), own.engine, own.max_new_tokens]
     points: list[Point] = []
     before = 0
-    for stage in ("sft/stage2", "dpo/off_policy", *rounds(job.recipe)):
+    for stage in (SFT_2, OFF_POLICY, *rounds(job.recipe)):
         manifest = job.manifest(stage)
-        updates = 0 if stage == "sft/stage2" else manifest.get("steps", 0)
+        updates = 0 if stage == SFT_2 else manifest.get("steps", 0)
         found = {
             int(path.split("/")[-2]): path for path in storage.glob(job.input(stage, SNAPSHOTS, "*", "config.json"))
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster import gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
-from ray_jobs.run.graph import rounds
+from ray_jobs.run.graph import BASE, PRETRAIN_2, TOKENIZE, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
@@ -25,14 +25,14 @@ class Task(TokenizerSetting):
 
 def run(job: Job) -> dict:
     settings = job.recipe.evaluate
-    stages = [stage for stage in job.stage.inputs if stage != "tokenize"]
-    sampled = ("base", "pretrain/stage2", *rounds(job.recipe)[-1:])
+    stages = [stage for stage in job.stage.inputs if stage != TOKENIZE]
+    sampled = (BASE, PRETRAIN_2, *rounds(job.recipe)[-1:])
     tasks: list[Task] = [
         {
             "stage": stage,
             "model": job.input(stage, "model"),
             **tokenizer_of(job),
-            "heldout": job.input("tokenize", "heldout.parquet"),
+            "heldout": job.input(TOKENIZE, "heldout.parquet"),
             "context": job.train.context,
             "prompt_chars": settings.sample_prompt_chars,
             "sample_tokens": settings.sample_tokens if stage in sampled else 0,
@@ -45,14 +45,14 @@ def run(job: Job) -> dict:
     found = {task["stage"]: storage.read_json(task["out"]) for task in tasks}
     heldout = {
         lang: {key: entry[key] for key in ("documents", "bytes", "tokens")}
-        for lang, entry in found["base"]["scores"].items()
+        for lang, entry in found[BASE]["scores"].items()
     }
     samples = {
         lang: {
             "prompt": prompt,
             "texts": {stage: found[stage]["samples"][lang] for stage in stages if stage in sampled},
         }
-        for lang, prompt in found["base"]["prompts"].items()
+        for lang, prompt in found[BASE]["prompts"].items()
     }
     scores = {
         stage: {lang: entry["bits_per_byte"] for lang, entry in one["scores"].items()} for stage, one in found.items()

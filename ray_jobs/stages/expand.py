@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ray_jobs.config.given import given
+from ray_jobs.run.graph import BASE
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
@@ -24,7 +25,7 @@ def run(job: Job) -> dict:
     own = given(job.train.expand)
     settings: Settings = {
         **tokenizer_of(job),
-        "source": job.input("base", "model"),
+        "source": job.input(BASE, "model"),
         "target": job.path("model"),
         "new_layers": own.new_layers,
         "untie_embeddings": own.untie_embeddings,

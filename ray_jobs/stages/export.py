@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from cluster import storage
 from ray_jobs.report import model_card
-from ray_jobs.run.graph import rounds
+from ray_jobs.run.graph import PRETRAIN_2, PRUNE, SFT_2, TOKENIZE, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
 from ray_jobs.work.tasks import off_the_head
@@ -28,9 +28,9 @@ class Task(TypedDict):
 
 def run(job: Job) -> dict:
     exported = {}
-    heldout = storage.join(job.run_uri, "tokenize", "heldout.parquet") if job.recipe.sources else None
-    chat = (*reversed(rounds(job.recipe)), "sft/stage2")
-    for name, candidates in {"base": ("pretrain/stage2",), "chat": chat, "pruned": ("prune",)}.items():
+    heldout = storage.join(job.run_uri, TOKENIZE, "heldout.parquet") if job.recipe.sources else None
+    chat = (*reversed(rounds(job.recipe)), SFT_2)
+    for name, candidates in {"base": (PRETRAIN_2,), "chat": chat, "pruned": (PRUNE,)}.items():
         stage = next((stage for stage in candidates if job.has(stage)), None)
         if stage is None:
             continue

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from ray_jobs.config.curation import Filter
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.run.graph import SIGNALS
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import run_shards
 from ray_jobs.work.shards import shards_of, totals
@@ -25,13 +26,13 @@ def run(job: Job) -> dict:
 
     langs, config = list(job.recipe.languages), job.recipe.filter
     lists = _lists(config)
-    parts = [shard.input for shard in shards_of(job, "filter/signals")]
+    parts = [shard.input for shard in shards_of(job, SIGNALS)]
     own = own_names(config)
     numbers = thresholds(parts, policy.load_all(langs, config.policy, lists, own), config)
     storage.write_json(job.path("_thresholds.json"), numbers)
     kernel = policy.policy_kernel(langs, config.policy, lists, numbers, own)
-    markers = run_shards(job, kernel, shards_of(job, "filter/signals"))
-    return {**totals(markers, docs_in=job.manifest("filter/signals")["docs_out"]), "thresholds": numbers}
+    markers = run_shards(job, kernel, shards_of(job, SIGNALS))
+    return {**totals(markers, docs_in=job.manifest(SIGNALS)["docs_out"]), "thresholds": numbers}
 
 
 def check(recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.shards import Kernel, Shard, finished, run_shard
 from ray_jobs.config.curation import Filter
+from ray_jobs.run.graph import LANGUAGE
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import on_engine
 from ray_jobs.work.shards import shards_of, totals
@@ -31,11 +32,11 @@ def run(job: Job) -> dict:
     models = settings.perplexity_models
     own = OwnSignals(settings.signals, os.getcwd())
     kernel = Measure(list(job.recipe.languages), lists, masked=kinds(settings), perplexity_models=models, own=own)
-    shards = shards_of(job, "language")
+    shards = shards_of(job, LANGUAGE)
     job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:
         markers = engine.run(_measured(kernel), shards, job.progress.set)
-    result = totals(markers, docs_in=job.manifest("language")["docs_out"])
+    result = totals(markers, docs_in=job.manifest(LANGUAGE)["docs_out"])
     return {
         **result,
         "masked": added(marker["masked"] for marker in markers),

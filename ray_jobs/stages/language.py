@@ -5,13 +5,14 @@ from __future__ import annotations
 from curation.lid.identify import identify
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run.files import location
+from ray_jobs.run.graph import EXTRACT
 from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 
 
 def run(job: Job) -> dict:
     check(job.recipe)
-    return run_kernel(job, "extract", identify, *_settings(job.recipe))
+    return run_kernel(job, EXTRACT, identify, *_settings(job.recipe))
 
 
 def check(recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from mixture import weights
 from mixture.store.token_store import TokenStore
 from mixture.weights import Pool, Stage
 from ray_jobs.errors import UserError
+from ray_jobs.run.graph import TOKENIZE, WEIGHTS
 from ray_jobs.run.job import Job
 
 
@@ -59,8 +60,8 @@ def run(job: Job) -> dict:
 
 def _stage1(job: Job, pools: dict[str, Pool], budget: int) -> Stage:
     mixture, fixed = job.recipe.mixture, None
-    if job.has("regmix/weights"):
-        fixed = storage.read_json(job.input("regmix/weights", "weights.json"))["weights"]
+    if job.has(WEIGHTS):
+        fixed = storage.read_json(job.input(WEIGHTS, "weights.json"))["weights"]
     replay = [name for name in pools if name.split("/")[-1] in mixture.replay_languages]
     share = mixture.replay_share if len(replay) < len(pools) else 1.0
     return weights.stage1(
@@ -75,7 +76,7 @@ def _stage1(job: Job, pools: dict[str, Pool], budget: int) -> Stage:
 
 
 def _pools(job: Job, kind: str) -> dict[str, Pool]:
-    return pools_below(job.input("tokenize", "pools"), kind)
+    return pools_below(job.input(TOKENIZE, "pools"), kind)
 
 
 def pools_below(root: str, kind: str) -> dict[str, Pool]:

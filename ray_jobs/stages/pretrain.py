@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 
 from ray_jobs.config.optimiser import Optimiser
-from ray_jobs.run.graph import grown
+from ray_jobs.run.graph import BASE, grown
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
@@ -30,7 +30,7 @@ def run(job: Job) -> dict:
     stage = recipe.stage1 if first else recipe.stage2
     own = branch == "pretrain"
     expanded = job.train.expand if own else None
-    start = (grown(job.recipe) if own else "base") if first else f"{branch}/stage1"
+    start = (grown(job.recipe) if own else BASE) if first else f"{branch}/stage1"
     lr = stage.lr or (recipe.lr if first else recipe.lr / 10)
     optimiser = Optimiser(
         rows_per_step=stage.rows_per_step,

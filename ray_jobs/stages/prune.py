@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster import storage
 from ray_jobs.config.given import given
+from ray_jobs.run.graph import PRETRAIN_2
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order
 from ray_jobs.training import fit as training
@@ -37,7 +38,7 @@ def run(job: Job) -> dict:
     settings: Settings = {
         **training.settings(job, training.loop_config(job, recipe.optimiser, heal_steps)),
         **data_order.settle(job, job.recipe.seed + 3),
-        "model": job.input("pretrain/stage2", "model"),
+        "model": job.input(PRETRAIN_2, "model"),
         "target": {key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
         # masks are of whole weights, so each worker holds the model
         "mask_loop": {**training.loop_config(job, recipe.optimiser, recipe.mask_steps), "parallel": "replicate"},

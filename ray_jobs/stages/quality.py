@@ -17,6 +17,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
 from curation import quality
+from ray_jobs.run.graph import DECONTAMINATE, DEDUP
 from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
@@ -26,7 +27,7 @@ MARK = "_models.json"
 
 def run(job: Job) -> dict:
     settings = job.recipe.quality
-    stage = "decontaminate" if job.has("decontaminate") else "dedup"
+    stage = "decontaminate" if job.has(DECONTAMINATE) else DEDUP
     if not storage.exists(job.path(MARK)):
         examples = _examples(job, stage)
         ready = [

@@ -29,6 +29,7 @@ from mixture.store.token_store import TokenStore, write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.mixture import Proxies
 from ray_jobs.errors import UserError
+from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
@@ -80,7 +81,7 @@ def run(job: Job) -> dict:
             "store": store.uri,
             "vocabulary": vocabulary,
             **tokenizer_of(job),
-            "heldout": job.input("tokenize", "heldout.parquet"),
+            "heldout": job.input(TOKENIZE, "heldout.parquet"),
             "tokens": settings.tokens + settings.context,
             "out": job.path(),
             "seed": job.recipe.seed,
@@ -129,7 +130,7 @@ def on_gpus(job: Job) -> bool:
 
 def _pools(job: Job) -> dict[str, TokenStore]:
     """The pools `all/<lang>` that hold any tokens, by language."""
-    root = job.input("tokenize", "pools", "all")
+    root = job.input(TOKENIZE, "pools", "all")
     found = storage.glob(storage.join(root, "*", "store.json"))
     stores = {uri.split("/")[-2]: TokenStore(uri.removesuffix("/store.json")) for uri in found}
     stores = {lang: store for lang, store in sorted(stores.items()) if store.n_tokens > store.n_documents}

@@ -19,6 +19,7 @@ import pyarrow as pa
 from cluster import storage
 from mixture.regmix import regression, search
 from mixture.weights import Pool, overdraw, stage1
+from ray_jobs.run.graph import PROXIES, TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
@@ -37,7 +38,7 @@ class Task(TypedDict):
 
 def run(job: Job) -> dict:
     settings, mixture = job.regmix, job.recipe.mixture
-    table = storage.read_table(job.input("regmix/proxies", "mixtures.parquet"))
+    table = storage.read_table(job.input(PROXIES, "mixtures.parquet"))
     domains, languages = (_named(table, kind) for kind in ("weight", "loss"))
     weights_ND, losses_NL = _matrix(table, "weight", domains), _matrix(table, "loss", languages)
     heldout = table["heldout"].to_numpy()
@@ -58,7 +59,7 @@ def run(job: Job) -> dict:
     _write_predicted(job, languages, table, np.concatenate([by_folds_NL, unseen_NL]), losses_NL)
 
     _write_effects(job, predictor, weights_ND, domains, languages)
-    tokens = job.manifest("tokenize")["tokens_per_lang"]
+    tokens = job.manifest(TOKENIZE)["tokens_per_lang"]
     prior = {lang: tokens[lang] for lang in domains}
     pretrain = job.recipe.train and job.recipe.train.pretrain
     budget = pretrain.stage1.tokens if pretrain else sum(prior.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_jobs.alignment import chats, held_out
-from ray_jobs.run.graph import foundation
+from ray_jobs.run.graph import SFT_1, SFT_DATA, SFT_SELECT, foundation
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit as training
 from ray_jobs.training.tokenizer import load_tokenizer
@@ -26,16 +26,16 @@ class Settings(training.Settings):
 
 def run(job: Job) -> dict:
     recipe = job.sft
-    if job.stage.name == "sft/stage1":
+    if job.stage.name == SFT_1:
         stage, start = recipe.stage1, job.input(foundation(job.recipe), "model")
-        rows = chats.read_rows(job.input("sft/data", "rows.jsonl"))
+        rows = chats.read_rows(job.input(SFT_DATA, "rows.jsonl"))
         rows, measured = held_out.split(rows, recipe.eval_every, recipe.eval_rows_per_language)
         chats.write_rows(job.path("heldout.jsonl"), measured)
         heldout = job.path("heldout.jsonl")
     else:
-        stage, start = recipe.stage2, job.input("sft/stage1", "model")
-        rows = chats.read_rows(job.input("sft/select", "rows.jsonl"))
-        heldout = job.input("sft/stage1", "heldout.jsonl")  # selection sees only what stage 1 was trained on
+        stage, start = recipe.stage2, job.input(SFT_1, "model")
+        rows = chats.read_rows(job.input(SFT_SELECT, "rows.jsonl"))
+        heldout = job.input(SFT_1, "heldout.jsonl")  # selection sees only what stage 1 was trained on
     chats.write_rows(job.path("rows.jsonl"), rows)
     settings: Settings = {
         **training.settings(job, training.loop_config(job, stage.optimiser)),

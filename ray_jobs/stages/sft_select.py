@@ -16,7 +16,7 @@ from cluster import storage
 from cluster.shards import LEDGER, ledger_rows
 from ray_jobs.alignment import measures, reward_model
 from ray_jobs.config.alignment import Select
-from ray_jobs.run.graph import foundation
+from ray_jobs.run.graph import SFT_1, foundation
 from ray_jobs.run.job import Job
 from train.scores import embed
 from train.selection import select
@@ -37,7 +37,7 @@ DECISIONS = pa.schema(
 
 def run(job: Job) -> dict:
     settings, folder = job.sft.select, job.path("measures")
-    names = measures.split(job.input("sft/stage1", "rows.jsonl"), folder)
+    names = measures.split(job.input(SFT_1, "rows.jsonl"), folder)
     kinds: dict[str, measures.Kind] = {
         "reward": {"reward": reward_model.settings(job)},
         "surprise": {"model": job.input(foundation(job.recipe), "model"), "embed": settings.embedding_model is None},

@@ -18,6 +18,7 @@ from mixture.store.token_store import write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
+from ray_jobs.run.graph import QUALITY
 from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
@@ -56,7 +57,7 @@ def run(job: Job) -> dict:
         return {"vocab_size": len(tokenizer)}
     if settings.dropout:
         Encoder(tokenizer, settings.dropout)  # a tokenizer that does not allow it is said here, not on a worker
-    result = run_kernel(job, "quality", _kernel, folder, _heldout_rates(job), settings.dropout, settings.seed)
+    result = run_kernel(job, QUALITY, _kernel, folder, _heldout_rates(job), settings.dropout, settings.seed)
     vocab, eod = len(tokenizer), tokenizer.eos_token_id
     parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
     languages = sorted(result["docs_per_lang"])
@@ -99,15 +100,15 @@ def heldout(batch: pa.RecordBatch | pa.Table, rates: dict[str, float]) -> list[b
 def _heldout_rates(job: Job) -> dict[str, float]:
     """`heldout_share`, and more for a language of few documents, so that about three of it can be scored."""
     share = job.recipe.tokenize.heldout_share
-    few = {lang: min(MAX_HELDOUT, MIN_HELDOUT / n) for lang, n in job.manifest("quality")["docs_per_lang"].items()}
+    few = {lang: min(MAX_HELDOUT, MIN_HELDOUT / n) for lang, n in job.manifest(QUALITY)["docs_per_lang"].items()}
     return {lang: max(share, rate) for lang, rate in few.items()}
 
 
 def _training_texts(job: Job) -> Iterator[str]:
     """Texts for the tokenizer: each language in proportion to the square root of its bytes, chosen by id."""
-    sizes, held_rates = job.manifest("quality")["bytes_per_lang"], _heldout_rates(job)
+    sizes, held_rates = job.manifest(QUALITY)["bytes_per_lang"], _heldout_rates(job)
     rates = tokenizers.sampling_rates(sizes, job.recipe.tokenize.train_bytes, temperature=2.0)
-    for part in storage.glob(job.input("quality", "part-*.parquet")):
+    for part in storage.glob(job.input(QUALITY, "part-*.parquet")):
         table = storage.read_table(part, ["doc_id", "lang", "text"])
         for row, out in zip(table.to_pylist(), heldout(table, held_rates), strict=True):
             if not out and int(row["doc_id"][8:16], 16) < rates[row["lang"]] * 16**8:

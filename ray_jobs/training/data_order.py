@@ -19,19 +19,19 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.errors import UserError
-from ray_jobs.run.graph import enabled
+from ray_jobs.run.graph import BASE, CONTROL_1, CONTROL_2, MIXTURE, PRETRAIN_1, PRETRAIN_2, PRUNE, TOKENIZE, enabled
 from ray_jobs.run.job import Job
 
 FILE, LEDGER = "order.json", "ledger"
 OPEN_THREADS = 16  # pools on object storage are opened together
 
 STAGES: dict[str, Callable[[Train], int]] = {
-    "base": lambda train: given(train.base.optimiser).rows_per_step,
-    "pretrain/stage1": lambda train: given(train.pretrain).stage1.rows_per_step,
-    "pretrain/stage2": lambda train: given(train.pretrain).stage2.rows_per_step,
-    "control/stage1": lambda train: given(train.pretrain).stage1.rows_per_step,
-    "control/stage2": lambda train: given(train.pretrain).stage2.rows_per_step,
-    "prune": lambda train: given(train.prune).optimiser.rows_per_step,
+    BASE: lambda train: given(train.base.optimiser).rows_per_step,
+    PRETRAIN_1: lambda train: given(train.pretrain).stage1.rows_per_step,
+    PRETRAIN_2: lambda train: given(train.pretrain).stage2.rows_per_step,
+    CONTROL_1: lambda train: given(train.pretrain).stage1.rows_per_step,
+    CONTROL_2: lambda train: given(train.pretrain).stage2.rows_per_step,
+    PRUNE: lambda train: given(train.prune).optimiser.rows_per_step,
 }
 """The stages that read the mixture, in their order -> their rows a step."""
 
@@ -68,7 +68,7 @@ def settle(job: Job, seed: int) -> OrderOfPools:
 
 def schedule(run_uri: str, stage: str, lines: list[dict]) -> list[dict]:
     """The `schedule` of the stage's Sampler: what the mixture planned, then the changes of its ledger."""
-    plan = storage.read_json(storage.join(run_uri, "mixture", "plan.json"))[plan_of(stage)]
+    plan = storage.read_json(storage.join(run_uri, MIXTURE, "plan.json"))[plan_of(stage)]
     return ledger.schedule(plan["weights"], {row["pool"]: row["pool_tokens"] for row in plan["rows"]}, lines)
 
 
@@ -92,7 +92,7 @@ def _opened(pools: str, name: str) -> TokenStore | LongDocuments:
 
 
 def pools_uri(run_uri: str) -> str:
-    return storage.join(run_uri, "tokenize", "pools")
+    return storage.join(run_uri, TOKENIZE, "pools")
 
 
 def ledger_uri(run_uri: str, stage: str) -> str:
@@ -101,14 +101,14 @@ def ledger_uri(run_uri: str, stage: str) -> str:
 
 def plan_of(stage: str) -> str:
     """The stage of plan.json that a training stage reads."""
-    return "stage2" if stage == "prune" else stage.rsplit("/", 1)[-1]
+    return "stage2" if stage == PRUNE else stage.rsplit("/", 1)[-1]
 
 
 def stages(recipe: Recipe) -> list[str]:
     """The stages of this recipe that read the mixture. Raises UserError when it trains nothing."""
     found = [stage.name for stage in enabled(recipe) if stage.name in STAGES]
-    if "base" in found and given(recipe.train).base.shape is None:
-        found.remove("base")
+    if BASE in found and given(recipe.train).base.shape is None:
+        found.remove(BASE)
     if not found:
         raise UserError("this run reads no mixture: its recipe has no `train`, or aligns a finished model")
     return found

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
 
 
@@ -17,7 +18,7 @@ class TokenizerSetting(TypedDict):
 
 def tokenizer_of(job: Job) -> TokenizerSetting:
     """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
-    return {"tokenizer": storage.join(job.run_uri, "tokenize", "tokenizer")}
+    return {"tokenizer": storage.join(job.run_uri, TOKENIZE, "tokenizer")}
 
 
 def load_tokenizer(settings: TokenizerSetting):

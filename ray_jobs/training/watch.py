@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from cluster import gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
 from train.batches.decoder import Decoder
@@ -46,7 +47,7 @@ def settings(job: Job) -> WatchSettings:
         "peak": train.peak_tflops and train.peak_tflops * 1e12,
         "eval_every": train.eval_every,
         "eval_bytes": train.eval_bytes_per_language,
-        "heldout": storage.join(job.run_uri, "tokenize", "heldout.parquet"),
+        "heldout": storage.join(job.run_uri, TOKENIZE, "heldout.parquet"),
         "replay": job.recipe.mixture.replay_languages,
         "alarm": train.forgetting_alarm,
     }

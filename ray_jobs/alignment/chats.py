@@ -16,7 +16,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
 from ray_jobs.run.job import Job
 from train.chat import conversations as chat
-from train.chat import formats as chat_formats
+from train.chat import formats
 from train.selection import preference
 
 BATCH_ROWS = 5000
@@ -39,7 +39,7 @@ def batches(
                 if raw is None:
                     rejects.append({"doc_id": where, "lang": None, "rule": "not_a_row", "detail": wrong})
                     continue
-                row = chat_formats.row(raw, default)
+                row = formats.row(raw, default)
                 if row["lang"] not in languages:
                     row["lang"] = code(row["lang"] or "") or None
                 rows.append(row)

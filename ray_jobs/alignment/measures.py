@@ -20,7 +20,7 @@ from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.batches import examples
-from train.chat import conversations as chat
+from train.chat import conversations
 from train.scores import embed
 
 ROWS = 1024  # of a shard
@@ -129,7 +129,7 @@ def _surprise(task: Task) -> Measure:
     net = model.load(task["model"], device.dtype(task["precision"], where)).to(where)
 
     def function(found: list[dict]) -> pa.Table:
-        fitting, _ = examples.within(chat.encode(tokenizer, found, score="content"), task["context"])
+        fitting, _ = examples.within(conversations.encode(tokenizer, found, score="content"), task["context"])
         perplexity, embeddings = embed.surprise(net, fitting, device.BATCH_TOKENS[where.type])
         place = {example.id: i for i, example in enumerate(fitting)}
         places = [place.get(one) for one in _ids(found)]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from curation.lid import identify as language
+from curation.lid import identify
 from ray_jobs.alignment import chats, generate
 from ray_jobs.run.files import location
 from ray_jobs.run.graph import foundation
@@ -20,7 +20,7 @@ from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokeni
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray
 from train import model
-from train.chat import conversations as chat
+from train.chat import conversations
 from train.chat.scrub import emoji_count
 from train.generation import probe
 from train.methods import dpo
@@ -102,7 +102,7 @@ def _prompts(job: Job) -> tuple[list[dict], list[dict]]:
     first: dict[str, dict] = {}
     repeated = []
     for row in _with_probe(job)[1]:
-        text = chat.render(row["prompt"])[0]
+        text = conversations.render(row["prompt"])[0]
         if text in first:
             detail = f"the prompt of {first[text]['id']}"
             repeated.append({"doc_id": row["id"], "lang": row["lang"], "rule": "repeated_prompt", "detail": detail})
@@ -129,5 +129,5 @@ def _tokenizer(job: Job):
 
 def namer(model_name: str) -> Callable[[str], str]:
     """text -> its most probable language."""
-    identifier = language.load(model_name)
+    identifier = identify.load(model_name)
     return lambda text: identifier.labels[identifier.predict(pa.array([text]))[0][0]]

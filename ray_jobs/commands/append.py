@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from mixture.store import token_store as stores
+from mixture.store import token_store
 from mixture.store.token_store import TokenStore
 from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
@@ -59,7 +59,7 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
     for lang, uri in pools.items():
         with lock.held(uri):  # two at a time would write files of the same names
             old = TokenStore(uri)
-            new = stores.append(uri, _documents(files, lang, old, encoder))
+            new = token_store.append(uri, _documents(files, lang, old, encoder))
         added[lang] = new["documents"] - old.n_documents, new["tokens"] - old.n_tokens
     return added
 

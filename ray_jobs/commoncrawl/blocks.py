@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.shards import Batches, Shard, ledger_rows
 from curation.schema import STAGE, doc_id
-from curation.sources import block_lists as block
+from curation.sources import block_lists
 from ray_jobs.run import files
 from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.job import Job
@@ -45,19 +45,19 @@ def of(job: Job) -> Lists:
     crawl = job.recipe.crawl
     domains, urls = (tuple(files.named(getattr(crawl, key), f"crawl.{key}")) for key in KEYS)
     lists = Lists(domains, urls, digest([files.listing(job.recipe, f"crawl.{key}") for key in KEYS]))
-    block.load(lists.domains, lists.urls)
+    block_lists.load(lists.domains, lists.urls)
     return lists
 
 
 @lru_cache(maxsize=1)
-def _loaded(lists: Lists) -> block.BlockLists:
+def _loaded(lists: Lists) -> block_lists.BlockLists:
     """Read once a worker process."""
-    return block.load(lists.domains, lists.urls)
+    return block_lists.load(lists.domains, lists.urls)
 
 
 def refuse(batch: pa.RecordBatch, lists: Lists) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """(Rows that are not blocked, ledger rows of the others) of a batch with `doc_id` and `url`."""
-    return block.block(batch, _loaded(lists)) if lists else (batch, NOTHING)
+    return block_lists.block(batch, _loaded(lists)) if lists else (batch, NOTHING)
 
 
 def refuse_captures(captures: pl.DataFrame, lists: Lists) -> tuple[pl.DataFrame, pa.RecordBatch]:

@@ -16,8 +16,7 @@ import xxhash
 from cluster import storage
 from cluster.fetch.fetcher import Access, Fetcher, RemoteFile
 from cluster.fetch.rate import Limiter
-from curation.commoncrawl import cdx as commoncrawl_cdx
-from curation.commoncrawl import ranges as commoncrawl_ranges
+from curation.commoncrawl import cdx, ranges
 from curation.commoncrawl import select as commoncrawl_select
 from curation.commoncrawl import table as commoncrawl_table
 from curation.commoncrawl.layout import Unreadable
@@ -75,7 +74,7 @@ class IndexFile:
 
 def cdx_blocks(fetcher: Fetcher, path: str, select: Select) -> dict[str, pl.DataFrame]:
     """For each file of a CDXJ index, by name, its blocks that may hold a wanted URL; `path` is that of its cluster.idx."""
-    found = tried(lambda: commoncrawl_cdx.blocks(fetcher.whole(path), select), path)
+    found = tried(lambda: cdx.blocks(fetcher.whole(path), select), path)
     return {key[0]: rows for key, rows in found.partition_by("file", as_dict=True).items()}
 
 
@@ -110,13 +109,13 @@ def _parquet(fetcher: Fetcher, path: str) -> BinaryIO:
 
 def _cdx(index: IndexFile, blocks: pl.DataFrame) -> pl.DataFrame:
     fetcher = index.reach.fetcher()
-    runs = commoncrawl_ranges.runs(blocks["offset"].to_numpy(), blocks["length"].to_numpy(), 0, CDX_BYTES)
+    runs = ranges.runs(blocks["offset"].to_numpy(), blocks["length"].to_numpy(), 0, CDX_BYTES)
     parts = [pl.DataFrame(schema=FOUND)]
     for run in blocks.with_columns(run=pl.Series(runs)).partition_by("run", maintain_order=True):
         start, n_bytes = run["offset"][0], int(run["length"].sum())
 
         def read(start: int = start, n_bytes: int = n_bytes) -> pl.DataFrame:
-            return commoncrawl_cdx.captures(fetcher.part(index.path, start, n_bytes), index.select)
+            return cdx.captures(fetcher.part(index.path, start, n_bytes), index.select)
 
         parts.append(tried(read, index.path))
     return pl.concat(parts)
@@ -159,10 +158,10 @@ def group(task: Group) -> dict:
             keys = Keys()
             keys.add(blocked)
             keys.write(task.run_uri, task.ledger.rsplit("/", 1)[1])
-        planned = commoncrawl_ranges.plan(chosen.drop("bucket", "key"), **task.sizes)
+        planned = ranges.plan(chosen.drop("bucket", "key"), **task.sizes)
         with storage.atomic(task.target) as local:
             pq.write_table(planned.to_arrow(), local, compression="zstd", row_group_size=ROW_GROUP)
-    sizes = commoncrawl_ranges.sizes(planned).drop("shard").to_dicts()
+    sizes = ranges.sizes(planned).drop("shard").to_dicts()
     keys_N = commoncrawl_select.capture_keys(planned["file"], planned["offset"])
     for one in sizes:
         of_shard = keys_N[one["first_row"] : one["first_row"] + one["rows"]]

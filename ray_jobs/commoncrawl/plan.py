@@ -25,7 +25,7 @@ from cluster import storage
 from cluster.engines import embedded
 from cluster.fetch.fetcher import Access, Missing
 from cluster.fetch.rate import Rate
-from curation.commoncrawl import layout as commoncrawl
+from curation.commoncrawl import layout
 from curation.commoncrawl import select as commoncrawl_select
 from curation.commoncrawl.select import Select
 from ray_jobs.commoncrawl import blocks as crawl_blocks
@@ -135,7 +135,7 @@ def plan_part(identity: str) -> str:
 def select_of(source: Source) -> Select:
     wanted = source.select
     return Select(
-        languages=commoncrawl.iso_639_3(wanted.languages),
+        languages=layout.iso_639_3(wanted.languages),
         unknown_language=wanted.unknown_language,
         mimes=tuple(wanted.mimes),
         statuses=tuple(wanted.statuses),
@@ -186,14 +186,14 @@ def _make(job: Job, source: Source, reach: Reach, lists: crawl_blocks.Lists, fol
 
 
 def _snapshots(source: Source) -> list[str]:
-    known = commoncrawl.SNAPSHOTS
+    known = layout.SNAPSHOTS
     if source.collinfo:
-        known = commoncrawl.known_snapshots(storage.read_bytes(source.collinfo))
-    names = commoncrawl.snapshots(source.snapshots, known)
-    early = [name for name in names if name < commoncrawl.LANGUAGES_SINCE]
+        known = layout.known_snapshots(storage.read_bytes(source.collinfo))
+    names = layout.snapshots(source.snapshots, known)
+    early = [name for name in names if name < layout.LANGUAGES_SINCE]
     if early and source.select.languages and not source.select.unknown_language:
         raise UserError(
-            f"sources: {source.name}: Common Crawl says the languages of pages from {commoncrawl.LANGUAGES_SINCE} on, not "
+            f"sources: {source.name}: Common Crawl says the languages of pages from {layout.LANGUAGES_SINCE} on, not "
             f"in {early[0]}; begin later, select by tlds or domains in a source of its own, or set "
             "select.unknown_language: true to take every page of earlier snapshots"
         )
@@ -201,10 +201,10 @@ def _snapshots(source: Source) -> list[str]:
 
 
 def _listed(reach: Reach, snapshot: str, kind: str) -> list[str]:
-    path = commoncrawl.list_path(snapshot, kind)
+    path = layout.list_path(snapshot, kind)
     fetcher = reach.fetcher()
     try:
-        paths = tried(lambda: commoncrawl.listed(fetcher.whole(path), kind), path)
+        paths = tried(lambda: layout.listed(fetcher.whole(path), kind), path)
     except Missing:
         raise UserError(
             f"fetch.base: {reach.access.base} has no {path}; is {snapshot} a snapshot that it holds?"

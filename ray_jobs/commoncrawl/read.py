@@ -17,7 +17,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.fetch.fetcher import Fetcher, Missing, OutOfRange
 from cluster.shards import Batches
-from curation.commoncrawl import records as commoncrawl_records
+from curation.commoncrawl import records
 from curation.commoncrawl import select as commoncrawl_select
 from curation.commoncrawl.select import Select
 from curation.schema import Limits, batches, drop
@@ -69,7 +69,7 @@ def _rows(fetcher: Fetcher, planned: pl.DataFrame, columns: dict, limits: Limits
         wanted, begin, data = waiting.popleft()
         named = {**columns, "warc_file": wanted[0]["file"]}
         again = lambda record: _bytes(fetcher, record["file"], record["offset"], record["length"])  # noqa: E731
-        yield from commoncrawl_records.rows(wanted, data.result(), begin, columns=named, limits=limits, again=again)
+        yield from records.rows(wanted, data.result(), begin, columns=named, limits=limits, again=again)
 
     try:
         for part in planned.partition_by("range", maintain_order=True):
@@ -112,7 +112,7 @@ def _whole(fetcher: Fetcher, path: str, select: Select, columns: dict, limits: L
 def _mended(fetcher: Fetcher, path: str, copy: str) -> None:
     """Fetch again what does not unpack, until it does or comes again the same: then the archive itself is broken there."""
     tries, last = 0, 0
-    while broken := commoncrawl_records.broken_at(copy, last):
+    while broken := records.broken_at(copy, last):
         start, end = broken
         tries = tries + 1 if start == last else 1
         last = start
@@ -122,7 +122,7 @@ def _mended(fetcher: Fetcher, path: str, copy: str) -> None:
             same = file.read(len(second)) == second
             file.seek(start)
             file.write(second)
-        if same or tries == commoncrawl_records.TRIES:
+        if same or tries == records.TRIES:
             return
 
 

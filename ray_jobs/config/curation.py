@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.strict_yaml import Positive, Rate, Section, Share
-from curation.commoncrawl import layout as commoncrawl
+from curation.commoncrawl import layout
 
 
 class PageSelect(Section):
@@ -24,7 +24,7 @@ class PageSelect(Section):
 
     @model_validator(mode="after")
     def _codes(self) -> PageSelect:
-        commoncrawl.iso_639_3(self.languages)
+        layout.iso_639_3(self.languages)
         return self
 
 
@@ -73,7 +73,7 @@ class Source(Section):
         if not self.snapshots:
             raise ValueError(f"source {self.name!r} needs `snapshots`, such as [CC-MAIN-2024-18]")
         if not self.collinfo:
-            commoncrawl.snapshots(self.snapshots)
+            layout.snapshots(self.snapshots)
         if self.kind == "warc" and self.max_files:
             raise ValueError(
                 f"source {self.name!r}: max_files is for whole files (kind: wet or files); use max_records"

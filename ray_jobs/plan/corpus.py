@@ -158,9 +158,9 @@ def _tokens(recipe: Recipe, n: Mapping[str, Number]) -> tuple[float, str]:
 
 
 def _snapshots(source: Source) -> int:
-    from curation.commoncrawl import layout as commoncrawl
+    from curation.commoncrawl import layout
 
-    return len(commoncrawl.snapshots(source.snapshots))
+    return len(layout.snapshots(source.snapshots))
 
 
 def _bytes(source: Source) -> int:

@@ -17,10 +17,8 @@ from cluster.deploy.spec import Cluster, Group, Node
 from cluster.terminal import Column
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.plan import alignment as plan_alignment
+from ray_jobs.plan import alignment, rates, training
 from ray_jobs.plan import corpus as plan_corpus
-from ray_jobs.plan import rates as plan_rates
-from ray_jobs.plan import training as plan_training
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.simulate import Phase, Span, simulate
 from ray_jobs.run.run import Run
@@ -58,7 +56,7 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
 
     Raises ValueError with a sentence that names the key when the run cannot fit, or a price or a GPU's speed is missing.
     """
-    n = plan_rates.numbers(recipe.extract.engine, cluster.assume, run, recipe.fetch.gap_bytes)
+    n = rates.numbers(recipe.extract.engine, cluster.assume, run, recipe.fetch.gap_bytes)
     cpus = _group(cluster, "cpu")
     corpus = plan_corpus.plan(recipe, n) if recipe.sources else plan_corpus.NONE
     _check_cpu_nodes(recipe, cluster, cpus, corpus)
@@ -103,7 +101,7 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
         gpus = _group(cluster, "gpu")
         if gpus.gpu_tflops is None or gpus.gpu_memory_gb is None:
             raise ValueError(f"groups ({gpus.name}): a plan of training needs gpu_tflops and gpu_memory_gb; add them")
-        plan_alignment.check_head(recipe, n, cluster.head.memory_gb)
+        alignment.check_head(recipe, n, cluster.head.memory_gb)
         trained, phases_of_training = _training(recipe, gpus, n)
         rows, phases = rows + trained, phases + phases_of_training
     runs = [simulate(phases, seed) for seed in range(SEEDS)]
@@ -136,8 +134,8 @@ def _shards(step: plan_corpus.Step, core_hours: float, group: Group, n: dict[str
 
 def _training(recipe: Recipe, group: Group, n: dict[str, Number]) -> tuple[list[Row], list[Phase]]:
     train = given(recipe.train)
-    needed, made = plan_training.check_memory(recipe, group)
-    base, grown = plan_training.model(recipe)
+    needed, made = training.check_memory(recipe, group)
+    base, grown = training.model(recipe)
     shape = (
         f"{grown.shape['num_hidden_layers']} layers of {grown.shape['hidden_size']}, vocabulary {grown.vocab_size:,}"
     )
@@ -148,8 +146,8 @@ def _training(recipe: Recipe, group: Group, n: dict[str, Number]) -> tuple[list[
         Row("model", "memory of a GPU", needed * 1e9, "B", made),
     ]
     phases = []
-    trained = plan_training.plan(recipe, n, group)
-    for step in (*plan_alignment.before(recipe, n, group), *trained, *plan_alignment.after(recipe, n, group)):
+    trained = training.plan(recipe, n, group)
+    for step in (*alignment.before(recipe, n, group), *trained, *alignment.after(recipe, n, group)):
         rows.append(Row(step.name, "tokens", step.tokens, "tokens", step.source.split(";")[0]))
         rows.append(Row(step.name, "GPU-hours", step.gpu_seconds / HOUR, "GPU-h", step.source))
         gpus = step.gpus or train.workers

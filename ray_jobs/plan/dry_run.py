@@ -19,9 +19,9 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import PretrainStage, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
-from ray_jobs.training import fit as training
+from ray_jobs.training import fit
 from train import model
-from train.kernels import adamw as optim
+from train.kernels import adamw
 from train.methods import expand
 
 GB = 1e9
@@ -105,7 +105,7 @@ def _model(net: nn.Module) -> dict:
 
 def _stage(train: Train, name: str, stage: PretrainStage, net: nn.Module) -> dict:
     pretrain = given(train.pretrain)
-    steps = training.steps_for(stage.tokens, stage.rows_per_step, train.context)
+    steps = fit.steps_for(stage.tokens, stage.rows_per_step, train.context)
     rows = math.ceil(stage.rows_per_step * train.context_parallel / train.workers)
     every = pretrain.checkpoint_every
     return {
@@ -116,7 +116,7 @@ def _stage(train: Train, name: str, stage: PretrainStage, net: nn.Module) -> dic
         "rows_per_worker": rows,  # or a part of each
         "micro_batches": math.ceil(rows / pretrain.micro_rows),
         "checkpoints": steps // every if every else 0,
-        "checkpoint_bytes": 4 * model.parameters(net) + optim.STATES[train.optimiser_states] * _learning(net),
+        "checkpoint_bytes": 4 * model.parameters(net) + adamw.STATES[train.optimiser_states] * _learning(net),
         "kept": train.checkpoints.keep,
     }
 

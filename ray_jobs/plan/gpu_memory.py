@@ -24,9 +24,7 @@ import torch
 
 from ray_jobs.config.given import given
 from ray_jobs.config.training import Train
-from train.kernels import adamw as optim
-from train.kernels import cross_entropy as loss
-from train.kernels import layers
+from train.kernels import adamw, cross_entropy, layers
 from train.monitor import flops
 
 GB = 1e9
@@ -53,11 +51,11 @@ def of_worker(train: Train, shape: Mapping, vocab_size: int) -> Memory:
     config, mode = SimpleNamespace(**shape), train.activation_checkpointing
     kept = layers.kept_bytes_per_token(config, mode, number)
     again = layers.kept_bytes_per_token(config, "none", number) if mode != "none" else 0
-    chunk = loss.default_chunk(torch.empty(vocab_size, 0, device="meta"))
+    chunk = cross_entropy.default_chunk(torch.empty(vocab_size, 0, device="meta"))
     state = {
         "weights (fp32)": 4 * total / ranks,
         "gradients (fp32)": 4 * learning / ranks,
-        f"Adam's moments ({train.optimiser_states})": optim.STATES[train.optimiser_states] * learning / ranks,
+        f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learning / ranks,
     }
     rest = {
         "gathered by FSDP": fsdp * (2 * number * layer + 4 * head),

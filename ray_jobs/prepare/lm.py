@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     from cluster import storage
-    from curation.lm import training as language_model
+    from curation.lm import training
     from ray_jobs.errors import UserError
 
     texts = _texts(options.documents, options.languages)
@@ -37,7 +37,7 @@ def main(options: argparse.Namespace) -> int:
     for lang in sorted(texts):
         try:
             with storage.atomic_folder(storage.join(options.out, lang)) as folder:
-                about = language_model.train(texts.pop(lang), folder, lang=lang, **settings)
+                about = training.train(texts.pop(lang), folder, lang=lang, **settings)
         except ValueError as error:
             if options.languages:
                 raise UserError(str(error)) from None

@@ -48,17 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     from cluster import storage
-    from mixture.tokenizer import tokenizer as tokenizers
+    from mixture.tokenizer import tokenizer
     from mixture.tokenizer.fertility import fertility
 
     if options.temperature <= 0 or min(options.max_bytes, options.heldout_bytes) < 1:
         raise UserError("--temperature, --max-bytes and --heldout-bytes must be above 0")
     try:
-        others = {name: tokenizers.load(name) for name in options.beside}
+        others = {name: tokenizer.load(name) for name in options.beside}
         parts = _parts(options.documents)
         sizes, heldout = _read(parts, options.heldout_bytes)
-        rates = tokenizers.sampling_rates(sizes, options.max_bytes, options.temperature)
-        trained = tokenizers.train_bpe(_sample(parts, rates), options.vocab_size, options.out, options.max_bytes)
+        rates = tokenizer.sampling_rates(sizes, options.max_bytes, options.temperature)
+        trained = tokenizer.train_bpe(_sample(parts, rates), options.vocab_size, options.out, options.max_bytes)
     except ValueError as error:
         raise UserError(str(error)) from None
     table = fertility({"trained": trained, **others}, heldout, _words(heldout))

@@ -142,8 +142,7 @@ def translate_shard(task: dict) -> dict:
     """One shard's {"rows", "dropped"} to `task["out"]`."""
     from cluster import storage
     from ray_jobs.work import device
-    from train.chat import conversations as chat
-    from train.chat import translate
+    from train.chat import conversations, translate
 
     where = device.here()
     translator = translate.load(task["model"], task["source"], task["target"], device.dtype("auto", where))
@@ -166,7 +165,7 @@ def translate_shard(task: dict) -> dict:
         else:
             about = {"translated_from": row["lang"], "translated_by": task["model"].rstrip("/").rsplit("/", 1)[-1]}
             made.append({**row, "id": new, "lang": target, "messages": messages[i], **about})
-    made, faults = chat.validate(made)
+    made, faults = conversations.validate(made)
     if task["perplexity_model"] and made:
         del translator  # a GPU may hold one model, not two
         made, long = _with_perplexity(made, task["perplexity_model"], where)
@@ -183,11 +182,11 @@ def _with_perplexity(rows: list[dict], folder: str, where) -> tuple[list[dict], 
     from ray_jobs.work import device
     from train import model
     from train.batches import examples
-    from train.chat import conversations as chat
+    from train.chat import conversations
     from train.scores import logprobs
 
     net = model.load(folder, device.dtype("auto", where)).to(where)
-    encoded = chat.encode(tokenizers.load(folder), rows, score="content")
+    encoded = conversations.encode(tokenizers.load(folder), rows, score="content")
     fitting, rejects = examples.within(encoded, net.config.max_position_embeddings)
     values = dict(zip([example.id for example in fitting], logprobs.perplexity(net, fitting).tolist(), strict=True))
     return [{**row, "perplexity": values[row["id"]]} for row in rows if row["id"] in values], rejects

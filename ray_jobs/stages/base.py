@@ -6,8 +6,7 @@ from __future__ import annotations
 from ray_jobs.config.given import given
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
-from ray_jobs.training import data_order
-from ray_jobs.training import fit as training
+from ray_jobs.training import data_order, fit
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
 from ray_jobs.work.trainer import launch
@@ -20,7 +19,7 @@ class Copy(TokenizerSetting):
     target: str
 
 
-class Settings(training.PackedSettings):
+class Settings(fit.PackedSettings):
     shape: dict  # of a Qwen2 configuration
 
 
@@ -30,11 +29,11 @@ def run(job: Job) -> dict:
         copy: Copy = {**tokenizer_of(job), "source": base.model, "target": job.path("model")}
         return off_the_head(job, _copy, copy)
     optimiser = given(base.optimiser)
-    steps = training.steps_for(base.tokens, optimiser.rows_per_step, job.train.context)
+    steps = fit.steps_for(base.tokens, optimiser.rows_per_step, job.train.context)
     shape = {**given(base.shape).model_dump(), "vocab_size": job.manifest(TOKENIZE)["vocab_size"]}
     shape["max_position_embeddings"] = job.train.context
     settings: Settings = {
-        **training.settings(job, training.loop_config(job, optimiser, steps)),
+        **fit.settings(job, fit.loop_config(job, optimiser, steps)),
         **data_order.settle(job, job.recipe.seed),
         "shape": shape,
     }
@@ -54,7 +53,5 @@ def _copy(settings: Copy) -> dict:
 
 def train_worker(settings: Settings) -> dict:
     net = model.build(settings["shape"], settings["seed"])
-    summary = training.fit_and_save(
-        net, training.packed_rows(settings), loss, settings, pools=data_order.pool_names(settings)
-    )
+    summary = fit.fit_and_save(net, fit.packed_rows(settings), loss, settings, pools=data_order.pool_names(settings))
     return {**summary, "parameters": model.parameters(net)}

@@ -20,7 +20,7 @@ from cluster import storage
 from cluster.shards import Batches, Marker, Shard, done, finished, ledger_rows, write_shard
 from curation.schema import RAW
 from curation.sources import documents, warc
-from ray_jobs.commoncrawl import blocks as crawl_blocks
+from ray_jobs.commoncrawl import blocks
 from ray_jobs.commoncrawl import plan as crawl_plan
 from ray_jobs.commoncrawl import read as crawl_commoncrawl
 from ray_jobs.config.curation import Crawl, Source
@@ -44,7 +44,7 @@ BROKEN = ("bad_record", "digest_mismatch", "not_found", "invalid_utf8", "invalid
 
 
 def run(job: Job) -> dict:
-    lists = crawl_blocks.of(job)
+    lists = blocks.of(job)
     planned = crawl_plan.plans(job, lists)
     groups = [(source, inputs) for source in job.recipe.sources for inputs in _groups(source)]
     work: list[tuple[Source, list[str] | list[crawl_plan.Piece], Shard]] = [
@@ -120,11 +120,11 @@ def _fields(source: Source) -> dict[str, str]:
     }
 
 
-def _read(task: tuple[str, Source, Crawl, crawl_blocks.Lists, list, Shard]) -> Marker:
+def _read(task: tuple[str, Source, Crawl, blocks.Lists, list, Shard]) -> Marker:
     run_uri, source, crawl, lists, inputs, one = task
     if marker := done(one):
         return marker
-    if source.type == "commoncrawl" and (rows := crawl_blocks.fetched_before(one, lists)):
+    if source.type == "commoncrawl" and (rows := blocks.fetched_before(one, lists)):
         return write_shard(rows, one)
     limits = warc.Limits(max_record_bytes=crawl.max_record_bytes, max_line_bytes=crawl.max_line_bytes)
 
@@ -134,7 +134,7 @@ def _read(task: tuple[str, Source, Crawl, crawl_blocks.Lists, list, Shard]) -> M
         for each in inputs:
             for read, drops in READERS[source.type](each, source, limits):
                 kept = _stamp(_sample(read, source), source)
-                kept, refused = crawl_blocks.refuse(kept, lists)
+                kept, refused = blocks.refuse(kept, lists)
                 drops = pa.concat_batches([drops, refused])
                 keys.add(kept)
                 keys.add(drops)

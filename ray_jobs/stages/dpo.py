@@ -16,7 +16,7 @@ from ray_jobs.alignment import chats, held_out, pairs
 from ray_jobs.alignment.probe_records import SNAPSHOTS
 from ray_jobs.run.graph import OFF_POLICY, rounds
 from ray_jobs.run.job import Job
-from ray_jobs.training import fit as training
+from ray_jobs.training import fit
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.trainer import launch
@@ -24,13 +24,13 @@ from train import model
 from train.batches import examples
 from train.batches.decoder import Decoder
 from train.batches.parts import BatchFn, LossFn
-from train.distributed import data_parallel as parallel
+from train.distributed import data_parallel
 from train.methods import dpo
 from train.monitor.heldout_rows import LossValidation
 from train.preference_losses.table import LOSSES
 
 
-class Settings(training.Settings):
+class Settings(fit.Settings):
     model: str  # that the round starts from, and its reference
     rows: str
     snapshot_every: int  # updates; 0: none
@@ -54,7 +54,7 @@ def run(job: Job) -> dict:
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
     own = {name: getattr(recipe, name) for name in LOSSES[recipe.loss].numbers}
     settings: Settings = {
-        **training.settings(job, training.loop_config(job, recipe.optimiser)),
+        **fit.settings(job, fit.loop_config(job, recipe.optimiser)),
         "model": start,
         "rows": job.path("pairs.jsonl"),
         "snapshot_every": recipe.watch.every if recipe.watch else 0,
@@ -76,17 +76,17 @@ def train_worker(settings: Settings) -> dict:
     cached = measured_cached = None
     if LOSSES[objective.loss].reference:
         precision = settings["loop"]["precision"]
-        precision = parallel.native_precision(device.here()) if precision == "auto" else precision
+        precision = data_parallel.native_precision(device.here()) if precision == "auto" else precision
         cached = dpo.reference_logprobs(policy, encoded, settings["out"], precision)
         if measured.chosen:
             measured_cached = dpo.reference_logprobs(policy, measured, settings["out"], precision)
     steps = examples.steps(len(encoded.chosen), 1, settings["loop"]["rows_per_step"])
-    settings["loop"] = training.with_steps(settings["loop"], steps)
+    settings["loop"] = fit.with_steps(settings["loop"], steps)
     batch_fn = dpo.batch_fn(encoded, cached, settings["seed"])
     loss_fn = dpo.loss_fn(objective)
     validation = _validation(measured, measured_cached, loss_fn, settings)
     snapshot = _snapshots(settings, tokenizer)
-    summary = training.fit_and_save(policy, batch_fn, loss_fn, settings, validation=validation, after_step=snapshot)
+    summary = fit.fit_and_save(policy, batch_fn, loss_fn, settings, validation=validation, after_step=snapshot)
     return {**summary, "left_out": len(not_fitting)}
 
 

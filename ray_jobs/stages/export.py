@@ -14,7 +14,7 @@ from ray_jobs.run.graph import PRETRAIN_2, PRUNE, SFT_2, TOKENIZE, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
 from ray_jobs.work.tasks import off_the_head
-from train.export import huggingface as export
+from train.export import huggingface
 
 HELDOUT_BYTES = 500  # of each language, to measure what rounding the weights costs
 
@@ -49,4 +49,4 @@ def run(job: Job) -> dict:
 def _export(task: Task) -> dict:
     columns = ["doc_id", "lang", "text"]
     rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
-    return export.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))
+    return huggingface.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))

@@ -8,15 +8,14 @@ import functools
 from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.run.graph import BASE, grown
 from ray_jobs.run.job import Job
-from ray_jobs.training import data_order
-from ray_jobs.training import fit as training
+from ray_jobs.training import data_order, fit
 from ray_jobs.work.trainer import launch
 from train import model
 from train.methods import expand
 from train.methods.pretrain import loss
 
 
-class Settings(training.PackedSettings):
+class Settings(fit.PackedSettings):
     model: str
     trainable: str
     new_layers: int
@@ -43,9 +42,9 @@ def run(job: Job) -> dict:
         weight_decay=recipe.weight_decay,
         checkpoint_every=recipe.checkpoint_every,
     )
-    steps = training.steps_for(stage.tokens, stage.rows_per_step, job.train.context)
+    steps = fit.steps_for(stage.tokens, stage.rows_per_step, job.train.context)
     settings: Settings = {
-        **training.settings(job, training.loop_config(job, optimiser, steps)),
+        **fit.settings(job, fit.loop_config(job, optimiser, steps)),
         **data_order.settle(job, job.recipe.seed + (1 if first else 2)),
         "model": job.input(start, "model"),
         "trainable": expanded.trainable if expanded else "all",
@@ -59,6 +58,6 @@ def train_worker(settings: Settings) -> dict:
     net = model.load(settings["model"])
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
     objective = functools.partial(loss, z_loss=settings["z_loss"])
-    rows, pools = training.packed_rows(settings), data_order.pool_names(settings)
-    summary = training.fit_and_save(net, rows, objective, settings, pools=pools)
+    rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)
+    summary = fit.fit_and_save(net, rows, objective, settings, pools=pools)
     return {**summary, "parameters": model.parameters(net)}

@@ -31,7 +31,7 @@ from ray_jobs.config.mixture import Proxies
 from ray_jobs.errors import UserError
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
-from ray_jobs.training import fit as training
+from ray_jobs.training import fit
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
@@ -194,7 +194,7 @@ def _copy(task: Copy) -> dict:
 
 
 def _steps(settings: Proxies) -> int:
-    return training.steps_for(settings.tokens, settings.rows_per_step, settings.context)
+    return fit.steps_for(settings.tokens, settings.rows_per_step, settings.context)
 
 
 def _train(task: Group) -> dict:

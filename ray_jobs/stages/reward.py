@@ -22,7 +22,7 @@ from train import model
 from train.batches import examples
 from train.batches.examples import Example
 from train.batches.parts import BatchFn
-from train.chat import conversations as chat
+from train.chat import conversations
 from train.methods import reward
 from train.monitor.heldout_rows import LossValidation
 from train.scores import reward_quality
@@ -61,7 +61,7 @@ def run(job: Job) -> dict:
 
 def split(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """(pairs to train on, pairs to measure): all pairs of a prompt are on one side."""
-    held = [xxhash.xxh3_64_intdigest(chat.render(row["prompt"])[0].encode()) % HELDOUT == 0 for row in rows]
+    held = [xxhash.xxh3_64_intdigest(conversations.render(row["prompt"])[0].encode()) % HELDOUT == 0 for row in rows]
     seen = [row for row, out in zip(rows, held, strict=True) if not out]
     return seen, [row for row, out in zip(rows, held, strict=True) if out]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from ray_jobs.alignment import chats, held_out
 from ray_jobs.run.graph import SFT_1, SFT_DATA, SFT_SELECT, foundation
 from ray_jobs.run.job import Job
-from ray_jobs.training import fit as training
+from ray_jobs.training import fit
 from ray_jobs.training.tokenizer import load_tokenizer
 from ray_jobs.work.trainer import launch
 from train import model
 from train.batches import examples
 from train.batches.parts import BatchFn
-from train.chat import conversations as chat
+from train.chat import conversations
 from train.methods import sft
 from train.monitor.heldout_rows import LossValidation
 
 
-class Settings(training.Settings):
+class Settings(fit.Settings):
     model: str
     rows: str
     heldout: str
@@ -38,7 +38,7 @@ def run(job: Job) -> dict:
         heldout = job.input(SFT_1, "heldout.jsonl")  # selection sees only what stage 1 was trained on
     chats.write_rows(job.path("rows.jsonl"), rows)
     settings: Settings = {
-        **training.settings(job, training.loop_config(job, stage.optimiser)),
+        **fit.settings(job, fit.loop_config(job, stage.optimiser)),
         "model": start,
         "rows": job.path("rows.jsonl"),
         "heldout": heldout,
@@ -50,14 +50,14 @@ def run(job: Job) -> dict:
 
 def train_worker(settings: Settings) -> dict:
     tokenizer = load_tokenizer(settings)
-    encoded = chat.encode(tokenizer, chats.read_rows(settings["rows"]))
+    encoded = conversations.encode(tokenizer, chats.read_rows(settings["rows"]))
     fitting, too_long = examples.within(encoded, settings["context"])
     packed = sft.pack([example.positions for example in fitting], settings["context"])
     steps = examples.steps(len(packed), settings["epochs"], settings["loop"]["rows_per_step"])
-    settings["loop"] = training.with_steps(settings["loop"], steps)
+    settings["loop"] = fit.with_steps(settings["loop"], steps)
     batch_fn = sft.batch_fn(fitting, packed, settings["context"], settings["seed"])
     validation = _validation(tokenizer, settings)
-    summary = training.fit_and_save(model.load(settings["model"]), batch_fn, sft.loss, settings, validation=validation)
+    summary = fit.fit_and_save(model.load(settings["model"]), batch_fn, sft.loss, settings, validation=validation)
     used = sum(example.positions for example in fitting) / (len(packed) * settings["context"])
     return {**summary, "packed_rows": len(packed), "positions_used": round(used, 4), "left_out": len(too_long)}
 
@@ -65,7 +65,7 @@ def train_worker(settings: Settings) -> dict:
 def _validation(tokenizer, settings: Settings) -> LossValidation | None:
     """The held-out conversations, packed by language."""
     rows = chats.read_rows(settings["heldout"])
-    fitting, _ = examples.within(chat.encode(tokenizer, rows), settings["context"])
+    fitting, _ = examples.within(conversations.encode(tokenizer, rows), settings["context"])
 
     def rows_of(indices: list[int]) -> tuple[BatchFn, int]:
         chosen = [fitting[i] for i in indices]

@@ -21,8 +21,7 @@ from cluster.shards import LEDGER, ledger_rows
 from curation.dedup import conversations as chat_duplicates
 from curation.lid import answers as chat_language
 from mixture.tokenizer.encoder import Encoder
-from ray_jobs.alignment import categories as chat_categories
-from ray_jobs.alignment import chats
+from ray_jobs.alignment import categories, chats
 from ray_jobs.config.alignment import ChatData
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
@@ -52,9 +51,7 @@ class Task(TokenizerSetting):
 
 def run(job: Job) -> dict:
     sft = job.sft
-    chat_categories.classifier(
-        sft.data.category, os.getcwd()
-    )  # what is wrong with it is said before work is handed out
+    categories.classifier(sft.data.category, os.getcwd())  # what is wrong with it is said before work is handed out
     tasks: list[Task] = [
         {
             **tokenizer_of(job),
@@ -124,7 +121,7 @@ def _part(task: Task) -> dict:
         return storage.read_json(marker)
     data = task["data"]
     bands = chat_duplicates.bands(data.similarity, data.num_perm) if data.similarity else None
-    classify = chat_categories.classifier(data.category, task["folder"])
+    classify = categories.classifier(data.category, task["folder"])
     encoder = Encoder(load_tokenizer(task))
     frames = {role: len(_ids(encoder, f"{role}\n")) + len(_ids(encoder, "\n")) + 2 for role in chat.ROLES}
     schema = _schema(bands.bands if bands else 0)

@@ -22,7 +22,7 @@ from ray_jobs.run.graph import QUALITY
 from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
-from train.chat import conversations as chat
+from train.chat import conversations
 
 MIN_HELDOUT, MAX_HELDOUT = 3, 0.25  # documents of a language, and the share of it that they may take
 
@@ -172,8 +172,10 @@ def _write_instructions(job: Job, tokenizer) -> None:
     if train is None or train.sft is None:
         return
     rows = chats.conversations(job, train.sft.instruct, None)
-    sizes = [len(chat.render(row["messages"])[0].encode()) for row in rows]
-    documents = ((e.id, e.lang, size, e.ids) for e, size in zip(chat.encode(tokenizer, rows), sizes, strict=True))
+    sizes = [len(conversations.render(row["messages"])[0].encode()) for row in rows]
+    documents = (
+        (e.id, e.lang, size, e.ids) for e, size in zip(conversations.encode(tokenizer, rows), sizes, strict=True)
+    )
     write_store(job.path("pools", "instructions"), documents, len(tokenizer), tokenizer.eos_token_id)
 
 

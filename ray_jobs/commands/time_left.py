@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster import terminal
-from ray_jobs.config.recipe import PretrainStage
+from ray_jobs.config.training import PretrainStage
 from ray_jobs.run import superseded
 from ray_jobs.run.graph import ON_POLICY
 from ray_jobs.run.run import Run

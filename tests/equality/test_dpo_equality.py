@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from train import model as models
 from train.methods import dpo
 from train.methods.dpo import Objective
+from train.preference_losses import lr_dpo
 from train.preference_losses.answers import Answers
 from train.scores.logprobs import logprobs
 
@@ -114,9 +115,9 @@ def test_derivative_in_alpha_is_the_finite_difference(nets, pairs, tmp_path):
     length = np.array([e.n_scored for e in pairs.examples], np.float64).reshape(2, -1)
     chosen, rejected = (Answers(*map(torch.tensor, (logp[i], cached[i], length[i]))) for i in (0, 1))
     alpha = torch.tensor(0.03, dtype=torch.float64, requires_grad=True)
-    dpo.lr_dpo(chosen, rejected, 0.1, alpha).sum().backward()
+    lr_dpo.loss(chosen, rejected, 0.1, alpha).sum().backward()
     step = 1e-5
-    up, down = (dpo.lr_dpo(chosen, rejected, 0.1, 0.03 + s).sum().item() for s in (step, -step))
+    up, down = (lr_dpo.loss(chosen, rejected, 0.1, 0.03 + s).sum().item() for s in (step, -step))
     assert alpha.grad.item() == pytest.approx((up - down) / (2 * step), rel=1e-6)
     assert abs(alpha.grad.item()) > 0.1
 

@@ -63,16 +63,21 @@ class Shard:
         return storage.join(self.output, "_shards", f"{self.name}.json")
 
 
-class Marker(TypedDict):
-    """What a finished shard says of itself: the fingerprint of the stage, and counts of documents and of UTF-8 bytes."""
+class Counts(TypedDict):
+    """Documents and UTF-8 bytes that came out of some work, and what was dropped."""
 
-    fingerprint: str
     docs_out: int
     dropped: int
-    bytes: int
     docs_per_lang: dict[str, int]
     bytes_per_lang: dict[str, int]
     rules: dict[str, int]  # ledger rows of each
+
+
+class Marker(Counts):
+    """What a finished shard says of itself, with the fingerprint of its stage."""
+
+    fingerprint: str
+    bytes: int
 
 
 def ledger_rows(stage: str, rows: list[dict]) -> pa.RecordBatch:

@@ -53,7 +53,7 @@ def join(address: str, say: Callable[[str], None] = print) -> None:
 
 def read_token_anew() -> None:
     """Ray reads `RAY_AUTH_MODE` and the token once in a process; after they changed this makes it read them again."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without types
 
     Config.initialize("")  # first the mode: a thread that still drains must not look for a token that is gone
     AuthenticationTokenLoader.instance().reset_cache()
@@ -144,10 +144,11 @@ def _call(address: str, channel: grpc.Channel) -> None:
         from ray.core.generated import ray_client_pb2 as client
         from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
 
-        ping = client.ClusterInfoRequest(type=client.ClusterInfoType.PING)
+        kind = client.ClusterInfoType.PING  # type: ignore[attr-defined]  # protobuf makes its classes when imported
+        ping = client.ClusterInfoRequest(type=kind)  # type: ignore[attr-defined]  # as above
         RayletDriverStub(channel).ClusterInfo(ping, timeout=ANSWER_SECONDS)
     else:
-        from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+        from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]  # as above
         from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
         NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_SECONDS)
@@ -169,6 +170,6 @@ def _token_mode() -> bool:
 
 
 def _has_token() -> bool:
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled, without types
 
     return AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)

@@ -103,9 +103,10 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
     ahead = 1 if own.engine == "vllm" else len(tasks)
     for part in (tasks[:ahead], tasks[ahead:]):
         if part:
-            for function, unit, file in ((draw, "to answer", "drawn"), (score, "to score", "out")):
-                before = written([shard[file] for shard in task["shards"]] for task in part)
-                map_on_ray(job, function, part, f"groups of prompts {unit}", gpus=gpus, finished=before)
+            before = written([shard["drawn"] for shard in task["shards"]] for task in part)
+            map_on_ray(job, draw, part, "groups of prompts to answer", gpus=gpus, finished=before)
+            before = written([shard["out"] for shard in task["shards"]] for task in part)
+            map_on_ray(job, score, part, "groups of prompts to score", gpus=gpus, finished=before)
     return [
         [row for task in of_model for shard in task["shards"] for row in chats.read_rows(shard["out"])]
         for of_model in of_each

@@ -97,7 +97,7 @@ def measure(job: Job, names: list[str], folder: str, kinds: dict[str, Kind]) -> 
     map_on_ray(job, measure_shards, tasks, "tasks of measures", gpus=device.wants_gpus(job), finished=before)
 
 
-def _out(task: dict) -> dict[str, str]:
+def _out(task: Task) -> dict[str, str]:
     """The table of each shard of a task."""
     return {name: storage.join(task["folder"], task["measure"], f"{name}.parquet") for name in task["names"]}
 

@@ -10,7 +10,6 @@ import math
 
 import torch
 from rich.text import Text
-from torch import nn
 
 from cluster import terminal
 from cluster.terminal import Column
@@ -21,6 +20,7 @@ from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
 from ray_jobs.training import fit
 from train import model
+from train.batches.decoder import CausalLM
 from train.kernels import adamw
 from train.methods import expand
 
@@ -47,7 +47,7 @@ def describe(recipe: Recipe) -> dict:
     }
 
 
-def models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
+def models(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
     """The base and the model that is trained, on the meta device."""
     of_base, of_model = plan_training.model(recipe)
     nets = []
@@ -90,7 +90,7 @@ def show(described: dict) -> None:
     terminal.show(lines)
 
 
-def _model(net: nn.Module) -> dict:
+def _model(net: CausalLM) -> dict:
     """Sizes, and the shapes of the tensors outside the layers and of one layer."""
     shown = {n: p for n, p in net.named_parameters() if not n.startswith("model.layers.") or ".layers.0." in n}
     return {
@@ -103,7 +103,7 @@ def _model(net: nn.Module) -> dict:
     }
 
 
-def _stage(train: Train, name: str, stage: PretrainStage, net: nn.Module) -> dict:
+def _stage(train: Train, name: str, stage: PretrainStage, net: CausalLM) -> dict:
     pretrain = given(train.pretrain)
     steps = fit.steps_for(stage.tokens, stage.rows_per_step, train.context)
     rows = math.ceil(stage.rows_per_step * train.context_parallel / train.workers)
@@ -121,5 +121,5 @@ def _stage(train: Train, name: str, stage: PretrainStage, net: nn.Module) -> dic
     }
 
 
-def _learning(net: nn.Module) -> int:
+def _learning(net: CausalLM) -> int:
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

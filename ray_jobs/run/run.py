@@ -150,8 +150,10 @@ class Run:
             prints = self.fingerprints()
             aside = superseded.of(self.uri, [stage.name for stage in self.stages])
             chosen = self._choose(until, only)
-            wanted = [stage for stage in self.stages if start and matches(stage.name, start)]
-            forced = self.stages[self.stages.index(wanted[0]) :] if wanted else []
+            first = next(
+                (i for i, stage in enumerate(self.stages) if start and matches(stage.name, start)), len(self.stages)
+            )
+            forced = self.stages[first:]
             for stage in chosen:
                 if stage.name in aside and stage not in forced:
                     self._bring_back(stage.name, prints[stage.name], say)

@@ -53,5 +53,6 @@ def _copy(settings: Copy) -> dict:
 
 def train_worker(settings: Settings) -> dict:
     net = model.build(settings["shape"], settings["seed"])
-    summary = fit.fit_and_save(net, fit.packed_rows(settings), loss, settings, pools=data_order.pool_names(settings))
+    rows, pools, heldout = fit.packed_rows(settings), data_order.pool_names(settings), fit.heldout_text(settings)
+    summary = fit.fit_and_save(net, rows, loss, settings, pools=pools, validation=heldout)
     return {**summary, "parameters": model.parameters(net)}

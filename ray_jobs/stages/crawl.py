@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.shards import Batches, Marker, Shard, done, finished, ledger_rows, write_shard
+from cluster.shards import Batches, Counts, Marker, Shard, done, finished, ledger_rows, write_shard
 from curation.schema import RAW
 from curation.sources import documents, warc
 from ray_jobs.commoncrawl import blocks
@@ -75,10 +75,10 @@ def run(job: Job) -> dict:
     return {**result, "files": len(work)}
 
 
-def _of_plan(plan: crawl_plan.Planned) -> dict:
+def _of_plan(plan: crawl_plan.Planned) -> Counts:
     """What was refused by the plan, as the marker of a part."""
-    blocked = {"rules": plan.blocked, "dropped": sum(plan.blocked.values())}
-    return {"docs_out": 0, "docs_per_lang": {}, "bytes_per_lang": {}, **blocked}
+    dropped = sum(plan.blocked.values())
+    return {"docs_out": 0, "dropped": dropped, "docs_per_lang": {}, "bytes_per_lang": {}, "rules": plan.blocked}
 
 
 def _remove_others(job: Job, parts: list[str], plans: list[str]) -> None:

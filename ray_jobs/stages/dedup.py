@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import cast
 
 from cluster import storage
+from cluster.shards import Marker
 from ray_jobs.run.graph import POLICY
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import close, on_engine
@@ -33,5 +35,5 @@ def run(job: Job) -> dict:
         arguments = (parts, job.path(), job.ledger, config, job.fingerprint, job.progress.set)
         counts = dedup(engine, *arguments, name=job.recipe.name)
     close()  # the last stage that needs it
-    markers = [storage.read_json(uri) for uri in storage.glob(job.path("_shards", "*.json"))]
+    markers = [cast("Marker", storage.read_json(uri)) for uri in storage.glob(job.path("_shards", "*.json"))]
     return {**totals(markers, docs_in=job.manifest(POLICY)["docs_out"]), "counts": counts}

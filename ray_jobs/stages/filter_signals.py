@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.shards import Kernel, Shard, finished, run_shard
+from cluster.shards import Kernel, Marker, Shard, finished, run_shard
 from ray_jobs.config.curation import Filter
 from ray_jobs.run.graph import LANGUAGE
 from ray_jobs.run.job import Job
@@ -51,7 +51,11 @@ def kinds(settings: Filter) -> tuple[str, ...]:
     return KINDS if settings.mask_pii is True else tuple(settings.mask_pii or ())
 
 
-def _measured(kernel: Kernel) -> Callable[[Shard], dict]:
+class Measured(Marker):
+    masked: dict[str, dict[str, int]]  # language -> kind -> places
+
+
+def _measured(kernel: Kernel) -> Callable[[Shard], Measured]:
     return lambda shard: {**run_shard(kernel, shard), "masked": masked(shard.part)}
 
 

@@ -59,5 +59,6 @@ def train_worker(settings: Settings) -> dict:
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)
-    summary = fit.fit_and_save(net, rows, objective, settings, pools=pools)
+    heldout = fit.heldout_text(settings)
+    summary = fit.fit_and_save(net, rows, objective, settings, pools=pools, validation=heldout)
     return {**summary, "parameters": model.parameters(net)}

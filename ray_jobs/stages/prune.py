@@ -58,7 +58,12 @@ def train_worker(settings: Settings) -> dict:
     skipped = settings["mask_loop"]["steps"] * settings["mask_loop"]["rows_per_step"]  # rows that the masks have seen
     pools = data_order.pool_names(settings)
     summary = training.fit_and_save(
-        net, lambda rows: batch_fn([row + skipped for row in rows]), pretrain.loss, settings, pools=pools
+        net,
+        lambda rows: batch_fn([row + skipped for row in rows]),
+        pretrain.loss,
+        settings,
+        pools=pools,
+        validation=training.heldout_text(settings),
     )
     return {**summary, "parameters": model.parameters(net), **learnt}
 

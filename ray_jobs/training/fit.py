@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +22,13 @@ from train import loader, model
 from train.batches.decoder import Decoder
 from train.batches.parts import BatchFn, LossFn
 from train.checkpoint import checkpoint
-from train.loop import LoopConfig, fit
+from train.loop import HeldOut, LoopConfig, fit
 from train.monitor.forgetting import warnings
-from train.monitor.heldout_rows import LossValidation
 from train.monitor.heldout_text import Validation
 
 SPLIT = ("base", "pretrain", "control", "sft")  # stages whose loss is a sum over tokens of packed rows
+Model = TypeVar("Model", bound=Decoder)
+
 LOG_RECORDS = 60  # about so many points per loss curve
 
 
@@ -113,24 +114,27 @@ def packed_rows(settings: data_order.OrderOfPools) -> BatchFn:
     return batch
 
 
+def heldout_text(settings: Settings) -> Validation | None:
+    """What a stage that reads the mixture is measured by while it trains."""
+    return watch.validation(settings["watch"], settings["context"], load_tokenizer(settings))
+
+
 def fit_and_save(
-    net: Decoder,
+    net: Model,
     batch_fn: BatchFn,
-    loss_fn: LossFn,
+    loss_fn: LossFn[Model],
     settings: Settings,
     *,
     pools: Sequence[str] = (),
-    validation: Validation | LossValidation | None = None,
-    after_step: Callable[[int, Decoder], None] | None = None,
+    validation: HeldOut[Model] | None = None,
+    after_step: Callable[[int, Model], None] | None = None,
 ) -> dict:
     """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary.
 
-    `pools` are those of a stage that reads the mixture: its loss is told by language, and held-out text is measured."""
+    `pools` are those of a stage that reads the mixture: its loss is told by language."""
     config, to = LoopConfig(**settings["loop"]), device.here()
     tokenizer, context = load_tokenizer(settings), settings["context"]
     languages = [pool.split("/")[-1].split(SIGN)[0] for pool in pools]
-    if pools:
-        validation = watch.validation(settings["watch"], context, tokenizer)
     curves, loop = settings["metrics_uri"], settings["loop"]
     with (
         watch.reporting(net, settings["watch"], metrics_uri=curves, context=context, config=loop, device=to) as on_log,

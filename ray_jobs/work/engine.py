@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cluster.engines import embedded
 from cluster.engines.exchange import Engine
-from cluster.shards import Kernel, Shard, finished, run_shard
+from cluster.shards import Kernel, Marker, Shard, finished, run_shard
 from ray_jobs.run.job import Job
 from ray_jobs.work.spark import on_spark, stop
 
@@ -37,12 +37,12 @@ def close() -> None:
     stop()
 
 
-def run_shards(job: Job, kernel: Kernel, shards: list[Shard]) -> list[dict]:
+def run_shards(job: Job, kernel: Kernel, shards: list[Shard]) -> list[Marker]:
     """`cluster.shards.run_shard` of each shard on the run's engine; finished ones are skipped. Returns the markers."""
     job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:
         return engine.run(_shard(kernel), shards, job.progress.set)
 
 
-def _shard(kernel: Kernel) -> Callable[[Shard], dict]:
+def _shard(kernel: Kernel) -> Callable[[Shard], Marker]:
     return lambda shard: run_shard(kernel, shard)

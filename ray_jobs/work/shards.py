@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from cluster import storage
-from cluster.shards import Kernel, Marker, Shard, finished, run_shard
+from cluster.shards import Counts, Kernel, Marker, Shard, finished, run_shard
 from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
@@ -41,7 +41,7 @@ def _run_one(task: tuple[Callable[..., Kernel], tuple, Shard]) -> Marker:
     return run_shard(_kernels[key], one, BATCH_ROWS)
 
 
-def totals(markers: Iterable[Marker], docs_in: int | None = None) -> dict:
+def totals(markers: Iterable[Counts], docs_in: int | None = None) -> dict:
     """Markers of all shards added up: documents and bytes per language, and how many broke each rule."""
     docs: Counter[str] = Counter()
     text_bytes: Counter[str] = Counter()

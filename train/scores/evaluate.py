@@ -27,7 +27,7 @@ from train.kernels.cross_entropy import token_logprobs
 
 def bits_per_byte(
     model: CausalLM,
-    documents: Iterable[tuple[str, Sequence[int], int]],
+    documents: Iterable[tuple[str, Sequence[int] | np.ndarray, int]],
     *,
     context: int,
     eod: int,
@@ -53,7 +53,7 @@ class Heldout(NamedTuple):
 
 
 def pack(
-    documents: Iterable[tuple[str, Sequence[int], int]], *, context: int, eod: int, batch_rows: int = 8
+    documents: Iterable[tuple[str, Sequence[int] | np.ndarray, int]], *, context: int, eod: int, batch_rows: int = 8
 ) -> Heldout:
     """The arguments of `bits_per_byte` in the form that `score` reads, for scoring the same documents again and again."""
     sizes: dict[str, dict[str, int]] = {}

@@ -35,10 +35,11 @@ FLOORS = {
         ("methods", "export", "generation"),
         ("loader", "loop"),
         ("model", "monitor"),
-        ("checkpoint", "loop_config", "scores", "selection"),
+        ("checkpoint", "loop_config", "preference_losses", "scores", "selection"),
         ("chat",),
         ("kernels",),
-        ("batches", "distributed"),
+        ("distributed",),
+        ("batches",),
     ],
     "cluster": [
         ("deploy", "doctor", "fetch", "spark"),

@@ -81,3 +81,21 @@ def test_a_stage(folder, monkeypatch):
     assert found == {"en": pytest.approx(sum(map(len, TEXTS.values())) / 2)}
     assert run.manifest("lengths")["docs_in"] == 2
     assert not run.execute(say=lambda line: None)
+
+
+def test_a_preference_loss(monkeypatch):
+    import torch
+
+    from train.methods.dpo import Objective
+    from train.preference_losses.answers import Answers
+    from train.preference_losses.table import LOSSES, PreferenceLoss
+
+    module, line, tried = example("Add a preference loss", "python")
+    ipo = types.ModuleType("train.preference_losses.ipo")
+    exec(module, ipo.__dict__)
+    monkeypatch.setitem(sys.modules, "train.preference_losses.ipo", ipo)
+    added = eval(f"{{{line}}}", {"PreferenceLoss": PreferenceLoss})
+    monkeypatch.setitem(LOSSES, "ipo", added["ipo"])
+    exec(tried, {"torch": torch, "Answers": Answers, "Objective": Objective})
+    recipe = recipes.load("demo", ["train.dpo.loss=ipo"])
+    assert recipe.train.dpo.loss == "ipo"

@@ -42,9 +42,10 @@ FLOORS = {
         ("batches",),
     ],
     "cluster": [
-        ("deploy", "doctor", "fetch", "spark"),
+        ("deploy", "doctor"),
+        ("fetch", "spark"),
         ("engines", "shards"),
-        ("chatml", "gauges", "kenlm", "storage", "strict_yaml", "user_code"),
+        ("chatml", "gauges", "kenlm", "storage", "strict_yaml", "terminal", "user_code"),
     ],
 }
 BELOW = {"ray_jobs": ("curation", "mixture", "train", "cluster")}  # of the others each imports cluster alone

@@ -84,7 +84,7 @@ def test_the_dry_run_shows_the_model_that_is_aligned(capsys):
         cli.main(["run", "align", "--dry-run"])
     said = capsys.readouterr().out
     assert ended.value.code == 0
-    assert said.startswith("model: 24 layers, 0.494 B parameters") and "no pre-training" in said
+    assert said.startswith("model: 24 layers, 494 M parameters") and "no pre-training" in said
 
 
 def test_the_plan_has_alignment_alone():

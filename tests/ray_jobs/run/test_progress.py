@@ -150,7 +150,8 @@ def test_training_resumes_at_its_checkpoint_and_counts_from_its_first_new_record
     for step in (318, 327):
         records({"step": step, "loss": 1.0})
     stage = Progress("sft/stage1", said.append, clock=clock)
-    follow = trainer._follower(SimpleNamespace(progress=stage, path=lambda *parts: str(tmp_path)), uri, 0)
+    job = SimpleNamespace(progress=stage, path=lambda *parts: str(tmp_path), metrics_uri=uri)
+    follow = trainer._follower(job, 0)
     follow()
     assert (stage.done, stage.total) == (324, 0)
     clock.now += 60

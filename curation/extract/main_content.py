@@ -154,11 +154,10 @@ def _leave_out(root, mask, limit, x, category, semantic, hint, stop, off, first,
 
 
 @numba.njit(cache=True)
-def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kind, x):  # noqa: PLR0917
-    n, n_lines = len(tag), len(first)
-    keep = np.zeros(n_lines, np.bool_)
-    if n_lines == 0:
-        return keep, 0
+def _categories(tag, hint, kind):
+    """(What kinds of other parts a node says it is, int64 bits of hints; -1 for one that its name leaves out, 1 for an
+    article by name and 2 by hints, int8.)"""
+    n = len(tag)
     category = np.zeros(n, np.int64)
     semantic = np.zeros(n, np.int8)
     for i in range(1, n):
@@ -180,11 +179,16 @@ def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kin
             category[i] |= h & (STRONG | WEAK)
         else:
             category[i] |= h & I_HIDDEN
-    # weights of lines
-    weight = np.zeros(n_lines)
-    text = np.zeros(n_lines)
+    return category, semantic
+
+
+@numba.njit(cache=True)
+def _weights(tag, parent, owner, chars, linked, kind, x):  # noqa: PLR0917
+    """Of each line: (weight, weight where above 0, whether it is a list item or cell, 1.0 for one that is a link)."""
+    n_lines = len(owner)
+    weight, text = np.zeros(n_lines), np.zeros(n_lines)
     item = np.zeros(n_lines, np.bool_)
-    whole = np.zeros(n_lines)  # 1 for a line that is a link
+    whole = np.zeros(n_lines)
     for k in range(n_lines):
         o = owner[k]
         item[k] = kind[tag[o]] & A_LIST or kind[tag[parent[o]]] & A_LIST
@@ -192,23 +196,17 @@ def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kin
         weight[k] = chars[k] - link * linked[k] - (1.0 if item[k] else x.line)
         text[k] = max(weight[k], 0.0)
         whole[k] = linked[k] > 0.8 * chars[k]
-    off = np.zeros(n, np.uint8)
-    live = np.ones(n_lines, np.bool_)
-    _leave_out(0, I_COMMENT, x.strong, x, category, semantic, hint, stop, off, first, live, text)
-    _leave_out(0, STRONG, x.strong, x, category, semantic, hint, stop, off, first, live, text)
-    left, all_text = 0.0, 0.0
-    for k in range(n_lines):
-        all_text += text[k]
-        left += text[k] * live[k]
-    if left < min(100.0, x.left * all_text):
-        off[:] = 0
-        live[:] = True
-    # the element of the content
-    for k in range(n_lines):
+    return weight, text, item, whole
+
+
+@numba.njit(cache=True)
+def _content(tag, stop, first, weight, text, live, off, semantic, kind, x):  # noqa: PLR0917
+    """The element of the content: the best sum of weights, or the article element within it that holds most of it."""
+    n = len(tag)
+    for k in range(len(first)):
         if not live[k]:
             weight[k] = -3.0
-    ones = np.ones(n_lines, np.bool_)
-    weights = _prefix(n, first, weight, ones)
+    weights = _prefix(n, first, weight, np.ones(len(first), np.bool_))
     texts = _prefix(n, first, text, live)
     root, best = 0, -1e18
     for i in range(n):
@@ -229,10 +227,14 @@ def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kin
         if inner < 0:
             break
         root = inner
-    # parts of the content that are not
-    _leave_out(root, STRONG, x.strong, x, category, semantic, hint, stop, off, first, live, text)
-    _leave_out(root, WEAK, x.weak, x, category, semantic, hint, stop, off, first, live, text)
-    lines_in = _prefix(n, first, np.ones(n_lines), live)
+    return root
+
+
+@numba.njit(cache=True)
+def _leave_out_links(root, tag, stop, first, chars, linked, whole, live, off, kind, x):  # noqa: PLR0917
+    """Mark in `off` the parts below `root` that are lists of links."""
+    n = len(tag)
+    lines_in = _prefix(n, first, np.ones(len(first)), live)
     links_in = _prefix(n, first, whole, live)
     chars_in = _prefix(n, first, chars.astype(np.float64), live)
     linked_in = _prefix(n, first, linked.astype(np.float64), live)
@@ -248,6 +250,13 @@ def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kin
                 i = stop[i]
                 continue
         i += 1
+
+
+@numba.njit(cache=True)
+def _kept(root, tag, stop, first, owner, chars, linked, ends, item, off, x):  # noqa: PLR0917
+    """The lines of the content, up to what trails behind the last prose: bool [lines]."""
+    n_lines = len(first)
+    keep = np.zeros(n_lines, np.bool_)
     last_good = -1
     for k in range(n_lines):
         if not root <= first[k] < stop[root] or off[first[k]] or chars[k] + ends[k] == 0:
@@ -262,32 +271,41 @@ def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kin
         for k in range(last_good + 1, n_lines):
             if not item[k] and tag[owner[k]] != P:
                 keep[k] = False
-    # the lead of the article before its body
-    if semantic[root] > 0:
-        a = root
-        while parent[a] > 0 and tag[parent[a]] != BODY:
-            a = parent[a]
-            if semantic[a] > 0 or hint[a] & I_ARTICLE:
-                break
-        if a != root and (semantic[a] > 0 or hint[a] & I_ARTICLE):
-            plain = np.zeros(n, np.bool_)  # no part of another kind between the node and the article
-            plain[a] = True
-            for i in range(a + 1, root):
-                plain[i] = plain[parent[i]] and not category[i] & ~I_HEAD
-            for k in range(n_lines):
-                o = owner[k]
-                prose = chars[k] >= 60 and linked[k] < 0.2 * chars[k] and ends[k] > 0
-                if a < first[k] < root and prose and plain[o] and not off[first[k]] and not H1 <= tag[o] <= H6:
-                    keep[k] = True
-    # hidden parts that repeat what is seen
-    hidden = np.zeros(n, np.bool_)
+    return keep
+
+
+@numba.njit(cache=True)
+def _take_lead(root, tag, parent, hint, first, owner, chars, linked, ends, category, semantic, off, keep):  # noqa: PLR0917
+    """Keep the lead of the article too, which stands before its body `root`."""
+    a = root
+    while parent[a] > 0 and tag[parent[a]] != BODY:
+        a = parent[a]
+        if semantic[a] > 0 or hint[a] & I_ARTICLE:
+            break
+    if a == root or not (semantic[a] > 0 or hint[a] & I_ARTICLE):
+        return
+    plain = np.zeros(len(tag), np.bool_)  # no part of another kind between the node and the article
+    plain[a] = True
+    for i in range(a + 1, root):
+        plain[i] = plain[parent[i]] and not category[i] & ~I_HEAD
+    for k in range(len(first)):
+        o = owner[k]
+        prose = chars[k] >= 60 and linked[k] < 0.2 * chars[k] and ends[k] > 0
+        if a < first[k] < root and prose and plain[o] and not off[first[k]] and not H1 <= tag[o] <= H6:
+            keep[k] = True
+
+
+@numba.njit(cache=True)
+def _drop_hidden_repeats(root, parent, stop, hint, owner, chars, key, keep):  # noqa: PLR0917
+    """Take from `keep` the lines of hidden parts that repeat what is seen."""
+    hidden = np.zeros(len(parent), np.bool_)
     for i in range(root + 1, stop[root]):
         hidden[i] = hidden[parent[i]] or hint[i] & I_HIDDEN != 0
     size = 16
-    while size < 2 * n_lines:
+    while size < 2 * len(owner):
         size *= 2
     seen = np.zeros(size, np.uint64)
-    for k in range(n_lines):
+    for k in range(len(owner)):
         if not keep[k] or chars[k] < 60:
             continue
         slot = key[k] & np.uint64(size - 1)
@@ -296,6 +314,34 @@ def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kin
         if seen[slot] == key[k] and hidden[owner[k]]:
             keep[k] = False
         seen[slot] = key[k]
+
+
+@numba.njit(cache=True)
+def _choose(tag, parent, stop, hint, first, owner, chars, linked, ends, key, kind, x):  # noqa: PLR0917
+    n, n_lines = len(tag), len(first)
+    if n_lines == 0:
+        return np.zeros(0, np.bool_), 0
+    category, semantic = _categories(tag, hint, kind)
+    weight, text, item, whole = _weights(tag, parent, owner, chars, linked, kind, x)
+    off = np.zeros(n, np.uint8)
+    live = np.ones(n_lines, np.bool_)
+    _leave_out(0, I_COMMENT, x.strong, x, category, semantic, hint, stop, off, first, live, text)
+    _leave_out(0, STRONG, x.strong, x, category, semantic, hint, stop, off, first, live, text)
+    left, all_text = 0.0, 0.0
+    for k in range(n_lines):
+        all_text += text[k]
+        left += text[k] * live[k]
+    if left < min(100.0, x.left * all_text):
+        off[:] = 0
+        live[:] = True
+    root = _content(tag, stop, first, weight, text, live, off, semantic, kind, x)
+    _leave_out(root, STRONG, x.strong, x, category, semantic, hint, stop, off, first, live, text)
+    _leave_out(root, WEAK, x.weak, x, category, semantic, hint, stop, off, first, live, text)
+    _leave_out_links(root, tag, stop, first, chars, linked, whole, live, off, kind, x)
+    keep = _kept(root, tag, stop, first, owner, chars, linked, ends, item, off, x)
+    if semantic[root] > 0:
+        _take_lead(root, tag, parent, hint, first, owner, chars, linked, ends, category, semantic, off, keep)
+    _drop_hidden_repeats(root, parent, stop, hint, owner, chars, key, keep)
     return keep, root
 
 

@@ -87,7 +87,7 @@ def answers(port, token=None):
     with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         for server, method in SERVERS.items():
             try:
-                channel.unary_unary(method)(b"", timeout=10, metadata=header)
+                channel.unary_unary(method)(b"", timeout=60, metadata=header)
                 said[server] = "OK"
             except grpc.RpcError as error:
                 if error.code().name not in NOT_HERE:
@@ -123,7 +123,7 @@ def speaks_http_to_nobody(port):
     """Every page wants the token, or there is but one: numbers for Prometheus, which takes no requests that change anything."""
     for path in ("/", "/api/jobs/", "/api/job_agent/jobs/", "/get_or_create_runtime_env"):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 assert answer.read(6) == b"# HELP"
         except urllib.error.HTTPError as error:
             assert error.code == 401

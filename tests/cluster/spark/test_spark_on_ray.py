@@ -93,13 +93,13 @@ lost = pids()[0]
 os.kill(lost, signal.SIGKILL)
 where = (job["parts"], f"{folder}-ray", f"{folder}-ray-dropped", DedupConfig(**job["config"]), "f")
 counts = dedup(Spark(session), *where, name="n")
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 240
 while session.sparkContext._jsc.sc().statusTracker().getExecutorInfos().__len__() < 3:  # the driver counts as one
     assert time.monotonic() < deadline, "the lost worker was not replaced"
     time.sleep(0.2)
 say(counts=counts, java=pids(), lost=lost)
 spark.stop(session)
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 120
 while (free := ray.available_resources().get("CPU")) != 10 and time.monotonic() < deadline:
     time.sleep(0.1)
 say(free=free)
@@ -173,7 +173,7 @@ def on_ray(cluster, corpus, tmp_path_factory):
     started = said(process)
     running = [" ".join(psutil.Process(pid).cmdline()) for pid in javas()]
     ended, stopped = said(process), said(process)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     return {"started": started, "running": running, "ended": ended, "stopped": stopped, "left": javas()}
 
@@ -242,7 +242,7 @@ def standalone(tmp_path):
     yield home, url
     for process in reversed(processes):
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def test_the_same_documents_on_all_three(on_ray, corpus, standalone, tmp_path):

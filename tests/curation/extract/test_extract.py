@@ -205,6 +205,6 @@ def test_works_where_child_processes_are_forbidden():
     queue = context.Queue()
     process = context.Process(target=_in_a_daemon, args=(queue,), daemon=True)  # as the workers of Spark and others
     process.start()
-    assert queue.get(timeout=60) == ["from a daemon"]
+    assert queue.get(timeout=240) == ["from a daemon"]
     process.join(10)
     assert process.exitcode == 0

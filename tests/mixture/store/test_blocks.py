@@ -49,7 +49,7 @@ def test_neighbours_are_one_request_and_nothing_is_asked_for_twice(file):
 def test_what_is_announced_is_fetched_together(file):
     """Six ranges are under way at once: each waits until all have been asked for."""
     file, data, _ = file
-    together, get = threading.Barrier(6, timeout=20), file._get
+    together, get = threading.Barrier(6, timeout=120), file._get
 
     def waiting(start, stop):
         together.wait()

@@ -67,7 +67,7 @@ def cluster():
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=20)
+    psutil.wait_procs(processes, timeout=60)
     head.wait()
     shutil.rmtree(folder, ignore_errors=True)
 

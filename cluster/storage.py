@@ -19,7 +19,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partialmethod
 from pathlib import Path
 
 import fsspec
@@ -213,10 +213,24 @@ def parquet_writer(uri: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         yield writer
 
 
+class ParquetOfPython(pq.ParquetFile):
+    """A Parquet file that is read through a file object of Python, without Arrow's threads: one of them may free the object's
+    last bytes after the interpreter has ended, and that aborts the process."""
+
+    read = partialmethod(pq.ParquetFile.read, use_threads=False)
+    read_row_group = partialmethod(pq.ParquetFile.read_row_group, use_threads=False)
+    read_row_groups = partialmethod(pq.ParquetFile.read_row_groups, use_threads=False)
+    iter_batches = partialmethod(pq.ParquetFile.iter_batches, use_threads=False)
+
+
 @contextmanager
 def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    if is_local(uri):
+        with pq.ParquetFile(local(uri)) as parquet:
+            yield parquet
+        return
     fs, path = filesystem(uri)
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with fs.open(path, "rb") as file, ParquetOfPython(file) as parquet:
         yield parquet
 
 

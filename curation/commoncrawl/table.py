@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster import storage
 from curation.commoncrawl.layout import Unreadable
 from curation.commoncrawl.select import FOUND, Select, by_page, by_url, found, may_hold, surt_prefixes
 
@@ -29,7 +30,7 @@ def captures(file: BinaryIO, select: Select) -> pl.DataFrame:
     Unreadable when its bytes are no Parquet.
     """
     try:
-        return _captures(pq.ParquetFile(file), select)
+        return _captures(storage.ParquetOfPython(file), select)
     except (OSError, pa.ArrowException) as error:
         raise Unreadable(f"not readable as Parquet: {error}") from None
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster import storage
 from curation.schema import Limits, batches, drop, file_name, raw
@@ -194,7 +193,7 @@ def _parquet_rows(path: str, origin: Origin) -> Iterator[dict]:
     number = 0
     with fs.open(inner, "rb") as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = storage.ParquetOfPython(file)
         except (OSError, pa.ArrowException) as problem:
             if storage.at_fault(problem):
                 raise

@@ -154,7 +154,7 @@ def test_a_killed_task_leaves_whole_shards_and_the_rest_is_made(common, tmp_path
     common = {**common, "sampling": {**SAMPLING, "max_new_tokens": 64}}
     whole = answer(common, tmp_path / "whole")
     (task,) = generate.groups(common, PROMPTS, str(tmp_path / "killed"))
-    code = f"import torch; torch.set_num_threads(1)\nfrom ray_jobs import generate\ngenerate.draw({task!r})"
+    code = f"import torch; torch.set_num_threads(1)\nfrom ray_jobs.alignment import generate\ngenerate.draw({task!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 240
     while not Path(task["shards"][1]["drawn"]).exists():

@@ -9,16 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from commoncrawl_run import LIMITS, NAME, crawl, recipe, sorted_rows
 from commoncrawl_site import FAULTS, Page, Server, Snapshot, build, faults, index, listing, pages, surt
 
 from cluster import storage
 from curation.sources.warc import read_warc
-from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
-from ray_jobs.run.run import Run
-
-NAME = "CC-MAIN-2024-18"
-LIMITS = {"requests_per_second": 60.0, "concurrency": 4}
 
 
 @pytest.fixture(scope="module")
@@ -26,29 +22,6 @@ def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("site")
     build(root, [Snapshot(NAME, [pages(40, seed=i) for i in range(6)])])
     return root
-
-
-def recipe(base, fetch=None, crawl=None, **source):
-    keys = {"gap_bytes": 3000, "max_range_bytes": 20_000, "timeout_seconds": 1.0, **LIMITS, **(fetch or {})}
-    return recipes.parse(
-        {
-            "name": "t",
-            "cluster": {"cpus": 2},
-            "crawl": {"shard_bytes": 60_000, **(crawl or {})},
-            "fetch": {"base": str(base), **keys},
-            "sources": [{"name": "cc", "type": "commoncrawl", "snapshots": NAME, **source}],
-        },
-        "test",
-    )
-
-
-def crawl(uri, wanted):
-    Run(str(uri), wanted).execute(until="crawl", say=lambda text: None)
-    return sorted_rows(storage.read_table(f"{uri}/crawl").to_pylist())
-
-
-def sorted_rows(rows):
-    return sorted(rows, key=lambda row: (row["warc_file"], row["warc_offset"]))
 
 
 def plan_of(uri):

@@ -4,8 +4,8 @@ import os
 from collections import Counter
 
 import pytest
+from commoncrawl_run import NAME, crawl, recipe, sorted_rows
 from commoncrawl_site import Server, Snapshot, build, pages
-from test_crawl_commoncrawl import NAME, crawl, recipe, sorted_rows
 
 from cluster import storage
 from ray_jobs.commands import explain

@@ -22,9 +22,11 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 FRAME = struct.Struct("<I")
@@ -116,7 +118,7 @@ class Sandbox:
             "seconds": self.seconds,
             "memory_bytes": self.memory_bytes,
         }
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "curation.extract.sandbox", json.dumps(setup)],
             stdin=subprocess.PIPE,
@@ -132,6 +134,15 @@ class Sandbox:
             raise RuntimeError(f"the worker process for {self.function} did not start: {detail}")
         self._fresh, self._unread = True, 0
         return self._process
+
+
+def _search_path() -> list[str]:
+    """Where a worker looks for modules: first beside this package, then where this process does, the standard library before
+    a folder of the user's, which may hold a `types.py`."""
+    paths = [path or os.getcwd() for path in sys.path]
+    library = sysconfig.get_path("stdlib")
+    before = paths[: paths.index(library)] if library in paths else []
+    return [str(Path(__file__).parents[2]), *paths[len(before) :], *before]
 
 
 def _pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:

@@ -1,5 +1,7 @@
 """The worker process: results belong to the items of the call that asked."""
 
+import sys
+
 import pytest
 
 from curation.extract.sandbox import Sandbox
@@ -36,3 +38,11 @@ def test_one_worker_serves_call_after_call(sandbox):
     assert list(sandbox.map(items("satu dua"))) == first and sandbox._process is process
     sandbox.close()
     assert process.poll() is not None and list(sandbox.map(items("satu dua"))) == first
+
+
+def test_a_file_of_the_user_does_not_stand_in_for_the_standard_library(sandbox, tmp_path, monkeypatch):
+    for name in ("types", "json", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('a file of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert [page["text"] for page in sandbox.map(items("satu"))] == ["satu satu satu."]

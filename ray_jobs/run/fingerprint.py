@@ -37,6 +37,7 @@ OUTSIDE = (
     "ray_jobs.run.fingerprint",
     "ray_jobs.run.graph",
     "ray_jobs.run.job",
+    "ray_jobs.run.keeping",
     "ray_jobs.run.locate",
     "ray_jobs.run.lock",
     "ray_jobs.run.progress",

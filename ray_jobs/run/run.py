@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import socket
@@ -19,7 +18,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cached_property
 
 from cluster import gauges, storage, terminal
@@ -28,11 +26,10 @@ from cluster.spark import java
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
-from ray_jobs.run import files, lock, superseded
+from ray_jobs.run import files, keeping, lock, superseded
 from ray_jobs.run.fingerprint import changes, code, digest, users_code
 from ray_jobs.run.graph import Stage, enabled, matches
 from ray_jobs.run.job import Job
-from ray_jobs.run.progress import FILE as PROGRESS
 from ray_jobs.run.progress import Progress
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
@@ -58,23 +55,23 @@ class Run:
         A result that was kept in spite of changed code (`--keep`) has its own for as long as the code is what it was then."""
         prints: dict[str, str] = {}
         for stage in self.stages:
-            prints[stage.name] = self._fingerprint(stage, self._parts(stage, prints))
+            prints[stage.name] = self._fingerprint(stage, self.parts(stage, prints))
         return prints
 
     def _fingerprint(self, stage: Stage, parts: dict) -> str:
-        own, made = digest(parts), self._made(stage.name) or {}
+        own, made = digest(parts), self.made(stage.name) or {}
         kept = any(one["fingerprint"] == own for one in made.get("kept", ()))
         return made["fingerprint"] if kept else own
 
-    def _parts(self, stage: Stage, prints: dict[str, str]) -> dict:
-        return {**self._asked(stage, prints), "code": self._code(stage)}
+    def parts(self, stage: Stage, prints: dict[str, str]) -> dict:
+        return {**self.asked_of(stage, prints), "code": self.code(stage)}
 
-    def _code(self, stage: Stage) -> dict[str, str]:
+    def code(self, stage: Stage) -> dict[str, str]:
         named = [recipes.lookup(self.recipe, key) for key in stage.functions]
         own = [name for value in named for name in (value if isinstance(value, list) else [value]) if name]
         return {**code(stage.job, tuple(self.recipe.languages)), **users_code(own, os.getcwd())}
 
-    def _asked(self, stage: Stage, prints: dict[str, str]) -> dict:
+    def asked_of(self, stage: Stage, prints: dict[str, str]) -> dict:
         parts = {
             "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
             "inputs": {name: prints[name] for name in stage.inputs},
@@ -88,12 +85,12 @@ class Run:
         """What the recipe and its files ask of each stage, whatever the code: equal where only code has changed."""
         asked: dict[str, str] = {}
         for stage in self.stages:
-            asked[stage.name] = digest(self._asked(stage, asked))
+            asked[stage.name] = digest(self.asked_of(stage, asked))
         return asked
 
-    def _made(self, stage: str) -> dict | None:
+    def made(self, stage: str) -> dict | None:
         """The manifest of a stage that is done, else what is known of one that was begun."""
-        return self.manifest(stage) or _read(storage.join(self.uri, stage, superseded.STARTED))
+        return self.manifest(stage) or keeping.read_json(storage.join(self.uri, stage, superseded.STARTED))
 
     def state(self, stage: Stage, prints: dict[str, str]) -> str:
         """`done`, `changed` (made under another fingerprint), `started` or `waiting`."""
@@ -105,17 +102,17 @@ class Run:
         """One phrase: what differs from the manifest of a stage that must run again."""
         made = self.manifest(stage.name)
         assert made is not None, f"{stage.name} was never done"
-        return self._difference(made, self._parts(stage, prints))
+        return self.difference(made, self.parts(stage, prints))
 
-    def _difference(self, old: dict, new: dict) -> str:
+    def difference(self, old: dict, new: dict) -> str:
         for key, value in new["config"].items():
-            if old.get("config", {}).get(key) != _plain(value):
+            if old.get("config", {}).get(key) != keeping.plain(value):
                 return f"recipe key {key} changed"
         for name, value in new["inputs"].items():
             if old.get("inputs", {}).get(name) != value:
                 return f"its input {name} changed"
-        if old["code"] != new["code"]:
-            return f"its code changed{_named(changes(old['code'], new['code']))}"
+        if old.get("code", {}) != new["code"]:
+            return f"its code changed{keeping.named(changes(old['code'], new['code']))}"
         return "its source files changed"
 
     def execute(
@@ -145,7 +142,7 @@ class Run:
             for stage in self.stages:
                 superseded.end_clearing(self.uri, stage.name)
             for name in keep:
-                self._keep(name)
+                keeping.keep(self, name)
             ran = False
             prints = self.fingerprints()
             aside = superseded.of(self.uri, [stage.name for stage in self.stages])
@@ -156,8 +153,8 @@ class Run:
             forced = self.stages[first:]
             for stage in chosen:
                 if stage.name in aside and stage not in forced:
-                    self._bring_back(stage.name, prints[stage.name], say)
-            self._guard(chosen, prints, [*(stage.name for stage in forced), *self._dependent(rerun)])
+                    keeping.bring_back(self, stage.name, prints[stage.name], say)
+            keeping.guard(self, chosen, prints, [*(stage.name for stage in forced), *keeping.dependent(self, rerun)])
             self._look_at_languages(chosen, prints)
             self._look_for_java([stage for stage in chosen if stage in forced or self.state(stage, prints) != "done"])
             for stage in chosen:
@@ -171,71 +168,6 @@ class Run:
                 if again or stage.name in aside:
                     superseded.forget(self.uri, stage.name)
             return ran
-
-    def _keep(self, wanted: str) -> None:
-        """Accept what the stages of `wanted` have made under other code. Raises UserError where more than code differs."""
-        for stage in self.stages:
-            if not matches(stage.name, wanted):
-                continue
-            prints = self.fingerprints()
-            made = self._made(stage.name)
-            if made is None:
-                raise UserError(f"--keep {stage.name}: nothing of it is there to be kept")
-            if made["fingerprint"] == prints[stage.name]:
-                continue
-            parts = self._parts(stage, prints)
-            if not self._by_code_alone(stage, made):
-                raise UserError(
-                    f"--keep {stage.name}: it must run again, as {self._difference(made, parts)}; only a change of code can be "
-                    f"kept out"
-                )
-            kept = {"fingerprint": digest(parts), "changed": changes(made["code"], parts["code"]), "at": _now()}
-            name = superseded.MANIFEST if self.manifest(stage.name) else superseded.STARTED
-            storage.write_json(
-                storage.join(self.uri, stage.name, name), {**made, "kept": [*made.get("kept", ()), kept]}
-            )
-
-    def _by_code_alone(self, stage: Stage, made: dict) -> bool:
-        if "asked" in made:
-            return made["asked"] == self.asked[stage.name]
-        now = self._asked(stage, {name: "" for name in stage.inputs})  # of a version that did not write it
-        return "config" in made and all(_plain(now[key]) == made.get(key) for key in ("config", "files") if key in now)
-
-    def _guard(self, chosen: list[Stage], prints: dict[str, str], free: list[str]) -> None:
-        """Raises UserError for stages that took long and would run again for a change of code alone."""
-        held: list[str] = []
-        causes: list[str] = []
-        for stage in chosen:
-            made = self._made(stage.name)
-            if made is None or made["fingerprint"] == prints[stage.name]:
-                continue
-            causes += changes(made.get("code", {}), self._code(stage))
-            spent = self._spent(stage.name, made)
-            dear = spent > 60 * self.recipe.run.guard_minutes and not stage.keeps
-            if dear and stage.name not in free and self._by_code_alone(stage, made):
-                held.append(f"{stage.name} ({spent / 60:,.0f} minutes)")
-        if held:
-            first = held[0].partition(" ")[0]
-            raise UserError(
-                f"{', '.join(held)} would run again for a change of code alone{_named(sorted(set(causes)))}: --keep {first} "
-                f"leaves it as it is, --rerun {first} runs it and what depends on it again (run.guard_minutes: "
-                f"{self.recipe.run.guard_minutes:g})"
-            )
-
-    def _dependent(self, wanted: Sequence[str]) -> list[str]:
-        """The stages of `wanted` and all that read them, directly or not."""
-        found: list[str] = []
-        for stage in self.stages:
-            if any(matches(stage.name, name) for name in wanted) or set(stage.inputs) & set(found):
-                found.append(stage.name)
-        return found
-
-    def _spent(self, stage: str, made: dict) -> float:
-        """Seconds of work on what there is of a stage, all its starts together."""
-        if "seconds" in made:
-            return made["seconds"]
-        progress = _read(storage.join(self.uri, stage, PROGRESS)) or {}
-        return made.get("spent", 0.0) + progress.get("seconds", 0.0)
 
     def _look_for_files(self, chosen: list[Stage]) -> None:
         """Files that training will read, perhaps weeks from now. Raises UserError when there are none."""
@@ -286,15 +218,15 @@ class Run:
         state = self.state(stage, prints)
         if state == "changed":
             say(f"{stage.name}: runs again, {self.why(stage, prints)}")
-        begun = _read(started) or {}
+        begun = keeping.read_json(started) or {}
         resumed = begun.get("fingerprint") == fingerprint and not forced
         if not (resumed or (stage.keeps and not forced)):
-            self._make_room(stage.name)
+            keeping.make_room(self, stage.name)
         elif resumed and state != "done":
             say(f"{stage.name}: continues where it stopped")
-        spent = self._spent(stage.name, begun) if resumed else 0.0
+        spent = keeping.spent(self, stage.name, begun) if resumed else 0.0
         kept = {"kept": begun["kept"]} if resumed and "kept" in begun else {}
-        parts = self._parts(stage, prints)
+        parts = self.parts(stage, prints)
         storage.remove(storage.join(folder, superseded.MANIFEST))
         same = {"fingerprint": fingerprint, "asked": self.asked[stage.name], **kept}
         storage.write_json(started, {**same, "code": parts["code"], "spent": round(spent, 2)})
@@ -320,28 +252,6 @@ class Run:
         gauges.stage(stage.name, manifest)
         say(f"{stage.name}: done in {terminal.duration(manifest['seconds'])}{_summary(manifest)}")
 
-    def _bring_back(self, stage: str, fingerprint: str, say) -> None:
-        """Put what lies aside of a stage in its place again where it is what is asked for now."""
-        manifest, made = self.manifest(stage), self._made(stage)
-        if manifest and manifest["fingerprint"] == fingerprint:  # a move that was interrupted may have taken its ledger
-            superseded.restore(self.uri, stage, fingerprint, result=False)
-            return
-        other = made is None or made["fingerprint"] != fingerprint
-        if not superseded.holds(self.uri, stage, fingerprint, superseded.MARKERS if other else (superseded.MANIFEST,)):
-            return
-        if made and other:
-            self._make_room(stage)
-        superseded.restore(self.uri, stage, fingerprint, result=True)
-        say(f"{stage}: what it made before is asked for again, and is back")
-
-    def _make_room(self, stage: str) -> None:
-        """Move what a stage has made aside when it is finished or took long; otherwise remove it."""
-        made = self._made(stage)
-        if made and ("seconds" in made or self._spent(stage, made) > 60 * self.recipe.run.guard_minutes):
-            superseded.set_aside(self.uri, stage)
-        else:
-            superseded.clear(self.uri, stage)
-
 
 def _join(address: str, say: Callable[[str], None]) -> None:
     """Before a stage begins, so that a cluster that cannot be joined leaves nothing half done. Raises UserError."""
@@ -360,29 +270,7 @@ def _check_counts(stage: str, result: dict) -> None:
 
 
 def read_manifest(uri: str, stage: str) -> dict | None:
-    return _read(storage.join(uri, stage, superseded.MANIFEST))
-
-
-def _read(uri: str) -> dict | None:
-    try:
-        return storage.read_json(uri)
-    except FileNotFoundError:
-        return None
-
-
-def _plain(value: object) -> object:
-    """As it comes back from JSON."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def _named(changed: list[str]) -> str:
-    """` (a.py, b.py and 3 more)`."""
-    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    return f" ({', '.join(changed[:NAMED])}{more})" if changed else ""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return keeping.read_json(storage.join(uri, stage, superseded.MANIFEST))
 
 
 def open_run(uri: str) -> Run:

@@ -154,6 +154,7 @@ def test_a_group_that_holds_gpus_does_not_stay(monkeypatch, tmp_path, gpus, addr
     progress = SimpleNamespace(start=lambda *a: None)
     job = SimpleNamespace(
         recipe=recipes.load("demo"), address=address, stage=SimpleNamespace(name="base"), progress=progress,
+        metrics_uri=f"{tmp_path}/base.jsonl",
         path=lambda *parts: str(tmp_path.joinpath(*parts)), run_uri=str(tmp_path),
     )  # fmt: skip
     assert trainer.launch(job, test_without_ray_it_is_the_cpu, {}) == {"steps": 1}

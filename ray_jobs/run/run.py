@@ -96,7 +96,7 @@ class Run:
         """`done`, `changed` (made under another fingerprint), `started` or `waiting`."""
         if manifest := self.manifest(stage.name):
             return "done" if manifest["fingerprint"] == prints[stage.name] else "changed"
-        return "started" if storage.exists(storage.join(self.uri, stage.name, "_started.json")) else "waiting"
+        return "started" if storage.exists(storage.join(self.uri, stage.name, superseded.STARTED)) else "waiting"
 
     def why(self, stage: Stage, prints: dict[str, str]) -> str:
         """One phrase: what differs from the manifest of a stage that must run again."""

@@ -52,7 +52,8 @@ def restore(uri: str, stage: str, fingerprint: str, result: bool) -> None:
         if part == "result":
             if not result:
                 continue
-            _remove(place)
+            _unmark(place)
+            storage.remove(place)
         storage.move(storage.join(aside, part), place, last=MARKERS)
 
 
@@ -66,8 +67,7 @@ def forget(uri: str, stage: str) -> None:
 def clear(uri: str, stage: str) -> None:
     """Remove what `stage` has written, but not the folders of its sibling steps."""
     storage.write_json(storage.join(uri, stage, CLEARING), {})
-    for name in reversed(MARKERS):
-        storage.remove(storage.join(uri, stage, name))
+    _unmark(storage.join(uri, stage))
     for _, place in _parts(uri, stage):
         storage.remove(place)
 
@@ -78,11 +78,10 @@ def end_clearing(uri: str, stage: str) -> None:
         clear(uri, stage)
 
 
-def _remove(result: str) -> None:
-    """The markers first: a folder of which a part is gone vouches for nothing."""
+def _unmark(result: str) -> None:
+    """The markers go first: a folder of which a part is gone vouches for nothing."""
     for name in reversed(MARKERS):
         storage.remove(storage.join(result, name))
-    storage.remove(result)
 
 
 def _parts(uri: str, stage: str) -> tuple[tuple[str, str], ...]:

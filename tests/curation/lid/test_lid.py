@@ -1,10 +1,8 @@
-"""The trained language identifier, on the pages of sample/: what it learns, what it refuses, what it writes."""
+"""The trained language identifier, on the texts of sample/: what it learns, what it refuses, what it writes."""
 
-import html
+import gzip
 import json
 import random
-import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +14,8 @@ from curation.lid.model import OTHER, LanguageModel, load
 from curation.lid.report import expected_calibration_error, scores
 from curation.lid.training import Training, fit_temperature, make_segments, train
 from curation.schema import DOCUMENT
+from ray_jobs.config.reader import SAMPLE
 
-PAGES = Path(__file__).parents[3] / "sample" / "pages"
 SMALL = Training(bits=16, segments=250, neighbour_segments=5)
 
 GOLDEN = {
@@ -40,19 +38,12 @@ GOLDEN = {
 
 
 def documents(*languages: str) -> list[tuple[str, str, str]]:
-    """(language, site, text) of the pages of sample/."""
+    """(language, site, text) of the good pages of sample/."""
     found = []
-    for path in sorted(PAGES.glob("*/*.html")):
-        if path.parent.name not in (languages or GOLDEN):
-            continue
-        page = path.read_text("utf-8", errors="ignore")
-        link = re.search(r'canonical" href="https?://([^/"]+)', page)
-        if link is None or "charset=windows-874" in page:  # pages that are broken or in another encoding on purpose
-            continue
-        body = re.search(r"<main.*?</main>|<article.*?</article>|<body.*?</body>", page, re.DOTALL).group()
-        body = re.sub(r"<(script|style).*?</\1>", "", body, flags=re.DOTALL)
-        text = "\n".join(re.sub(r"<[^>]+>", "", line).strip() for line in body.split("\n"))
-        found.append((path.parent.name, link.group(1), html.unescape(re.sub(r"\n+", "\n", text)).strip()))
+    for lang in languages or GOLDEN:
+        with gzip.open(SAMPLE / "gold" / f"{lang}.jsonl.gz", "rt", encoding="utf-8") as file:
+            rows = [row for row in map(json.loads, file) if row["fate"] == "kept" and row["lang"] == lang]
+        found += [(lang, row["url"].split("/")[2], row["text"]) for row in rows]
     return found
 
 
@@ -159,7 +150,9 @@ def test_equal_documents_give_equal_bytes(tmp_path):
 
 def test_the_report_is_of_sources_held_out(trained):
     _, report = trained
-    assert report["documents"]["war"] == 6 and len(report["sources"]["war"]) == 2
+    waray = documents("war")
+    assert report["documents"]["war"] == len(waray) > 20
+    assert len(report["sources"]["war"]) == len({site for _, site, _ in waray}) > 3
     unseen = report["unseen_sources"]
     assert set(unseen["all"]["labels"]) == set(GOLDEN)
     assert unseen["paragraphs"]["macro_f1"] > 0.9

@@ -22,7 +22,7 @@ _WORDS = {
     "onward outbrain playlist popular popularposts populer prev previous next readmore recent recirc "
     "recirculation recommend recommendation recommendations recommended related relatedposts "
     "relatedarticles similar suggested suggestion suggestions taboola teaser teasers terkait terpopuler tinlienquan trending "
-    "trend upnext upsell zergnet verwandt explore yarpp carousel morefrom",
+    "trend upnext upsell zergnet verwandt explore yarpp carousel morefrom also alsobought alsolike",
     "SHARE": "addthis addtoany bagikan chiase facebook fb flattr follow followus instagram jiathis like likes linkedin "
     "pinterest reddit share shares sharebar sharedaddy sharethis sharing shareaholic sns social socialmedia socials "
     "telegram tweet twitter whatsapp syndication",
@@ -43,7 +43,9 @@ _WORDS = {
     "dates dateline datetime dateposted entrymeta infos kategori keyword keywords meta metadata "
     "penulis posted postdate postedby postinfo postmeta postmetadata published publisher pubdate reporter rubrik "
     "submitted tag tags tagcloud tagged taglist tagz category categories cat timestamp time updated views vcard writer "
-    "source readingtime duration label eyebrow kicker rating ratings stars vote votes counter info",
+    "source readingtime duration label eyebrow kicker rating ratings stars vote votes counter info authi authorinfo pls "
+    "postauthor postdetails poster posthead postprofile postsig sig signature signatures userbit userbox userinfo userprofile "
+    "usertitle",
     "CAPTION": "caption captions figcaption imagecaption photocaption photocredit imagecredit wpcaption attribution "
     "photo gallery slideshow thumbnail thumb thumbs",
     "POPUP": "cookie cookies cookiebar consent gdpr dialog modal onetrust overlay popover popup "
@@ -54,7 +56,8 @@ _WORDS = {
     "TITLE": "headline heading title subtitle subhead subheading subheadline deck dek standfirst lead lede abstract excerpt "
     "intro summary",
     "TOOLS": "print printfriendly email mail download downloads font fontsize resize bookmark actions action tools tool "
-    "utility utilities edit edits editsection back totop backtotop button buttons btn controls control report",
+    "utility utilities edit edits editsection back totop backtotop button buttons btn controls control report facet facets "
+    "filter filters refine sort sortbar sortby sorting",
     "QUOTE": "pullquote pullout pull factbox highlights keypoints takeaways",
     "FORUM": "forum forums thread threads viewtopic message messages answer answers question questions postbit",
     "REFERENCE": "reference references reflist footnote footnotes citation citations bibliography",

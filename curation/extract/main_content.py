@@ -83,6 +83,7 @@ class Limits(NamedTuple):
     body_bonus: float = 2.5  # for elements called article body
     tag_bonus: float = 1.5  # for <article> and <main>
     inside: float = 0.6  # an article element with so much of the content is the content
+    nearly: float = 0.9  # so has any element; what stands beside it is the site's own
     links: float = 0.75  # share of link lines in a list of links
 
 
@@ -201,7 +202,8 @@ def _weights(tag, parent, owner, chars, linked, kind, x):  # noqa: PLR0917
 
 @numba.njit(cache=True)
 def _content(tag, stop, first, weight, text, live, off, semantic, kind, x):  # noqa: PLR0917
-    """The element of the content: the best sum of weights, or the article element within it that holds most of it."""
+    """The element of the content: the best sum of weights, or the article element within it that holds most of it, or any
+    that holds nearly all."""
     n = len(tag)
     for k in range(len(first)):
         if not live[k]:
@@ -227,6 +229,10 @@ def _content(tag, stop, first, weight, text, live, off, semantic, kind, x):  # n
         if inner < 0:
             break
         root = inner
+    most = x.nearly * (texts[stop[root]] - texts[root])
+    for i in range(root + 1, stop[root]):
+        if kind[tag[i]] & A_ROOT and not off[i] and texts[stop[i]] - texts[i] >= most:
+            root = i
     return root
 
 

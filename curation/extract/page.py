@@ -21,7 +21,7 @@ from curation.extract.main_content import choose, left_out
 from curation.extract.markup import depth, parse
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # all but tab, newline and carriage return
-DOUBT = 0.1  # share of a page's prose left out, from which a second reader is asked
+DOUBT = 0.12  # share of a page's prose left out, from which a second reader is asked
 AGREE = 0.7  # word F1 of two readers from which they agree
 MAX_DEPTH = 200  # of pages that are given to other readers: some take quadratic time in it
 

@@ -23,6 +23,7 @@ KNOWN = {
     "jv/jajan-pasar": ("kept", "dropped: language_score"),
     "jv/lara-untu": ("kept", "dropped: language_score"),
     "su/arisan-app": ("kept", "dropped: language_score"),
+    "su/kentang": ("kept", "dropped: language_score"),
     "su/opieun": ("kept", "dropped: language_score"),
     "su/sapatu-kulit": ("kept", "dropped: language_score"),
     # half of it is in English, and that is what lid.176 sees
@@ -67,8 +68,6 @@ KNOWN = {
     "ms/pasang-surut": ("kept", "kept beside its copy"),
     "vi/near-ca-phe": ("dropped: duplicate", "kept beside its copy"),
     "vi/tin-ca-phe": ("kept", "kept beside its copy"),
-    "zh/chaoshi-zhishi": ("kept", "kept beside its copy"),
-    "zh/near-ganhai": ("dropped: duplicate", "kept beside its copy"),
     # it stays in Zawgyi
     "my/phaung-zee": ("kept", "kept, without its text"),
     # fewer function words, or more figures and signs, than the Chinese rules ask of prose

@@ -36,7 +36,9 @@ RECIPE = str(ROOT / "tests" / "e2e" / "tiny.yaml")
 NODES = 3  # beside the head
 MARK = "PINISI_TEST_CLUSTER"
 GOOD = "{name: good, type: warc, path: '${PINISI_SAMPLE_DIR}/warc/*.warc.gz'}"
-REST = "{name: rest, type: jsonl, path: '${PINISI_SAMPLE_DIR}/eval/answers/*', text_field: context, trust_language: true}"
+REST = (
+    "{name: rest, type: jsonl, path: '${PINISI_SAMPLE_DIR}/eval/answers/*', text_field: context, trust_language: true}"
+)
 SETTINGS = [
     f"sources=[{GOOD}, {REST}]",
     "quality={positives: [good], negatives: [rest], min_examples: 2}",

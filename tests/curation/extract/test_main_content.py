@@ -162,3 +162,30 @@ def test_same_page_same_text(engine):
     payload = f"<div class=post-content>{paragraphs('km')}</div>{paragraphs('my', 2)}".encode()
     first = extract({"charset": ""}, payload, engine, 1000)
     assert first == extract({"charset": ""}, payload, engine, 1000) and PARAGRAPHS["km"] in first["text"]
+
+
+def test_what_stands_beside_an_element_with_nearly_all_of_the_text_is_the_sites_own():
+    article = "".join(f"<p>{PARAGRAPHS['ms']} {i}</p>" for i in range(12))
+    beside = "<div id=kanan><h3>Pautan pantas</h3><p>Bilangan pelawat hari ini ialah seribu dua ratus orang.</p></div>"
+    page = f"<div id=atas>Portal rasmi daerah, mesra dan cekap</div><div id=isi><h1>Laut</h1>{article}</div>{beside}"
+    assert read(page) == "Laut\n\n" + expected("ms", 12)
+    half = "".join(f"<p>{PARAGRAPHS['ms']} {i}</p>" for i in range(12, 18))
+    parted = f"<div><h1>Laut</h1>{article}</div><div>{half}</div>"  # two thirds and a third: both are the page's
+    assert read(parted) == "Laut\n\n" + expected("ms", 18)
+
+
+@pytest.mark.parametrize("box, signature", [("postprofile", "signature"), ("userinfo", "sig"), ("pls", "postsig")])
+def test_who_writes_in_a_forum_is_left_out(box, signature):
+    users = [
+        ("orang_laut", "Ahli baharu, 12 kiriman"),
+        ("pak_long", "Moderator, 4118 kiriman"),
+        ("siti", "Ahli, 90 kiriman"),
+    ]
+    posts = "".join(
+        f"<div class=post><div class={box}>{name}<br>{what}</div><div class=txt>{PARAGRAPHS['ms']} {i}</div>"
+        f"<div class={signature}>Biar lambat asal selamat</div></div>"
+        for i, (name, what) in enumerate(users)
+    )
+    found = read(f"<div id=forum><h1>Laut</h1>{posts}</div>")
+    assert all(f"{PARAGRAPHS['ms']} {i}" in found for i in range(3))
+    assert "kiriman" not in found and "lambat" not in found

@@ -30,6 +30,7 @@ UNSPACED = frozenset({"th", "lo", "km", "my", "zh"})
 PEERS = {"trafilatura": "trafilatura", "resiliparse": "resiliparse"}
 ENGINES = ("cascade", *PEERS)
 TARGET = 0.9
+TUNED_ON = "in part: words of forum software and one rule were added after reading errors on it (0.959 before)"
 
 
 def main() -> None:
@@ -60,13 +61,10 @@ def main() -> None:
                 least = TARGET if name == "all" and other == "trafilatura" else None
                 metric = f"F1, {kind} {name}, {len(found)} pages"
                 rows.append(
-                    row(metric, "share", mean["cascade"], peer=(other, mean[other]), target=least, tuned_on=TUNED)
+                    row(metric, "share", mean["cascade"], peer=(other, mean[other]), target=least, tuned_on=TUNED_ON)
                 )
     print()
     write("curation-sample", rows)
-
-
-TUNED = "not tuned on: the extractor was written before these pages"
 
 
 def read(path: Path) -> list[dict]:

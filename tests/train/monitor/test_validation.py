@@ -88,8 +88,13 @@ def test_the_alarm_is_for_replay_languages_above_the_limit(tmp_path, caplog):
     assert change["lo"] > 0.02 and change["en"] > 0.02  # everything else is forgotten, but only en and zh are replay
     assert records[-1]["forgetting"] == {lang: change[lang] for lang in ("en", "zh") if change[lang] > 0.02}
     said = warnings(records[-1])
-    assert len(said) == len(records[-1]["forgetting"]) and said[0].startswith("en is being forgotten: ")
-    assert f"{change['en']:.3f} bits per byte" in said[0] and "update 10" in said[0]
+    both = warnings({**records[-1], "forgetting": {"en": 0.5, "zh": 0.25}, "bits_per_byte": {"en": 2.5, "zh": 3}})
+    assert both == [
+        "en, zh are being forgotten: 0.500, 0.250 bits per byte more than before training (2.500, 3.000 at update 10); "
+        "more replay or a lower learning rate helps."
+    ]
+    assert len(said) == 1 and said[0].startswith("en, zh are being forgotten: ")
+    assert f"being forgotten: {change['en']:.3f}" in said[0] and "update 10" in said[0]
     assert said[0] in caplog.text
     records, _, _ = train(tmp_path / "b", validation=validation(alarm=max(change.values()) + 0.01))
     assert all("forgetting" not in record and warnings(record) == [] for record in records)

@@ -36,8 +36,9 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
     """Tokenise documents and put them behind those of the pools `pool`/<lang>; (documents, tokens) added, by language.
 
     `documents`: glob of Parquet files with the columns doc_id, lang, text, such as `OTHER_RUN/quality/part-*.parquet`.
-    What a pool has already, by doc_id, is left out, so the command can be repeated. Raises UserError for files without
-    these columns, for a language that the run has no pool of, and while another process appends to one.
+    What a pool has already, by doc_id, is left out, so the command can be repeated; and what the run is measured by. Raises
+    UserError for files without these columns, for a language that the run has no pool of, and while another process appends
+    to one.
     """
     if not run.recipe.sources:
         raise UserError(f"{run.uri}: this run aligns a finished model and has no token stores to append to")
@@ -54,12 +55,13 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
             languages |= set(parquet.read(["lang"])["lang"].unique().to_pylist())
     pools = {lang: _open(run, f"{pool}/{lang}").uri for lang in sorted(languages)}
     tokenizer = tokenizers.load(storage.localize(storage.join(run.uri, TOKENIZE, "tokenizer")))
+    held = set(storage.read_table(storage.join(run.uri, TOKENIZE, "heldout.parquet"), ["doc_id"])["doc_id"].to_pylist())
     encoder = Encoder(tokenizer, run.recipe.tokenize.dropout, run.recipe.tokenize.seed)
     added = {}
     for lang, uri in pools.items():
         with lock.held(uri):  # two at a time would write files of the same names
             old = TokenStore(uri)
-            new = token_store.append(uri, _documents(files, lang, old, encoder))
+            new = token_store.append(uri, _documents(files, lang, old, encoder, held))
         added[lang] = new["documents"] - old.n_documents, new["tokens"] - old.n_tokens
     return added
 
@@ -72,12 +74,12 @@ def _open(run: Run, pool: str) -> TokenStore:
 
 
 def _documents(
-    files: list[str], lang: str, old: TokenStore, encoder: Encoder
+    files: list[str], lang: str, old: TokenStore, encoder: Encoder, held: set[str]
 ) -> Iterator[tuple[str, str, int, np.ndarray]]:
-    """The documents of one language that the store does not have, tokenised; of equal ids the first."""
+    """The documents of one language that the store does not have and that are not held out, tokenised."""
     mine = pc.field("lang") == lang
     ids = [i for uri in files for i in storage.read_table(uri, ["doc_id", "lang"]).filter(mine)["doc_id"].to_pylist()]
-    known = set(old.rows_of(ids).values())
+    known = held.union(old.rows_of(ids).values())
     for uri in files:
         for batch in storage.read_table(uri, list(COLUMNS)).filter(mine).to_batches(BATCH):
             rows = {}

@@ -1,11 +1,14 @@
 """tokenize: a tokenizer, the held-out documents, and the token stores that training reads.
 
 Pools: `all/<lang>`, `high_quality/<lang>` (the best share by quality score) and `instructions` (chat rows as text). Held-out
-documents are chosen by their id and are in no pool. Of a recipe without sources there is the tokenizer only.
+documents are chosen by their id, a hash, and are in no pool; of few documents those with the smallest, so that no language
+is left without by chance. Of a recipe without sources there is the tokenizer only.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +28,7 @@ from ray_jobs.work.tasks import map_on_ray
 from train.chat import conversations
 
 MIN_HELDOUT, MAX_HELDOUT = 3, 0.25  # documents of a language, and the share of it that they may take
+FEW_HELDOUT = 20  # where the hash chooses fewer on average, they are counted: it chooses none of 20 with odds of 2e-9
 
 PARTS = pa.schema(
     [
@@ -45,11 +49,11 @@ PARTS = pa.schema(
 
 def run(job: Job) -> dict:
     settings = job.recipe.tokenize
-    folder = job.path("tokenizer")
+    folder, rates = job.path("tokenizer"), _heldout_rates(job) if job.recipe.sources else {}
     if not storage.exists(storage.join(folder, "tokenizer.json")):
         with storage.atomic_folder(folder) as local:
             if settings.tokenizer == "train":
-                tokenizers.train_bpe(_training_texts(job), settings.vocab_size, local)
+                tokenizers.train_bpe(_training_texts(job, rates), settings.vocab_size, local)
             else:
                 tokenizers.with_chat_template(tokenizers.load(settings.tokenizer)).save_pretrained(local)
     tokenizer = tokenizers.load(storage.localize(folder))
@@ -57,7 +61,7 @@ def run(job: Job) -> dict:
         return {"vocab_size": len(tokenizer)}
     if settings.dropout:
         Encoder(tokenizer, settings.dropout)  # a tokenizer that does not allow it is said here, not on a worker
-    result = run_kernel(job, QUALITY, _kernel, folder, _heldout_rates(job), settings.dropout, settings.seed)
+    result = run_kernel(job, QUALITY, _kernel, folder, rates, settings.dropout, settings.seed)
     vocab, eod = len(tokenizer), tokenizer.eos_token_id
     parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
     languages = sorted(result["docs_per_lang"])
@@ -87,6 +91,7 @@ def run(job: Job) -> dict:
         "high_quality_tokens_per_lang": {
             lang: size["high_quality"] for lang, size in zip(languages, sizes, strict=True)
         },
+        "warnings": _not_measured(result["docs_per_lang"], rates),
     }
 
 
@@ -98,15 +103,37 @@ def heldout(batch: pa.RecordBatch | pa.Table, rates: dict[str, float]) -> list[b
 
 
 def _heldout_rates(job: Job) -> dict[str, float]:
-    """`heldout_share`, and more for a language of few documents, so that about three of it can be scored."""
+    """`heldout_share`; of a language of few documents the rate that takes exactly so many as it shall hold out."""
+    counts = job.manifest(QUALITY)["docs_per_lang"]
     share = job.recipe.tokenize.heldout_share
-    few = {lang: min(MAX_HELDOUT, MIN_HELDOUT / n) for lang, n in job.manifest(QUALITY)["docs_per_lang"].items()}
-    return {lang: max(share, rate) for lang, rate in few.items()}
+    few = {lang: heldout_documents(n, share) for lang, n in counts.items() if n * share < FEW_HELDOUT}
+    smallest: dict[str, list[str]] = {lang: [] for lang in few}
+    for part in storage.glob(job.input(QUALITY, "part-*.parquet")):
+        if here := few.keys() & storage.read_json(_marker(part))["docs_per_lang"].keys():
+            table = storage.read_table(part, ["doc_id", "lang"])
+            for lang in here:
+                ids = table.filter(pc.field("lang") == lang)["doc_id"]
+                ends = pc.utf8_slice_codeunits(ids, 24, 32).to_pylist()
+                smallest[lang] = heapq.nsmallest(few[lang], smallest[lang] + ends)
+    exact = {lang: (int(ends[-1], 16) + 1.5) / (16**8 - 1) if ends else 0.0 for lang, ends in smallest.items()}
+    return dict.fromkeys(counts, share) | exact
 
 
-def _training_texts(job: Job) -> Iterator[str]:
+def heldout_documents(documents: int, share: float) -> int:
+    """How many of few documents of a language are held out: the share, but three, or a quarter where that is less."""
+    return max(min(MIN_HELDOUT, int(documents * MAX_HELDOUT)), round(documents * share))
+
+
+def _not_measured(counts: dict[str, int], rates: dict[str, float]) -> list[str]:
+    """A warning of the languages that hold out nothing."""
+    few = [f"{lang} ({n})" for lang, n in counts.items() if not rates[lang]]
+    least = math.ceil(1 / MAX_HELDOUT)
+    return [f"no held-out text of languages with fewer than {least} documents: {', '.join(few)}"] if few else []
+
+
+def _training_texts(job: Job, held_rates: dict[str, float]) -> Iterator[str]:
     """Texts for the tokenizer: each language in proportion to the square root of its bytes, chosen by id."""
-    sizes, held_rates = job.manifest(QUALITY)["bytes_per_lang"], _heldout_rates(job)
+    sizes = job.manifest(QUALITY)["bytes_per_lang"]
     rates = tokenizers.sampling_rates(sizes, job.recipe.tokenize.train_bytes, temperature=2.0)
     for part in storage.glob(job.input(QUALITY, "part-*.parquet")):
         table = storage.read_table(part, ["doc_id", "lang", "text"])

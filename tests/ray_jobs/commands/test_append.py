@@ -40,6 +40,8 @@ def run(tmp_path, tokenizer):
     with storage.atomic_folder(storage.join(run.uri, "tokenize", "tokenizer")) as folder:
         tokenizers.load(tokenizer).save_pretrained(folder)
     loaded = tokenizers.load(tokenizer)
+    held = storage.join(run.uri, "tokenize", "heldout.parquet")
+    storage.write_table(held, pa.Table.from_pylist([{"doc_id": "th900", "lang": "th"}]))
     for lang in ("lo", "th"):
         rows = texts(lang, 0, 10)
         ids = tokenizers.encode(loaded, [row["text"] for row in rows])
@@ -51,6 +53,13 @@ def run(tmp_path, tokenizer):
 
 def write(tmp_path, number, rows):
     storage.write_table(str(tmp_path / "more" / f"part-0000{number}.parquet"), pa.Table.from_pylist(rows))
+
+
+def test_what_is_held_out_is_not_appended(run, tmp_path):
+    write(tmp_path, 0, texts("th", 899, 3))
+    assert append.append(run, str(tmp_path / "more" / "*.parquet"))["th"][0] == 2
+    store = TokenStore(storage.join(data_order.pools_uri(run.uri), "all", "th"))
+    assert store.documents["doc_id"].to_pylist()[10:] == ["th899", "th901"]
 
 
 def test_new_documents_come_behind_and_known_ones_do_not(run, tokenizer, tmp_path, monkeypatch):

@@ -5,6 +5,11 @@ towards equal shares. Reading a pool more than `max_epochs` times is forbidden: 
 in proportion to their weights, again and again until nobody is over (water filling). Stages as in Sailor2, sections 3.4
 and 4.4 and tables 4-5 (arXiv 2502.12982): first all pools with a replay share for the languages that must not be
 forgotten; then the high-quality pools, with a share of the first blend and of instructions.
+
+A budget may be a number of tokens or follow from the pools (`Auto`). Let w_i be the weights that a recipe asks for and
+l_i = `max_epochs` x the tokens of pool i. At B tokens the caps take max(0, w_i - l_i / B) from pool i, since what flows to
+a pool never takes it below w_i. The sum over the pools, which is the total variation between the weights at B and the w_i,
+rises with B. The budget is the largest B at which it is at most `MOVED` and no pool is over its cap.
 """
 
 from __future__ import annotations
@@ -20,6 +25,18 @@ class Pool(NamedTuple):
     bytes: int
 
 
+MOVED = 0.1  # of the weights that a recipe asks for: as much as caps may move where a budget follows from the pools
+
+ABOVE_0 = "temperature, max_epochs and budget must be above 0"
+
+
+class Auto(NamedTuple):
+    """A budget that follows from the pools: whole updates of `update` tokens, no more than `most` tokens, at least one update."""
+
+    update: int
+    most: int | None = None
+
+
 class Row(NamedTuple):
     """What a stage reads of one pool. `tokens` and `bytes` count repeats; `epochs` = tokens / those in the pool."""
 
@@ -31,11 +48,16 @@ class Row(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stage of `tokens` in all. `rows` in the order of the pools' names; `warnings` are sentences for the user."""
+    """A stage of `tokens` in all. `rows` in the order of the pools' names; `warnings` are sentences for the user.
+
+    `allowed`: the tokens that `Auto` would take without a bound, in whole updates where these are known. `bound`: what set
+    `tokens`, one of "the recipe", "the pools", "max_tokens" and "one update"."""
 
     tokens: int
     rows: list[Row]
     warnings: list[str]
+    allowed: int
+    bound: str
 
     @property
     def weights(self) -> dict[str, float]:
@@ -54,20 +76,30 @@ def tempered(tokens: dict[str, int], temperature: float, budget: float, max_epoc
     >>> tempered({"vi": 900, "lo": 100}, temperature=2.0, budget=1000, max_epochs=1)
     {'lo': 0.1, 'vi': 0.9}
     """
-    if temperature <= 0 or max_epochs <= 0 or budget <= 0:
-        raise ValueError("temperature, max_epochs and budget must be above 0")
+    wanted = _wanted(tokens, temperature)
+    weights = _capped(wanted, tokens, budget, max_epochs)
+    return {name: weights.get(name, 0.0) for name in sorted(tokens)}
+
+
+def _wanted(tokens: dict[str, int], temperature: float) -> dict[str, float]:
+    """What the pools get without a cap, in proportion; only those that hold any tokens."""
+    if temperature <= 0:
+        raise ValueError(ABOVE_0)
     names = sorted(name for name, count in tokens.items() if count > 0)
     if not names:
         raise ValueError("no pool has any tokens")
-    if overdraw(tokens, budget, max_epochs) >= 1.0:
-        total = sum(tokens[name] for name in names)
-        weights = {name: tokens[name] / total for name in names}
-    else:
-        largest = max(tokens.values())
-        wanted = {name: (tokens[name] / largest) ** (1.0 / temperature) for name in names}
-        caps = {name: max_epochs * tokens[name] / budget for name in names}
-        weights = _fill(wanted, caps)
-    return {name: weights.get(name, 0.0) for name in sorted(tokens)}
+    largest = max(tokens.values())
+    return {name: (tokens[name] / largest) ** (1.0 / temperature) for name in names}
+
+
+def _capped(wanted: dict[str, float], tokens: dict[str, int], budget: float, max_epochs: float) -> dict[str, float]:
+    """Weights in proportion to `wanted` under the caps, or to `tokens` when the caps cannot be kept."""
+    if max_epochs <= 0 or budget <= 0:
+        raise ValueError(ABOVE_0)
+    if overdraw({name: tokens[name] for name in wanted}, budget, max_epochs) >= 1.0:
+        total = sum(tokens[name] for name in wanted)
+        return {name: tokens[name] / total for name in wanted}
+    return _fill(wanted, {name: max_epochs * tokens[name] / budget for name in wanted})
 
 
 def overdraw(tokens: dict[str, int], budget: float, max_epochs: float) -> float:
@@ -90,7 +122,7 @@ def _fill(wanted: dict[str, float], caps: dict[str, float]) -> dict[str, float]:
 
 def stage1(
     pools: dict[str, Pool],
-    budget: int,
+    budget: int | Auto,
     *,
     temperature: float,
     max_epochs: float,
@@ -101,10 +133,18 @@ def stage1(
     """All pools, tempered; the pools named in `replay` together get exactly `replay_share` of the tokens.
 
     Sailor2: 450 B tokens, of which 101 B (22 %) are English and Chinese. When there is nothing on one side of the
-    split, the other side gets everything. `fixed` are weights from elsewhere (RegMix) that replace all of this.
+    split, the other side gets everything. `fixed` are weights from elsewhere (RegMix) that replace all of this, but not an
+    `Auto` budget: they were sought for that of the tempered weights.
     """
     if fixed is not None:
-        return _stage(pools, budget, max_epochs, [("the pools of stage 1", 1.0, pools, fixed)], temperature)
+        group: Group = ("the pools of stage 1", 1.0, pools, fixed)
+        if not isinstance(budget, Auto):
+            return _stage(pools, budget, max_epochs, [group], temperature)
+        plain = stage1(
+            pools, budget, temperature=temperature, max_epochs=max_epochs, replay=replay, replay_share=replay_share
+        )
+        stage = _stage(pools, budget._replace(most=plain.tokens), max_epochs, [group], temperature)
+        return stage._replace(allowed=plain.allowed, bound=plain.bound) if stage.tokens == plain.tokens else stage
     unknown = [name for name in replay if name not in pools]
     if unknown:
         raise ValueError(f"replay pools that do not exist: {', '.join(unknown)}")
@@ -124,7 +164,7 @@ def stage2(
     instructions: dict[str, Pool],
     pools: dict[str, Pool],
     stage1_weights: dict[str, float],
-    budget: int,
+    budget: int | Auto,
     *,
     temperature: float,
     max_epochs: float,
@@ -153,8 +193,12 @@ def stage2(
 Group = tuple[str, float, dict[str, Pool], dict[str, float] | None]  # what it is, share, pools, fixed weights or None
 
 
-def _stage(pools: dict[str, Pool], budget: int, max_epochs: float, groups: list[Group], temperature: float) -> Stage:
-    """Groups with a share each; inside a group the weights are given, or tempered under the cap."""
+def _stage(
+    pools: dict[str, Pool], budget: int | Auto, max_epochs: float, groups: list[Group], temperature: float
+) -> Stage:
+    """Groups with a share each; inside a group the weights are given, or tempered under the cap.
+
+    With `Auto` caps go before shares and given weights: what a group or a pool may not take flows to the others."""
     if any(not 0.0 <= share <= 1.0 for _, share, _, _ in groups):
         raise ValueError("the shares of a stage must lie between 0 and 1, and leave something for the other pools")
     present = [group for group in groups if group[1] > 0 and any(pool.tokens for pool in group[2].values())]
@@ -166,17 +210,73 @@ def _stage(pools: dict[str, Pool], budget: int, max_epochs: float, groups: list[
         if share > 0 and not any(pool.tokens for pool in members.values())
     ]
     total = sum(share for _, share, _, _ in present)
+    shares = {name: share / total for name, share, _, _ in present}
+    sizes = {name: {pool: size.tokens for pool, size in members.items()} for name, _, members, _ in present}
+    wanted = {name: _asked(fixed, sizes[name], temperature) for name, _, _, fixed in present}
+    held = {name: sum(sizes[name][pool] for pool in wanted[name]) for name in wanted}
+    allowed = _allowed(
+        {pool: shares[name] * weight for name in wanted for pool, weight in wanted[name].items()},
+        {pool: max_epochs * sizes[name][pool] for name in wanted for pool in wanted[name]},
+    )
+    auto = isinstance(budget, Auto)
+    tokens, allowed, bound = _in_updates(budget, allowed)
+    if auto:
+        shares = _capped(shares, held, tokens, max_epochs)
     weights = dict.fromkeys(pools, 0.0)
-    for _, share, members, fixed in present:
-        share /= total
-        sizes = {pool: size.tokens for pool, size in members.items()}
-        for pool, weight in (fixed or tempered(sizes, temperature, share * budget, max_epochs)).items():
-            weights[pool] += share * weight
-    rows = [_row(name, weights[name], budget, pools[name]) for name in sorted(pools)]
+    for name, _, _, fixed in present:
+        inside = wanted[name]
+        if auto or not fixed:
+            inside = _capped(inside, sizes[name], shares[name] * tokens, max_epochs)
+        for pool, weight in inside.items():
+            weights[pool] += shares[name] * weight
+    rows = [_row(name, weights[name], tokens, pools[name]) for name in sorted(pools)]
     often = [f"{row.pool} ({row.epochs:.1f})" for row in rows if row.epochs > max_epochs * (1 + 1e-9)]
     if often:
-        warnings.append(f"read more than {max_epochs:g} times, as {budget:,} tokens are asked for: {', '.join(often)}")
-    return Stage(budget, rows, warnings)
+        asked = "the least, one update" if auto else "asked for"
+        warnings.append(f"read more than {max_epochs:g} times, as {tokens:,} tokens are {asked}: {', '.join(often)}")
+    return Stage(tokens, rows, warnings, allowed, bound)
+
+
+def sentence(stage: Stage, max_epochs: float) -> str:
+    """What set the tokens of a stage whose budget was an `Auto`."""
+    if stage.bound == "max_tokens":
+        return f"auto: {stage.tokens:,} tokens, by max_tokens; the pools would allow {stage.allowed:,}"
+    if stage.bound == "one update":
+        return f"auto: {stage.tokens:,} tokens, one update, though the pools allow less"
+    capped = [row.pool for row in stage.rows if row.epochs > max_epochs * (1 - 1e-6)]
+    limits = f"; {', '.join(capped)} {'are' if len(capped) > 1 else 'is'} read so often" if capped else ""
+    return f"auto: {stage.tokens:,} tokens, what the pools allow in {max_epochs:g} passes{limits}"
+
+
+def _asked(fixed: dict[str, float] | None, tokens: dict[str, int], temperature: float) -> dict[str, float]:
+    """The weights of a group without caps, summing to 1, of the pools that get any."""
+    if fixed:
+        return {name: weight for name, weight in fixed.items() if weight > 0}
+    wanted = _wanted(tokens, temperature)
+    total = sum(wanted.values())
+    return {name: weight / total for name, weight in wanted.items()}
+
+
+def _allowed(wanted: dict[str, float], limits: dict[str, float]) -> int:
+    """The most tokens at which caps move no more than `MOVED` of the weights `wanted`, and all pools can give them.
+
+    `limits`: tokens that each pool may give in all."""
+    low, high = 0, int(sum(limits.values()))
+    while low < high:
+        middle = (low + high + 1) // 2
+        moved = sum(max(0.0, wanted[name] - limits[name] / middle) for name in wanted)
+        low, high = (middle, high) if moved <= MOVED else (low, middle - 1)
+    return low
+
+
+def _in_updates(budget: int | Auto, allowed: int) -> tuple[int, int, str]:
+    """`tokens`, `allowed` and `bound` of a Stage."""
+    if not isinstance(budget, Auto):
+        return budget, allowed, "the recipe"
+    allowed -= allowed % budget.update
+    most = allowed if budget.most is None else budget.most - budget.most % budget.update
+    bound = "one update" if allowed < budget.update else "max_tokens" if most < allowed else "the pools"
+    return max(budget.update, min(allowed, most)), allowed, bound
 
 
 def _row(name: str, weight: float, budget: int, pool: Pool) -> Row:

@@ -194,7 +194,7 @@ def _run(options: argparse.Namespace) -> None:
 
     recipe = recipes.load(options.recipe, options.set)
     if options.dry_run:
-        _dry_run(recipe, options.json)
+        _dry_run(recipe, options.run_dir or storage.join("runs", recipe.name), options.json)
         return
     if options.json:
         raise UserError("--json goes with --dry-run; `pinisi status RUN --json` reads a run")
@@ -219,11 +219,11 @@ def _run(options: argparse.Namespace) -> None:
         print(f"report: {report}")
 
 
-def _dry_run(recipe, as_json: bool) -> None:
+def _dry_run(recipe, run_uri: str, as_json: bool) -> None:
     from ray_jobs.plan import dry_run
 
     try:
-        described = dry_run.describe(recipe)
+        described = dry_run.describe(recipe, run_uri)
     except ValueError as error:
         raise UserError(str(error)) from None
     print(json.dumps(described, indent=1)) if as_json else dry_run.show(described)

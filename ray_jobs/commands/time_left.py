@@ -7,6 +7,7 @@ from ray_jobs.config.training import PretrainStage
 from ray_jobs.run import superseded
 from ray_jobs.run.graph import ON_POLICY
 from ray_jobs.run.run import Run
+from ray_jobs.training import budget
 
 PROGRESS = "its progress"
 
@@ -25,8 +26,9 @@ def estimate(run: Run, rows: list[dict]) -> None:
         branch, _, step = name.partition("/")
         if row["state"] in ("running", "started"):
             return row["progress"]["seconds_left"], PROGRESS
-        if like := [other for other in speeds if other != name and other.startswith(f"{branch}/")]:
-            return _pretrain(run, step).tokens / speeds[like[0]], f"the speed of {like[0]}"
+        like = [other for other in speeds if other != name and other.startswith(f"{branch}/")]
+        if like and (tokens := _tokens(run, step)):
+            return tokens / speeds[like[0]], f"the speed of {like[0]}"
         last = (
             row["seconds"]
             if row["state"] == "changed"
@@ -56,6 +58,12 @@ def _tokens_per_second(run: Run, row: dict) -> float | None:
         assert run.recipe.train
         return per_second * _pretrain(run, step).rows_per_step * run.recipe.train.context
     return row["tokens"] / row["seconds"] if row["state"] == "done" and row["tokens"] and row["seconds"] else None
+
+
+def _tokens(run: Run, step: str) -> int | None:
+    """That a stage of pre-training reads; None while that is not known."""
+    assert run.recipe.train
+    return budget.known(run.uri, "stage1" if step == "stage1" else "stage2", run.recipe.train)
 
 
 def _pretrain(run: Run, step: str) -> PretrainStage:

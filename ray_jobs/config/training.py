@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from cluster.strict_yaml import Positive, Rate, Section
 from ray_jobs.config.alignment import Dpo, Reward, Sft
 from ray_jobs.config.mixture import Shape
 from ray_jobs.config.optimiser import Optimiser
+
+
+def _budget(value: object) -> object:
+    try:
+        return value if value == "auto" else TypeAdapter(Positive).validate_python(value)
+    except ValidationError:
+        raise ValueError("give a number of tokens above 0, or `auto`") from None
+
+
+Budget = Annotated[int | Literal["auto"], BeforeValidator(_budget)]  # tokens; auto: what the pools allow
 
 
 class Base(Section):
@@ -21,7 +31,8 @@ class Base(Section):
     model: str | None = None
     shape: Shape | None = None
     languages: list[str] = ["en", "zh"]
-    tokens: Positive = 1_000_000
+    tokens: Budget = 1_000_000
+    max_tokens: Positive | None = None  # of `tokens: auto`
     optimiser: Optimiser | None = None
 
     @model_validator(mode="after")
@@ -42,7 +53,8 @@ class Expand(Section):
 
 
 class PretrainStage(Section):
-    tokens: Positive
+    tokens: Budget
+    max_tokens: Positive | None = None  # of `tokens: auto`
     rows_per_step: Positive
     lr: Rate | None = None  # None: `pretrain.lr` in stage 1, a tenth of it in stage 2
     min_lr: Annotated[float, Field(ge=0.0)] | None = None
@@ -71,7 +83,8 @@ class Prune(Section):
     mask_steps: Positive = 60
     mask_lr: Rate = 1.0
     warmup_steps: Positive = 20
-    heal_tokens: Positive
+    heal_tokens: Budget  # auto: what stage 2 reads, less what the masks are learnt on
+    max_heal_tokens: Positive | None = None  # of `heal_tokens: auto`
     optimiser: Optimiser
 
 

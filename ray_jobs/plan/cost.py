@@ -102,7 +102,7 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
         if gpus.gpu_tflops is None or gpus.gpu_memory_gb is None:
             raise ValueError(f"groups ({gpus.name}): a plan of training needs gpu_tflops and gpu_memory_gb; add them")
         alignment.check_head(recipe, n, cluster.head.memory_gb)
-        trained, phases_of_training = _training(recipe, gpus, n)
+        trained, phases_of_training = _training(recipe, gpus, n, corpus.tokens)
         rows, phases = rows + trained, phases + phases_of_training
     runs = [simulate(phases, seed) for seed in range(SEEDS)]
     rows += _outcome(
@@ -132,7 +132,7 @@ def _shards(step: plan_corpus.Step, core_hours: float, group: Group, n: dict[str
     return Phase(step.name, group, nodes, node_seconds, shard, limit=limit)
 
 
-def _training(recipe: Recipe, group: Group, n: dict[str, Number]) -> tuple[list[Row], list[Phase]]:
+def _training(recipe: Recipe, group: Group, n: dict[str, Number], corpus: float) -> tuple[list[Row], list[Phase]]:
     train = given(recipe.train)
     needed, made = training.check_memory(recipe, group)
     base, grown = training.model(recipe)
@@ -146,7 +146,7 @@ def _training(recipe: Recipe, group: Group, n: dict[str, Number]) -> tuple[list[
         Row("model", "memory of a GPU", needed * 1e9, "B", made),
     ]
     phases = []
-    trained = training.plan(recipe, n, group)
+    trained = training.plan(recipe, n, group, corpus)
     for step in (*alignment.before(recipe, n, group), *trained, *alignment.after(recipe, n, group)):
         rows.append(Row(step.name, "tokens", step.tokens, "tokens", step.source.split(";")[0]))
         rows.append(Row(step.name, "GPU-hours", step.gpu_seconds / HOUR, "GPU-h", step.source))

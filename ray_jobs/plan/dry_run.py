@@ -13,12 +13,13 @@ from rich.text import Text
 
 from cluster import terminal
 from cluster.terminal import Column
+from mixture.weights import Auto
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import PretrainStage, Train
+from ray_jobs.config.training import Pretrain, PretrainStage, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
-from ray_jobs.training import fit
+from ray_jobs.training import budget, fit
 from train import model
 from train.batches.decoder import CausalLM
 from train.kernels import adamw
@@ -27,8 +28,10 @@ from train.methods import expand
 GB = 1e9
 
 
-def describe(recipe: Recipe) -> dict:
-    """Models, memory and stages of `recipe` as plain data. Raises ValueError for a recipe without training."""
+def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
+    """Models, memory and stages of `recipe` as plain data. Raises ValueError for a recipe without training.
+
+    Budgets that are `auto` are those of the run at `run_uri` when its mixture is planned, else unknown."""
     train = recipe.train
     if train is None:
         raise ValueError("This recipe has no `train`, so there is nothing to try; `pinisi plan` is for the rest.")
@@ -41,8 +44,8 @@ def describe(recipe: Recipe) -> dict:
         "part": f", a part of {train.context_parallel} of each," if train.context_parallel > 1 else "",
         "memory": gpu_memory.table(train, of_model.shape, of_model.vocab_size),
         "stages": [
-            _stage(train, name, stage, grown)
-            for name, stage in ((("stage1", pretrain.stage1), ("stage2", pretrain.stage2)) if pretrain else ())
+            {**_stage(train, stage, grown, *_tokens(train, name, run_uri)), "name": f"pretrain/{name}"}
+            for name, stage in (_stages(pretrain) if pretrain else ())
         ],
     }
 
@@ -81,9 +84,13 @@ def show(described: dict) -> None:
         )
         lines += terminal.paragraph(text)
     for stage in described["stages"]:
-        tokens, saved = terminal.short(stage["tokens"]), terminal.size(stage["checkpoint_bytes"])
+        saved, each = terminal.size(stage["checkpoint_bytes"]), f"{stage['tokens_per_step']:,} tokens"
+        if stage["steps"] is None:
+            lines += terminal.paragraph(f"{stage['name']}: auto, known after tokenize, in steps of {each}")
+            continue
         lines += terminal.paragraph(
-            f"{stage['name']}: {stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {tokens}; "
+            f"{stage['name']}: {'auto, known after tokenize, at most ' if stage['at_most'] else ''}"
+            f"{stage['steps']:,} steps of {each} = {terminal.short(stage['tokens'])}; "
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
@@ -103,19 +110,33 @@ def _model(net: CausalLM) -> dict:
     }
 
 
-def _stage(train: Train, name: str, stage: PretrainStage, net: CausalLM) -> dict:
+def _stages(pretrain: Pretrain) -> tuple[tuple[budget.PlanStage, PretrainStage], ...]:
+    return ("stage1", pretrain.stage1), ("stage2", pretrain.stage2)
+
+
+def _tokens(train: Train, name: budget.PlanStage, run_uri: str | None) -> tuple[int | None, bool]:
+    """(tokens, whether that is only a bound)."""
+    asked = budget.asked(train, name)
+    if not isinstance(asked, Auto):
+        return asked, False
+    found = budget.known(run_uri, name, train) if run_uri else None
+    return (asked.most, True) if found is None else (found, False)
+
+
+def _stage(train: Train, stage: PretrainStage, net: CausalLM, tokens: int | None, at_most: bool) -> dict:
     pretrain = given(train.pretrain)
-    steps = fit.steps_for(stage.tokens, stage.rows_per_step, train.context)
+    step = stage.rows_per_step * train.context
+    steps = None if tokens is None else fit.steps_for(tokens, stage.rows_per_step, train.context)
     rows = math.ceil(stage.rows_per_step * train.context_parallel / train.workers)
     every = pretrain.checkpoint_every
     return {
-        "name": f"pretrain/{name}",
         "steps": steps,
-        "tokens_per_step": stage.rows_per_step * train.context,
-        "tokens": steps * stage.rows_per_step * train.context,
+        "at_most": at_most,
+        "tokens_per_step": step,
+        "tokens": None if steps is None else steps * step,
         "rows_per_worker": rows,  # or a part of each
         "micro_batches": math.ceil(rows / pretrain.micro_rows),
-        "checkpoints": steps // every if every else 0,
+        "checkpoints": None if steps is None else steps // every if every else 0,
         "checkpoint_bytes": 4 * model.parameters(net) + adamw.STATES[train.optimiser_states] * _learning(net),
         "kept": train.checkpoints.keep,
     }

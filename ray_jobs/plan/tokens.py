@@ -15,9 +15,10 @@ from rich.text import Text
 from cluster import storage, strict_yaml, terminal
 from cluster.terminal import Column
 from mixture import sailor2, weights
-from mixture.weights import Pool, Stage
+from mixture.weights import Auto, Pool, Stage
 from ray_jobs.errors import UserError
 from ray_jobs.run.graph import TOKENIZE
+from ray_jobs.training import budget
 
 HIGH_QUALITY = 0.2  # of a pool, the best by quality score
 UPDATE = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of one, Sailor2 section 4.4
@@ -67,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from ray_jobs.config.mixture import Mixture
 
-    mixture, budgets = Mixture(), {"stage1": float(sailor2.STAGE1_TOKENS), "stage2": float(sailor2.STAGE2_TOKENS)}
+    mixture = Mixture()
+    budgets: dict[str, int | Auto] = {"stage1": int(sailor2.STAGE1_TOKENS), "stage2": int(sailor2.STAGE2_TOKENS)}
     update, chosen = UPDATE, options.weights
     try:
         if options.run:
@@ -75,8 +77,11 @@ def main(options: argparse.Namespace) -> None:
 
             recipe = open_run(options.run).recipe
             mixture, pools = recipe.mixture, of_run(options.run)
-            if pretrain := recipe.train and recipe.train.pretrain:
-                budgets = {"stage1": pretrain.stage1.tokens, "stage2": pretrain.stage2.tokens}
+            if recipe.train and (pretrain := recipe.train.pretrain):
+                budgets = {
+                    "stage1": budget.asked(recipe.train, "stage1"),
+                    "stage2": budget.asked(recipe.train, "stage2"),
+                }
                 update = {name: getattr(pretrain, name).rows_per_step * recipe.train.context for name in budgets}
             measured = storage.join(options.run, "regmix", "weights", "weights.json")
             if not (chosen or options.temperature or options.replay_share) and storage.exists(measured):
@@ -92,13 +97,15 @@ def main(options: argparse.Namespace) -> None:
             "replay_share": options.replay_share,
         }
         mixture = mixture.model_copy(update={key: value for key, value in given.items() if value is not None})
-        budgets |= {stage: value for stage in budgets if (value := getattr(options, stage)) is not None}
+        budgets |= {stage: int(value) for stage in budgets if (value := getattr(options, stage)) is not None}
         fixed = _weights(chosen) if chosen else None
-        plan = make(pools, int(budgets["stage1"]), int(budgets["stage2"]), mixture, fixed)
+        plan = make(pools, budgets["stage1"], budgets["stage2"], mixture, fixed)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
+    auto = {name: stage for name, stage in plan.stages.items() if stage.bound != "the recipe"}
+    pools.notes.extend(f"{name}: {weights.sentence(stage, mixture.max_epochs)}" for name, stage in auto.items())
     beside = not (options.run or options.pools)
     print(json.dumps(as_json(plan, beside, update), indent=1)) if options.json else show(plan, beside, update)
 
@@ -158,7 +165,7 @@ def of_run(uri: str) -> Pools:
     return Pools(first, best, instructions, [f"pools of {uri}"])
 
 
-def make(pools: Pools, stage1: int, stage2: int, mixture, fixed: dict[str, float] | None = None) -> Plan:
+def make(pools: Pools, stage1: int | Auto, stage2: int | Auto, mixture, fixed: dict[str, float] | None = None) -> Plan:
     """The plan of both stages by the settings `mixture` (a recipe's section). `fixed` are weights of stage 1 by language.
 
     `stage2` may be 0. Warns about what is read more than `mixture.max_epochs` times, in a stage and over both.

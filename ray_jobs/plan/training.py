@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.deploy.spec import Group
+from mixture.weights import Auto
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.rates import Number
 from ray_jobs.run.graph import BASE
+from ray_jobs.training import budget
 from train.monitor import flops
 
 WEIGHT_BYTES = 4
@@ -86,26 +88,43 @@ def model(recipe: Recipe) -> tuple[Model, Model]:
     return _model(shape, vocabulary, train), _model(grown, train.expand.vocab_size or vocabulary, train)
 
 
-def plan(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
-    """The training stages on GPUs of `group`."""
+def tokens(recipe: Recipe, stage: budget.PlanStage, corpus: float) -> tuple[float, str]:
+    """Tokens of a stage and where that is from. `corpus`: tokens that are left, which bound what is `auto` and has no bound."""
+    key = "train.base.tokens" if stage == "base" else f"train.pretrain.{stage}.tokens"
+    asked = budget.asked(given(recipe.train), stage)
+    if not isinstance(asked, Auto):
+        return asked, key
+    if asked.most is not None:
+        return asked.most, f"{key} is auto: known after tokenize, at most max_tokens"
+    mixture = recipe.mixture
+    most, what = mixture.max_epochs * corpus, "mixture.max_epochs x tokens of the corpus"
+    if stage == "stage2" and (rest := 1.0 - mixture.stage2_replay_share - mixture.stage2_instruction_share) > 0:
+        most, what = most * recipe.quality.top_share / rest, f"{what} x quality.top_share / share of the best"
+    return most, f"{key} is auto: known after tokenize, at most {what}"
+
+
+def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -> list[Step]:
+    """The training stages on GPUs of `group`, after a corpus of so many tokens."""
     train = given(recipe.train)
     base, grown = model(recipe)
     speed = flops_per_second(group, n["mfu"])
     mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
 
-    def step(name: str, tokens: float, source: str, of: Model = grown, times: float = 1.0) -> Step:
+    def step(name: str, read: float, source: str, of: Model = grown, times: float = 1.0) -> Step:
         cost = f"{of.flops_per_token / 1e9:,.1f} GFLOP a token"
-        return Step(name, tokens, times * tokens * of.flops_per_token / speed, f"{source}; {cost}; {mfu}")
+        return Step(name, read, times * read * of.flops_per_token / speed, f"{source}; {cost}; {mfu}")
 
     steps = []
     if train.base.shape is not None:
-        steps.append(step(BASE, train.base.tokens, "train.base.tokens", base))
+        steps.append(step(BASE, *tokens(recipe, "base", corpus), base))
     if train.pretrain is None:
         return steps
-    for name, stage in (("stage1", train.pretrain.stage1), ("stage2", train.pretrain.stage2)):
-        steps.append(step(f"pretrain/{name}", stage.tokens, f"train.pretrain.{name}.tokens"))
+    names: tuple[budget.PlanStage, ...] = ("stage1", "stage2")
+    for name in names:
+        read, source = tokens(recipe, name, corpus)
+        steps.append(step(f"pretrain/{name}", read, source))
         if train.pretrain.control:
-            steps.append(step(f"control/{name}", stage.tokens, f"train.pretrain.{name}.tokens", base))
+            steps.append(step(f"control/{name}", read, source, base))
     return steps
 
 

@@ -72,7 +72,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],
         languages=[(title, Markup(svg)) for title, svg in curves.languages(records)],
         evaluation=_evaluation(evaluation, recipe),
-        verdict=verdict.sentences(evaluation, recipe) if evaluation else [],
+        verdict=verdict.sentences(evaluation, recipe, manifests.get(BASE, {}).get("tokens")) if evaluation else [],
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),
         reward=selection_section.reward(uri) if REWARD in manifests else None,

@@ -9,8 +9,8 @@ from ray_jobs.run.graph import BASE, CONTROL_2, PRETRAIN_2
 NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
 
 
-def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
-    """Sentences about bits per byte of base, final and control model; lower is better."""
+def sentences(evaluation: dict, recipe: Recipe, base_tokens: int | None = None) -> list[str]:
+    """Sentences about bits per byte of base, final and control model; lower is better. `base_tokens`: that the base read."""
     bpb = evaluation["bits_per_byte"]
     base, final, control = bpb.get(BASE), bpb.get(PRETRAIN_2), bpb.get(CONTROL_2)
     if not base or not final:
@@ -45,14 +45,13 @@ def sentences(evaluation: dict, recipe: Recipe) -> list[str]:
             f"{'better' if gain > 0 else 'worse'} than the control after the same tokens."
         )
         if gain < NOISE:
-            shape = train.base.shape
             said.append(
                 f"So in this run expansion {'did not protect' if gain > -NOISE else 'did harm to'} the replay languages."
                 + (
-                    f" Why: a base trained on {train.base.tokens:,} tokens is far from saturated, so replay teaches "
+                    f" Why: a base trained on {base_tokens:,} tokens is far from saturated, so replay teaches "
                     "about as much as the new languages take away, and there is little for new blocks to shelter; the paper "
                     "measured its effect on bases of 18 trillion tokens."
-                    if shape is not None
+                    if train.base.shape is not None and base_tokens
                     else ""
                 )
             )

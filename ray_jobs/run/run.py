@@ -251,6 +251,8 @@ class Run:
         storage.write_json(storage.join(folder, superseded.MANIFEST), manifest)
         gauges.stage(stage.name, manifest)
         say(f"{stage.name}: done in {terminal.duration(manifest['seconds'])}{_summary(manifest)}")
+        for note in result.get("notes", ()):
+            say(f"{stage.name}: {note}")
 
 
 def _join(address: str, say: Callable[[str], None]) -> None:

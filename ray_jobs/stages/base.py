@@ -6,7 +6,7 @@ from __future__ import annotations
 from ray_jobs.config.given import given
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
-from ray_jobs.training import data_order, fit
+from ray_jobs.training import budget, data_order, fit
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import off_the_head
 from ray_jobs.work.trainer import launch
@@ -29,7 +29,8 @@ def run(job: Job) -> dict:
         copy: Copy = {**tokenizer_of(job), "source": base.model, "target": job.path("model")}
         return off_the_head(job, _copy, copy)
     optimiser = given(base.optimiser)
-    steps = fit.steps_for(base.tokens, optimiser.rows_per_step, job.train.context)
+    tokens = budget.of_stage(job.run_uri, "base", job.train)
+    steps = fit.steps_for(tokens, optimiser.rows_per_step, job.train.context)
     shape = {**given(base.shape).model_dump(), "vocab_size": job.manifest(TOKENIZE)["vocab_size"]}
     shape["max_position_embeddings"] = job.train.context
     settings: Settings = {

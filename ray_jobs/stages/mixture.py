@@ -9,10 +9,11 @@ from __future__ import annotations
 from cluster import storage
 from mixture import weights
 from mixture.store.token_store import TokenStore
-from mixture.weights import Pool, Stage
+from mixture.weights import Auto, Pool, Stage
 from ray_jobs.errors import UserError
 from ray_jobs.run.graph import TOKENIZE, WEIGHTS
 from ray_jobs.run.job import Job
+from ray_jobs.training import budget
 
 
 def run(job: Job) -> dict:
@@ -28,12 +29,12 @@ def run(job: Job) -> dict:
         if not own:
             raise UserError(f"train.base.languages: no tokens in {', '.join(train.base.languages)} to train a base on")
         plans["base"] = weights.stage1(
-            own, train.base.tokens, temperature=mixture.temperature, max_epochs=mixture.max_epochs
+            own, budget.asked(train, "base"), temperature=mixture.temperature, max_epochs=mixture.max_epochs
         )
     pretrain = train and train.pretrain
-    budget = pretrain.stage1.tokens if pretrain else sum(pool.tokens for pool in everything.values())
-    plans["stage1"] = _stage1(job, everything, budget)
-    if pretrain:
+    whole = sum(pool.tokens for pool in everything.values())
+    plans["stage1"] = _stage1(job, everything, budget.asked(train, "stage1") if train and pretrain else whole)
+    if train and pretrain:
         best = {
             n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages
         }
@@ -42,7 +43,7 @@ def run(job: Job) -> dict:
             _pools(job, "instructions"),
             everything,
             plans["stage1"].weights,
-            pretrain.stage2.tokens,
+            budget.asked(train, "stage2"),
             temperature=mixture.temperature,
             max_epochs=mixture.max_epochs,
             replay_share=mixture.stage2_replay_share,
@@ -50,15 +51,26 @@ def run(job: Job) -> dict:
         )
     sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions")
     plan = {name: _as_json(stage, sizes) for name, stage in plans.items()}
+    auto = {name: stage for name, stage in plans.items() if stage.bound != "the recipe"}
     storage.write_json(job.path("plan.json"), plan)
     return {
         "pools": len(sizes),
         "stages": {name: stage.tokens for name, stage in plans.items()},
+        "budgets": {
+            name: {
+                "asked": "auto" if name in auto else stage.tokens,
+                "allowed": stage.allowed,
+                "tokens": stage.tokens,
+                "bound": stage.bound,
+            }
+            for name, stage in plans.items()
+        },
+        "notes": [f"{name}: {weights.sentence(stage, mixture.max_epochs)}" for name, stage in auto.items()],
         "warnings": [f"{name}: {warning}" for name, stage in plans.items() for warning in stage.warnings],
     }
 
 
-def _stage1(job: Job, pools: dict[str, Pool], budget: int) -> Stage:
+def _stage1(job: Job, pools: dict[str, Pool], tokens: int | Auto) -> Stage:
     mixture, fixed = job.recipe.mixture, None
     if job.has(WEIGHTS):
         fixed = storage.read_json(job.input(WEIGHTS, "weights.json"))["weights"]
@@ -66,7 +78,7 @@ def _stage1(job: Job, pools: dict[str, Pool], budget: int) -> Stage:
     share = mixture.replay_share if len(replay) < len(pools) else 1.0
     return weights.stage1(
         pools,
-        budget,
+        tokens,
         temperature=mixture.temperature,
         max_epochs=mixture.max_epochs,
         replay=replay,

@@ -8,7 +8,7 @@ import functools
 from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.run.graph import BASE, grown
 from ray_jobs.run.job import Job
-from ray_jobs.training import data_order, fit
+from ray_jobs.training import budget, data_order, fit
 from ray_jobs.work.trainer import launch
 from train import model
 from train.methods import expand
@@ -42,7 +42,8 @@ def run(job: Job) -> dict:
         weight_decay=recipe.weight_decay,
         checkpoint_every=recipe.checkpoint_every,
     )
-    steps = fit.steps_for(stage.tokens, stage.rows_per_step, job.train.context)
+    tokens = budget.of_stage(job.run_uri, "stage1" if first else "stage2", job.train)
+    steps = fit.steps_for(tokens, stage.rows_per_step, job.train.context)
     settings: Settings = {
         **fit.settings(job, fit.loop_config(job, optimiser, steps)),
         **data_order.settle(job, job.recipe.seed + (1 if first else 2)),

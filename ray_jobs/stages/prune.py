@@ -11,7 +11,7 @@ from cluster import storage
 from ray_jobs.config.given import given
 from ray_jobs.run.graph import PRETRAIN_2
 from ray_jobs.run.job import Job
-from ray_jobs.training import data_order
+from ray_jobs.training import budget, data_order
 from ray_jobs.training import fit as training
 from ray_jobs.work import device
 from ray_jobs.work.trainer import launch
@@ -34,7 +34,8 @@ class Settings(training.PackedSettings):
 def run(job: Job) -> dict:
     recipe = given(job.train.prune)
     context = job.train.context
-    heal_steps = training.steps_for(recipe.heal_tokens, recipe.optimiser.rows_per_step, context)
+    tokens = budget.of_healing(job.run_uri, recipe, context)
+    heal_steps = training.steps_for(tokens, recipe.optimiser.rows_per_step, context)
     settings: Settings = {
         **training.settings(job, training.loop_config(job, recipe.optimiser, heal_steps)),
         **data_order.settle(job, job.recipe.seed + 3),

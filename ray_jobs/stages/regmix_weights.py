@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from cluster import storage
 from mixture.regmix import regression, search
-from mixture.weights import Pool, overdraw, stage1
+from mixture.weights import Auto, Pool, Stage, overdraw, stage1
 from ray_jobs.run.graph import PROXIES, TOKENIZE
 from ray_jobs.run.job import Job
+from ray_jobs.training import budget
 from ray_jobs.work.tasks import map_on_ray
 
 STEP = 0.1  # of all tokens
@@ -61,19 +62,20 @@ def run(job: Job) -> dict:
     _write_effects(job, predictor, weights_ND, domains, languages)
     tokens = job.manifest(TOKENIZE)["tokens_per_lang"]
     prior = {lang: tokens[lang] for lang in domains}
-    pretrain = job.recipe.train and job.recipe.train.pretrain
-    budget = pretrain.stage1.tokens if pretrain else sum(prior.values())
-    plain = _tempered(prior, budget, mixture)
+    train = job.recipe.train
+    asked = budget.asked(train, "stage1") if train and train.pretrain else sum(prior.values())
+    stage = _tempered(prior, asked, mixture)
+    plain = stage.weights
     mean = float(rho_folds_L.mean())
     if mean < settings.min_correlation:
         refused = (
             f"its rank correlation {mean:.2f} on unseen mixtures is below min_correlation {settings.min_correlation:g}"
         )
-    elif overdraw(prior, budget, mixture.max_epochs) >= 1:
+    elif overdraw(prior, stage.tokens, mixture.max_epochs) >= 1:
         refused = f"all pools together have too few tokens for max_epochs {mixture.max_epochs:g}, so no choice is left"
     else:
         refused = None
-    chosen = plain if refused else _search(job, predictor, prior, budget)
+    chosen = plain if refused else _search(job, predictor, prior, stage)
     total = sum(prior.values())
     natural = {lang: count / total for lang, count in prior.items()}
     predicted = {
@@ -123,10 +125,16 @@ def _regress(task: Task) -> dict:
     }
 
 
-def _search(job: Job, predictor, prior: dict[str, int], budget: int) -> dict[str, float]:
+def _search(job: Job, predictor, prior: dict[str, int], stage: Stage) -> dict[str, float]:
+    """The weights of least predicted loss. `stage`: the tempered one, which has the tokens; where they follow from the pools,
+    the replay languages get what it gives them, and floors that are asked for yield to the caps too."""
     mixture, settings = job.recipe.mixture, job.regmix
     replay = _replay(prior, mixture)
-    caps = search.epoch_caps(prior, budget, mixture.max_epochs)
+    caps = search.epoch_caps(prior, stage.tokens, mixture.max_epochs)
+    minimum, share = floors(settings.minimum, caps), mixture.replay_share
+    if stage.bound != "the recipe":
+        minimum = {lang: min(least, caps[lang]) for lang, least in minimum.items()}
+        share = sum(stage.weights[lang] for lang in replay)
     return search.best_mixture(
         predictor,
         prior,
@@ -134,8 +142,8 @@ def _search(job: Job, predictor, prior: dict[str, int], budget: int) -> dict[str
         n_candidates=settings.candidates,
         average=settings.average,
         caps=caps,
-        minimum=floors(settings.minimum, caps),
-        fixed_shares={tuple(replay): mixture.replay_share} if 0 < len(replay) < len(prior) else None,
+        minimum=minimum,
+        fixed_shares={tuple(replay): share} if 0 < len(replay) < len(prior) else None,
     )
 
 
@@ -145,13 +153,13 @@ def floors(minimum: dict[str, float], caps: dict[str, float]) -> dict[str, float
     return {lang: minimum.get(lang, min(default, cap)) for lang, cap in caps.items()}
 
 
-def _tempered(prior: dict[str, int], budget: int, mixture) -> dict[str, float]:
+def _tempered(prior: dict[str, int], tokens: int | Auto, mixture) -> Stage:
     """What stage 1 would read without RegMix."""
     replay = _replay(prior, mixture)
     pools = {lang: Pool(count, 0) for lang, count in prior.items()}
     limits = {"temperature": mixture.temperature, "max_epochs": mixture.max_epochs}
     share = mixture.replay_share if len(replay) < len(prior) else 1.0
-    return stage1(pools, budget, **limits, replay=replay, replay_share=share).weights
+    return stage1(pools, tokens, **limits, replay=replay, replay_share=share)
 
 
 def _replay(prior: dict[str, int], mixture) -> list[str]:

@@ -145,7 +145,8 @@ def test_what_is_left_of_the_run_is_known_as_far_as_stages_have_run_here(run):
 
 
 def test_pre_training_is_estimated_by_the_speed_of_its_other_stage(tmp_path):
-    run = Run(str(tmp_path), recipes.load("demo"))
+    sizes = [f"train.pretrain.{stage}.tokens={tokens}" for stage, tokens in (("stage1", 200_000), ("stage2", 64_000))]
+    run = Run(str(tmp_path), recipes.load("demo", sizes))
     pretrain = run.recipe.train.pretrain
     rows = [
         {"name": "pretrain/stage1", "state": "done", "tokens": pretrain.stage1.tokens, "seconds": 300.0},
@@ -164,6 +165,19 @@ def test_pre_training_is_estimated_by_the_speed_of_its_other_stage(tmp_path):
     time_left.estimate(run, rows)
     per_second = 2.0 * pretrain.stage1.rows_per_step * run.recipe.train.context
     assert rows[1]["seconds_left"] == round(pretrain.stage2.tokens / per_second)
+
+
+def test_a_budget_of_auto_is_estimated_once_the_mixture_is_planned(tmp_path):
+    run = Run(str(tmp_path), recipes.load("demo", ["train.pretrain.stage2.tokens=auto"]))
+    rows = [
+        {"name": "pretrain/stage1", "state": "done", "tokens": 200_000, "seconds": 100.0},
+        {"name": "pretrain/stage2", "state": "waiting", "tokens": None, "seconds": None},
+    ]
+    time_left.estimate(run, rows)
+    assert rows[1]["seconds_left"] is None
+    storage.write_json(storage.join(run.uri, "mixture", "plan.json"), {"stage2": {"tokens": 50_000}})
+    time_left.estimate(run, rows)
+    assert (rows[1]["seconds_left"], rows[1]["estimate"]) == (25, "the speed of pretrain/stage1")
 
 
 def test_watching_in_a_pipe_prints_a_line_for_each_change_and_ends_with_the_run(run, monkeypatch, capsys):

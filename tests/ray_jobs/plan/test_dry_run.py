@@ -77,6 +77,32 @@ def test_the_command_prints_and_starts_nothing(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["models"]["model"]["layers"] == 48
 
 
+def test_a_budget_of_auto_is_unknown_or_bounded_until_the_mixture_is_planned(tmp_path):
+    auto = "train.pretrain.stage1.tokens=auto"
+    recipe = recipes.load("sailor2-1b", [auto])
+    first = dry_run.describe(recipe)["stages"][0]
+    assert first["steps"] is first["tokens"] is first["checkpoints"] is None and first["at_most"]
+    bounded = recipes.load("sailor2-1b", [auto, "train.pretrain.stage1.max_tokens=1000000000"])
+    first = dry_run.describe(bounded, str(tmp_path))["stages"][0]
+    assert (first["steps"], first["at_most"]) == (239, True)
+    (tmp_path / "mixture").mkdir()
+    (tmp_path / "mixture" / "plan.json").write_text(json.dumps({"stage1": {"tokens": 10 * 1024 * 4096}}))
+    first = dry_run.describe(recipe, str(tmp_path))["stages"][0]
+    assert (first["steps"], first["at_most"]) == (10, False)
+
+
+def test_what_is_printed_of_auto(capsys):
+    keys = [
+        "train.pretrain.stage1.tokens=auto",
+        "train.pretrain.stage2.tokens=auto",
+        "train.pretrain.stage2.max_tokens=1e9",
+    ]
+    dry_run.show(dry_run.describe(recipes.load("sailor2-1b", keys)))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "pretrain/stage1: auto, known after tokenize, in steps of 4,194,304 tokens" in printed
+    assert "pretrain/stage2: auto, known after tokenize, at most 60 steps of 16,777,216 tokens" in printed
+
+
 def test_a_recipe_without_training_is_told_so(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "commoncrawl", "--dry-run"])

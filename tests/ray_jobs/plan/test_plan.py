@@ -95,6 +95,16 @@ def test_proxies_and_post_training_by_hand(cluster):
     assert select.node_seconds == pytest.approx(seconds, rel=1e-3)
 
 
+def test_a_budget_of_auto_is_counted_at_its_bound_or_by_the_corpus(cluster):
+    auto = ["train.pretrain.stage1.tokens=auto", "train.pretrain.stage2.tokens=auto"]
+    made = plan.make(recipes.load("sailor2-1b", [*auto, "train.pretrain.stage2.max_tokens=7e9"]), cluster)
+    tokens = value(made, "corpus", "tokens after deduplication")
+    assert value(made, "pretrain/stage1", "tokens") == pytest.approx(4 * tokens)
+    assert value(made, "pretrain/stage2", "tokens") == 7e9
+    (source,) = [row.source for row in made.rows if (row.part, row.what) == ("pretrain/stage2", "tokens")]
+    assert source == "train.pretrain.stage2.tokens is auto: known after tokenize, at most max_tokens"
+
+
 def test_what_is_left_out_costs_nothing(cluster):
     less = ["mixture.regmix=null", "train.reward=null", "train.dpo=null", "train.sft.max_rows=1000"]
     made = plan.make(recipes.load("sailor2-1b", less), cluster)

@@ -8,7 +8,7 @@ from ray_jobs.report import verdict
 
 def sentences(base, final, control):
     models = {"base": base, "pretrain/stage2": final, "control/stage2": control}
-    return verdict.sentences({"bits_per_byte": models}, recipes.load("demo"))
+    return verdict.sentences({"bits_per_byte": models}, recipes.load("demo"), 230_000)
 
 
 def test_better_and_protected():
@@ -29,7 +29,7 @@ def test_not_protected_is_said_plainly_with_the_reason(final, words):
     assert "better in 0 of 1 new languages" in said[0]
     assert "not in th 3.00 → 3.50" in said[0]
     assert words in said[-1]
-    assert "Why:" in said[-1]
+    assert "Why: a base trained on 230,000 tokens" in said[-1]
 
 
 def test_without_control_there_is_no_comparison():

@@ -21,6 +21,7 @@ EDITS = {
     "ray_jobs/alignment/chats.py": ROWS,
     "ray_jobs/alignment/held_out.py": {"dpo", "reward", "sft"},
     "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
+    "ray_jobs/training/budget.py": {"base", "mixture", "pretrain", "prune", "regmix_weights"},
     "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
     "train/methods/reward.py": {"reward"},
     "train/preference_losses/lr_dpo.py": {"dpo", "dpo_watch"},

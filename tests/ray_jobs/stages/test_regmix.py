@@ -1,5 +1,7 @@
 """RegMix of a run, in this process: what proxies read, what they are measured by, what comes out."""
 
+import shutil
+
 import numpy as np
 import pytest
 import regmix_run
@@ -7,8 +9,11 @@ import torch
 
 from cluster import storage
 from mixture.store.token_store import TokenStore
+from mixture.weights import Auto, Pool, stage1
+from ray_jobs.config.training import Train
 from ray_jobs.report import page as report
 from ray_jobs.report import regmix as regmix_section
+from ray_jobs.run.run import Run
 from ray_jobs.stages import mixture, regmix_proxies
 from ray_jobs.stages import regmix_weights as regmix
 
@@ -143,6 +148,36 @@ def test_a_regression_that_ranks_nothing_is_not_followed(done, here, monkeypatch
     assert not result["followed"] and "min_correlation" in result["warnings"][0]
     plain = {lang: weight for lang, weight in found["tempered"].items() if weight}
     assert found["weights"] == pytest.approx({f"all/{lang}": weight for lang, weight in plain.items()})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_the_budget_follows_from_the_pools_both_stages_have_the_same(done, here, seed, tmp_path):
+    """Also with a floor of a language's own above its cap, which an explicit budget refuses, and with little to replay."""
+    stage = {"tokens": "auto", "rows_per_step": 4}
+    train = Train.model_validate(
+        {"context": 8, "base": {"model": "none"}, "pretrain": {"stage1": stage, "stage2": stage}}
+    )
+    mix = done[0].recipe.mixture
+    mix = mix.model_copy(
+        update={
+            "replay_share": (0.2, 0.5, 0.7)[seed],
+            "temperature": (2.0, 9.0, 9.0)[seed],
+            "regmix": mix.regmix.model_copy(update={"minimum": {"lo": 0.3, "default": 0.01}}),
+        }
+    )
+    run = Run(str(tmp_path / "run"), done[0].recipe.model_copy(update={"train": train, "mixture": mix, "seed": seed}))
+    shutil.copytree(done[0].uri, run.uri)
+    for name, module in (("regmix/weights", regmix), ("mixture", mixture)):
+        finish(run, name, module)
+    found = storage.read_json(storage.join(run.uri, "regmix/weights/weights.json"))
+    plan = storage.read_json(storage.join(run.uri, "mixture/plan.json"))["stage1"]
+    made = storage.read_json(storage.join(run.uri, "mixture/_manifest.json"))
+    assert found["followed"] and made["budgets"]["stage1"]["bound"] == "the pools"
+    assert plan["weights"] == pytest.approx(found["weights"]) and plan["warnings"] == []
+    pools = {row["pool"].removeprefix("all/"): Pool(row["pool_tokens"], 0) for row in plan["rows"]}
+    limits = {"temperature": mix.temperature, "max_epochs": 4, "replay": ["en"], "replay_share": mix.replay_share}
+    assert plan["tokens"] == stage1(pools, Auto(32), **limits).tokens
+    assert max(row["epochs"] for row in plan["rows"]) <= 4 * (1 + 1e-9)
 
 
 def test_a_floor_is_a_languages_own_or_the_default_under_its_cap():

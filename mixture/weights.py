@@ -244,7 +244,8 @@ def sentence(stage: Stage, max_epochs: float) -> str:
     if stage.bound == "one update":
         return f"auto: {stage.tokens:,} tokens, one update, though the pools allow less"
     capped = [row.pool for row in stage.rows if row.epochs > max_epochs * (1 - 1e-6)]
-    limits = f"; {', '.join(capped)} {'are' if len(capped) > 1 else 'is'} read so often" if capped else ""
+    named = ", ".join(capped) if len(capped) < 5 else f"{len(capped)} of {len(stage.rows)} pools"
+    limits = f"; {named} {'are' if len(capped) > 1 else 'is'} read so often" if capped else ""
     return f"auto: {stage.tokens:,} tokens, what the pools allow in {max_epochs:g} passes{limits}"
 
 

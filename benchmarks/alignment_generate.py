@@ -20,7 +20,7 @@ from table import row, write
 from transformers import AutoModelForCausalLM
 
 from train import model
-from train.generation.generate import Sampling, _sample_batch
+from train.generation.generate import Sampling, sample_batch
 
 SHAPE = {
     "vocab_size": 151_936,
@@ -42,7 +42,7 @@ def prompts() -> list[list[int]]:
 
 def ours(net, stop: list[int], sampling: Sampling) -> int:
     names = [f"prompt {i}" for i in range(len(PROMPT_TOKENS))]
-    drawn = _sample_batch(net, prompts(), names, stop, sampling)
+    drawn = sample_batch(net, prompts(), names, stop, sampling)
     return sum(len(sample.ids) for of_prompt in drawn for sample in of_prompt)
 
 

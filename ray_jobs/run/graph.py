@@ -235,7 +235,7 @@ STAGES = (
             ON_POLICY,
             PRUNE,
         ),
-        ("evaluate", "languages", "train.context"),
+        ("evaluate", "languages", "train.context", "seed"),
         lambda recipe: _train(recipe) and _corpus(recipe),
     ),
     Stage(

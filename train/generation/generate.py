@@ -63,7 +63,7 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompt_ids[i]), prompts[i]["id"]))
     for start in range(0, len(order), sampling.batch_size):
         chosen = order[start : start + sampling.batch_size]
-        batch = _sample_batch(
+        batch = sample_batch(
             model, [prompt_ids[i] for i in chosen], [prompts[i]["id"] for i in chosen], stop, sampling
         )
         for i, of_prompt in zip(chosen, batch, strict=True):
@@ -143,7 +143,7 @@ def _invert(p_SK: Tensor, token_SK: Tensor, u_S: Tensor, top_p: float) -> Tensor
 
 
 @torch.no_grad()
-def _sample_batch(
+def sample_batch(
     model: CausalLM, prompts: list[list[int]], names: list[str], stop: list[int], sampling: Sampling
 ) -> list[list[Drawn]]:
     """The n samples of each prompt."""

@@ -1,4 +1,4 @@
-"""Bits per byte of held-out documents, and greedy samples.
+"""Bits per byte of held-out documents.
 
 bits per byte = - sum over tokens of log2 p(token | tokens before it) / UTF-8 bytes of the text
 
@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from train.batches.decoder import CausalLM
 from train.batches.labels import IGNORE
@@ -110,32 +109,6 @@ def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[st
         lang: {"bits_per_byte": total / size["bytes"] if size["bytes"] else math.nan, "bits": total, **size}
         for (lang, size), total in zip(heldout.sizes.items(), totals, strict=True)
     }
-
-
-@torch.no_grad()
-def greedy(
-    model: CausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 48
-) -> list[str]:
-    """The most likely continuation of each prompt, without the prompt; stops at the tokenizer's end token."""
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    samples = []
-    for prompt in prompts:
-        ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eos_token_id]], device=device)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        assert isinstance(text, str)  # of one sequence
-        samples.append(text)
-    model.train(training)
-    return samples
 
 
 @dataclass(frozen=True)

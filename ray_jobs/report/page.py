@@ -8,25 +8,22 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
-from cluster import storage
+from cluster import storage, terminal
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import chats as chats_section
-from ray_jobs.report import curves, plots, verdict
+from ray_jobs.report import curves, intervals, notices, plots, summary, verdict
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import watch as watch_section
+from ray_jobs.report.names import language
 from ray_jobs.run.graph import (
     BASE,
     CONTROL_2,
     CRAWL,
-    DECONTAMINATE,
-    DEDUP,
     DPO_WATCH,
     EXTRACT,
-    LANGUAGE,
     OFF_POLICY,
-    POLICY,
     PRETRAIN_1,
     PRETRAIN_2,
     PRUNE,
@@ -42,7 +39,6 @@ from ray_jobs.run.graph import (
 )
 from ray_jobs.run.run import Run, read_manifest
 
-CORPUS = (CRAWL, EXTRACT, LANGUAGE, POLICY, DEDUP, DECONTAMINATE)
 PLOTTED = (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_2)
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -61,18 +57,27 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
     forgetting = {name: curves.newest(found).get("warnings", []) for name, found in records.items()}
     warnings = [warning for manifest in manifests.values() for warning in manifest.get("warnings", [])]
     warnings += [f"{name}: {said}" for name, found in forgetting.items() if name not in manifests for said in found]
+    first = summary.of(uri, recipe, stages)
+    documents = intervals.read(uri)
     page = environment.get_template("report.html").render(
         recipe=recipe,
         manifests=manifests,
         total_seconds=sum(m["seconds"] for m in manifests.values()),
+        kept=first.pages[1] if first.pages else 0,
+        short=terminal.short,
+        duration=terminal.duration,
         corpus=_corpus(manifests),
         drops=_drops(manifests),
         mixture=_mixture(uri),
         regmix=regmix_section.section(uri) if WEIGHTS in manifests else None,
         curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],
         languages=[(title, Markup(svg)) for title, svg in curves.languages(records)],
-        evaluation=_evaluation(evaluation, recipe),
-        verdict=verdict.sentences(evaluation, recipe, manifests.get(BASE, {}).get("tokens")) if evaluation else [],
+        evaluation=_evaluation(evaluation, recipe, documents),
+        sentences=summary.sentences(first),
+        picture=Markup(plots.dumbbells(first.learnt)) if first.learnt else None,
+        chat=first.chat,
+        commands=summary.commands(first, "pinisi"),
+        verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else [],
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),
         reward=selection_section.reward(uri) if REWARD in manifests else None,
@@ -80,7 +85,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         chats=chats_section.section(uri) if SFT_DATA in manifests else None,
         alignment=_alignment(uri, manifests),
         watch=watch_section.section(uri) if DPO_WATCH in manifests else None,
-        warnings=warnings,
+        notices=notices.grouped(warnings),
     )
     target = storage.join(uri, REPORT, "index.html")
     storage.write_text(target, page)
@@ -94,7 +99,7 @@ def _json(uri: str, path: str) -> dict | None:
 
 def _corpus(manifests: dict) -> dict | None:
     """The funnel in all, and documents per language after each stage that knows the language."""
-    stages = [name for name in CORPUS if name in manifests]
+    stages = [name for name in summary.CORPUS if name in manifests]
     if not stages:
         return None
     counts = [manifests[name]["docs_out"] for name in stages]
@@ -119,16 +124,16 @@ def _corpus(manifests: dict) -> dict | None:
 def _drops(manifests: dict) -> dict | None:
     """How many documents broke each rule. A document may break several; each counts under every rule that it broke."""
     rules: Counter[tuple[str, str]] = Counter()
-    for stage in CORPUS:
+    for stage in summary.CORPUS:
         for rule, count in manifests.get(stage, {}).get("rules", {}).items():
             rules[stage, rule] += count
     if not rules:
         return None
-    ordered = sorted(rules.items(), key=lambda item: (CORPUS.index(item[0][0]), -item[1]))
+    ordered = sorted(rules.items(), key=lambda item: (summary.CORPUS.index(item[0][0]), -item[1]))
     names = [f"{stage}: {rule}" for (stage, rule), _ in ordered]
     series = {
         stage: [n if s == stage else 0 for (s, _), n in ordered]
-        for stage in CORPUS
+        for stage in summary.CORPUS
         if any(s == stage for s, _ in rules)
     }
     return {"plot": Markup(plots.stacked_rows(names, series, "documents", 8.6))}
@@ -152,13 +157,13 @@ def _mixture(uri: str) -> dict | None:
     return {"plot": Markup(plots.grouped_bars(langs, share, "share of tokens")), "tables": tables}
 
 
-def _evaluation(evaluation: dict | None, recipe: Recipe) -> dict | None:
+def _evaluation(evaluation: dict | None, recipe: Recipe, documents: intervals.Documents) -> dict | None:
     if evaluation is None:
         return None
     bpb = evaluation["bits_per_byte"]
     names = [name for name in PLOTTED if name in bpb]
-    replay = [lang for lang in recipe.mixture.replay_languages if lang in bpb[BASE]]
-    langs = sorted(lang for lang in bpb[BASE] if lang not in replay) + replay
+    replay, new = verdict.split(bpb[BASE], recipe)
+    langs = new + replay
     shown = {name: [bpb[name].get(lang) for lang in langs] for name in names}
     ours = "with expansion" if given(recipe.train).expand else "after pre-training"
     compared = {ours: PRETRAIN_2, "without expansion": CONTROL_2}
@@ -174,7 +179,17 @@ def _evaluation(evaluation: dict | None, recipe: Recipe) -> dict | None:
         else None,
         "langs": langs,
         "table": [[name, *(bpb[name].get(lang) for lang in langs)] for name in bpb],
-        "samples": evaluation.get("samples", {}),
+        "changes": [
+            (name, [intervals.change(evaluation, documents, BASE, name, [lang]) for lang in langs])
+            for name in bpb
+            if name != BASE and all(lang in bpb[name] for lang in langs)
+        ],
+        "samples": {language(lang): one for lang, one in evaluation.get("samples", {}).items()},
+        "readable": [
+            (name, *(sum(one[key] for one in by_lang.values()) / len(by_lang) for key in ("broken", "right_script")))
+            for name, by_lang in evaluation.get("readable", {}).items()
+            if by_lang
+        ],
         "heldout": evaluation.get("heldout", {}),
     }
 

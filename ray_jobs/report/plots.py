@@ -13,6 +13,9 @@ import matplotlib.pyplot as plt  # after the backend is chosen
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import RcKeyType
 
+from cluster.terminal import count, size
+from ray_jobs.report.summary import Learnt
+
 INK, MUTED, GRID = "#1f2933", "#667085", "#e4e7ec"
 COLOURS = ("#1d6fa5", "#d9822b", "#2f9e6e", "#b5485d", "#7a5cc2", "#8a8f98", "#c2a83e", "#3fa7b5", "#9c6b45", "#5b7f2f")
 STYLE: dict[RcKeyType, Any] = {
@@ -35,9 +38,11 @@ STYLE: dict[RcKeyType, Any] = {
 }
 
 
-def _svg(figure) -> str:
+def _svg(figure, alone: bool = False) -> str:
+    """`alone`: on white, its text as outlines, for pages of any colour and readers without our fonts."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True, bbox_inches="tight")
+    with plt.rc_context({"svg.fonttype": "path" if alone else "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=not alone, bbox_inches="tight")
     plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -115,6 +120,62 @@ def funnel(stages: Sequence[str], counts: Sequence[int]) -> str:
         axes.spines["bottom"].set_visible(False)
         axes.set_xlim(0, max([*counts, 1]) * 1.16)
         return _svg(figure)
+
+
+def dumbbells(rows: Sequence[Learnt], alone: bool = False) -> str:
+    """Bits per byte of each language before and after, a row each: the first in the list on top, replay languages below.
+
+    A thin line is the 95 % interval of the change, drawn about the model after; a bar across is the control."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8.2, 0.9 + 0.3 * len(rows)))
+        control = "without expansion"
+        for y, one in enumerate(rows):
+            colour = COLOURS[1] if one.replay else COLOURS[0]
+            axes.annotate(
+                "", (one.after, y), (one.before, y), arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 2.4}
+            )
+            axes.plot([one.before], [y], "o", markersize=7, markerfacecolor="white", markeredgecolor=colour)
+            axes.plot([one.after], [y], "o", markersize=7, color=colour)
+            if one.change.low is not None and one.change.high is not None:
+                ends = [one.before + one.change.low, one.before + one.change.high]
+                axes.plot(ends, [y, y], color=INK, linewidth=0.9, alpha=0.7, zorder=1)
+            if one.control is not None and one.replay:
+                axes.plot([one.control], [y], "|", markersize=13, markeredgewidth=2, color=INK, label=control)
+                control = "_nolegend_"
+        new = {one.replay: COLOURS[1] if one.replay else COLOURS[0] for one in rows}
+        for replay, colour in sorted(new.items()):
+            kind = "known before (replay)" if replay else "new language"
+            axes.plot([], [], "o", color=colour, label=f"{kind}: before (open), after (full)")
+        axes.set_yticks(range(len(rows)), [one.name for one in rows], color=INK)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        low, high = (limit(v for one in rows for v in (one.before, one.after)) for limit in (min, max))
+        room = 0.06 * (high - low) or 0.1
+        axes.set_xlim(low - room, high + room)  # an interval of two documents may reach far beyond
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("bits per byte of held-out text (lower is better); thin line: 95 % interval of the change")
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.9 / (0.9 + 0.3 * len(rows))), ncols=3)
+        return _svg(figure, alone)
+
+
+def page_to_token(rows: Sequence[tuple[str, int, int]], tokens: int, alone: bool = False) -> str:
+    """What is left behind each stage: (stage in words, pages, bytes of text); the last row is what became tokens."""
+    with plt.rc_context(STYLE):
+        figure, both = plt.subplots(1, 2, figsize=(8.2, 0.5 + 0.36 * len(rows)), sharey=True)
+        for column, (axes, write, title) in enumerate(zip(both, (count, size), ("pages", "text"), strict=True), 1):
+            values = [row[column] for row in rows]
+            axes.barh(range(len(rows)), values, color=[COLOURS[0]] * (len(rows) - 1) + [COLOURS[2]], height=0.7)
+            for y, value in enumerate(values):
+                last = f" = {count(tokens)} tokens" if column == 2 and y == len(rows) - 1 else ""
+                axes.text(value, y, f" {write(value)}{last}", va="center", fontsize=8, color=INK)
+            axes.set_yticks(range(len(rows)), [row[0] for row in rows], color=INK)
+            axes.set_xlim(0, max([*values, 1]) * 1.2)
+            axes.set_title(title, fontsize=9, loc="left", color=MUTED)
+            axes.grid(visible=False)
+            axes.set_xticks([])
+            axes.tick_params(axis="y", length=0)
+            axes.spines["bottom"].set_visible(False)
+        both[0].invert_yaxis()
+        return _svg(figure, alone)
 
 
 def scatter(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:

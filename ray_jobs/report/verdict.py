@@ -1,62 +1,96 @@
-"""What a run's numbers say about learning and forgetting, in plain sentences, whichever way they fell."""
+"""What a run's numbers say about learning and forgetting, in plain sentences, whichever way they fell.
+
+A difference is one where its 95 % interval leaves out 0 (ray_jobs/report/intervals.py); else the documents show none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.report.intervals import Change, Documents, change
+from ray_jobs.report.names import language
 from ray_jobs.run.graph import BASE, CONTROL_2, PRETRAIN_2
 
-NOISE = 0.01  # bits per byte; a difference smaller than this on a few documents is none
 
-
-def sentences(evaluation: dict, recipe: Recipe, base_tokens: int | None = None) -> list[str]:
-    """Sentences about bits per byte of base, final and control model; lower is better. `base_tokens`: that the base read."""
+def sentences(evaluation: dict, recipe: Recipe, documents: Documents) -> list[str]:
+    """Sentences about bits per byte of base, final and control model; lower is better."""
     bpb = evaluation["bits_per_byte"]
-    base, final, control = bpb.get(BASE), bpb.get(PRETRAIN_2), bpb.get(CONTROL_2)
-    if not base or not final:
+    if BASE not in bpb or PRETRAIN_2 not in bpb:
         return []
-    replay = [lang for lang in recipe.mixture.replay_languages if lang in base]
-    new = sorted(lang for lang in base if lang not in replay)
-    better = [lang for lang in new if final[lang] < base[lang]]
-    worse = [lang for lang in new if lang not in better]
-    train = given(recipe.train)
-    trained = "expanded" if train.expand else "trained"
-    said = [
-        f"Continual pre-training made the model better in {len(better)} of {len(new)} new languages "
-        f"({_changes(better, base, final)})" + (f"; not in {_changes(worse, base, final)}." if worse else ".")
-    ]
+
+    def moved(before: str, after: str, langs: Sequence[str]) -> Change:
+        return change(evaluation, documents, before, after, langs)
+
+    replay, new = split(bpb[BASE], recipe)
+    trained = "expanded" if given(recipe.train).expand else "trained"
+    said = _learnt({lang: moved(BASE, PRETRAIN_2, [lang]) for lang in new}) if new else []
     for lang in replay:
-        change = final[lang] - base[lang]
-        word = "forgot" if change > 0 else "did not forget; it improved"
-        sentence = f"{lang}: the {trained} model {word} ({change:+.3f} bits per byte against the base)"
-        if control:
-            other = control[lang] - base[lang]
-            relation = "less than" if change < other else "more than" if change > other else "as much as"
-            if change <= 0 and other <= 0:
-                relation = {"less than": "more of an improvement than", "more than": "less of an improvement than"}.get(
-                    relation, "the same as"
-                )
-            sentence += f", {relation} the control without expansion ({other:+.3f})"
-        said.append(sentence + ".")
-    if control and replay:
-        gain = sum(control[lang] - final[lang] for lang in replay) / len(replay)
-        said.append(
-            f"On average over {', '.join(replay)} the {trained} model is {abs(gain):.3f} bits per byte "
-            f"{'better' if gain > 0 else 'worse'} than the control after the same tokens."
-        )
-        if gain < NOISE:
-            said.append(
-                f"So in this run expansion {'did not protect' if gain > -NOISE else 'did harm to'} the replay languages."
-                + (
-                    f" Why: a base trained on {base_tokens:,} tokens is far from saturated, so replay teaches "
-                    "about as much as the new languages take away, and there is little for new blocks to shelter; the paper "
-                    "measured its effect on bases of 18 trillion tokens."
-                    if train.base.shape is not None and base_tokens
-                    else ""
-                )
-            )
+        sentence = f"{language(lang)}: the {trained} model {_kept(moved(BASE, PRETRAIN_2, [lang]))}"
+        if CONTROL_2 in bpb:
+            sentence += f"; the control without expansion {_kept(moved(BASE, CONTROL_2, [lang]))}"
+        said.append(f"{sentence}.")
+    if CONTROL_2 in bpb and replay:
+        said += _compared(moved(CONTROL_2, PRETRAIN_2, replay), replay, recipe)
     return said
 
 
-def _changes(langs: list[str], before: dict, after: dict) -> str:
-    return ", ".join(f"{lang} {before[lang]:.2f} → {after[lang]:.2f}" for lang in langs)
+def split(langs: Sequence[str] | dict, recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(languages of replay, all others, sorted) of those that were measured."""
+    replay = [lang for lang in recipe.mixture.replay_languages if lang in langs]
+    return replay, sorted(set(langs) - set(replay))
+
+
+def _learnt(changes: dict[str, Change]) -> list[str]:
+    better = [lang for lang, one in changes.items() if one.certain and one.value < 0]
+    worse = [lang for lang, one in changes.items() if one.certain and one.value > 0]
+    unsure = [lang for lang in changes if lang not in {*better, *worse}]
+    fell = sum(one.value < 0 for one in changes.values())
+    said = (
+        f"Continual pre-training lowered the bits per byte of held-out text in {fell} of {len(changes)} new languages"
+    )
+    if better:
+        said += f"; more than the choice of documents explains in {_named(better)}"
+    said += "."
+    if worse:
+        said += f" It became worse in {_named(worse)}."
+    if unsure:
+        said += f" Held-out documents are too few or too unlike one another to be sure in {_named(unsure)}."
+    return [said]
+
+
+def _kept(one: Change) -> str:
+    if not one.certain:
+        return f"shows no change that {documents_words(one.documents)} could show: {one}"
+    return f"{'forgot' if one.value > 0 else 'did not forget but improved'}: {one}"
+
+
+def _compared(one: Change, replay: list[str], recipe: Recipe) -> list[str]:
+    """With expansion less without it, after the same tokens."""
+    train, where = given(recipe.train), _named(replay)
+    if not one.certain:
+        return [
+            f"Between the models with and without expansion there is no difference in {where} that "
+            f"{documents_words(one.documents)} could show: {one}."
+        ]
+    if one.value < 0:
+        return [f"Expansion protected {where}: {one} bits per byte against the control after the same tokens."]
+    said = [
+        f"In this run expansion did harm to {where}: {one} bits per byte against the control after the same tokens."
+    ]
+    if train.base.shape is not None:
+        said.append(
+            f"A likely reason: a base trained on {train.base.tokens:,} tokens is far from saturated, so replay teaches about as "
+            "much as the new languages take away, and there is little for new blocks to shelter; the paper measured its effect "
+            "on bases of 18 trillion tokens."
+        )
+    return said
+
+
+def documents_words(n: int) -> str:
+    return "this 1 document" if n == 1 else f"these {n:,} documents"
+
+
+def _named(langs: Sequence[str]) -> str:
+    return ", ".join(language(lang) for lang in langs)

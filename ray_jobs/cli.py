@@ -214,9 +214,18 @@ def _run(options: argparse.Namespace) -> None:
     else:
         asked = f"every stage up to {options.until}" if options.until else options.only or "every stage"
         print(f"nothing to do: {asked} is done")
-    report = storage.join(uri, "report", "index.html")
-    if storage.exists(report):
-        print(f"report: {report}")
+    _ending(uri, run)
+
+
+def _ending(uri: str, run) -> None:
+    """What the run came to. `uri`: as the user wrote it."""
+    from cluster import terminal
+    from ray_jobs.report import summary
+
+    called = sys.argv[0]  # `make demo` calls .venv/bin/pinisi, which is not on the PATH
+    named = Path(called).name == "pinisi" and shutil.which("pinisi") != called
+    found = summary.of(uri, run.recipe, [stage.name for stage in run.stages])
+    terminal.show(summary.lines(found, called if named else "pinisi"))
 
 
 def _dry_run(recipe, run_uri: str, as_json: bool) -> None:

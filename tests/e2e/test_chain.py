@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -158,6 +159,17 @@ def test_running_again_does_nothing_in_seconds(run, home, recipe):
     result = pinisi("run", recipe, "--run-dir", run, home=home)
     assert result.stdout.splitlines()[0] == "nothing to do: every stage is done"
     assert time.monotonic() - begin < 20
+
+
+def test_what_the_ending_proposes_works(run, home, recipe):
+    said = pinisi("run", recipe, "--run-dir", run, home=home).stdout
+    assert "pages read" in said and "learnt: most " in said and f"report: {run}/report/index.html" in said
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith(" " * 8)]
+    assert [command[:3] for command in commands] == [["pinisi", name, run] for name in ("explain", "trace", "status")]
+    dropped, trace, _ = [pinisi(*command[1:]).stdout for command in commands]
+    assert "near_duplicate" in dropped and "largest of" in trace
+    page = Path(run, "report/index.html").read_text()
+    assert said.partition("learnt: most ")[2].partition(",")[0].replace("->", "→") in page
 
 
 def test_data_stages_are_byte_identical_to_an_undisturbed_run(run, tmp_path, home, recipe):

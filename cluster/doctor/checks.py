@@ -35,7 +35,7 @@ def checks(storage_uri: str | None = None) -> list[dict]:
 
     `storage_uri` is where runs shall lie, if that shall be tried."""
     return [
-        _python(),
+        python(),
         _java(),
         *(_package(name) for name in PACKAGES),
         _fasttext(),
@@ -50,7 +50,7 @@ def checks(storage_uri: str | None = None) -> list[dict]:
     ]
 
 
-def _python() -> dict:
+def python() -> dict:
     found = ".".join(map(str, sys.version_info[:3]))
     good = (3, 11) <= sys.version_info[:2] <= (3, 13)
     return _check("Python 3.11 to 3.13", good, found, "make setup PYTHON=python3.13")
@@ -104,10 +104,15 @@ def _kenlm() -> dict:
     return _check("KenLM's lmplz", bool(found), text, f"bash {kenlm.SCRIPT}", optional=True)
 
 
-def _memory() -> dict:
+def total_memory() -> int:
+    """Bytes."""
     import psutil
 
-    total, wanted = psutil.virtual_memory().total, MIN_MEMORY_GB * 1e9
+    return psutil.virtual_memory().total
+
+
+def _memory() -> dict:
+    total, wanted = total_memory(), MIN_MEMORY_GB * 1e9
     fix = "use a larger machine or --address"
     return _check(f"{MIN_MEMORY_GB} GB of memory", total >= wanted, terminal.size(total), fix)
 

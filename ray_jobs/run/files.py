@@ -13,6 +13,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import row_files
 
 DEDUP_INDEX = "dedup/index/_index.json"  # in the folder of a run
+INDEX_FILES = ("_index.json", DEDUP_INDEX)
 
 
 def of_source(source: Source) -> list[str]:
@@ -54,31 +55,35 @@ def named(patterns: list[str], key: str) -> list[str]:
     return sorted({name for names in found.values() for name in names})
 
 
+def patterns(recipe: Recipe, key: str) -> list[str]:
+    """The globs that a recipe key stands for; those of `dedup.indexes` are places of which one suffices."""
+    if key == "sources":
+        return [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
+    if key == "dedup.indexes":
+        return [storage.join(uri, name) for uri in recipe.dedup.indexes for name in INDEX_FILES]
+    if key == "filter.word_lists":
+        folder = recipe.filter.word_lists
+        return [storage.join(folder, "*.yaml")] if folder else []
+    if key == "filter.perplexity_models":
+        folder = recipe.filter.perplexity_models
+        return [storage.join(folder, "*", "*")] if folder else []
+    if key == "language.model":
+        folder = recipe.language.model
+        return [] if folder == "lid.176" else [storage.join(folder, "model.json")]
+    value = recipes.lookup(recipe, key)
+    found = value if isinstance(value, list) else [value] if value else []
+    return [pattern for pattern in found if not row_files.is_hf(pattern)]
+
+
 def listing(recipe: Recipe, key: str) -> str | None:
     """A hash of names, sizes and times of change of the files that a recipe key points to; None where the key is unset.
 
     Raises UserError when the place cannot be read."""
-    if key == "sources":
-        patterns = [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
-    elif key == "dedup.indexes":
-        patterns = [storage.join(uri, name) for uri in recipe.dedup.indexes for name in ("_index.json", DEDUP_INDEX)]
-    elif key == "filter.word_lists":
-        folder = recipe.filter.word_lists
-        patterns = [storage.join(folder, "*.yaml")] if folder else []
-    elif key == "filter.perplexity_models":
-        folder = recipe.filter.perplexity_models
-        patterns = [storage.join(folder, "*", "*")] if folder else []
-    elif key == "language.model":
-        folder = recipe.language.model
-        patterns = [] if folder == "lid.176" else [storage.join(folder, "model.json")]
-    else:
-        value = recipes.lookup(recipe, key)
-        patterns = value if isinstance(value, list) else [value] if value else []
-        patterns = [pattern for pattern in patterns if not row_files.is_hf(pattern)]
-    if not patterns:
+    found = patterns(recipe, key)
+    if not found:
         return None
     seen = hashlib.sha256()
-    for pattern in patterns:
+    for pattern in found:
         try:
             fs, path = storage.filesystem(pattern)
             details = fs.glob(path, detail=True)

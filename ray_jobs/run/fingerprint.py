@@ -40,6 +40,7 @@ OUTSIDE = (
     "ray_jobs.run.keeping",
     "ray_jobs.run.locate",
     "ray_jobs.run.lock",
+    "ray_jobs.run.preflight",
     "ray_jobs.run.progress",
     "ray_jobs.run.run",
     "ray_jobs.run.superseded",

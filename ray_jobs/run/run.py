@@ -22,17 +22,15 @@ from functools import cached_property
 
 from cluster import gauges, storage, terminal
 from cluster.engines import embedded
-from cluster.spark import java
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
-from ray_jobs.run import files, keeping, lock, superseded
+from ray_jobs.run import files, keeping, lock, preflight, superseded
 from ray_jobs.run.fingerprint import changes, code, digest, users_code
 from ray_jobs.run.graph import Stage, enabled, matches
 from ray_jobs.run.job import Job
 from ray_jobs.run.progress import Progress
 
-ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 ENGINES = ("ray", "pyspark", "pyarrow", "torch", "transformers", "tokenizers", "fastwarc", "resiliparse")
 NAMED = 3  # of the files that changed, in a sentence
 
@@ -137,14 +135,18 @@ class Run:
                     f"{flag} {wanted}: this recipe has no such stage; it has {', '.join(s.name for s in self.stages)}"
                 )
         with _reachable(self.uri), lock.held(self.uri, say):
-            self._look_for_files(self._choose(until, only))
             storage.write_text(storage.join(self.uri, "recipe.yaml"), recipes.resolved(self.recipe))
             for stage in self.stages:
                 superseded.end_clearing(self.uri, stage.name)
             for name in keep:
                 keeping.keep(self, name)
             ran = False
-            prints = self.fingerprints()
+            try:
+                prints = self.fingerprints()
+            except UserError:  # of a place that cannot be listed; what else is missing is said with it
+                chosen = self._choose(until, only)
+                preflight.check(self.recipe, self.uri, chosen, chosen, say=say, address=address)
+                raise
             aside = superseded.of(self.uri, [stage.name for stage in self.stages])
             chosen = self._choose(until, only)
             first = next(
@@ -155,8 +157,8 @@ class Run:
                 if stage.name in aside and stage not in forced:
                     keeping.bring_back(self, stage.name, prints[stage.name], say)
             keeping.guard(self, chosen, prints, [*(stage.name for stage in forced), *keeping.dependent(self, rerun)])
-            self._look_at_languages(chosen, prints)
-            self._look_for_java([stage for stage in chosen if stage in forced or self.state(stage, prints) != "done"])
+            waiting = [stage for stage in chosen if stage in forced or self.state(stage, prints) != "done"]
+            preflight.check(self.recipe, self.uri, chosen, waiting, say=say, address=address)
             for stage in chosen:
                 again = self.state(stage, prints) != "done" or stage in forced
                 if again:
@@ -168,32 +170,6 @@ class Run:
                 if again or stage.name in aside:
                     superseded.forget(self.uri, stage.name)
             return ran
-
-    def _look_for_files(self, chosen: list[Stage]) -> None:
-        """Files that training will read, perhaps weeks from now. Raises UserError when there are none."""
-        for key in sorted({key for stage in chosen for key in stage.files if key.startswith("train.")}):
-            if (pattern := recipes.lookup(self.recipe, key)) is not None:
-                files.named([pattern], key)
-
-    def _look_at_languages(self, chosen: list[Stage], prints: dict[str, str]) -> None:
-        """Languages and rules that a stage would refuse after all the crawling are refused before it. Raises UserError."""
-        # of a language without a file the identifier does not know either, so that is said first
-        for job in ("filter_policy", "language"):
-            for stage in chosen:
-                if stage.job == job and self.state(stage, prints) != "done":
-                    try:
-                        importlib.import_module(f"ray_jobs.stages.{job}").check(self.recipe)
-                    except ValueError as error:
-                        raise UserError(f"{stage.name}: {error}") from None
-
-    def _look_for_java(self, waiting: list[Stage]) -> None:
-        """A Java that Spark's stages would miss after all the crawling is missed before it. Raises UserError."""
-        on_spark = [stage for stage in waiting if stage.job in ON_ENGINE and self.recipe.cluster.engine == "spark"]
-        if on_spark and "PYSPARK_GATEWAY_PORT" not in os.environ:  # where that is set, Java is our parent
-            try:
-                java.find()
-            except ValueError as error:
-                raise UserError(f"{on_spark[0].name}: {error}") from None
 
     def _choose(self, until: str | None, only: str | None) -> list[Stage]:
         if only:

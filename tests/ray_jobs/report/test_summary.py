@@ -1,6 +1,9 @@
 """The lines that end a run: what there is and no more, commands that work, and the same numbers as in the report."""
 
+import runpy
 import shlex
+from pathlib import Path
+from xml.etree import ElementTree
 
 import printed
 import pyarrow as pa
@@ -71,7 +74,8 @@ def evaluated(run):
     storage.write_table(storage.join(run.uri, "evaluate", "documents.parquet"), pa.Table.from_pylist(rows))
     heldout = {lang: {"documents": 4, "bytes": 400, "tokens": 36} for lang in scores["base"]}
     storage.write_json(storage.join(run.uri, "evaluate", "metrics.json"), {"bits_per_byte": scores, "heldout": heldout})
-    manifest(run, "tokenize", tokens=12_345, tokens_per_lang={"th": 12_345}, docs_in=3, docs_out=3)
+    manifest(run, "tokenize", tokens=12_345, tokens_per_lang={"th": 12_345}, docs_in=3, docs_out=3, bytes=3000)
+    storage.write_table(storage.join(run.uri, "tokenize", "heldout.parquet"), pa.table({"doc_id": ["a"]}))
     manifest(run, "evaluate", warnings=["a: read more than 4 times", "b: read more than 4 times"])
     manifest(run, "dpo/watch", prompts=50, last={"win_rate": 0.6, "language_consistency": 0.9})
     page.write(run)
@@ -144,3 +148,18 @@ def test_the_step_to_trace_is_of_a_stage_that_reads_the_mixture(run):
 def test_pages_alone_make_a_report_and_no_picture(run):
     html = storage.read_bytes(page.write(run)).decode()
     assert "4 pages read, 3 kept" in html and 'id="verdict"' not in html and "pinisi explain" in html
+
+
+def test_the_pictures_of_readme_need_no_font_and_no_page_colour(run, tmp_path):
+    script = runpy.run_path(str(Path(__file__).parents[3] / "docs" / "plots" / "of_a_run.py"))
+    with pytest.raises(SystemExit, match="has no evaluated model"):
+        script["main"](run.uri, tmp_path)
+    evaluated(run)
+    drawn = script["main"](run.uri, tmp_path)
+    assert [path.name for path in drawn] == ["learnt.svg", "funnel.svg"]
+    for path in drawn:
+        svg = path.read_text("utf-8")
+        tree = ElementTree.fromstring(svg)
+        assert "<text" not in svg and "font-family" not in svg
+        first = next(element for element in tree.iter() if element.tag.endswith("}path"))
+        assert "fill: #ffffff" in first.get("style")

@@ -8,6 +8,9 @@ from cluster import storage
 
 SNAPSHOTS = "snapshots"  # folder of <update>/, models on the way
 RECORDS = "probe.jsonl"  # in metrics/
+QUESTIONS = (
+    "questions.jsonl"  # in dpo/watch: of each language one question, and what the first and the last model answer
+)
 
 
 def records(uri: str) -> list[dict]:

@@ -149,7 +149,7 @@ def _models(found: Summary, manifests: dict, recipe: Recipe) -> None:
 
 
 def _chat(found: Summary, manifests: dict, recipe: Recipe) -> None:
-    if DPO_WATCH in manifests:
+    if manifests.get(DPO_WATCH, {}).get("prompts"):
         last, n = manifests[DPO_WATCH]["last"], manifests[DPO_WATCH]["prompts"]
         by, key = ("judge", "judge_win_rate") if "judge_win_rate" in last else ("reward model", "win_rate")
         low, high = reward_quality.interval(last[key], n)

@@ -16,7 +16,7 @@ import torch
 
 from cluster import gauges, storage
 from ray_jobs.alignment import chats, generate, pairs
-from ray_jobs.alignment.probe_records import RECORDS, SNAPSHOTS
+from ray_jobs.alignment.probe_records import QUESTIONS, RECORDS, SNAPSHOTS
 from ray_jobs.config.given import given
 from ray_jobs.run.files import location
 from ray_jobs.run.fingerprint import code, digest
@@ -27,6 +27,7 @@ from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.generation import judge, probe
+from train.generation.continuations import BROKEN
 from train.methods import dpo
 from train.monitor import trackers
 from train.scores import logprobs
@@ -74,8 +75,19 @@ def run(job: Job) -> dict:
         for record, said in zip(records[1:], _judged(job, answers), strict=True):
             record |= said
     _publish(job, records)
+    chats.write_rows(job.path(QUESTIONS), _questions(answers[0], answers[-1]))
     warnings = [sentence for record in records for sentence in probe.warnings(record, records[0])]
     return {"prompts": len(prompts), "models": len(points), "warnings": warnings, "last": records[-1]}
+
+
+def _questions(first: list[dict], last: list[dict]) -> list[dict]:
+    """Of each language the first question: {lang, question (its last turn), before, after: the answers of two models}."""
+    found: dict[str, dict] = {}
+    for row, other in zip(first, last, strict=True):
+        question = row["prompt"][-1]["content"]
+        said = {"before": row["answer"].rstrip(BROKEN), "after": other["answer"].rstrip(BROKEN)}
+        found.setdefault(row["lang"], {"lang": row["lang"], "question": question, **said})
+    return [found[lang] for lang in sorted(found)]
 
 
 def _prompts(job: Job) -> list[dict]:

@@ -83,6 +83,12 @@ def test_every_model_is_watched_against_the_sft_model(job, chatml_tokenizer, tin
         assert record["reward_margin"] == pytest.approx(BETA * (change[0] - change[1]).mean(), rel=1e-4)
         assert record["chosen_logp"] == pytest.approx(logp[0].mean(), rel=1e-4)
     assert set(found[-1]["win_rate_by_language"]) == {"id", "lo"}
+    asked = chats.read_rows(job.path(probe_records.QUESTIONS))
+    assert [row["lang"] for row in asked] == ["id", "lo"]
+    first = next(row for row in PROMPTS if row["lang"] == "id")
+    assert asked[0]["question"] == first["prompt"][-1]["content"] and asked[0]["before"] != asked[0]["after"]
+    shown = watch_section.section(job.run_uri)["questions"]
+    assert shown == [("Indonesian", asked[0]), ("Lao", asked[1])]
 
 
 def test_a_model_that_did_not_change_does_not_answer_again(job, monkeypatch):

@@ -161,13 +161,17 @@ def page_to_token(rows: Sequence[tuple[str, int, int]], tokens: int, alone: bool
     """What is left behind each stage: (stage in words, pages, bytes of text); the last row is what became tokens."""
     with plt.rc_context(STYLE):
         figure, both = plt.subplots(1, 2, figsize=(8.2, 0.5 + 0.36 * len(rows)), sharey=True)
-        for column, (axes, write, title) in enumerate(zip(both, (count, size), ("pages", "text"), strict=True), 1):
-            values = [row[column] for row in rows]
+        labels = [name for name, _, _ in rows]
+        panels = (
+            ("pages", count, [pages for _, pages, _ in rows]),
+            ("text", size, [n_bytes for _, _, n_bytes in rows]),
+        )
+        for axes, (title, write, values) in zip(both, panels, strict=True):
             axes.barh(range(len(rows)), values, color=[COLOURS[0]] * (len(rows) - 1) + [COLOURS[2]], height=0.7)
             for y, value in enumerate(values):
-                last = f" = {count(tokens)} tokens" if column == 2 and y == len(rows) - 1 else ""
+                last = f" = {count(tokens)} tokens" if title == "text" and y == len(rows) - 1 else ""
                 axes.text(value, y, f" {write(value)}{last}", va="center", fontsize=8, color=INK)
-            axes.set_yticks(range(len(rows)), [row[0] for row in rows], color=INK)
+            axes.set_yticks(range(len(rows)), labels, color=INK)
             axes.set_xlim(0, max([*values, 1]) * 1.2)
             axes.set_title(title, fontsize=9, loc="left", color=MUTED)
             axes.grid(visible=False)

@@ -158,7 +158,8 @@ def _packages(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> 
 
 def _machine(uri: str) -> tuple[list[str], list[str]]:
     """(what is missing, what may be too little) of this machine."""
-    missing, scarce = [], []
+    missing: list[str] = []
+    scarce: list[str] = []
     python = checks.python()
     if python["state"] != "ok":
         missing.append(f"{python['name']} is needed, this is {python['found']}: {python['fix']}")

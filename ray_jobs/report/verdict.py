@@ -81,9 +81,9 @@ def _compared(one: Change, replay: list[str], recipe: Recipe) -> list[str]:
     ]
     if train.base.shape is not None:
         said.append(
-            f"A likely reason: a base trained on {train.base.tokens:,} tokens is far from saturated, so replay teaches about as "
-            "much as the new languages take away, and there is little for new blocks to shelter; the paper measured its effect "
-            "on bases of 18 trillion tokens."
+            "A likely reason: a new base that has read so little is far from saturated, so replay teaches about as much as the "
+            "new languages take away, and there is little for new blocks to shelter; the paper measured its effect on bases of "
+            "18 trillion tokens."
         )
     return said
 

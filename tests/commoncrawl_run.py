@@ -15,7 +15,7 @@ def recipe(base, fetch=None, crawl=None, **source):
             "name": "t",
             "cluster": {"cpus": 2},
             "crawl": {"shard_bytes": 60_000, **(crawl or {})},
-            "fetch": {"base": str(base), **keys},
+            "fetch": {"base": str(base), "contact": "crawl@example.org", **keys},
             "sources": [{"name": "cc", "type": "commoncrawl", "snapshots": NAME, **source}],
         },
         "test",

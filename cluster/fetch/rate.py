@@ -40,6 +40,17 @@ class Rate:
         return max(1.0, self.requests_per_second * BURST_SECONDS)
 
 
+@dataclass
+class Asked:
+    """What was asked of the host: requests, the bytes that they were for, how often it wanted less, and seconds from the first
+    request to the last."""
+
+    requests: int = 0
+    bytes: int = 0
+    pauses: int = 0
+    seconds: float = 0.0
+
+
 class Limiter(Protocol):
     """What a fetcher needs of a rate limit, whether it lies in this process or is shared by a cluster."""
 
@@ -51,6 +62,8 @@ class Limiter(Protocol):
     def pause(self, seconds: float) -> None: ...
 
     def stop(self, reason: str) -> None: ...
+
+    def asked(self) -> Asked: ...
 
 
 class RateLimit:
@@ -66,6 +79,8 @@ class RateLimit:
         self._leases: dict[int, float] = {}
         self._numbers = itertools.count(random.getrandbits(48))  # none is that of a limit that was lost before this one
         self._stopped: str | None = None
+        self.asked = Asked()
+        self._first: float | None = None  # when the first request was granted
 
     def try_ask(self, n_bytes: int, lease_seconds: float) -> tuple[int | None, float]:
         """(lease, 0), or (None, seconds after which to try again). Raises Blocked after `stop`."""
@@ -87,6 +102,10 @@ class RateLimit:
         self._bytes -= n_bytes
         lease = next(self._numbers)
         self._leases[lease] = now + lease_seconds
+        self._first = now if self._first is None else self._first
+        self.asked.requests += 1
+        self.asked.bytes += n_bytes
+        self.asked.seconds = now - self._first
         return lease, 0.0
 
     def done(self, lease: int) -> None:
@@ -96,6 +115,7 @@ class RateLimit:
     def pause(self, seconds: float) -> None:
         """The host asked for less: nothing is sent for `seconds`, then at half the pace."""
         now = self._refill()
+        self.asked.pauses += 1
         self._not_before = max(self._not_before, now + seconds)
         if now - self._halved >= HALVE_AT_MOST_EVERY:
             self._pace, self._halved = max(SLOWEST, self._pace / 2), now
@@ -143,3 +163,6 @@ class LocalLimiter:
         with self._changed:
             self._limit.stop(reason)
             self._changed.notify()
+
+    def asked(self) -> Asked:
+        return self._limit.asked

@@ -11,7 +11,7 @@ import asyncio
 import ray
 
 from cluster.engines import placement
-from cluster.fetch.rate import Blocked, Rate, RateLimit
+from cluster.fetch.rate import Asked, Blocked, Rate, RateLimit
 
 WAITING = 10_000  # callers that may wait at the actor at a time
 
@@ -55,6 +55,10 @@ class RateActor:
         self._limit.stop(reason)
         self._changed.set()
 
+    @ray.method
+    async def asked(self) -> Asked:
+        return self._limit.asked
+
 
 class SharedLimiter:
     """A `Limiter` over the actor; it is sent to the workers inside their tasks."""
@@ -77,3 +81,7 @@ class SharedLimiter:
 
     def stop(self, reason: str) -> None:
         ray.get(self._actor.stop.remote(reason))
+
+    def asked(self) -> Asked:
+        """Since the crawl was started, or since the actor was lost with its node."""
+        return ray.get(self._actor.asked.remote())

@@ -4,6 +4,7 @@
     RUN/crawl/_plan/ID/records/   those that are not blocked with `shard` and `range`, a group of WARC files a part
     RUN/crawl/_plan/ID/shards.parquet   one row a shard, that is a part of the crawl, with its rows, ranges and bytes
     RUN/crawl/_plan/ID/plan.json        totals, written last
+    RUN/crawl/_plan/asked.json    what was asked of the base so far, in all starts of the crawl
 
 ID is the source's `identity`: what it selects, no code, nothing of other sources and no block list. So a plan, and with it what
 was fetched, outlives a change of anything else. When a page that was blocked is wanted again, the plan is made anew.
@@ -15,7 +16,9 @@ bucketed by a hash of their WARC file, and a task puts together as many buckets 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 import polars as pl
@@ -24,7 +27,7 @@ import xxhash
 from cluster import storage
 from cluster.engines import embedded
 from cluster.fetch.fetcher import Access, Missing
-from cluster.fetch.rate import Rate
+from cluster.fetch.rate import Limiter, Rate
 from curation.commoncrawl import layout
 from curation.commoncrawl import select as commoncrawl_select
 from curation.commoncrawl.select import Select
@@ -32,11 +35,13 @@ from ray_jobs.commoncrawl import blocks as crawl_blocks
 from ray_jobs.commoncrawl.index import BUCKETS, Group, IndexFile, Reach, cdx_blocks, find, group, smallest_keys, tried
 from ray_jobs.config.curation import Source
 from ray_jobs.errors import UserError
+from ray_jobs.run import contact
 from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
 RECORDS_AT_ONCE = 1_000_000
+ASKED = "asked.json"
 
 FORMAT = 1
 """Of plans and of fetched rows. A change of code that makes either other raises it, and all is fetched again; no other change of
@@ -107,7 +112,24 @@ def plans(job: Job, lists: crawl_blocks.Lists) -> dict[str, Planned]:
     if not sources:
         return {}
     reach = _reach(job)
-    return {source.name: _plan(job, source, reach, lists) for source in sources}
+    with counted(job, reach.limiter):
+        return {source.name: _plan(job, source, reach, lists) for source in sources}
+
+
+@contextmanager
+def counted(job: Job, limiter: Limiter | None) -> Iterator[None]:
+    """Add what is asked of the base in the block to `asked.json`, also when the block fails. What a kill ends is not counted."""
+    if limiter is None:
+        yield
+        return
+    before = asdict(limiter.asked())
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # of a Ray or a store that is gone, which must not hide what ended the block
+            now, uri = asdict(limiter.asked()), job.path("_plan", ASKED)
+            so_far = storage.read_json(uri) if storage.exists(uri) else dict.fromkeys(now, 0)
+            storage.write_json(uri, {key: so_far[key] + max(0, now[key] - before[key]) for key in now})
 
 
 def _plan(job: Job, source: Source, reach: Reach, lists: crawl_blocks.Lists) -> Planned:
@@ -152,7 +174,7 @@ def _reach(job: Job) -> Reach:
         base=fetch.base.rstrip("/"),
         timeout_seconds=fetch.timeout_seconds,
         attempts=fetch.attempts,
-        contact=fetch.contact,
+        contact=contact.known(job.recipe),
         anonymous=fetch.anonymous,
         region=fetch.region,
     )

@@ -25,9 +25,9 @@ from cluster.engines import embedded
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
-from ray_jobs.run import files, keeping, lock, preflight, superseded
+from ray_jobs.run import contact, files, keeping, lock, preflight, superseded
 from ray_jobs.run.fingerprint import changes, code, digest, users_code
-from ray_jobs.run.graph import Stage, enabled, matches
+from ray_jobs.run.graph import CRAWL, Stage, enabled, matches
 from ray_jobs.run.job import Job
 from ray_jobs.run.progress import Progress
 
@@ -159,6 +159,8 @@ class Run:
             keeping.guard(self, chosen, prints, [*(stage.name for stage in forced), *keeping.dependent(self, rerun)])
             waiting = [stage for stage in chosen if stage in forced or self.state(stage, prints) != "done"]
             preflight.check(self.recipe, self.uri, chosen, waiting, say=say, address=address)
+            if any(stage.name == CRAWL for stage in waiting):
+                contact.settle(self.recipe)
             for stage in chosen:
                 again = self.state(stage, prints) != "done" or stage in forced
                 if again:

@@ -26,6 +26,7 @@ def command(tmp_path, name, base):
         "crawl": {"shard_bytes": 40_000},
         "fetch": {
             "base": base,
+            "contact": "crawl@example.org",
             "gap_bytes": 2000,
             "requests_per_second": 30.0,
             "concurrency": 4,

@@ -18,12 +18,15 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from cluster import storage
 from cluster.engines import join
 from ray_jobs.commands import package
 from ray_jobs.config import reader as recipes
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import lock
+from ray_jobs.run import contact, lock
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -41,6 +44,9 @@ def submit(
     Raises UserError for a recipe that cannot be read, a run directory that only this machine has, a package too large, a
     cluster that does not answer or refuses the token, and a run whose last attempt still works."""
     name, text = recipes.portable(recipe, overrides)
+    asked = Recipe.model_validate(yaml.safe_load(text))
+    contact.settle(asked)  # a job on the cluster has nobody to ask
+    own = {contact.VARIABLE: contact.known(asked)} if contact.needed(asked) else {}
     if run_dir is None or (storage.is_local(run_dir) and not os.path.isabs(storage.local(run_dir))):
         raise UserError(
             "submit: --run-dir must be a place that every node reaches, such as s3://BUCKET/runs/"
@@ -64,7 +70,7 @@ def submit(
                 submission_id=attempt,
                 runtime_env={
                     "working_dir": str(path),
-                    "env_vars": {lock.ATTEMPT: attempt, "RAY_JOB_STOP_WAIT_TIME_S": str(grace)},
+                    "env_vars": {lock.ATTEMPT: attempt, "RAY_JOB_STOP_WAIT_TIME_S": str(grace), **own},
                 },
                 metadata={"run": name, "run_dir": run_dir},
             )

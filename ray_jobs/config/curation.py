@@ -9,8 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from cluster.strict_yaml import Positive, Rate, Section, Share
 from curation.commoncrawl import layout
 
-CONTACT = r"([!-~]+@[!-~]+|https?://[!-~]+)?"  # what may stand in a User-Agent: an e-mail address, a page, or nothing
-
 
 class PageSelect(Section):
     """Which pages of Common Crawl's index are wanted: every condition must hold, any value of one will do."""
@@ -109,9 +107,7 @@ class Fetch(Section):
     attempts: Positive = 10  # that fail in a row before the crawl stops
     gap_bytes: Annotated[int, Field(ge=0)] = 500_000  # between records that one request fetches together
     max_range_bytes: Positive = 8_000_000
-    contact: Annotated[str, Field(pattern=f"^{CONTACT}$")] = (
-        ""  # for the User-Agent; without it ray_jobs/run/contact.py asks
-    )
+    contact: str = ""  # an address for the User-Agent; without one ray_jobs/run/contact.py asks
     anonymous: bool = False  # s3 without credentials
     region: str = "us-east-1"  # of an s3 base
 

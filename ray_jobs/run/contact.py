@@ -14,11 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ray_jobs.config.curation import CONTACT
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 
 VARIABLE = "PINISI_CONTACT"
+ADDRESS = re.compile(r"[!-~]+@[!-~]+|https?://[!-~]+")  # what may stand in a header
 TRIES = 3  # answers that are no address, after which we stop asking
 
 
@@ -84,7 +84,7 @@ def _of_git() -> str:
 
 
 def _is_one(address: str) -> bool:
-    return bool(address and re.fullmatch(CONTACT, address))
+    return ADDRESS.fullmatch(address) is not None
 
 
 def _file() -> Path:

@@ -29,6 +29,10 @@ def plan_of(uri):
     return storage.read_json(str(found))
 
 
+def asked(uri):
+    return storage.read_json(f"{uri}/crawl/_plan/asked.json")
+
+
 def direct(root, pattern="warc/*.warc.gz", keep=lambda row: True):
     """What reading the whole files from disk gives."""
     rows = []
@@ -103,6 +107,8 @@ def test_a_403_stops_the_crawl_which_then_continues_at_another_base(site, tmp_pa
             crawl(tmp_path / "run", recipe(server.url, select=wanted))
         refused = [seen for seen in server.log if seen.status == 403]
         assert 1 <= len(refused) <= LIMITS["concurrency"]
+        before = len(server.log)
+        assert asked(tmp_path / "run")["requests"] == before
     out = tmp_path / "run" / "crawl"
     done = {path.stem for path in (out / "_shards").glob("*.json")}
     total = plan_of(tmp_path / "run")["shards"]
@@ -115,6 +121,7 @@ def test_a_403_stops_the_crawl_which_then_continues_at_another_base(site, tmp_pa
             seen.path.endswith(".warc.gz") and "crawl-data" in seen.path for seen in server.log
         )  # no index again
         assert len(server.log) < plan_of(tmp_path / "run")["ranges"]
+        assert asked(tmp_path / "run")["requests"] == before + len(server.log)
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 

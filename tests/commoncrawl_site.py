@@ -82,6 +82,26 @@ def pages(n: int, seed: int = 0, kilobytes: float = 4.0) -> list[Page]:
     return result
 
 
+SOURCE = Path(__file__).parents[1] / "sample" / "source"
+COUNTRIES = {"km": "com.kh", "lo": "la", "my": "com.mm"}
+CODES = {"km": "khm", "lo": "lao", "my": "mya", "fr": "fra", "nl": "nld", "tr": "tur"}
+
+
+def prose() -> list[Page]:
+    """The pages of sample/source in three languages, in the shells of their sites, on hosts of their countries."""
+    result = []
+    for lang, country in COUNTRIES.items():
+        for path in sorted((SOURCE / lang / "pages").glob("*.html")):
+            lines, body = path.read_text("utf-8").removeprefix("---\n").split("\n---\n", 1)
+            head = dict(line.split(": ", 1) for line in lines.splitlines())
+            url = head["url"].replace(".example", f".{country}")
+            html = (SOURCE / lang / "sites" / f"{head['site']}.html").read_text("utf-8")
+            for name, value in {"title": head["title"], "url": url, "date": head.get("date", ""), "main": body}.items():
+                html = html.replace(f"{{{{{name}}}}}", value)
+            result.append(Page(url, html.encode(), CODES[head["lang"]]))
+    return result
+
+
 def build(root: Path, snapshots: Iterable[Snapshot]) -> None:
     """Write the snapshots below `root`."""
     for snapshot in snapshots:

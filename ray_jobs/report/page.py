@@ -12,7 +12,7 @@ from cluster import storage, terminal
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import chats as chats_section
-from ray_jobs.report import curves, intervals, notices, plots, summary, verdict
+from ray_jobs.report import curves, intervals, notices, plots, summary, verdict, web
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import watch as watch_section
@@ -77,7 +77,8 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         picture=Markup(plots.dumbbells(first.learnt)) if first.learnt else None,
         chat=first.chat,
         commands=summary.commands(first, "pinisi"),
-        verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else [],
+        verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
+        web=web.section(uri, recipe, manifests),
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),
         reward=selection_section.reward(uri) if REWARD in manifests else None,

@@ -8,7 +8,7 @@ BIN := .venv/bin
 SHARED := $(abspath ../shared/data)
 export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
 
-.PHONY: setup demo test test-fast test-cluster lint bench bench-curation clean
+.PHONY: setup demo demo-web docs test test-fast test-cluster lint bench bench-curation clean
 
 setup: .venv/.installed
 
@@ -23,6 +23,11 @@ setup: .venv/.installed
 
 demo: setup
 	$(BIN)/pinisi run demo
+
+# Real pages of Common Crawl in three languages; it asks once whom Common Crawl may write to
+demo-web: setup
+	$(BIN)/pinisi run commoncrawl --until report
+	@[ ! -f runs/demo/report/index.html ] || echo "the demo's, to compare: runs/demo/report/index.html"
 
 # Two processes, each takes whole files: much of a test's time is waiting for Ray and Java
 test: setup
@@ -47,6 +52,17 @@ bench: setup
 bench-curation: setup
 	for name in extract language signals minhash substring masks peers chain; do $(BIN)/python benchmarks/curation_$$name.py || exit 1; done
 
+# The pages of docs/ as a site, from an environment of its own: it needs none of our packages
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html; its search wants a server: python3 -m http.server --bind 127.0.0.1 --directory build/site"
+
+.venv-docs/.installed: pyproject.toml
+	$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv .venv-docs
+	.venv-docs/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
+		| xargs .venv-docs/bin/pip install --quiet --disable-pip-version-check
+	touch $@
+
 clean:
-	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-docs runs build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

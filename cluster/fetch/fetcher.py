@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ DEFAULT_PAUSE_SECONDS = 1.0  # after 429 or 503 without Retry-After: the least t
 SLOW_DOWN = (429, 503)
 TEMPORARY = (408, 500, 502, 504, *SLOW_DOWN)
 LEASE_MARGIN_SECONDS = 5.0
+SAID_AFTER = 3  # failures in a row: one line, so that nobody waits in front of a silent screen
 UNSTATED_BYTES = 1 << 20  # what a request is charged whose answer has no known length
 
 
@@ -121,6 +123,9 @@ class Fetcher:
                         f"{self.access.base}: {path}: {failures} attempts in a row failed, the last with: {trouble}; "
                         "what was fetched is kept, and the same command continues"
                     ) from None
+                if failures == SAID_AFTER and self._web:
+                    text = f"no good answer of {self.access.base} so far ({str(trouble).partition(':')[0]})"
+                    print(f"pinisi: {text}; trying again for a while, Ctrl-C stops", file=sys.stderr, flush=True)
                 if trouble.pause is not None:
                     self._limit.pause(trouble.pause)
                 longest = min(LONGEST_WAIT_SECONDS, self.access.first_wait_seconds * 2 ** (failures - 1))

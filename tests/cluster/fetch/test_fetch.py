@@ -137,10 +137,12 @@ def test_attempts_without_progress_are_counted(root):
         assert len(server.log) > 10
 
 
-def test_nobody_there():
-    fetch = Fetcher(Access("http://127.0.0.1:9", attempts=2, first_wait_seconds=0.01), LocalLimiter(RATE))
-    with pytest.raises(ValueError, match=r"2 attempts in a row failed, the last with: ConnectionError"):
+def test_nobody_there(capfd):
+    fetch = Fetcher(Access("http://127.0.0.1:9", attempts=5, first_wait_seconds=0.01), LocalLimiter(RATE))
+    with pytest.raises(ValueError, match=r"5 attempts in a row failed, the last with: ConnectionError"):
         fetch.whole("x")
+    said = "pinisi: no good answer of http://127.0.0.1:9 so far (ConnectionError); trying again for a while, Ctrl-C stops\n"
+    assert capfd.readouterr().err == said
 
 
 def test_a_server_without_ranges_is_refused(root):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster.fetch.rate import Blocked, LocalLimiter, Rate, RateLimit
+from cluster.fetch.rate import Asked, Blocked, LocalLimiter, Rate, RateLimit
 
 
 class Clock:
@@ -121,6 +121,18 @@ def test_many_complaints_at_once_are_one_and_the_pace_has_a_floor():
         clock.now += 1.0
         limit.pause(0.0)
     assert limit._pace == pytest.approx(1 / 8)
+
+
+def test_what_was_asked_is_counted():
+    clock = Clock()
+    limit = RateLimit(Rate(10.0, 1e6, 1), clock)
+    lease, _ = limit.try_ask(300, 5.0)
+    assert limit.try_ask(1, 5.0)[0] is None  # refused for now, so not asked
+    limit.done(lease)
+    clock.now += 2.0
+    limit.try_ask(50, 5.0)
+    limit.pause(1.0)
+    assert limit.asked == Asked(requests=2, bytes=350, pauses=1, seconds=2.0)
 
 
 def test_stop_refuses_everyone():

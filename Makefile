@@ -50,7 +50,7 @@ bench: setup
 
 # Ours and every peer that benchmarks/peers/setup.sh has installed, then the whole chain and how it grows
 bench-curation: setup
-	for name in extract language signals minhash substring masks peers chain; do $(BIN)/python benchmarks/curation_$$name.py || exit 1; done
+	for name in extract sample language signals minhash substring masks peers chain; do $(BIN)/python benchmarks/curation_$$name.py || exit 1; done
 
 # The pages of docs/ as a site, from an environment of its own: it needs none of our packages
 docs: .venv-docs/.installed

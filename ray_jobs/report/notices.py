@@ -19,7 +19,7 @@ KINDS = (
         "Give these pools text, or set their share to 0.",
     ),
     (
-        r"is being forgotten",
+        r"(?:is|are) being forgotten",
         "Languages are being forgotten",
         "Raise mixture.replay_share, or lower the learning rate of these stages; in base it is text learnt by heart: ask for "
         "fewer tokens.",
@@ -55,7 +55,7 @@ KINDS = (
 )
 """(What a warning of this kind says, as a regular expression; its title; what to do)."""
 OTHER = ("Other warnings", "")
-LANGUAGE = re.compile(r"^(\S+) is being forgotten|^the (\S+) classifier")
+LANGUAGE = re.compile(r"^(\S+(?:, \S+)*) (?:is|are) being forgotten|^the (\S+) classifier")
 
 
 class Notice(NamedTuple):

@@ -93,7 +93,7 @@ def sentences(manifests: dict[str, dict]) -> list[str]:
     if last is None or not manifests.get(CRAWL, {}).get("docs_in"):
         return []
     read, tokens = manifests[CRAWL]["docs_in"], manifests.get(TOKENIZE, {}).get("tokens", 0)
-    text = f"{_size(last['bytes'])} of text" + (f", {tokens:,} tokens" if tokens else "")
+    text = f"{_size(sum(last['bytes_per_lang'].values()))} of text" + (f", {tokens:,} tokens" if tokens else "")
     said = [f"Of {read:,} pages {last['docs_out']:,} were kept ({last['docs_out'] / read:.0%}): {text}."]
     if len(sizes := sorted((size, lang) for lang, size in last["bytes_per_lang"].items())) > 1:
         (least, of_least), (most, of_most) = sizes[0], sizes[-1]

@@ -63,7 +63,7 @@ class Limiter(Protocol):
 
     def stop(self, reason: str) -> None: ...
 
-    def asked(self) -> Asked: ...
+    def asked(self, wait: float | None = None) -> Asked: ...
 
 
 class RateLimit:
@@ -164,5 +164,5 @@ class LocalLimiter:
             self._limit.stop(reason)
             self._changed.notify()
 
-    def asked(self) -> Asked:
+    def asked(self, wait: float | None = None) -> Asked:
         return self._limit.asked

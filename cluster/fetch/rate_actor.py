@@ -82,6 +82,6 @@ class SharedLimiter:
     def stop(self, reason: str) -> None:
         ray.get(self._actor.stop.remote(reason))
 
-    def asked(self) -> Asked:
-        """Since the crawl was started, or since the actor was lost with its node."""
-        return ray.get(self._actor.asked.remote())
+    def asked(self, wait: float | None = None) -> Asked:
+        """Since the crawl was started, or since the actor was lost with its node. Raises GetTimeoutError after `wait` seconds."""
+        return ray.get(self._actor.asked.remote(), timeout=wait)

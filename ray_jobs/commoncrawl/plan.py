@@ -42,6 +42,7 @@ from ray_jobs.work.tasks import map_on_ray
 
 RECORDS_AT_ONCE = 1_000_000
 ASKED = "asked.json"
+SECONDS_AFTER_FAULT = 5.0  # that the rate limit, which may have ended by the same signal, has to answer
 
 FORMAT = 1
 """Of plans and of fetched rows. A change of code that makes either other raises it, and all is fetched again; no other change of
@@ -123,13 +124,21 @@ def counted(job: Job, limiter: Limiter | None) -> Iterator[None]:
         yield
         return
     before = asdict(limiter.asked())
+
+    def add(wait: float | None) -> None:
+        now, uri = asdict(limiter.asked(wait)), job.path("_plan", ASKED)
+        so_far = storage.read_json(uri) if storage.exists(uri) else dict.fromkeys(now, 0)
+        storage.write_json(uri, {key: so_far[key] + max(0, now[key] - before[key]) for key in now})
+
     try:
         yield
-    finally:
-        with suppress(Exception):  # of a Ray or a store that is gone, which must not hide what ended the block
-            now, uri = asdict(limiter.asked()), job.path("_plan", ASKED)
-            so_far = storage.read_json(uri) if storage.exists(uri) else dict.fromkeys(now, 0)
-            storage.write_json(uri, {key: so_far[key] + max(0, now[key] - before[key]) for key in now})
+    except BaseException:
+        with suppress(
+            Exception
+        ):  # a Ray or a store that is gone too must neither hide what ended the block nor hold it up
+            add(SECONDS_AFTER_FAULT)
+        raise
+    add(None)
 
 
 def _plan(job: Job, source: Source, reach: Reach, lists: crawl_blocks.Lists) -> Planned:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,9 @@ from commoncrawl_run import LIMITS, NAME, crawl, recipe, sorted_rows
 from commoncrawl_site import FAULTS, Page, Server, Snapshot, build, faults, index, listing, pages, surt
 
 from cluster import storage
+from cluster.fetch.rate import Asked
 from curation.sources.warc import read_warc
+from ray_jobs.commoncrawl import plan as crawl_plan
 from ray_jobs.errors import UserError
 
 
@@ -251,3 +254,19 @@ def test_real_pages_by_their_own_index(tmp_path):
         plan = plan_of(tmp_path / "run")
     assert got == direct(root, keep=lambda row: row["warc_file"].split("-")[-2] in ("km", "my"))
     assert len(got) == plan["records"] > 500 and plan["ranges"] < len(got) / 10
+
+
+def test_a_stop_does_not_wait_for_a_rate_limit_that_has_ended_too():
+    """A signal to a group of processes ends Ray with the run: nobody answers, and asking without a limit never returned."""
+    waits = []
+
+    def asked(wait=None):
+        waits.append(wait)
+        if len(waits) > 1:
+            raise TimeoutError
+        return Asked(requests=3)
+
+    job, limiter = SimpleNamespace(path=lambda *parts: "/".join(parts)), SimpleNamespace(asked=asked)
+    with pytest.raises(KeyboardInterrupt), crawl_plan.counted(job, limiter):
+        raise KeyboardInterrupt
+    assert waits[0] is None and 0 < waits[1] <= 10

@@ -19,6 +19,7 @@ from cluster import storage
 RESAMPLES = 2000
 SEED = 0
 LEVEL = 0.95
+NOISE = 0.01  # bits per byte; documents are resampled but not seeds, so a change smaller than this is called none
 
 
 class Change(NamedTuple):
@@ -31,8 +32,12 @@ class Change(NamedTuple):
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        """Whether the interval leaves out 0, and the change is more than noise."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high and not self.small
+
+    @property
+    def small(self) -> bool:
+        return abs(self.value) < NOISE
 
     def __str__(self) -> str:
         """

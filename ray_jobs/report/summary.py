@@ -282,12 +282,12 @@ def _change(one: Learnt) -> str:
 
 def _fate(one: Change, short: bool = True) -> str:
     if not one.certain:
-        return "unsure" if short else f"no change that {verdict.documents_words(one.documents)} could show"
+        return ("the same" if one.small else "unsure") if short else verdict.nothing(one, "change")
     return "forgotten" if one.value > 0 else "better"
 
 
 def _expansion(one: Change) -> str:
     """With expansion against without it, after the same tokens, on the replay languages."""
     if not one.certain:
-        return f"no difference to them that {verdict.documents_words(one.documents)} could show"
+        return f"makes {verdict.nothing(one, 'difference')}"
     return f"{'protected them' if one.value < 0 else 'did them harm'}: {one}"

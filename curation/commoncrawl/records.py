@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from curation.schema import Limits, drop
-from curation.sources.warc import dechunked, read_records
+from curation.sources.responses import dechunked
+from curation.sources.warc import read_records
 
 TRIES = 3  # of a record that came corrupt
 UNPACKED_AT_ONCE = 1 << 24

@@ -84,14 +84,32 @@ def test_the_offset_finds_the_record(tmp_path):
         assert f"<urn:uuid:r{i}>".encode() in member
 
 
-@pytest.mark.parametrize("kind", ["request", "metadata", "revisit", "resource", "warcinfo", "continuation", "made-up"])
-def test_other_records_are_passed_over(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["request", "metadata", "warcinfo"])
+def test_records_about_others_are_passed_over(tmp_path, kind):
     path = write(
         tmp_path / "a.warc.gz", record("one", http(PAGE)), record("x", b"any", kind), record("two", http(PAGE))
     )
     pages, drops = read(path)
     assert [p["source_id"] for p in pages] == ["<urn:uuid:one>", "<urn:uuid:two>"]
     assert drops == []
+
+
+@pytest.mark.parametrize("kind", ["revisit", "resource", "continuation", "made-up", ""])
+@pytest.mark.parametrize("block", [b"any", http(PAGE), PAGE, b""])
+def test_every_other_record_ends_in_one_place(tmp_path, kind, block):
+    path = write(tmp_path / "a.warc.gz", record("one", http(PAGE)), record("x", block, kind), record("two", http(PAGE)))
+    pages, drops = read(path)
+    assert len(pages) + len(drops) == 3
+    assert [p["source_id"] for p in pages if p["source_id"] != "<urn:uuid:x>"] == ["<urn:uuid:one>", "<urn:uuid:two>"]
+    assert all(d["url"] == "https://example.id/x" for d in drops)
+
+
+def test_a_saved_page_is_read_whatever_its_record_is_called(tmp_path):
+    as_resource = record("a", PAGE, "resource").replace(b"text/x", b"text/html")
+    as_page = record("b", http(PAGE)).replace(b"application/http; msgtype=response", b"text/html")
+    by_ftp = record("c", PAGE).replace(b"application/http; msgtype=response", b"TEXT/HTML").replace(b"https:", b"ftp:")
+    pages, drops = read(write(tmp_path / "a.warc.gz", as_resource, as_page, by_ftp))
+    assert [p["payload"] for p in pages] == [PAGE] * 3 and drops == []
 
 
 def test_wet(tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -108,11 +109,47 @@ def glob(pattern: str) -> list[str]:
     fs, path = filesystem(pattern)
     listed = fs.glob(path, detail=True)  # says what each is, where isfile would be a request for each
     found = sorted(p for p, of in listed.items() if of["type"] == "file" or (of["type"] == "other" and fs.isfile(p)))
-    return (
-        found
-        if is_local(pattern)
-        else [f"{pattern.split('://', maxsplit=1)[0]}://{path.lstrip('/')}" for path in found]
-    )
+    return found if is_local(pattern) else [_uri(pattern, path) for path in found]
+
+
+def _uri(like: str, path: str) -> str:
+    """The URI of a path of the file system of `like`; some, as that of HTTP, know their files by the whole URI."""
+    return path if "://" in path else f"{like.split('://', maxsplit=1)[0]}://{path.lstrip('/')}"
+
+
+def files(place: str) -> dict[str, dict]:
+    """The files that are meant by a file, a folder or a glob, by URI in their order, with what the storage says of each.
+
+    What exists under the very name is meant, whatever signs are in it. Of a folder all files below it are, and of a glob that
+    matches folders alone those in them, but for names that begin with `_` or `.`: those of Spark, Hive and file managers.
+    """
+    fs, path = filesystem(place)
+    local_ = is_local(place)
+    named = local_ or not any(sign in place for sign in "*[" + "?" * (not place.startswith(("http://", "https://"))))
+    try:
+        found = {path: fs.info(path)} if named else {}
+    except (FileNotFoundError, NotADirectoryError):
+        found = {}
+    if not found and any(sign in path for sign in "*?["):
+        found = fs.glob(path, detail=True)
+        root = len(re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0])
+        if not any(map(_aside, path[root:].split("/"))):  # unless the glob asks for them
+            found = {name: of for name, of in found.items() if not any(map(_aside, name[root:].split("/")))}
+    plain = {
+        name: of
+        for name, of in found.items()
+        if of["type"] == "file" or (of["type"] != "directory" and fs.isfile(name))
+    }
+    if not plain:
+        for folder in found:
+            below = fs.find(folder, detail=True)
+            root = len(folder.rstrip("/")) + 1
+            plain |= {name: of for name, of in below.items() if not any(map(_aside, name[root:].split("/")))}
+    return {name if local_ else _uri(place, name): plain[name] for name in sorted(plain)}
+
+
+def _aside(name: str) -> bool:
+    return name.startswith(("_", "."))
 
 
 def present(uris: Iterable[str]) -> set[str]:

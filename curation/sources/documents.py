@@ -2,32 +2,48 @@
 
 Rows with a text give `RAW` rows with `text`; a saved page gives one with `payload`, and goes through extraction like
 any other. A row that cannot be used is a ledger row: `invalid_utf8`, `invalid_json`, `missing_text`, `empty`,
-`record_too_large`, and `bad_record` when the file itself breaks.
+`record_too_large`, and `bad_record` when the file itself breaks. Only its text decides: what is wrong with a title, an id
+or a date costs that alone.
+
+Each reader takes a `name` that tells the file from the others of its source: rows without an id of their own get their
+`doc_id` from it. Without it the path does that.
 """
 
 from __future__ import annotations
 
-import gzip
+import codecs
+import datetime
 import html
 import json
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cluster import storage
 from curation.schema import Limits, batches, drop, file_name, raw
+from curation.sources.containers import BROKEN, DATA, archive, kind, unpacked
+from curation.sources.responses import is_binary
+
+PARQUET_ROWS = 64  # decoded at a time, at most
+PARQUET_BYTES = 8_000_000  # and about so many
+PACKED_BYTES = 32_000_000  # of a column that is read as values that repeat
 
 Pairs = Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A source of rows and the names of its columns; `EXTRA` columns are taken where a row has them."""
+    """A source of rows and the names of its columns; `EXTRA` columns are taken where a row has them. `name` is how rows name
+    their file, `place` what tells it from all others of the source."""
 
+    name: str
+    place: str
     source: str
     licence: str
     limits: Limits
@@ -53,13 +69,15 @@ def read_jsonl(
     id_field: str = "id",
     url_field: str = "url",
     lang_field: str = "lang",
+    name: str | None = None,
 ) -> Pairs:
-    """One JSON object a line, in UTF-8; `.gz` and `.zst` are unpacked. A line is never held beyond `max_line_bytes`."""
+    """One JSON object a line, in UTF-8 (or UTF-16 with a byte order mark), packed in any way that `containers` knows. A line
+    is never held beyond `max_line_bytes`."""
     limits = limits or Limits()
-    origin = Origin(source, licence, limits, text_field, id_field, url_field, lang_field)
-    fs, inner = storage.filesystem(path)
-    with fs.open(inner, "rb") as file, _unpacked(file, path) as stream:
-        yield from batches(_json_rows(stream, file_name(path), origin), limits)
+    names = (name or file_name(path), name or path)
+    origin = Origin(*names, source, licence, limits, text_field, id_field, url_field, lang_field)
+    with storage.opened(path) as file:
+        yield from batches(_json_rows(file, origin), limits)
 
 
 def read_parquet(
@@ -72,11 +90,14 @@ def read_parquet(
     id_field: str = "id",
     url_field: str = "url",
     lang_field: str = "lang",
+    name: str | None = None,
 ) -> Pairs:
     """One Parquet file, read by row groups. Raises ValueError when it has no column `text_field`."""
     limits = limits or Limits()
-    origin = Origin(source, licence, limits, text_field, id_field, url_field, lang_field)
-    yield from batches(_parquet_rows(path, origin), limits)
+    names = (name or file_name(path), name or path)
+    origin = Origin(*names, source, licence, limits, text_field, id_field, url_field, lang_field)
+    with storage.opened(path) as file:
+        yield from batches(_parquet_rows(file, path, origin), limits)
 
 
 def read_hf(
@@ -90,31 +111,55 @@ def read_hf(
     id_field: str = "id",
     url_field: str = "url",
     lang_field: str = "lang",
+    name: str | None = None,
 ) -> Pairs:
     """A Hugging Face data set, streamed: `owner/name` or `owner/name:configuration` on the hub, or a local folder."""
     from datasets import load_dataset  # seconds to import, and only this reader needs it
 
     limits = limits or Limits()
-    origin = Origin(source, licence, limits, text_field, id_field, url_field, lang_field)
-    name, _, configuration = path.partition(":")
-    dataset = load_dataset(name, configuration or None, split=split, streaming=True)
-    rows = ((f"{path}:{split}:{number}", row) for number, row in enumerate(dataset))
-    yield from batches(_document_rows(rows, origin), limits)
+    of_split = f"{name or path}:{split}"
+    origin = Origin(of_split, of_split, source, licence, limits, text_field, id_field, url_field, lang_field)
+    path, _, configuration = path.partition(":")
+
+    def rows() -> Iterator[dict]:
+        number = 0
+        try:
+            for row in load_dataset(path, configuration or None, split=split, streaming=True):
+                yield from _document_rows([(number, row)], origin)
+                number += 1
+        except (UnicodeError, pa.ArrowException) as problem:
+            if storage.at_fault(problem):
+                raise
+            yield drop("bad_record", detail=f"{of_split}: after row {number}: {problem}")
+
+    yield from batches(rows(), limits)
 
 
-def read_html(path: str, *, source: str, licence: str = "", limits: Limits | None = None) -> Pairs:
-    """One saved page. Its URL is that of `<link rel=canonical>`, else the file's name."""
+def read_html(
+    path: str, *, source: str, licence: str = "", limits: Limits | None = None, name: str | None = None
+) -> Pairs:
+    """One saved page, also a packed one. Its URL is that of `<link rel=canonical>`, else the file's name."""
     limits = limits or Limits()
-    fs, inner = storage.filesystem(path)
-    with fs.open(inner, "rb") as file:
-        payload = file.read(limits.max_record_bytes + 1)
-    name = file_name(path)
+    shown, record_id = name or file_name(path), f"{source}:{name or path}"
+    payload = bytearray()
+    problem = ""
+    with storage.opened(path) as file:
+        for event, value in unpacked(file):
+            if event == DATA:
+                payload += value
+            problem = problem or (value if event == BROKEN else "")
+            if len(payload) > limits.max_record_bytes:
+                break
     if len(payload) > limits.max_record_bytes:
-        n_bytes = storage.size(path)
-        row = drop("record_too_large", record_id=name, value=n_bytes, threshold=limits.max_record_bytes)
+        n_bytes = max(len(payload), storage.size(path))
+        row = drop("record_too_large", record_id=record_id, value=n_bytes, threshold=limits.max_record_bytes)
+    elif problem:
+        row = drop("bad_record", record_id=record_id, detail=f"{shown}: {problem}")
+    elif is_binary(payload):
+        row = drop("not_html", record_id=record_id, detail=f"{shown} with the first bytes {bytes(payload[:4])!r}")
     else:
-        url = _canonical(payload) or name
-        row = raw(f"{source}:{name}", url, source=source, source_id=name, licence=licence, payload=payload)
+        url = _canonical(payload) or shown
+        row = raw(record_id, url, source=source, source_id=shown, licence=licence, payload=bytes(payload))
         row["content_type"] = "text/html"
     yield from batches([row], limits)
 
@@ -128,113 +173,197 @@ def _canonical(payload: bytes) -> str:
     return ""
 
 
-def _unpacked(file: BinaryIO, path: str) -> BinaryIO | gzip.GzipFile:
-    if path.endswith(".gz"):
-        return gzip.GzipFile(fileobj=file)
-    if path.endswith(".zst"):
-        return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
-    return file
-
-
-def _json_rows(stream: BinaryIO | gzip.GzipFile, name: str, origin: Origin) -> Iterator[dict]:
+def _json_rows(file: BinaryIO, origin: Origin) -> Iterator[dict]:
     source, max_bytes = origin.source, origin.limits.max_line_bytes
     number = 0
-    for line, n_bytes in _lines(stream, max_bytes):
+    for line, n_bytes in _lines(file, max_bytes):
         number += 1
-        where = f"{name}:{number}"
+        where, record_id = f"{origin.name}:{number}", f"{source}:{origin.place}:{number}"
         if isinstance(line, str):
-            yield drop("bad_record", detail=f"{name}: after line {number - 1}: {line}")
+            number -= 1
+            yield drop("bad_record", detail=f"{origin.name}: after line {number}: {line}")
         elif n_bytes > max_bytes:
-            yield drop("record_too_large", record_id=f"{source}:{where}", value=n_bytes, threshold=max_bytes)
+            yield drop("record_too_large", record_id=record_id, value=n_bytes, threshold=max_bytes)
         elif line.strip():
             try:
                 row = json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError as problem:
-                yield drop("invalid_utf8", record_id=f"{source}:{where}", detail=f"{where}: {problem}")
+                yield drop("invalid_utf8", record_id=record_id, detail=f"{where}: {problem}")
                 continue
             except (ValueError, RecursionError) as problem:
-                yield drop("invalid_json", record_id=f"{source}:{where}", detail=f"{where}: {problem}")
+                yield drop("invalid_json", record_id=record_id, detail=f"{where}: {problem}")
                 continue
             if not isinstance(row, dict):
-                yield drop("invalid_json", record_id=f"{source}:{where}", detail=f"{where}: not an object")
+                yield drop("invalid_json", record_id=record_id, detail=f"{where}: not an object")
                 continue
-            yield from _document_rows([(where, row)], origin)
+            yield from _document_rows([(number, row)], origin)
 
 
-def _lines(stream: BinaryIO | gzip.GzipFile, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
-    """(line, its bytes), of a line beyond `max_bytes` not the whole; (error message, 0) when the stream breaks."""
-    read = getattr(stream, "read1", stream.read)  # of a gzip file that breaks, `read` would lose what came before
-    buffer, skipped = b"", 0  # `skipped`: bytes of the present line that were let go
-    while True:
-        try:
-            chunk = read(1 << 18)
-        except (OSError, EOFError, zlib.error) as problem:
-            if storage.at_fault(problem):
-                raise
-            yield str(problem), 0
-            return
-        if not chunk:
-            break
-        *whole, rest = (buffer + chunk).split(b"\n")
-        for line in whole:
-            yield line, len(line) + skipped
-            skipped = 0
-        if skipped or len(rest) > max_bytes:
-            skipped += len(rest)
-            rest = b""
-        buffer = rest
-    if buffer or skipped:
-        yield buffer, len(buffer) + skipped
-
-
-def _parquet_rows(path: str, origin: Origin) -> Iterator[dict]:
-    name = file_name(path)
-    fs, inner = storage.filesystem(path)
-    number = 0
-    with fs.open(inner, "rb") as file:
-        try:
-            parquet = storage.ParquetOfPython(file)
-        except (OSError, pa.ArrowException) as problem:
-            if storage.at_fault(problem):
-                raise
-            yield drop("bad_record", detail=f"{name}: {problem}")
-            return
-        columns = [c for c in origin.columns if c in parquet.schema_arrow.names]
-        if origin.text not in columns:
-            raise ValueError(f"{path} has no column {origin.text!r}: it has {', '.join(parquet.schema_arrow.names)}")
-        try:
-            for batch in parquet.iter_batches(origin.limits.batch_rows, columns=columns):
-                # Parquet does not promise UTF-8: strings are taken as bytes and decoded one by one where it is broken.
-                rows = _pylist(batch)
-                numbered = ((f"{name}:{number + i}", row) for i, row in enumerate(rows))
-                yield from _document_rows(numbered, origin)
-                number += len(rows)
-        except (OSError, pa.ArrowException) as problem:
-            if storage.at_fault(problem):
-                raise
-            yield drop("bad_record", detail=f"{name}: after row {number}: {problem}")
-
-
-def _pylist(batch: pa.RecordBatch) -> list[dict]:
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
-        schema = pa.schema([(f.name, binary.get(f.type, f.type)) for f in batch.schema])
-        return batch.cast(schema).to_pylist()
-
-
-def _document_rows(rows: Iterable[tuple[str, dict]], origin: Origin) -> Iterator[dict]:
-    """`RAW` or ledger rows of (place in the source, row) pairs. A row without an id has its place as its id."""
-    source, max_bytes = origin.source, origin.limits.max_record_bytes
-    for where, row in rows:
-        try:
-            row = {key: _text(row.get(key)) for key in origin.columns}
-        except UnicodeError as problem:
-            yield drop("invalid_utf8", record_id=f"{source}:{where}", detail=f"{where}: {problem}")
+def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
+    """(line, its bytes), of a line beyond `max_bytes` not the whole; (message, 0) where something breaks."""
+    held: list[bytes] = []  # the begin of the present line
+    n_bytes = 0  # of it, with those that were let go
+    broken = False
+    wide = None
+    first = True
+    for event, value in unpacked(file):
+        if event == BROKEN:
+            yield value, 0
+            held, n_bytes, broken = [], 0, True
             continue
-        source_id, url, text = row[origin.id] or where, row[origin.url] or "", row[origin.text]
-        identity = {"record_id": f"{source}:{source_id}", "url": url}
+        if event != DATA:
+            continue
+        if first:
+            first = False
+            inner = kind(value)
+            if said := archive(value) or (inner and f"packed twice, by {inner} inside"):
+                yield f"the file is {said}: unpack it first", 0
+                return
+            if value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                wide = codecs.getincrementaldecoder("utf-16")("replace")
+        chunk = wide.decode(value).encode() if wide else value
+        if broken:  # what comes first is the end of a broken line, unless it looks like the begin of one
+            broken = False
+            if not chunk.startswith(b"{"):
+                chunk = chunk.partition(b"\n")[2]
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            n_bytes += len(line)
+            yield b"".join([*held, line]) if held else line, n_bytes
+            held, n_bytes = [], 0
+        n_bytes += len(rest)
+        if n_bytes > max_bytes:
+            held = []
+        elif rest:
+            held.append(rest)
+    if n_bytes:
+        yield b"".join(held), n_bytes
+
+
+def _parquet_rows(file: BinaryIO, path: str, origin: Origin) -> Iterator[dict]:
+    """Rows group by group: where one breaks, its text alone is tried, and reading goes on at the next."""
+    name = origin.name
+    try:
+        parquet = storage.ParquetOfPython(file)
+        names = parquet.schema_arrow.names
+        file_metadata = parquet.metadata
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as problem:
+        if storage.at_fault(problem):
+            raise
+        yield drop("bad_record", detail=f"{name}: {problem}")
+        return
+    columns = [c for c in origin.columns if c in names]
+    if origin.text not in columns:
+        raise ValueError(f"{path} has no column {origin.text!r}: it has {', '.join(names)}")
+    begin = 0
+    for group in range(file_metadata.num_row_groups):
+        n_rows = file_metadata.row_group(group).num_rows
+        done, problem = 0, None
+        packed = sorted(_dictionaries(file_metadata.row_group(group)) & set(columns))
+        parquet = storage.ParquetOfPython(file, metadata=file_metadata, read_dictionary=packed)
+        for chosen in (columns, [origin.text]):
+            try:
+                seen = 0
+                for batch in parquet.iter_batches(
+                    _rows_at_once(file_metadata, group), row_groups=[group], columns=chosen
+                ):
+                    rows = _rows(batch.slice(max(0, done - seen)), chosen)
+                    seen += batch.num_rows
+                    for row in rows:
+                        yield from _document_rows([(begin + done, row)], origin)
+                        done += 1
+                problem = None
+                break
+            except (OSError, pa.ArrowException) as error:
+                if storage.at_fault(error):
+                    raise
+                problem = error
+        if problem:
+            yield drop("bad_record", detail=f"{name}: after row {begin + done}: {problem}")
+        begin += n_rows
+
+
+def _dictionaries(group: pq.RowGroupMetaData) -> set[str]:
+    """Names of the columns of bytes that are kept as what they may be, few values that repeat: written out, a small file may
+    hold gigabytes. A large one of them mostly holds values that do not."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return {
+        column.path_in_schema
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY"
+        and column.total_uncompressed_size <= PACKED_BYTES
+        and any("DICTIONARY" in name for name in column.encodings)
+    }
+
+
+def _rows_at_once(metadata: pq.FileMetaData, group: int) -> int:
+    """How many rows of a group are decoded together, by their average size."""
+    of = metadata.row_group(group)
+    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * max(1, of.num_rows) // max(1, of.total_byte_size)))
+
+
+def _rows(batch: pa.RecordBatch, names: list[str]) -> Iterator[dict]:
+    """The rows of a batch, one after another."""
+    columns = {name: _values(batch.column(batch.schema.get_all_field_indices(name)[0])) for name in names}
+    for row in range(batch.num_rows):
+        yield {name: value(row) for name, value in columns.items()}
+
+
+def _values(column: pa.Array) -> Callable[[int], object]:
+    """What gives the value of a row of a column of any type: a string, bytes where a string is no UTF-8, a whole number;
+    None for all else."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    type_ = column.type
+    if pa.types.is_dictionary(type_):
+        value, numbers = _values(column.dictionary), column.indices.to_pylist()
+        return lambda row: None if numbers[row] is None else value(numbers[row])
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        return _dates(column).__getitem__
+    view = {
+        pa.string(): pa.binary(),
+        pa.large_string(): pa.large_binary(),
+        pa.string_view(): pa.binary_view(),
+    }.get(type_)
+    if view:
+        column = column.view(view)
+        return lambda row: _utf8(column[row].as_py())
+    binary = type_ in {pa.binary(), pa.large_binary(), pa.binary_view()} or pa.types.is_fixed_size_binary(type_)
+    if binary or pa.types.is_integer(type_):
+        return lambda row: column[row].as_py()
+    return lambda row: None
+
+
+def _utf8(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
+def _dates(column: pa.Array) -> list[str | None]:
+    """Points in time as text, in UTC: ISO 8601."""
+    if pa.types.is_timestamp(column.type) and column.type.tz:
+        column = column.cast(pa.timestamp(column.type.unit))
+    texts = pc.cast(column, pa.string()).to_pylist()  # what is out of range begins with no digit
+    known = [text if text and text[0].isdigit() else None for text in texts]
+    return [text and re.sub(r"\.0+$", "", text).replace(" ", "T") + "Z" * (len(text) > 10) for text in known]
+
+
+def _document_rows(rows: Iterable[tuple[int, dict]], origin: Origin) -> Iterator[dict]:
+    """`RAW` or ledger rows of (number in the file, row) pairs. A row without an id has its place as its id."""
+    source, max_bytes = origin.source, origin.limits.max_record_bytes
+    for number, found in rows:
+        where = f"{origin.name}:{number}"
+        row = {key: _side(found.get(key)) for key in origin.columns if key != origin.text}
+        source_id, url = row.get(origin.id) or where, row.get(origin.url) or ""
+        place = source_id if row.get(origin.id) else f"{origin.place}:{number}"
+        identity = {"record_id": f"{source}:{place}", "url": url}
+        try:
+            text = _text(found.get(origin.text))
+        except UnicodeError as problem:
+            yield drop("invalid_utf8", **identity, detail=f"{where}: {problem}")
+            continue
         if text is None:
             yield drop("missing_text", **identity, detail=f"{where}: no {origin.text!r}")
         elif not text.strip():
@@ -246,12 +375,12 @@ def _document_rows(rows: Iterable[tuple[str, dict]], origin: Origin) -> Iterator
                 **identity,
                 source=source,
                 source_id=source_id,
-                fetched_at=row["fetched_at"] or "",
+                fetched_at=row.get("fetched_at") or "",
                 content_type="text/plain",
-                lang_hint=row[origin.lang] or "",
-                licence=row["licence"] or row["license"] or origin.licence,
+                lang_hint=row.get(origin.lang) or "",
+                licence=row.get("licence") or row.get("license") or origin.licence,
                 text=text,
-                title=row["title"] or "",
+                title=row.get("title") or "",
             )
 
 
@@ -263,3 +392,27 @@ def _text(value: object) -> str | None:
         value.encode("utf-8")  # a lone surrogate, as JSON's \ud800 gives, is not text
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _side(value: object) -> str | None:
+    """What stands beside the text, as text whatever it is: a date as ISO 8601, bytes that are none as hexadecimal digits (16 of
+    them as a UUID), half a character as U+FFFD. None for what has no short form."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            plain = value.decode("utf-8", "replace")
+            few = plain.count("\ufffd") * 4 <= len(plain)
+            return plain if few else str(uuid.UUID(bytes=value)) if len(value) == 16 else value[:64].hex()
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value
+    if isinstance(value, datetime.date | uuid.UUID):
+        return value.isoformat() if isinstance(value, datetime.date) else str(value)
+    try:
+        return _text(value)
+    except ValueError:  # a number of thousands of digits
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 
 from cluster import storage
 from ray_jobs.config import reader as recipes
@@ -29,16 +30,30 @@ def of_source(source: Source) -> list[str]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Files that match a glob at any URI; a Hugging Face data set (`hf:NAME`) is its own name.
+    """The files of a glob, a folder or a name at any URI (`storage.files`); a Hugging Face data set (`hf:NAME`) is its own name.
 
     Raises UserError when the place cannot be read.
     """
     if row_files.is_hf(pattern):
         return [pattern]
     try:
-        return storage.glob(pattern)
+        return list(storage.files(pattern))
     except unreadable() as error:
         raise UserError(f"{pattern}: cannot be listed: {error}") from None
+
+
+def within(source: Source, uri: str) -> str:
+    """How a file of a source is named among its files, the same wherever they lie: the path below the folder that has no sign
+    of a glob, or below the source itself when that is a folder. A file that the source names is its own last name."""
+    if source.type in {"hf", "commoncrawl"} or not source.path:
+        return uri
+    _, root = storage.filesystem(source.path)
+    _, path = storage.filesystem(uri)
+    if path == root:
+        return path.rsplit("/", 1)[-1]
+    if not path.startswith(root.rstrip("/") + "/"):
+        root = re.split(r"[*?\[]", root, maxsplit=1)[0].rpartition("/")[0]
+    return path.removeprefix(root).lstrip("/")
 
 
 def unreadable() -> tuple[type[Exception], ...]:
@@ -85,8 +100,7 @@ def listing(recipe: Recipe, key: str) -> str | None:
     seen = hashlib.sha256()
     for pattern in found:
         try:
-            fs, path = storage.filesystem(pattern)
-            details = fs.glob(path, detail=True)
+            details = storage.files(pattern)
         except unreadable() as error:
             raise UserError(f"{key}: {pattern} cannot be listed: {error}") from None
         for name in sorted(details):

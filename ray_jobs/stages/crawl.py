@@ -32,12 +32,16 @@ from ray_jobs.work.shards import shard, totals
 from ray_jobs.work.tasks import map_on_ray
 
 READERS = {
-    "warc": lambda path, source, limits: warc.read_warc(path, source=source.name, crawl=source.crawl, limits=limits),
-    "wet": lambda path, source, limits: warc.read_warc(path, source=source.name, crawl=source.crawl, limits=limits),
-    "jsonl": lambda path, source, limits: documents.read_jsonl(path, **_fields(source), limits=limits),
-    "parquet": lambda path, source, limits: documents.read_parquet(path, **_fields(source), limits=limits),
-    "hf": lambda path, source, limits: documents.read_hf(path, split=source.split, **_fields(source), limits=limits),
-    "html": lambda path, source, limits: documents.read_html(path, source=source.name, limits=limits),
+    "warc": lambda path, source, limits: warc.read_warc(
+        path, **_names(path, source), crawl=source.crawl, limits=limits
+    ),
+    "wet": lambda path, source, limits: warc.read_warc(path, **_names(path, source), crawl=source.crawl, limits=limits),
+    "jsonl": lambda path, source, limits: documents.read_jsonl(path, **_fields(path, source), limits=limits),
+    "parquet": lambda path, source, limits: documents.read_parquet(path, **_fields(path, source), limits=limits),
+    "hf": lambda path, source, limits: documents.read_hf(
+        path, split=source.split, **_fields(path, source), limits=limits
+    ),
+    "html": lambda path, source, limits: documents.read_html(path, **_names(path, source), limits=limits),
     "commoncrawl": crawl_commoncrawl.read,
 }
 BROKEN = ("bad_record", "digest_mismatch", "not_found", "invalid_utf8", "invalid_json")
@@ -112,9 +116,13 @@ def _groups(source: Source) -> list[list[str]]:
     return list(folders.values())
 
 
-def _fields(source: Source) -> dict[str, str]:
+def _names(path: str, source: Source) -> dict[str, str]:
+    return {"source": source.name, "name": files.within(source, path)}
+
+
+def _fields(path: str, source: Source) -> dict[str, str]:
     return {
-        "source": source.name,
+        **_names(path, source),
         "text_field": source.text_field,
         "id_field": source.id_field,
         "url_field": source.url_field,

@@ -1,13 +1,16 @@
 """Storage at local paths and `memory://`: whole files or none."""
 
+import http.server
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -153,3 +156,62 @@ def test_what_clients_of_stores_raise_is_a_fault_of_the_store():
     exceptions = pytest.importorskip("botocore.exceptions")
     for error in (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, exceptions.ReadTimeoutError, OSError):
         assert issubclass(error, storage.faults())
+
+
+def test_files_are_what_a_user_means(tmp_path, monkeypatch):
+    """A name with any signs, a folder as Spark or Hive writes it, a glob that matches folders; the same as `//` URIs."""
+    names = [
+        "a[1].jsonl",
+        "b::c.jsonl",
+        "d e#1.jsonl",
+        "f?.jsonl",
+        "g*.jsonl",
+        "h%20.jsonl",
+        "ไทย.jsonl",
+        "{i}.jsonl",
+        "!j.jsonl",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("x")
+        assert list(storage.files(str(tmp_path / name))) == [str(tmp_path / name)]
+        assert list(storage.files(f"file://{tmp_path / name}")) == [str(tmp_path / name)]
+        assert storage.read_bytes(str(tmp_path / name)) == b"x"
+    assert list(storage.files(str(tmp_path / "*.jsonl"))) == sorted(str(tmp_path / name) for name in names)
+    spark = tmp_path / "out" / "year=2024" / "month=05"
+    spark.mkdir(parents=True)
+    for name in ("part-0.parquet", ".part-0.parquet.crc", "_SUCCESS", "_temporary"):
+        (spark / name).write_text("x")
+    (tmp_path / "out" / "_spark_metadata").mkdir()
+    (tmp_path / "out" / "_spark_metadata" / "0").write_text("x")
+    (tmp_path / "out" / "_SUCCESS").write_text("")
+    for place in ("out", "out/", "o*", "out/*", "out/**", "out/year=*/month=*", "out/*/*/*"):
+        assert list(storage.files(str(tmp_path / place))) == [str(spark / "part-0.parquet")], place
+    monkeypatch.chdir(tmp_path)
+    assert list(storage.files("out")) == [str(spark / "part-0.parquet")]
+    assert list(storage.files(str(tmp_path / "none"))) == [] and list(storage.files(str(tmp_path / "none*"))) == []
+    fs = fsspec.filesystem("memory")
+    for name in ("year=1/part-0.parquet", "year=1/_SUCCESS", "a[1].jsonl"):
+        fs.pipe_file(f"/means/{name}", b"x")
+    assert list(storage.files("memory://means/year=1")) == ["memory://means/year=1/part-0.parquet"]
+    assert list(storage.files("memory://means/*/*.parquet")) == ["memory://means/year=1/part-0.parquet"]
+
+
+def test_an_http_address_is_a_file_in_which_one_can_seek(tmp_path):
+    class Handler(http.server.SimpleHTTPRequestHandler):  # gives no parts of files
+        def __init__(self, *args, **options):
+            super().__init__(*args, directory=str(tmp_path), **options)
+
+        def log_message(self, *args):
+            pass
+
+    (tmp_path / "a b.jsonl").write_bytes(b"0123456789")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        uri = f"http://127.0.0.1:{server.server_port}/a%20b.jsonl?version=1"
+        assert list(storage.files(uri)) == [uri]
+        with storage.opened(uri) as file:
+            assert file.read() == b"0123456789" and file.seek(3) == 3 and file.read(2) == b"34"
+        assert list(storage.files(uri.replace("b.jsonl", "c.jsonl"))) == []
+    finally:
+        server.shutdown()

@@ -56,10 +56,12 @@ def events(run: Run, document: str) -> list[dict]:
 
 
 def documents(run: Run, document: str) -> list[tuple[str, str]]:
-    """(doc_id, file name of the part) of each document that `document` names, sorted."""
-    page = normalise(document)
+    """(doc_id, file name of the part) of each document that `document` names, sorted. A URL is found by any of its spellings,
+    also without its scheme, as browsers show it."""
+    address = document if normalise(document) else f"http://{document}"
+    page = normalise(address)
     found: set[tuple[str, str]] = set()
-    for part in parts(run.uri, document):
+    for part in parts(run.uri, document, address):
         for folder in ("crawl", "dropped/crawl"):
             for row in _rows(storage.join(run.uri, folder, part), None, ["doc_id", "url", "source_id"]):
                 named = document in (row["doc_id"], row.get("source_id"), row["url"])

@@ -1,8 +1,9 @@
 """Decode the bytes of an HTML page whose declared encoding may be missing or wrong.
 
-Order: byte order mark; UTF-8 when the bytes say so themselves (a legacy encoding gives valid UTF-8 by chance only in a
-few characters); the charset of the HTTP header; that of `<meta>`; statistical detection (resiliparse). A declared
-encoding under which a twentieth of the non-ASCII bytes make no sense is not believed.
+Order: byte order mark; UTF-16 by the zeros beside ASCII letters; UTF-8 when the bytes say so themselves (a legacy encoding
+gives valid UTF-8 by chance only in a few characters); the charset of the HTTP header; that of `<meta>`; statistical
+detection (resiliparse); the legacy encodings of the region. One is believed when few bytes make no sense in it and its text
+is plausible (`curation.extract.legacy`); text that is read as Vietnamese in another encoding alone is in that.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import codecs
 import re
 
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+
+from curation.extract import legacy
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
@@ -28,6 +31,7 @@ SUPERSETS = {
 # Names seen on Thai and Vietnamese pages that the standard does not list.
 NAMES = {"tis620": "cp874", "cp874": "cp874", "windows874": "cp874", "cp1258": "cp1258", "unicode": "utf-8"}
 META = re.compile(rb"<(?:meta|\?xml)\b[^>]{0,500}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+LEGACY = ("cp1252", "cp874", "gb18030", "big5hkscs", "cp949", "cp932", "cp1251")
 META_BYTES = 8192
 MAX_BROKEN = 20  # one broken character in so many non-ASCII bytes is still a page in that encoding
 
@@ -37,16 +41,57 @@ def decode(payload: bytes, charset_hint: str = "") -> str:
     for bom, name in BOMS:
         if payload.startswith(bom):
             return payload[len(bom) :].decode(name, "replace")
+    if wide := _wide(payload, charset_hint):
+        return payload.decode(wide, "replace")
     declared = [codec for codec in (_codec(charset_hint), _codec(_meta(payload))) if codec]
     text = _utf8(payload, "utf-8" in declared or not declared)
     if text is not None and not (declared and declared[0].startswith("iso2022")):
-        return text
-    high_bytes = len(payload) - len(payload.translate(None, bytes(range(128, 256))))
-    for codec in dict.fromkeys(declared):
-        text = payload.decode(codec, "replace")
-        if text.count("�") * MAX_BROKEN <= high_bytes:
-            return text
-    return payload.decode(_codec(detect_encoding(payload) or "") or "cp1252", "replace")
+        return legacy.once(text)
+    detected = _codec(detect_encoding(payload) or "")
+    candidates = list(dict.fromkeys([*declared, *([detected] if detected else []), *LEGACY]))
+    texts = {codec: _as(payload, codec) for codec in candidates[: len(declared)]}
+    chosen = next((codec for codec in candidates if _fits(payload, codec, texts)), None)
+    if chosen is None:  # nothing makes sense: as it was called, where few bytes have no meaning in that
+        high_bytes = len(payload) - len(payload.translate(None, bytes(range(128, 256))))
+        chosen = next((c for c in texts if texts[c].count("\ufffd") * MAX_BROKEN <= high_bytes), detected or "cp1252")
+    text = texts.get(chosen) or _as(payload, chosen)
+    return _vietnamese(payload, text)
+
+
+def _fits(payload: bytes, codec: str, texts: dict[str, str]) -> bool:
+    if codec not in texts:
+        texts[codec] = _as(payload, codec)
+    words = legacy.words(texts[codec])
+    return legacy.plausible(words) and (codec not in legacy.NAMES or legacy.vietnamese(words) > 1)
+
+
+def _vietnamese(payload: bytes, text: str) -> str:
+    """The text, or what an old encoding makes of its bytes where only that gives Vietnamese words."""
+    most = 2 + 1.3 * legacy.vietnamese(legacy.words(text))
+    for codec in (*legacy.NAMES, "cp1258"):
+        other = _as(payload, codec)
+        if (found := legacy.vietnamese(legacy.words(other))) > most:
+            text, most = other, found
+    return text
+
+
+def _as(payload: bytes, codec: str) -> str:
+    return legacy.decode(payload, codec) if codec in legacy.NAMES else payload.decode(codec, "replace")
+
+
+def _wide(payload: bytes, charset_hint: str) -> str | None:
+    """UTF-16 without a byte order mark: pages have ASCII in them, and so a zero in every second byte of it."""
+    begin = payload[:8192]
+    if begin.count(0) * 50 < len(begin):
+        return None
+    named = charset_hint.strip().lower().replace("_", "-").replace("-", "").startswith(("utf16", "unicode", "ucs2"))
+    pairs = list(zip(begin[::2], begin[1::2], strict=False))
+    little = sum(0x20 <= first < 0x7F and second == 0 for first, second in pairs)
+    big = sum(0x20 <= second < 0x7F and first == 0 for first, second in pairs)
+    least = len(begin) // (100 if named else 20)
+    if max(little, big) > least and max(little, big) > 8 * min(little, big):
+        return "utf-16-le" if little > big else "utf-16-be"
+    return None
 
 
 def _utf8(payload: bytes, expected: bool) -> str | None:
@@ -73,6 +118,8 @@ def _codec(name: str) -> str | None:
     """Python's codec for a charset label, or None when the label is empty or unknown."""
     name = name.strip().lower()
     bare = name.replace("-", "").replace("_", "").removeprefix("x")
+    if bare in legacy.LABELS:
+        return legacy.LABELS[bare]
     label = NAMES.get(bare) or map_encoding_to_html5(name, fallback_utf8=False)
     if not label:
         return None

@@ -67,10 +67,14 @@ def _fits(payload: bytes, codec: str, texts: dict[str, str]) -> bool:
 
 def _vietnamese(payload: bytes, text: str) -> str:
     """The text, or what an old encoding makes of its bytes where only that gives Vietnamese words."""
-    most = 2 + 1.3 * legacy.vietnamese(legacy.words(text))
+    words = legacy.words(text)
+    if not legacy.is_latin(words):
+        return text
+    most = 2 + 1.3 * legacy.vietnamese(words)
     for codec in (*legacy.NAMES, "cp1258"):
         other = _as(payload, codec)
-        if (found := legacy.vietnamese(legacy.words(other))) > most:
+        words = legacy.words(other)
+        if (found := legacy.vietnamese(words)) > most and legacy.plausible(words):
             text, most = other, found
     return text
 

@@ -92,6 +92,12 @@ def vietnamese(text: str) -> int:
     return sum(word in COMMON_VIETNAMESE and not word.isascii() for word in found)
 
 
+def is_latin(text: str) -> bool:
+    """Whether most letters beyond ASCII are Latin ones."""
+    signs = "".join(_RUN.findall(text))
+    return 2 * sum(sign < "\u0250" or "\u1e00" <= sign <= "\u1eff" for sign in signs) > len(signs)
+
+
 def plausible(text: str) -> bool:
     """Whether the letters beyond ASCII stand as they do in a language: Latin ones amid others, Thai ones in runs and each mark
     on a letter, Han ones common. Too few letters to say anything are plausible."""
@@ -103,8 +109,7 @@ def plausible(text: str) -> bool:
     if broken * 20 > n:
         return False
     in_runs = sum(len(run) for run in runs if len(run) >= 4)
-    latin = sum(character < "\u0250" or "\u1e00" <= character <= "\u1eff" for run in runs for character in run)
-    if latin > 0.5 * n:
+    if is_latin(text):
         return in_runs < 0.5 * n
     thai = sum("\u0e00" <= character <= "\u0e7f" for run in runs for character in run)
     if thai > 0.5 * n:

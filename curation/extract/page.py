@@ -13,12 +13,12 @@ import numpy as np
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from curation.extract import render
+from curation.extract import render, unseen
 from curation.extract.encoding import decode
 from curation.extract.head import language, meta, published, title
 from curation.extract.lines import lines
 from curation.extract.main_content import choose, left_out
-from curation.extract.markup import depth, parse
+from curation.extract.markup import Tree, depth, parse
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # all but tab, newline and carriage return
 DOUBT = 0.12  # share of a page's prose left out, from which a second reader is asked
@@ -33,6 +33,8 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
     """
     html = decode(payload, header["charset"])
     data = html.encode("utf-8", "replace")
+    if (shown := unseen.with_shadow_roots(data)) is not data:
+        data, html = shown, shown.decode("utf-8")
     tree = parse(data)
     nodes = int(np.count_nonzero(tree.tag)) - 1
     if nodes > max_nodes:
@@ -46,12 +48,26 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
         if engine == "cascade" and left_out(found, keep) >= DOUBT and depth(tree) <= MAX_DEPTH:
             text = second_opinion(html, text)
     named = meta(data, tree)
+    text = _clean(text)
+    if len(text) < 4 * unseen.HARDLY_ANY and (own := unseen.letters(text)) < unseen.HARDLY_ANY:
+        text = _clean(_unseen(data, tree, own)) or text
     return {
-        "text": _clean(text),
+        "text": text,
         "title": _clean(title(data, tree, named)),
         "published": published(data, tree, named),
         "lang": language(data, tree, named, root, found.chars[keep], found.first[keep]),
     }
+
+
+def _unseen(data: bytes, tree: Tree, own: int) -> str:
+    """What a page of so many letters has where no reader looks, if that is worth more; else nothing."""
+    if opened := unseen.with_noscript(data):
+        other = parse(opened)
+        found = lines(opened, other)
+        text = render.text(opened, other, found, choose(other, found)[0])
+        if unseen.is_more(text, own):
+            return text
+    return unseen.from_data(data, tree, own)
 
 
 def prepare(engine: str, max_nodes: int) -> None:

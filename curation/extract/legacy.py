@@ -150,9 +150,13 @@ _PAIRS = re.compile(
 
 def once(text: str) -> str:
     """Text whose UTF-8 was taken for windows-1252 and written as UTF-8 again, put right; any other as it is."""
-    first = _RUN.search(text)
-    if not first or not _PAIRS.match(first[0]):
+    if text.isascii():
         return text
+    try:
+        text.encode("ascii")
+    except UnicodeEncodeError as first:  # the quickest way to where that is
+        if not _PAIRS.match(text, first.start):
+            return text
     sample = words(text)
     n = sum(map(len, _RUN.findall(sample)))
     if n < 12 or sum(map(len, _PAIRS.findall(sample))) < 0.8 * n:

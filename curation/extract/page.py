@@ -33,9 +33,10 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
     """
     html = decode(payload, header["charset"])
     data = html.encode("utf-8", "replace")
-    if (shown := unseen.with_shadow_roots(data)) is not data:
-        data, html = shown, shown.decode("utf-8")
     tree = parse(data)
+    if (tree.tag == unseen.TEMPLATE).any() and (shown := unseen.with_shadow_roots(data)):
+        data, html = shown, shown.decode("utf-8")
+        tree = parse(data)
     nodes = int(np.count_nonzero(tree.tag)) - 1
     if nodes > max_nodes:
         return {"nodes": nodes}

@@ -17,7 +17,7 @@ from curation.extract import tags
 from curation.extract.head import attributes
 from curation.extract.markup import Tree
 
-SCRIPT = tags.TAG["script"]
+SCRIPT, TEMPLATE = tags.TAG["script"], tags.TAG["template"]
 HARDLY_ANY = 250  # letters of a page that is asked for more
 ENOUGH = 140  # letters beyond twice its own: more than any request to switch scripts on
 BODIES = ("articleBody", "reviewBody", "text")  # schema.org
@@ -34,19 +34,20 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{20}")
 
 
-def with_shadow_roots(html: bytes) -> bytes:
-    """The page with its declarative shadow roots as ordinary elements; templates stay."""
-    if b"shadowroot" not in html.lower():
-        return html
+def with_shadow_roots(html: bytes) -> bytes | None:
+    """The page with its declarative shadow roots as ordinary elements, templates as they are; None when it has none."""
     shadow: list[bool] = []
 
     def named(tag: re.Match[bytes]) -> bytes:
         if tag[1]:
             return b"</div" + tag[2] if shadow and shadow.pop() else tag[0]
         shadow.append(_SHADOW.search(tag[2]) is not None)
+        opened.append(shadow[-1])
         return b"<div" + tag[2] if shadow[-1] else tag[0]
 
-    return _TEMPLATE.sub(named, html)
+    opened: list[bool] = []
+    changed = _TEMPLATE.sub(named, html)
+    return changed if any(opened) else None
 
 
 def with_noscript(html: bytes) -> bytes | None:

@@ -25,6 +25,8 @@ import fasttext
 import numpy as np
 import xxhash
 
+from curation.text.characters import only_words
+
 GOOD, REST = "__label__good", "__label__rest"
 UNSPACED = frozenset({"th", "lo", "km", "my", "zh"})
 MAX_CHARS = 20_000  # of one document that are looked at
@@ -152,7 +154,7 @@ def auc(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 def segment(text: str, lang: str) -> str:
     """The text on one line as fastText shall see it: for languages without spaces, a space around each cluster."""
-    text = text[:MAX_CHARS].replace("\0", " ")
+    text = only_words(text[:MAX_CHARS])
     if lang in UNSPACED:
         text = CLUSTER.sub(r" \g<0> ", text)
     return " ".join(text.split())

@@ -23,11 +23,14 @@ from curation.lid import model as lid_model
 from curation.lid import script
 from curation.lid.model import PREFIX_CHARS, Predictions
 from curation.lid.telltales import tell_apart
+from curation.text.characters import only_words
 
 STAGE = "language"
 TOP = 5
 DEFAULT_MIN_SCORE = 0.5
 DEFAULT_MIN_SHARE = 0.5
+WINDOWS, WINDOW_CHARS = 4, 200  # of a long text, behind its first screen
+LIKELY, UNLIKELY = 0.4, 0.15  # that it is in the one language, and that it is in that of the first screen
 # A Chinese character says as much as three or four Latin letters, so a technical text in Chinese may have few of them.
 MIN_SCRIPT_SHARE = {"default": 0.3, "zh": 0.15}
 
@@ -61,7 +64,7 @@ class Lid176:
         best = np.zeros(len(texts), np.int64)
         heads = pc.utf8_lower(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS))
         for row, line in enumerate(pc.replace_substring(heads, "\n", " ").to_pylist()):
-            labels, scores = model.predict(line, k=TOP)
+            labels, scores = model.predict(only_words(line), k=TOP)
             for label, score in zip(labels, scores, strict=True):
                 probabilities[row, self._numbers[label]] = min(float(score), 1.0)
             best[row] = self._numbers[labels[0]]
@@ -90,6 +93,40 @@ def code(hint: str) -> str:
     """The label of a declared language: `th-TH`, `tha` and `TH` give `th`, `fil` gives `tl`; empty for an empty one."""
     tag = hint.strip().lower().replace("_", "-").split("-")[0]
     return ALIASES.get(tag, tag)
+
+
+def of_most(model: Model, texts: pa.Array) -> tuple[pa.Array, Predictions]:
+    """(What was looked at, what the model says of it): the label of a text is that of most of its letters, at bounded cost.
+
+    A text is looked at as far as its first `PREFIX_CHARS` characters; of one of more than twice as many, so that most lies
+    behind them, `WINDOWS` pieces of the rest are looked at too. Where these are in another language, they decide.
+    """
+    first = model.predict(texts)
+    long = np.flatnonzero(pc.greater(pc.utf8_length(texts), 2 * PREFIX_CHARS).to_numpy(zero_copy_only=False))
+    if not len(long):
+        return texts, first
+    rest = [_windows(text) for text in texts.take(pa.array(long)).to_pylist()]
+    second = model.predict(pa.array(rest, pa.string()))
+    rows = np.arange(len(long))
+    likely, same = second.probabilities[rows, second.best], second.probabilities[rows, first.best[long]]
+    other = np.flatnonzero((likely >= LIKELY) & (same < UNLIKELY)).tolist()
+    if not other:
+        return texts, first
+    best, probabilities, shares = (column.copy() for column in first)
+    looked_at = texts.to_pylist()
+    for k in other:
+        row = long[k]
+        behind = 1 - PREFIX_CHARS / len(looked_at[row])
+        best[row], probabilities[row], shares[row] = second.best[k], second.probabilities[k], second.share[k] * behind
+        looked_at[row] = rest[k]
+    return pa.array(looked_at, pa.string()), Predictions(best, probabilities, shares)
+
+
+def _windows(text: str) -> str:
+    """Pieces at equal distances of what lies behind the prefix, each from the begin of a word on."""
+    step = (len(text) - PREFIX_CHARS) // WINDOWS
+    pieces = (text[at : at + WINDOW_CHARS] for at in range(PREFIX_CHARS, PREFIX_CHARS + step * WINDOWS, step))
+    return "\n".join(piece[max(0, piece.find(" ", 0, 20)) :] for piece in pieces)
 
 
 def identify(  # noqa: PLR0917
@@ -145,7 +182,7 @@ class Identifier:
     def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         texts = pc.fill_null(batch["text"], "")
         model = load(self.model)
-        best, probabilities, shares = model.predict(texts)
+        texts, (best, probabilities, shares) = of_most(model, texts)
         if self.model == "lid.176":
             tell_apart(texts, model.labels, best, probabilities)
         langs, scores = [model.labels[number] for number in best], probabilities[np.arange(len(best)), best]

@@ -87,3 +87,13 @@ def script_number(name: str) -> int:
             f"script {name!r} has no letters in Unicode; use the first word of its characters' names, like 'thai'"
         )
     return SCRIPTS.index(name.upper())
+
+
+def only_words(text: str) -> str:
+    """Text as fastText may see it: a word that it takes for a label, the end of a line or of a text is parted and means
+    nothing to it. What a page says about itself must not train or stop a model.
+
+    >>> only_words("__label__good </s>")
+    '__ label__good < /s>'
+    """
+    return text.replace("\0", " ").replace("__label__", "__ label__").replace("</s>", "< /s>")

@@ -197,3 +197,37 @@ def test_native_texts_are_never_trained_on(tmp_path):
     assert report["negatives"] + report["heldout_negatives"] == 55
     assert report["native"] == 30
     assert checked(positives, negatives, positives[:45], tmp_path) is None
+
+
+def test_words_of_a_page_are_only_words(tmp_path):
+    """No label, end of text or zero byte of a page trains the classifier, or stops it; also behind a letter without spaces."""
+    rng = random.Random(3)
+    good = ["river", "market", "teacher", "harvest", "village", "water"]
+    bad = ["casino", "bonus", "spin", "jackpot", "slot", "win"]
+        ["river", "market", "teacher", "harvest", "village", "water"],
+        ["casino", "bonus", "spin", "jackpot", "slot", "win"],
+    )
+
+    def text(words: list[str], mark: str = "") -> str:
+        return mark + " ".join(rng.choice(words) for _ in range(40)) + f" {rng.random()}"
+
+    marks = [
+        "__label__good ",
+        "__label__rest ",
+        "</s> ",
+        "\0__label__good ",
+        "ก__label__good ",
+        "__label____label__good ",
+    ]
+    for lang in ("en", "th"):
+        positives = [text(good, rng.choice(marks)) for _ in range(120)]
+        negatives = [text(bad, "__label__good " * 3 + rng.choice(marks)) for _ in range(120)]
+        path = str(tmp_path / f"{lang}.bin")
+        assert quality.train(positives, negatives, lang, path)["auc"] > 0.99
+        model = quality.load(path)
+        assert sorted(model.get_labels()) == [quality.GOOD, quality.REST]
+        for mark in ["", *marks]:
+            assert quality.score(model, [text(bad, mark)], lang)[0] < 0.2
+            assert quality.score(model, [text(good, mark)], lang)[0] > 0.8
+        for lone in marks:
+            quality.score(model, [lone], lang)

@@ -138,3 +138,40 @@ def test_wrong_settings_are_one_sentence():
         identify(languages=["th", "xx"])
     with pytest.raises(ValueError, match="no language model here"):
         identify(model="cld9", languages=["th"])
+
+
+ENGLISH = "We use cookies and similar technologies to give you a better experience on our website and to learn how it is used. "
+INDONESIAN = "Kemarin kami mengunjungi sebuah desa kecil di tepi sungai tempat warga menanam padi dan memelihara ikan. "
+THAI_PROSE = "เมื่อวานนี้พวกเราเดินทางไปเยี่ยมหมู่บ้านเล็กๆริมแม่น้ำที่ชาวบ้านส่วนใหญ่ทำนาและเลี้ยงปลาเป็นอาชีพหลัก "
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "expected"),
+    [
+        (ENGLISH * 9, INDONESIAN * 22, "id"),
+        (ENGLISH * 9, THAI_PROSE * 25, "th"),
+        (INDONESIAN * 10, ENGLISH * 40, "en"),
+        (INDONESIAN * 20, ENGLISH * 3, "id"),
+        (ENGLISH * 8, INDONESIAN * 4, "en"),
+        (THAI_PROSE * 300, ENGLISH * 3, "th"),
+    ],
+)
+def test_the_label_is_that_of_most_letters(head, body, expected):
+    row = dict.fromkeys(DOCUMENT.names, "") | {"warc_offset": None, "text": head + "\n" + body}
+    kept, ledger = identify(languages=["id", "en", "th"])(pa.RecordBatch.from_pylist([row], DOCUMENT))
+    assert kept["lang"].to_pylist() == [expected] and ledger.num_rows == 0
+
+
+def test_no_word_of_a_page_is_a_command_to_fasttext():
+    texts = [
+        "</s> </s>",
+        "</s>" + ENGLISH,
+        "__label__th " + ENGLISH,
+        "__label__xx",
+        "\0" + ENGLISH,
+        "\v\f\r" + ENGLISH,
+        "\u2028" + ENGLISH,
+    ]
+    rows = [dict.fromkeys(DOCUMENT.names, "") | {"warc_offset": None, "text": text} for text in texts]
+    kept, ledger = identify(languages=["en"])(pa.RecordBatch.from_pylist(rows, DOCUMENT))
+    assert kept.num_rows >= 5 and kept.num_rows + len({*ledger["doc_id"].to_pylist()}) >= 6

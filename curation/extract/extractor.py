@@ -3,7 +3,7 @@
 Engines: `lines`, our own reader (`curation.extract.main_content`); `cascade`, the same with resiliparse and trafilatura as
 second and third opinion on pages where it left out much prose; each of these two alone. All run in a `Sandbox`, so that a
 page which hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`, `extract_timeout`, `extract_crash`,
-and `empty` when nothing is left.
+`empty` when nothing is left, and `undecodable` when many characters of that are none in any encoding that was tried.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from curation.extract.sandbox import TIMEOUT, Sandbox
 from curation.schema import DOCUMENT
 
 STAGE = "extract"
+MAX_BROKEN = 0.05  # share of U+FFFD in a text
 CHUNK_PAGES = 256
 CHUNK_BYTES = 16_000_000
 
@@ -84,8 +85,11 @@ class Extractor:
                 hints[row] = hints[row] or page["lang"]
                 days[row] = days[row] or page["published"]
         for row in range(batch.num_rows):
-            if keep[row] and not re.search(r"\S", texts[row] or ""):
-                drop(row, "empty", value=len(texts[row] or ""), threshold=1)
+            text = texts[row] or ""
+            if keep[row] and not re.search(r"\S", text):
+                drop(row, "empty", value=len(text), threshold=1)
+            elif keep[row] and is_page[row] and (broken := text.count("\ufffd")) > MAX_BROKEN * len(text):
+                drop(row, "undecodable", value=broken / len(text), threshold=MAX_BROKEN)
 
         columns = {"text": texts, "title": titles, "lang_hint": hints, "published": days}
         arrays = [

@@ -67,7 +67,8 @@ def is_more(text: str, own: int) -> bool:
 
 def from_data(html: bytes, tree: Tree, own: int) -> str:
     """The text in JSON-LD, else in the data of the page's scripts; empty when it is not worth more."""
-    linked, data = [], []
+    linked: list = []
+    data: list = []
     for i in np.flatnonzero(tree.tag == SCRIPT).tolist():
         if i + 1 >= tree.stop[i]:
             continue

@@ -14,7 +14,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 from fastwarc.stream_io import GzipReader, ZstdReader
@@ -219,10 +219,11 @@ class Raw:
 
 
 class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def _stream(new: Callable[[], _Decompressor], raw: Raw, likely: int = CHUNK) -> Iterator[Event]:
@@ -310,7 +311,7 @@ def _gzip(raw: Raw) -> Iterator[Event]:
 
 def _zstd(raw: Raw, dictionary: bytes | None) -> Iterator[Event]:
     frame = _Frame(raw)
-    reader = ZstdReader(frame, dictionary=dictionary)
+    reader = ZstdReader(cast(BinaryIO, frame), dictionary=dictionary)
     while found := reader.read(PIECE):
         yield DATA, found
     while not frame.ended:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from curation.schema import Limits, batches, drop, file_name, raw
 from curation.sources.containers import BROKEN, DATA, archive, kind, unpacked
-from curation.sources.responses import is_binary
+from curation.sources.responses import LOOKED_AT, is_binary
 
 PARQUET_ROWS = 64  # decoded at a time, at most
 PARQUET_BYTES = 8_000_000  # and about so many
@@ -155,10 +155,10 @@ def read_html(
         row = drop("record_too_large", record_id=record_id, value=n_bytes, threshold=limits.max_record_bytes)
     elif problem:
         row = drop("bad_record", record_id=record_id, detail=f"{shown}: {problem}")
-    elif is_binary(payload):
+    elif is_binary(bytes(payload[:LOOKED_AT])):
         row = drop("not_html", record_id=record_id, detail=f"{shown} with the first bytes {bytes(payload[:4])!r}")
     else:
-        url = _canonical(payload) or shown
+        url = _canonical(bytes(payload[:262_144])) or shown
         row = raw(record_id, url, source=source, source_id=shown, licence=licence, payload=bytes(payload))
         row["content_type"] = "text/html"
     yield from batches([row], limits)
@@ -258,7 +258,8 @@ def _parquet_rows(file: BinaryIO, path: str, origin: Origin) -> Iterator[dict]:
     begin = 0
     for group in range(file_metadata.num_row_groups):
         n_rows = file_metadata.row_group(group).num_rows
-        done, problem = 0, None
+        done = 0
+        failure: Exception | None = None
         packed = sorted(_dictionaries(file_metadata.row_group(group)) & set(columns))
         parquet = storage.ParquetOfPython(file, metadata=file_metadata, read_dictionary=packed)
         for chosen in (columns, [origin.text]):
@@ -272,14 +273,14 @@ def _parquet_rows(file: BinaryIO, path: str, origin: Origin) -> Iterator[dict]:
                     for row in rows:
                         yield from _document_rows([(begin + done, row)], origin)
                         done += 1
-                problem = None
+                failure = None
                 break
             except (OSError, pa.ArrowException) as error:
                 if storage.at_fault(error):
                     raise
-                problem = error
-        if problem:
-            yield drop("bad_record", detail=f"{name}: after row {begin + done}: {problem}")
+                failure = error
+        if failure:
+            yield drop("bad_record", detail=f"{name}: after row {begin + done}: {failure}")
         begin += n_rows
 
 

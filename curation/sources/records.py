@@ -107,7 +107,10 @@ class Records:
         """Unpack some more; False at the end and where something is broken."""
         if self._broken:
             return False
-        event, value = next(self._events, (BROKEN, ""))
+        found = next(self._events, None)
+        if found is None:
+            return False
+        event, value = found
         if event == BROKEN:
             self._broken = value
             return False

@@ -208,3 +208,19 @@ def test_works_where_child_processes_are_forbidden():
     assert queue.get(timeout=240) == ["from a daemon"]
     process.join(10)
     assert process.exitcode == 0
+
+
+def test_a_text_of_which_much_has_no_meaning_is_named():
+    """A row that says so, and no document of replacement characters; a few of them are no reason."""
+    extractor = Extractor("lines")
+    lost = "<p>H\ufffdm nay ch\ufffdng ta n\ufffdi v\ufffd tr\ufffdng l\ufffda.</p>".encode()  # by the server, long ago
+    pages = [
+        lost,
+        "<p>Kapal berlayar pada pagi hari \ufffd jauh ke laut lepas, dan pulang.</p>".encode(),
+    ]
+    rows = [
+        raw(str(i), "http://e.id", source="s", content_type="text/html", payload=one) for i, one in enumerate(pages)
+    ]
+    kept, ledger = extractor(pa.RecordBatch.from_pylist(rows, RAW))
+    extractor.close()
+    assert kept.num_rows == 1 and ledger["rule"].to_pylist() == ["undecodable"] and ledger["value"][0].as_py() > 0.05

@@ -144,3 +144,27 @@ def test_a_conversation_that_was_selected_and_one_that_was_refused(aligned):
     assert [(e["stage"], e["outcome"], e["rule"]) for e in refused] == [("sft/stage1", "dropped", "empty_turn")]
     with pytest.raises(UserError, match="no document"):
         explain.events(aligned, "chat-4")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "x.example/a",
+        "HTTPS://X.EXAMPLE:443/%61#top",
+        "http:\\\\x.example\\b\\..\\a",
+        "http://x.example/a?utm_source=b&amp;fbclid=1",
+    ],
+)
+def test_a_page_is_found_by_any_spelling_of_its_address(run, spelling):
+    assert {event["doc_id"] for event in explain.events(run, spelling)} == {"a1"}
+
+
+def test_a_page_sends_no_control_characters(capsys):
+    evil = "\x1b[2J\x1b]0;x\x07\x9b1A\u202eabc\r\n\u2028\x00"
+    event = dict.fromkeys(("doc_id", "url", "stage", "outcome", "rule", "detail"), evil) | {
+        "value": 1.0,
+        "threshold": None,
+    }
+    explain.show([event])
+    out = capsys.readouterr().out
+    assert "abc" in out and all(sign == "\n" or sign.isprintable() for sign in out)

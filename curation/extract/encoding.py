@@ -32,6 +32,8 @@ SUPERSETS = {
 NAMES = {"tis620": "cp874", "cp874": "cp874", "windows874": "cp874", "cp1258": "cp1258", "unicode": "utf-8"}
 META = re.compile(rb"<(?:meta|\?xml)\b[^>]{0,500}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 LEGACY = ("cp1252", "cp874", "gb18030", "big5hkscs", "cp949", "cp932", "cp1251")
+HIGH = re.compile(rb"[\x80-\xff]")
+SAMPLE_BYTES = 100_000  # from where the first letters beyond ASCII are, to see which encoding makes sense
 META_BYTES = 8192
 MAX_BROKEN = 20  # one broken character in so many non-ASCII bytes is still a page in that encoding
 
@@ -47,36 +49,36 @@ def decode(payload: bytes, charset_hint: str = "") -> str:
     text = _utf8(payload, "utf-8" in declared or not declared)
     if text is not None and not (declared and declared[0].startswith("iso2022")):
         return legacy.once(text)
+    high = HIGH.search(payload)
+    begin = max(0, high.start() - 2_000) if high else 0
+    sample = payload[begin : begin + SAMPLE_BYTES]
     detected = _codec(detect_encoding(payload) or "")
-    candidates = list(dict.fromkeys([*declared, *([detected] if detected else []), *LEGACY]))
-    texts = {codec: _as(payload, codec) for codec in candidates[: len(declared)]}
-    chosen = next((codec for codec in candidates if _fits(payload, codec, texts)), None)
+    candidates = dict.fromkeys([*declared, *([detected] if detected else []), *LEGACY])
+    chosen = next((codec for codec in candidates if _fits(sample, codec)), None)
     if chosen is None:  # nothing makes sense: as it was called, where few bytes have no meaning in that
-        high_bytes = len(payload) - len(payload.translate(None, bytes(range(128, 256))))
-        chosen = next((c for c in texts if texts[c].count("\ufffd") * MAX_BROKEN <= high_bytes), detected or "cp1252")
-    text = texts.get(chosen) or _as(payload, chosen)
-    return _vietnamese(payload, text)
+        high_bytes = len(sample) - len(sample.translate(None, bytes(range(128, 256))))
+        few = (codec for codec in declared if _as(sample, codec).count("\ufffd") * MAX_BROKEN <= high_bytes)
+        chosen = next(few, detected or "cp1252")
+    return _as(payload, _vietnamese(sample, chosen))
 
 
-def _fits(payload: bytes, codec: str, texts: dict[str, str]) -> bool:
-    if codec not in texts:
-        texts[codec] = _as(payload, codec)
-    words = legacy.words(texts[codec])
+def _fits(sample: bytes, codec: str) -> bool:
+    """Whether text is plausible when it is read so."""
+    words = legacy.words(_as(sample, codec))
     return legacy.plausible(words) and (codec not in legacy.NAMES or legacy.vietnamese(words) > 1)
 
 
-def _vietnamese(payload: bytes, text: str) -> str:
-    """The text, or what an old encoding makes of its bytes where only that gives Vietnamese words."""
-    words = legacy.words(text)
+def _vietnamese(sample: bytes, chosen: str) -> str:
+    """The codec, or an old one in which alone Latin text has Vietnamese words."""
+    words = legacy.words(_as(sample, chosen))
     if not legacy.is_latin(words):
-        return text
+        return chosen
     most = 2 + 1.3 * legacy.vietnamese(words)
     for codec in (*legacy.NAMES, "cp1258"):
-        other = _as(payload, codec)
-        words = legacy.words(other)
+        words = legacy.words(_as(sample, codec))
         if (found := legacy.vietnamese(words)) > most and legacy.plausible(words):
-            text, most = other, found
-    return text
+            chosen, most = codec, found
+    return chosen
 
 
 def _as(payload: bytes, codec: str) -> str:

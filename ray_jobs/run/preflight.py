@@ -76,9 +76,11 @@ def _pruning(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
 
 
 def _files(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:
-    """Inputs that no file matches or that may not be read, also those that training will read perhaps weeks from now."""
+    """Inputs that no file matches or that may not be read, also those that training will read perhaps weeks from now.
+
+    `_languages` reads language.model and says more."""
     keys = {key for stage in chosen for key in stage.files if key.startswith("train.")}
-    for key in sorted(keys | {key for stage in waiting for key in stage.files} - {"dedup.indexes"}):
+    for key in sorted(keys | {key for stage in waiting for key in stage.files} - {"dedup.indexes", "language.model"}):
         if key == "sources":
             yield from _sources(recipe)
         else:

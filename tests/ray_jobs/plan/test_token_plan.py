@@ -144,7 +144,9 @@ def test_pools_of_a_run(tmp_path):
 
 
 def test_a_run_is_shown_with_its_own_updates_and_weights(capsys, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(recipes.resolved(recipes.load("demo", ["mixture.replay_share=0.2"])))
+    sizes = ["stage1.tokens=200_000", "stage1.rows_per_step=16", "stage2.tokens=64_000", "stage2.rows_per_step=32"]
+    changes = ["mixture.replay_share=0.2", "mixture.max_epochs=4", *(f"train.pretrain.{one}" for one in sizes)]
+    (tmp_path / "recipe.yaml").write_text(recipes.resolved(recipes.load("demo", changes)))
     for name, count in {"all/th": 400, "all/en": 800, "high_quality/th": 100, "instructions": 50}.items():
         documents = [("d" * 32, name.split("/")[-1], 3 * count, [1] * count)]
         write_store(str(tmp_path / "tokenize" / "pools" / name), documents, 100, eod=0)

@@ -53,7 +53,10 @@ def decode(payload: bytes, charset_hint: str = "") -> str:
     begin = max(0, high.start() - 2_000) if high else 0
     sample = payload[begin : begin + SAMPLE_BYTES]
     detected = _codec(detect_encoding(payload) or "")
-    candidates = dict.fromkeys([*declared, *([detected] if detected else []), *LEGACY])
+    detected = None if detected == "utf-8" else detected  # which it is not, as was seen above
+    candidates = dict.fromkeys(
+        [*(codec for codec in declared if codec != "utf-8"), *([detected] if detected else []), *LEGACY]
+    )
     chosen = next((codec for codec in candidates if _fits(sample, codec)), None)
     if chosen is None:  # nothing makes sense: as it was called, where few bytes have no meaning in that
         high_bytes = len(sample) - len(sample.translate(None, bytes(range(128, 256))))

@@ -39,4 +39,4 @@ def test_it_is_shown(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "the vi classifier puts only 31%" in shown and "[red]either" in shown
     page = storage.read_bytes(report.write(run)).decode()
-    assert "<b>Warning.</b> quality: the vi classifier" in page and "&lt;b&gt;not" in page
+    assert "quality: the vi classifier" in page and "&lt;b&gt;not" in page

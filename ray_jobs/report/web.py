@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from cluster import storage
+from cluster import storage, terminal
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, POLICY, TOKENIZE
 
@@ -93,21 +93,17 @@ def sentences(manifests: dict[str, dict]) -> list[str]:
     if last is None or not manifests.get(CRAWL, {}).get("docs_in"):
         return []
     read, tokens = manifests[CRAWL]["docs_in"], manifests.get(TOKENIZE, {}).get("tokens", 0)
-    text = f"{_size(sum(last['bytes_per_lang'].values()))} of text" + (f", {tokens:,} tokens" if tokens else "")
+    text = f"{terminal.size(sum(last['bytes_per_lang'].values()))} of text" + (f", {tokens:,} tokens" if tokens else "")
     said = [f"Of {read:,} pages {last['docs_out']:,} were kept ({last['docs_out'] / read:.0%}): {text}."]
     if len(sizes := sorted((size, lang) for lang, size in last["bytes_per_lang"].items())) > 1:
         (least, of_least), (most, of_most) = sizes[0], sizes[-1]
-        said.append(f"Most text is in {of_most} ({_size(most)}), least in {of_least} ({_size(least)}).")
+        said.append(f"Most text is in {of_most} ({terminal.size(most)}), least in {of_least} ({terminal.size(least)}).")
     rules = Counter(
         {f"{name}: {rule}": n for name, made in manifests.items() for rule, n in made.get("rules", {}).items()}
     )
     if rules:
         said.append(f"Most pages broke {', '.join(f'{rule} ({n:,})' for rule, n in rules.most_common(3))}.")
     return said
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.1f} kB"
 
 
 def _look(uri: str, last: str, sources: set[str]) -> Seen:

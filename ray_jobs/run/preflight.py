@@ -19,6 +19,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
 from ray_jobs.run.graph import Stage
+from train.methods.prune_target import Target
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune")
@@ -68,8 +69,6 @@ def _pruning(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
     """A shape to prune to that a model of the recipe's own shape cannot take."""
     train = recipe.train
     if train and train.prune and train.base.shape and any(stage.job == "prune" for stage in waiting):
-        from train.methods.prune import Target
-
         wanted = train.prune
         target = Target(wanted.hidden_size, wanted.num_attention_heads, wanted.intermediate_size)
         yield from (f"train.prune: {sentence}" for sentence in _said(target.check, train.base.shape))

@@ -19,7 +19,8 @@ from train import loader, model
 from train.checkpoint import checkpoint
 from train.loop import BatchFn, LoopConfig, fit
 from train.methods import pretrain
-from train.methods.prune import Pruning, Target
+from train.methods.prune import Pruning
+from train.methods.prune_target import Target
 from train.monitor.metrics import JsonLines
 
 

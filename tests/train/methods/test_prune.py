@@ -10,7 +10,8 @@ from train import model as models
 from train.batches.examples import Example, collate
 from train.loop import LoopConfig, fit
 from train.methods import pretrain, prune
-from train.methods.prune import Masks, Pruning, Target
+from train.methods.prune import Masks, Pruning
+from train.methods.prune_target import Target
 
 TARGET = Target(hidden_size=32, num_attention_heads=4, intermediate_size=40)  # of 64, 8 (2 KV heads), 96
 IDS = torch.arange(24).view(2, 12) * 11 % 300

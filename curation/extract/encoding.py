@@ -53,15 +53,13 @@ def decode(payload: bytes, charset_hint: str = "") -> str:
     begin = max(0, high.start() - 2_000) if high else 0
     sample = payload[begin : begin + SAMPLE_BYTES]
     detected = _codec(detect_encoding(payload) or "")
-    detected = None if detected == "utf-8" else detected  # which it is not, as was seen above
-    candidates = dict.fromkeys(
-        [*(codec for codec in declared if codec != "utf-8"), *([detected] if detected else []), *LEGACY]
-    )
+    possible = dict.fromkeys([*declared, detected, *LEGACY])
+    candidates = [codec for codec in possible if codec and codec != "utf-8"]  # which it is not, as was seen above
     chosen = next((codec for codec in candidates if _fits(sample, codec)), None)
     if chosen is None:  # nothing makes sense: as it was called, where few bytes have no meaning in that
         high_bytes = len(sample) - len(sample.translate(None, bytes(range(128, 256))))
         few = (codec for codec in declared if _as(sample, codec).count("\ufffd") * MAX_BROKEN <= high_bytes)
-        chosen = next(few, detected or "cp1252")
+        chosen = next(few, detected if detected and detected != "utf-8" else "cp1252")
     return _as(payload, _vietnamese(sample, chosen))
 
 
@@ -93,7 +91,7 @@ def _wide(payload: bytes, charset_hint: str) -> str | None:
     begin = payload[:8192]
     if begin.count(0) * 50 < len(begin):
         return None
-    named = charset_hint.strip().lower().replace("_", "-").replace("-", "").startswith(("utf16", "unicode", "ucs2"))
+    named = charset_hint.strip().lower().replace("_", "").replace("-", "").startswith(("utf16", "unicode", "ucs2"))
     pairs = list(zip(begin[::2], begin[1::2], strict=False))
     little = sum(0x20 <= first < 0x7F and second == 0 for first, second in pairs)
     big = sum(0x20 <= second < 0x7F and first == 0 for first, second in pairs)

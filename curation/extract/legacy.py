@@ -46,7 +46,7 @@ VNI = {
     if not (base.islower() and upper)
 }
 _VNI = re.compile("|".join([*sorted(VNI), *_ALONE]))
-NAMES = {"viscii": "viscii", "tcvn3": "tcvn3", "vni": "vni"}
+NAMES = ("viscii", "tcvn3", "vni")
 LABELS = {
     **dict.fromkeys(("viscii", "csviscii", "viscii11", "vietviscii"), "viscii"),
     **dict.fromkeys(("tcvn", "tcvn3", "tcvn5712", "tcvn57121", "viettcvn5712", "viettcvn", "abc"), "tcvn3"),

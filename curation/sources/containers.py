@@ -21,24 +21,27 @@ from fastwarc.stream_io import GzipReader, ZstdReader
 
 from cluster import storage
 
-MEMBER, DATA, BROKEN = 0, 1, 2
+MEMBER, DATA, WHOLE, BROKEN = 0, 1, 2, 3
 Event = tuple[int, Any]
-"""(MEMBER, byte of the file where one begins), (DATA, bytes), (BROKEN, what is wrong): reading goes on after it."""
+"""(MEMBER, byte of the file where one begins), (DATA, bytes), (WHOLE, all bytes of the member, whose checksum is right),
+(BROKEN, what is wrong): reading goes on after it."""
+BYTES = (DATA, WHOLE)
 
 EARLY = "ends early"  # the last words of what is wrong with a file that was cut
 CHUNK = 1 << 16  # of the file
 PLAIN = 64  # bytes of which none is binary in a file that is not packed
 BINARY_BYTES = bytes([*range(9), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)])  # as the WHATWG has them
 NEAR = 1 << 18
-SMALL = 1 << 14  # where zlib is as fast, as it has less to set up
+SMALL = 1 << 14  # unpacked: there zlib is as fast as fastwarc's reader, as it has less to set up
 PROBE = 1 << 9
 PIECE = 1 << 20  # unpacked at a time, so that a bomb stays small
 XZ_MEMORY = 1 << 28
 MAX_DICTIONARY = 1 << 26
 LARGEST_WINDOW = 27  # log2 of the bytes that the decoder looks back
 
+GZIP = b"\x1f\x8b\x08"
 MAGIC = {
-    "gzip": re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"),
+    "gzip": re.compile(GZIP + rb"[\x00-\x1f]"),
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
     "bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
     "xz": re.compile(rb"\xfd7zXZ\x00"),
@@ -187,13 +190,13 @@ class Raw:
             self._data, self._next = b"", 0
         self.at = at
 
-    def until(self, pattern: re.Pattern[bytes], n_bytes: int) -> bytes:
-        """What lies before the next place but the first where `pattern` begins, or before the end of the file; at most about
-        `n_bytes`. It is still to be read."""
+    def until(self, magic: bytes, n_bytes: int) -> bytes:
+        """What lies before the next place but the first where `magic` is, or before the end of the file; at most about `n_bytes`.
+        It is still to be read."""
         looked = 1
         while True:
-            if match := pattern.search(self._data, self._next + looked):
-                return self._data[self._next : match.start()]
+            if (found := self._data.find(magic, self._next + looked)) >= 0:
+                return self._data[self._next : found]
             looked = max(1, len(self._data) - self._next - MAGIC_BYTES)
             if looked > n_bytes or not (more := self.file.read(CHUNK)):
                 return self._data[self._next :]
@@ -292,18 +295,21 @@ class _Frame:
 
 
 def _gzip(raw: Raw) -> Iterator[Event]:
-    """One member. Where the next one seems to begin soon, what lies before it is unpacked by the faster reader; if that is not
-    one whole member, or it is long, zlib finds out what there is."""
-    member = raw.until(MAGIC["gzip"], NEAR)
+    """One member. Where the next one seems to begin soon, what lies before it is unpacked at once; if that is not one whole
+    member, or it is long, a stream finds out what there is."""
+    member = raw.until(GZIP, NEAR)
     n_bytes = int.from_bytes(member[-4:], "little")
-    if SMALL <= n_bytes < PIECE and not raw.wary:
+    if n_bytes < PIECE and not raw.wary:
         try:
-            found = GzipReader(io.BytesIO(member)).read(n_bytes + 1)
-        except OSError:
+            if n_bytes < SMALL:
+                found = zlib.decompress(member, 31, n_bytes + 1)
+            else:
+                found = GzipReader(io.BytesIO(member)).read(n_bytes + 1)
+        except (zlib.error, OSError):
             found = b""
         if found and len(found) == n_bytes:
             raw.skip(len(member))
-            yield DATA, found
+            yield WHOLE, found
             return
     # the trailer apart: where its checksum is wrong, what there was is known
     yield from _stream(lambda: zlib.decompressobj(wbits=31), raw, max(10, len(member) - 8))

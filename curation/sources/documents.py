@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from curation.schema import Limits, batches, drop, file_name, raw
-from curation.sources.containers import BROKEN, DATA, archive, kind, unpacked
+from curation.sources.containers import BROKEN, BYTES, archive, kind, unpacked
 from curation.sources.responses import LOOKED_AT, is_binary
 
 PARQUET_ROWS = 64  # decoded at a time, at most
@@ -145,7 +145,7 @@ def read_html(
     problem = ""
     with storage.opened(path) as file:
         for event, value in unpacked(file):
-            if event == DATA:
+            if event in BYTES:
                 payload += value
             problem = problem or (value if event == BROKEN else "")
             if len(payload) > limits.max_record_bytes:
@@ -211,7 +211,7 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
             yield value, 0
             held, n_bytes, broken = [], 0, True
             continue
-        if event != DATA:
+        if event not in BYTES:
             continue
         if first:
             first = False

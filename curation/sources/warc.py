@@ -14,10 +14,7 @@ import pyarrow as pa
 from cluster import storage
 from curation.schema import Limits, batches, drop, file_name, raw
 from curation.sources import responses
-from curation.sources.records import Record, Records, Trouble
-
-ABOUT_OTHERS = ("warcinfo", "request", "metadata")
-"""Types of records that hold no content of their own."""
+from curation.sources.records import ABOUT_OTHERS, Record, Records, Trouble
 
 
 def read_warc(

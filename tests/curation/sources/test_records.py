@@ -13,7 +13,7 @@ import pytest
 
 from curation.schema import Limits
 from curation.sources import containers
-from curation.sources.records import Record, Records
+from curation.sources.records import ABOUT_OTHERS, Record, Records
 from curation.sources.warc import read_records
 
 COLUMNS = {"source": "s", "crawl": "c", "licence": "", "warc_file": "a.warc"}
@@ -245,3 +245,38 @@ def test_a_member_of_which_the_checksum_is_wrong_is_no_page():
     wrong = packed[:-8] + zlib.crc32(b"else").to_bytes(4, "little") + packed[-4:]
     kept, [row] = rows(wrong + gzip.compress(record(1)))
     assert kept == ids(1) and row["url"] == "http://e.id/0"
+
+
+def test_a_member_that_is_one_record_is_read_as_any_other(monkeypatch):
+    """The short way for whole members gives what the long way gives, whatever the members hold and whatever lies between."""
+    random_ = random.Random(11)
+    kinds = ["response", "request", "metadata", "warcinfo", "Request", "resource"]
+    held = [record(n, kind=random_.choice(kinds), end=random_.choice(["\r\n", "\r\n", "\n"])) for n in range(12)]
+    held += [record(20, length=n) for n in (0, 3, 10**7, "x", "")]
+    held += [
+        record(30, block=b"") + record(31),
+        record(40)[:-4],
+        record(41) + b"\n",
+        b"\r\n\r\n" + record(42),
+        b"WARC/1.0\r\n\r\n\r\n\r\n",
+    ]
+    held += [record(50).replace(b"Content-Length: ", b"Content-Length: 7\r\nX: y\r\nContent-Length: ")]
+    held += [record(51).replace(b"Content-Type", b"Folded: a\r\n Content-Length: 5\r\nContent-Type")]
+    held += [record(52, b"x" * 40_000), record(53, random_.randbytes(9_000))]
+    wrong = gzip.compress(record(60))
+    between = [b"", b"", b"", b"\0" * 9, b"garbage", wrong[:-8] + bytes(8), wrong[:-3]]
+
+    def read(data: bytes) -> list:
+        found = []
+        for one in Records(io.BytesIO(data), 50_000):
+            about = isinstance(one, Record) and one.headers.get("warc-type") in ABOUT_OTHERS
+            found.append(one._replace(headers={}) if about else one)
+        return found
+
+    for _ in range(200):
+        parts = random_.choices(held, k=random_.randrange(1, 9))
+        data = b"".join(random_.choice(between) + gzip.compress(part) for part in parts)
+        short = read(data)
+        with monkeypatch.context() as patch:
+            patch.setattr(Records, "_one_member", lambda self: None)
+            assert short == read(data)

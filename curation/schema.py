@@ -29,20 +29,23 @@ RAW = pa.schema(
         ("charset_hint", pa.string()),
         ("lang_hint", pa.string()),
         ("licence", pa.string()),
+        ("truncated", pa.string()),
         ("payload", pa.binary()),
         ("text", pa.string()),
         ("title", pa.string()),
     ]
 )
 """A record as its source has it: `payload` for HTML (bytes after transfer and content decoding), else `text`. `fetched_at` is
-when it was crawled; `published` the day its publisher gives (`YYYY-MM-DD`), empty when unknown."""
+when it was crawled; `published` the day its publisher gives (`YYYY-MM-DD`), empty when unknown. `truncated` says why the page
+is not all there: what `WARC-Truncated` has (`length`, `time`, `disconnect`, `unspecified`), or `body` where the bytes end amid
+an encoding. Empty where they are whole."""
 
 DOCUMENT = pa.schema(
     [
         (name, RAW.field(name).type)
         for name in (
             *("doc_id", "url", "source", "source_id", "crawl", "warc_file", "warc_offset", "fetched_at", "published"),
-            *("lang_hint", "licence", "title", "text"),
+            *("lang_hint", "licence", "truncated", "title", "text"),
         )
     ]
 )

@@ -102,7 +102,7 @@ def _fits(block: bytes, digest: str) -> bool:
     inner = re.search(rb"\r?\n\r?\n", content)
     body = content[inner.end() :] if inner and content.startswith(b"HTTP/") else content
     wanted = digest.removeprefix("sha1:").upper()
-    forms = (lambda: body, lambda: body.removeprefix(b"\r\n"), lambda: dechunked(body), lambda: content)
+    forms = (lambda: body, lambda: body.removeprefix(b"\r\n"), lambda: dechunked(body)[0], lambda: content)
     return any(
         base64.b32encode(hashlib.sha1(form(), usedforsecurity=False).digest()).decode() == wanted for form in forms
     )

@@ -118,12 +118,13 @@ def unpacked(file: BinaryIO) -> Iterator[Event]:
             yield BROKEN, f"byte {at}: {problem}"
 
 
-def whole(data: bytes, max_bytes: int) -> bytes:
-    """Members that are in memory, unpacked to at most `max_bytes`; what follows the last of them is left.
+def whole(data: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    """Members that are in memory, unpacked to at most `max_bytes`, and whether they end early; what follows the last is left.
 
-    Raises ValueError for broken bytes. What ends early gives what there is.
+    Raises ValueError for broken bytes.
     """
     found = bytearray()
+    early = False
     raw = Raw(io.BytesIO(data))
     first = kind(raw.peek(MAGIC_BYTES))
     while first and kind(raw.peek(MAGIC_BYTES)) == first and len(found) < max_bytes:
@@ -133,10 +134,11 @@ def whole(data: bytes, max_bytes: int) -> bytes:
                 if len(found) >= max_bytes:
                     break
         except EOFError:
+            early = True
             break
         except (zlib.error, lzma.LZMAError, OSError, ValueError) as problem:
             raise ValueError(f"{first}: {problem}") from None
-    return bytes(found[:max_bytes])
+    return bytes(found[:max_bytes]), early
 
 
 class Raw:
@@ -336,7 +338,7 @@ def _skippable(raw: Raw) -> bytes | None:
     held = bytearray()
     while len(held) < n_bytes and (data := raw.read(n_bytes - len(held))):
         held += data
-    return whole(bytes(held), MAX_DICTIONARY) if kind(bytes(held[:MAGIC_BYTES])) == "zstd" else bytes(held)
+    return whole(bytes(held), MAX_DICTIONARY)[0] if kind(bytes(held[:MAGIC_BYTES])) == "zstd" else bytes(held)
 
 
 def _lz4(raw: Raw) -> Iterator[Event]:

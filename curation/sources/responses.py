@@ -80,61 +80,66 @@ def media_type(header: str) -> tuple[str, str]:
     return essence, charset
 
 
-def decoded(response: Response, max_bytes: int) -> bytes:
-    """The body without transfer and content encoding, cut at `max_bytes` + 1 so that a bomb stays small.
+def decoded(response: Response, max_bytes: int) -> tuple[bytes, bool]:
+    """The body without transfer and content encoding, cut at `max_bytes` + 1 so that a bomb stays small; and whether it ends
+    amid one of them.
 
     Raises ValueError for an encoding that breaks off amid a body that is no text without it.
     """
-    body = response.body
+    body, early = response.body, False
     transfer = _tokens(response.headers.get("transfer-encoding", ""))
     if "chunked" in transfer:
-        body = dechunked(body)
+        body, early = dechunked(body)
     named = _tokens(response.headers.get("content-encoding", "")) + [t for t in transfer if t != "chunked"]
     for encoding in reversed(named[-ENCODINGS:]):
         if encoding in {"br", "deflate"} and not is_text(body) and containers.kind(body[:10]) is None:
-            body = _without(body, encoding, max_bytes + 1)
+            body, cut = _without(body, encoding, max_bytes + 1)
         else:
-            body = _unpacked(body, max_bytes + 1)
+            body, cut = _unpacked(body, max_bytes + 1)
+        early = early or cut
     for _ in range(ENCODINGS):
         if containers.kind(body[:10]) not in {"gzip", "zstd"}:
             break
-        body = _unpacked(body, max_bytes + 1)
-    return body
+        body, cut = _unpacked(body, max_bytes + 1)
+        early = early or cut
+    return body, early
 
 
-def _without(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Encodings that have no mark of their own."""
+def _without(body: bytes, encoding: str, max_bytes: int) -> tuple[bytes, bool]:
+    """A body out of an encoding that has no mark of its own, and whether that ends early (brotli's reader raises then)."""
     try:
         if encoding == "br":
-            return BrotliReader(io.BytesIO(body)).read(max_bytes)
+            return BrotliReader(io.BytesIO(body)).read(max_bytes), False
         zlib_header = body[:1] == b"\x78" and int.from_bytes(body[:2], "big") % 31 == 0
-        return zlib.decompressobj(wbits=15 if zlib_header else -15).decompress(body, max_bytes)
+        inflate = zlib.decompressobj(wbits=15 if zlib_header else -15)
+        return inflate.decompress(body, max_bytes), not (inflate.eof or inflate.unconsumed_tail)
     except (OSError, ValueError, zlib.error) as problem:
         if looks_html(body):
-            return body
+            return body, False
         raise ValueError(f"{encoding}: {problem}") from None
 
 
-def _unpacked(body: bytes, max_bytes: int) -> bytes:
-    return containers.whole(body, max_bytes) if containers.kind(body[:10]) in {"gzip", "zstd"} else body
+def _unpacked(body: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    return containers.whole(body, max_bytes) if containers.kind(body[:10]) in {"gzip", "zstd"} else (body, False)
 
 
 def _tokens(header: str) -> list[str]:
     return [token.strip().lower() for token in header.split(",") if token.strip()]
 
 
-def dechunked(body: bytes) -> bytes:
-    """The body without HTTP/1.1 chunk lines (RFC 9112 section 7.1); as it is when it does not begin with one."""
+def dechunked(body: bytes) -> tuple[bytes, bool]:
+    """The body without HTTP/1.1 chunk lines (RFC 9112 section 7.1), and whether it ends before the last one, which is empty.
+    As it is when it does not begin with one."""
     chunks: list[bytes] = []
     at = 0
     while match := CHUNK_LINE.match(body, at):
         size = int(match[1], 16)
         if size == 0:
-            return b"".join(chunks)
+            return b"".join(chunks), False
         chunks.append(body[match.end() : match.end() + size])
         at = match.end() + size
         at += 2 if body[at : at + 2] == b"\r\n" else int(body[at : at + 1] == b"\n")
-    return b"".join(chunks) if chunks and at >= len(body) else body
+    return (b"".join(chunks), True) if chunks and at >= len(body) else (body, False)
 
 
 def is_text(payload: bytes) -> bool:

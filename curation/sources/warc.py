@@ -66,6 +66,7 @@ def read_records(file: BinaryIO, columns: dict, limits: Limits, begin: int = 0, 
             continue
         own = {"warc_offset": offset, "source_id": record_id or f"{name}:{at}"}
         own["fetched_at"] = one.headers.get("warc-date", "")
+        own["truncated"] = one.headers.get("warc-truncated", "").lower()
         yield _row(one, one.block, identity, {**columns, **own}, limits)
     if one is None:
         yield drop("bad_record", detail=f"{name}: nothing is in this file")
@@ -96,9 +97,11 @@ def _row(record: Record, block: bytes, identity: dict, columns: dict, limits: Li
             return drop("http_status", **identity, value=response.status, threshold=200)
         content_type, charset = responses.media_type(response.headers.get("content-type", ""))
         try:
-            payload = responses.decoded(response, limits.max_record_bytes)
+            payload, early = responses.decoded(response, limits.max_record_bytes)
         except ValueError as problem:
             return drop("bad_record", **identity, detail=f"content encoding: {problem}")
+        if early and not columns["truncated"]:
+            columns = {**columns, "truncated": "body"}
     if len(payload) > limits.max_record_bytes:
         return drop("record_too_large", **identity, value=len(payload), threshold=limits.max_record_bytes)
     if not responses.is_page(content_type, payload):

@@ -65,6 +65,7 @@ def test_columns_of_a_page(tmp_path):
         "warc_file": "a.warc.gz",
         "warc_offset": len(gzip.compress(first, mtime=0)),
         "fetched_at": "2024-05-18T01:58:10Z",
+        "truncated": "",
         "published": "",
         "content_type": "text/html",
         "charset_hint": "utf-8",
@@ -204,6 +205,38 @@ def test_a_cut_gzip_body_keeps_what_there_is(tmp_path):
     body = gzip.compress(b"<html>" + os.urandom(5000).hex().encode())[:-2000]
     [page], _ = read(write(tmp_path / "a.warc.gz", record("one", http(body, "Content-Encoding: gzip"))))
     assert page["payload"].startswith(b"<html>") and len(page["payload"]) > 1000
+    assert page["truncated"] == "body"
+
+
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PAGE), PAGE)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (CHUNKED, ["Transfer-Encoding: chunked"]),
+        (zlib.compress(PAGE), ["Content-Encoding: deflate"]),
+        (zlib.compress(PAGE)[2:-4], ["Content-Encoding: deflate"]),
+        (gzip.compress(gzip.compress(PAGE)), ["Content-Encoding: gzip, gzip"]),
+        (gzip.compress(PAGE), []),
+    ],
+)
+def test_a_body_is_whole_or_marked(tmp_path, body, headers):
+    """Wherever a body ends amid an encoding, the page says so; a whole one is not marked."""
+    for cut in (0, 1, 9, len(body) // 2):
+        path = write(tmp_path / f"{cut}.warc.gz", record("one", http(body[: len(body) - cut], *headers)))
+        pages, drops = read(path)
+        marks = [page["truncated"] for page in pages]
+        if cut == 0:
+            assert marks == [""]
+        assert all(page["truncated"] == "body" or page["payload"] == PAGE for page in pages), (cut, marks)
+        assert pages or drops
+    assert marks == ["body"] or not pages
+
+
+def test_what_the_crawler_cut_is_marked_as_it_says(tmp_path):
+    text = record("one", http(PAGE)).replace(b"WARC-Date", b"WARC-Truncated: length\r\nWARC-Date")
+    assert [page["truncated"] for page in read(write(tmp_path / "a.warc.gz", text))[0]] == ["length"]
 
 
 @pytest.mark.parametrize("suffix", ["warc", "warc.gz", "warc.zst"])

@@ -357,7 +357,7 @@ def report(runs: dict[tuple[str, str], list[dict]], args: argparse.Namespace) ->
             row(f"{task}, peak memory", "MiB", ours, peer=(peer, theirs), target=round(MEMORY * theirs, 1), least=False)
         )
     if not args.no_result:
-        write("alignment-cpu", rows)
+        write("alignment-cpu", rows, tuned_on="nothing")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main() -> None:
         rows += beside_the_loop(np.array(embeddings[order[:NAIVE]])) + beside_semdedup(
             embeddings, order, taken, seconds
         )
-    table.write("alignment-select", rows)
+    table.write("alignment-select", rows, tuned_on="nothing")
 
 
 def beside_the_loop(embeddings: np.ndarray) -> list[dict]:

@@ -57,7 +57,7 @@ def main() -> None:
     for engine in OURS:
         for other in PEERS:
             rows += compare(engine, found[engine], other, found[other])
-    write("curation-extract", rows)
+    write("curation-extract", rows, tuned_on=TUNED_ON)
 
 
 def read(path: Path) -> list[dict]:
@@ -150,7 +150,7 @@ def compare(engine: str, ours: dict, other: str, theirs: dict) -> list[dict]:
     rows = []
 
     def add(metric: str, unit: str, mine: float, yours: float, target: float | None = None) -> None:
-        rows.append(row(f"{engine}: {metric}", unit, mine, peer=(other, yours), target=target, tuned_on=TUNED_ON))
+        rows.append(row(f"{engine}: {metric}", unit, mine, peer=(other, yours), target=target))
 
     once = other == "trafilatura"  # targets are ours alone: listed beside one peer
     for which in SETS:

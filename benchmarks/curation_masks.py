@@ -52,7 +52,7 @@ def main() -> None:
     rows = [*block_lists(), *personal_data(texts), *evaluation_sets(texts, sorted(folder.glob("eval/*.jsonl*")))]
     with tempfile.TemporaryDirectory() as scratch:
         rows += perplexities(texts, options.models or trained(texts, scratch))
-    write("curation-masks", rows)
+    write("curation-masks", rows, tuned_on="nothing")
 
 
 def read(path: Path) -> pa.Array:
@@ -125,11 +125,11 @@ def personal_data(texts: dict[str, pa.Array]) -> list[dict]:
                 mine, theirs = {s for s in got if s[2] == kind}, {s for s in expected if s[2] == kind}
                 truth[kind], found[kind] = truth[kind] + len(theirs), found[kind] + len(mine)
                 both[kind] += len(mine & theirs)
-        for kind in truth:
-            rows.append(
-                row(f"masking, precision of {kind}, {truth[kind]} {name}", "share", both[kind] / max(1, found[kind]))
-            )
-            rows.append(row(f"masking, recall of {kind}, {truth[kind]} {name}", "share", both[kind] / truth[kind]))
+        seen = "these cases" if path.name == "pii_cases.tsv" else None
+        for kind, n in truth.items():
+            precision, recall = both[kind] / max(1, found[kind]), both[kind] / n
+            rows.append(row(f"masking, precision of {kind}, {n} {name}", "share", precision, tuned_on=seen))
+            rows.append(row(f"masking, recall of {kind}, {n} {name}", "share", recall, tuned_on=seen))
     return rows
 
 

@@ -49,7 +49,7 @@ def main() -> None:
         rows += near_duplicates(sample, Path(work))
         rows += filters(sample, Path(work))
         rows += chain(sample / "warc", Path(work))
-    table.write("curation-peers", rows)
+    table.write("curation-peers", rows, tuned_on="nothing")
 
 
 def peer(environment: str, script: str, *arguments: str) -> dict | None:

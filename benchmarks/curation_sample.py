@@ -64,7 +64,7 @@ def main() -> None:
                     row(metric, "share", mean["cascade"], peer=(other, mean[other]), target=least, tuned_on=TUNED_ON)
                 )
     print()
-    write("curation-sample", rows)
+    write("curation-sample", rows, tuned_on=TUNED_ON)
 
 
 def read(path: Path) -> list[dict]:

@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         found = {variant: run_one(case, variant, args) for variant in args.variant or variants(case)}
         rows += report(case, found, args)
         if not args.tiny:
-            write("training-gpu", merged(rows))
+            write("training-gpu", merged(rows), tuned_on="nothing")
     return rows
 
 

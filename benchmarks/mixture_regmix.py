@@ -23,6 +23,7 @@ from mixture.regmix.search import best_mixture
 PUBLISHED = {"linear": (0.9008, 0.8926, 0.8801), "lightgbm": (0.9845, 0.9864, 0.9712)}
 TARGETS = {"linear": (0.90, 0.89, 0.87), "lightgbm": (0.984, 0.983, 0.960), "best": (0.9845, 0.9864, 0.9712)}
 SCALES = ("1m", "60m", "1B")
+TUNED_ON = "the training runs alone; the tests' figures were in sight"  # of `best`, which is our choice
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     pile = next(i for i, name in enumerate(names) if "pile_cc" in name)
     rows, fitted = [], {}
     for kind in ("linear", "lightgbm", "best"):
+        seen = TUNED_ON if kind == "best" else None
         begin = time.process_time()
         fitted[kind] = fit(weights, losses, kind)
         seconds = (time.process_time() - begin) / len(names)
@@ -40,16 +42,32 @@ def main() -> None:
         published = PUBLISHED.get(kind, PUBLISHED["lightgbm"])
         for scale, rho, theirs, target in zip(SCALES, rhos, published, TARGETS[kind], strict=True):
             peer = (f"published, {kind if kind in PUBLISHED else 'lightgbm'}", theirs)
-            rows.append(row(f"{kind}: Pile-CC, 512 runs of 1M -> {scale}", "rho", rho[pile], peer=peer, target=target))
+            rows.append(
+                row(
+                    f"{kind}: Pile-CC, 512 runs of 1M -> {scale}",
+                    "rho",
+                    rho[pile],
+                    peer=peer,
+                    target=target,
+                    tuned_on=seen,
+                )
+            )
         for scale, rho in zip(SCALES, rhos, strict=True):
-            rows.append(row(f"{kind}: mean of 13 domains -> {scale}", "rho", rho.mean()))
-            rows.append(row(f"{kind}: worst of 13 domains -> {scale}", "rho", rho.min()))
+            rows.append(row(f"{kind}: mean of 13 domains -> {scale}", "rho", rho.mean(), tuned_on=seen))
+            rows.append(row(f"{kind}: worst of 13 domains -> {scale}", "rho", rho.min(), tuned_on=seen))
         held_out = cross_validate(weights, losses[:, [pile]], kind)
         rows.append(row(f"{kind}: Pile-CC, 5 folds of the 512", "rho", spearman(losses[:, [pile]], held_out)[0]))
         rows.append(row(f"{kind}: fit of one target to 512 runs", "CPU s", seconds))
     for kind, n in (("lightgbm", 24), ("best", 24), ("best", 64), ("best", 128), ("best", 256)):
         rho = spearman(tests[0][1], fit(weights[:n], losses[:n], kind).predict(tests[0][0]))
-        rows.append(row(f"{kind}: mean of 13 domains, {n} runs -> 1m", "rho", rho.mean()))
+        rows.append(
+            row(
+                f"{kind}: mean of 13 domains, {n} runs -> 1m",
+                "rho",
+                rho.mean(),
+                tuned_on=TUNED_ON if kind == "best" else None,
+            )
+        )
     prior = dict(zip([f"{i:02}" for i in range(weights.shape[1])], weights.mean(axis=0), strict=True))
     begin = time.process_time()
     best_mixture(fitted["best"], prior, seed=42)
@@ -57,7 +75,7 @@ def main() -> None:
     begin = time.process_time()
     sample_mixtures(prior, 512, 42)
     rows.append(row("512 mixtures of 17 domains", "CPU s", time.process_time() - begin))
-    write("mixture-regmix", rows)
+    write("mixture-regmix", rows, tuned_on="nothing")
 
 
 def table(path: Path) -> tuple[list[str], np.ndarray]:

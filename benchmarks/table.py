@@ -20,7 +20,8 @@ def row(
     tuned_on: str | None = None,
 ) -> dict:
     """One row. `peer` is (name and version, its value), and `ratio` ours / its. `target` is the least value that is asked
-    for; the greatest when `least` is False. `tuned_on` says whether ours was made better with these data in sight."""
+    for; the greatest when `least` is False. `tuned_on` says which of the data of this row were in sight when ours was made;
+    without it the row has what `write` is told of all."""
     name, value = peer or (None, None)
     met = None if target is None else bool(ours >= target if least else ours <= target)
     ratio = round(ours / value, 2) if value else None
@@ -28,8 +29,9 @@ def row(
     return {"metric": metric, "unit": unit, **values, "target": target, "met": met, "tuned_on": tuned_on}
 
 
-def write(name: str, rows: list[dict]) -> None:
-    """Print the rows and write them to results/<name>.json."""
+def write(name: str, rows: list[dict], tuned_on: str) -> None:
+    """Print the rows and write them to results/<name>.json. `tuned_on` is that of rows which do not say it themselves."""
+    rows = [{**r, "tuned_on": r["tuned_on"] or tuned_on} for r in rows]
     result = {"machine": machine(), "date": datetime.date.today().isoformat(), "rows": rows}
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

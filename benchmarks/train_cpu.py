@@ -75,7 +75,7 @@ def main() -> None:
             results += report(runs, args, precision)
     from table import write
 
-    write("training-cpu", results)
+    write("training-cpu", results, tuned_on="nothing")
 
 
 def prepare(folder: Path, args: argparse.Namespace, shape: dict, accumulation: int) -> None:

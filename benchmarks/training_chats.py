@@ -69,7 +69,7 @@ def main() -> None:
         rows = stage(chats, folder)
     few = ["\n".join(turns) for turns in chats[: options.peer_chats]]
     rows.append(copies(few))
-    write("training-chats", rows)
+    write("training-chats", rows, tuned_on="nothing")
 
 
 def stage(chats: list[list[str]], folder: str) -> list[dict]:

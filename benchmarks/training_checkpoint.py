@@ -58,7 +58,7 @@ def main() -> None:
         row("finding, checking and loading the newest", "s", read["load"]),
         row("of which checksums", "s", read["checksums"]),
     ]
-    write("training-checkpoint", results)
+    write("training-checkpoint", results, tuned_on="nothing")
 
 
 def make_state(parameters: int) -> dict[str, torch.Tensor]:

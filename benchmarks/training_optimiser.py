@@ -54,7 +54,7 @@ def main() -> None:
         rows.append(row(f"loss at the end, beta2 {beta2}", "nats", loss_8bit, peer=(peer, loss)))
         apart = float((rounded - exact).norm() / (chance - exact).norm())
         rows.append(row(f"weights apart, other texts = 1, beta2 {beta2}", "", apart, target=0.1, least=False))
-    write("training-optimiser", rows)
+    write("training-optimiser", rows, tuned_on="nothing")
 
 
 def measure(states: str, args: argparse.Namespace) -> dict[str, float]:

@@ -11,7 +11,6 @@ Each reader takes a `name` that tells the file from the others of its source: ro
 
 from __future__ import annotations
 
-import codecs
 import datetime
 import html
 import json
@@ -27,7 +26,8 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from curation.schema import Limits, batches, drop, file_name, raw
-from curation.sources.containers import BROKEN, BYTES, archive, kind, unpacked
+from curation.sources.containers import BROKEN, BYTES, unpacked
+from curation.sources.lines import lines
 from curation.sources.responses import LOOKED_AT, is_binary
 
 PARQUET_ROWS = 64  # decoded at a time, at most
@@ -176,7 +176,7 @@ def _canonical(payload: bytes) -> str:
 def _json_rows(file: BinaryIO, origin: Origin) -> Iterator[dict]:
     source, max_bytes = origin.source, origin.limits.max_line_bytes
     number = 0
-    for line, n_bytes in _lines(file, max_bytes):
+    for line, n_bytes in lines(file, max_bytes):
         number += 1
         where, record_id = f"{origin.name}:{number}", f"{source}:{origin.place}:{number}"
         if isinstance(line, str):
@@ -197,47 +197,6 @@ def _json_rows(file: BinaryIO, origin: Origin) -> Iterator[dict]:
                 yield drop("invalid_json", record_id=record_id, detail=f"{where}: not an object")
                 continue
             yield from _document_rows([(number, row)], origin)
-
-
-def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | str, int]]:
-    """(line, its bytes), of a line beyond `max_bytes` not the whole; (message, 0) where something breaks."""
-    held: list[bytes] = []  # the begin of the present line
-    n_bytes = 0  # of it, with those that were let go
-    broken = False
-    wide = None
-    first = True
-    for event, value in unpacked(file):
-        if event == BROKEN:
-            yield value, 0
-            held, n_bytes, broken = [], 0, True
-            continue
-        if event not in BYTES:
-            continue
-        if first:
-            first = False
-            inner = kind(value)
-            if said := archive(value) or (inner and f"packed twice, by {inner} inside"):
-                yield f"the file is {said}: unpack it first", 0
-                return
-            if value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                wide = codecs.getincrementaldecoder("utf-16")("replace")
-        chunk = wide.decode(value).encode() if wide else value
-        if broken:  # what comes first is the end of a broken line, unless it looks like the begin of one
-            broken = False
-            if not chunk.startswith(b"{"):
-                chunk = chunk.partition(b"\n")[2]
-        *whole, rest = chunk.split(b"\n")
-        for line in whole:
-            n_bytes += len(line)
-            yield b"".join([*held, line]) if held else line, n_bytes
-            held, n_bytes = [], 0
-        n_bytes += len(rest)
-        if n_bytes > max_bytes:
-            held = []
-        elif rest:
-            held.append(rest)
-    if n_bytes:
-        yield b"".join(held), n_bytes
 
 
 def _parquet_rows(file: BinaryIO, path: str, origin: Origin) -> Iterator[dict]:

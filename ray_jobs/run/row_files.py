@@ -1,12 +1,13 @@
-"""Rows of a file or data set from outside: JSON Lines and JSON (`.gz` too), Parquet, a Hugging Face data set.
+"""Rows of a file or data set from outside: JSON Lines and JSON (packed or not), Parquet, a Hugging Face data set.
 
+What a file is, its bytes say, not its name.
 `hf:NAME[:CONFIG][@SPLIT]` is a data set of the hub or a local folder, also one that `save_to_disk` wrote; the split is
 `train` where none is named.
 """
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import json
 import os
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from cluster import storage
+from curation.sources.lines import lines
 
 HF = "hf:"
 BATCH_ROWS = 1000
+PARQUET = b"PAR1"
+MAX_LINE_BYTES = 1 << 28
 
 Found = tuple[str, dict | None, str]
 """(where the row stands, the row or None, what is wrong with it)."""
@@ -32,33 +36,41 @@ def read(uri: str) -> Iterator[Found]:
     try:
         if is_hf(uri):
             yield from _hf(uri)
-        elif uri.endswith(".parquet"):
-            yield from _parquet(uri)
         else:
-            yield from _json(uri)
+            with storage.opened(uri) as file:
+                parquet = file.read(len(PARQUET)) == PARQUET or uri.endswith(".parquet")
+            yield from _parquet(uri) if parquet else _json(uri)
     except (OSError, EOFError, pa.ArrowException) as error:
         raise ValueError(f"{uri}: cannot be read: {error}") from None
 
 
 def _json(uri: str) -> Iterator[Found]:
-    fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb") as file:
-        stream = gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file
-        if uri.removesuffix(".gz").endswith(".json"):
-            data = stream.read()
-            if data.lstrip()[:1] == b"[":
+    """One object a line, or all rows in one array."""
+    number, first = 0, True
+    with storage.opened(uri) as file:
+        for line, n_bytes in (found := lines(file, MAX_LINE_BYTES)):
+            if isinstance(line, str):
+                yield f"{uri}, after line {number}", None, line
+                continue
+            number += 1
+            where = f"{uri}, line {number}"
+            if n_bytes > MAX_LINE_BYTES:
+                yield where, None, f"{n_bytes:,} bytes: the most is {MAX_LINE_BYTES:,}"
+                continue
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            if first and line.lstrip().startswith(b"["):
+                rest = (one for one, _ in found if isinstance(one, bytes))
                 try:
-                    rows = json.loads(data)
-                except ValueError as error:
+                    rows = json.loads(b"\n".join([line, *rest]))
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{uri}: not JSON: {error}") from None
                 for number, row in enumerate(rows, 1):
                     yield _object(f"{uri}, item {number}", row)
                 return
-            stream = data.split(b"\n")
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            where = f"{uri}, line {number}"
+            first = False
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:

@@ -1,7 +1,9 @@
 """Rows from JSON Lines, JSON, Parquet and Hugging Face data sets; what is no row is named, and reading goes on."""
 
+import bz2
 import gzip
 import json
+import lzma
 
 import datasets
 import pyarrow as pa
@@ -11,6 +13,11 @@ from cluster import storage
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
 from ray_jobs.run.row_files import is_hf, read
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.compress(data, "zstd", asbytes=True)
+
 
 ROWS = [{"id": "a", "messages": [{"role": "user", "content": "ສະບາຍດີ"}]}, {"id": "b", "messages": []}]
 
@@ -41,6 +48,29 @@ def test_every_kind_gives_the_same_rows(places, name):
     assert [row for _, row, _ in found] == ROWS
     assert files.rows(uri) == ROWS
     assert len({where for where, _, _ in found}) == 2
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd])
+@pytest.mark.parametrize("form", ["lines", "array", "array with a mark", "array in one line", "parquet"])
+@pytest.mark.parametrize("name", ["chats", "chats.jsonl", "chats.json.gz", "chats.parquet.txt", "chats 2%.JSON"])
+def test_bytes_say_what_a_file_is(places, tmp_path, pack, form, name):
+    data = {
+        "lines": (places / "a.jsonl").read_bytes(),
+        "array": (places / "c.json").read_bytes(),
+        "array with a mark": b"\xef\xbb\xbf" + (places / "c.json").read_bytes(),
+        "array in one line": json.dumps(ROWS).encode(),
+        "parquet": (places / "e.parquet").read_bytes(),
+    }[form]
+    (tmp_path / name).write_bytes(data if form == "parquet" else pack(data))
+    assert [row for _, row, _ in read(str(tmp_path / name))] == ROWS
+
+
+def test_a_packed_file_that_breaks_gives_the_rows_before(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps({"id": n}) + "\n" for n in range(20_000)).encode())[:-3000])
+    found = list(read(str(path)))
+    assert [row["id"] for _, row, _ in found if row] == list(range(sum(1 for _, row, _ in found if row)))
+    assert "ends early" in found[-1][2] or found[-1][1] is None
 
 
 def test_lines_that_are_no_rows_are_named(tmp_path):

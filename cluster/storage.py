@@ -94,6 +94,11 @@ def exists(uri: str) -> bool:
     return fs.exists(path)
 
 
+def is_file(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    return fs.isfile(path)
+
+
 def size(uri: str) -> int:
     """Bytes of one file, or of all files below a folder; 0 when nothing is there."""
     fs, path = filesystem(uri)

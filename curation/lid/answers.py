@@ -39,7 +39,11 @@ def letters(text: str) -> int:
 
 
 def wrong(
-    answers: Sequence[str], langs: Sequence[str], model: str = "lid.176", other: float = 0.8, min_letters: int = 50
+    answers: Sequence[str],
+    langs: Sequence[str],
+    model: str | identify.ModelName = "lid.176",
+    other: float = 0.8,
+    min_letters: int = 50,
 ) -> list[tuple[str, float] | None]:
     """For each answer the language that it is in instead of its own and its probability, or None where it may stay.
 

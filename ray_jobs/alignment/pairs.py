@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from curation.lid import identify
 from ray_jobs.alignment import chats, generate
-from ray_jobs.run.files import location
+from ray_jobs.run import identifier
 from ray_jobs.run.graph import foundation
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
@@ -82,7 +82,7 @@ def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
     """
     prompts, rejects = _prompts(job)
     samples = generate.samples(job, policy, prompts, job.path("samples"), seed)
-    kept, dropped = preference.pairs(samples, namer(location(job.recipe.language.model)))
+    kept, dropped = preference.pairs(samples, namer(identifier.of(job.recipe)))
     kept, long = _fitting(_tokenizer(job), kept, job.train.context)
     chats.write_ledger(job, rejects + dropped + long, "part-samples")
     chats.write_rows(job.path("pairs.jsonl"), kept)
@@ -127,7 +127,7 @@ def _tokenizer(job: Job):
     return load_tokenizer(tokenizer_of(job))
 
 
-def namer(model_name: str) -> Callable[[str], str]:
+def namer(model: str | identify.ModelName) -> Callable[[str], str]:
     """text -> its most probable language."""
-    identifier = identify.load(model_name)
-    return lambda text: identifier.labels[identifier.predict(pa.array([text]))[0][0]]
+    known = identify.load(model)
+    return lambda text: known.labels[known.predict(pa.array([text]))[0][0]]

@@ -119,9 +119,15 @@ class Extract(Section):
 
 
 class Language(Section):
-    model: str = "lid.176"  # or the folder of a model of `pinisi train lid`, any URI
+    model: str = "lid.176"  # or the folder of a model of `pinisi train lid`, or a fastText file, any URI
+    labels: dict[str, str] = {}  # of a fastText file: its label -> a language of the recipe, or `other`
     min_score: dict[str, Share] = {"default": 0.5}  # a language, or `default`
     min_share: dict[str, Share] = {"default": 0.5}  # of the letters of a page in two languages
+
+    @field_validator("labels")
+    @classmethod
+    def _without_prefix(cls, value: dict[str, str]) -> dict[str, str]:
+        return {label.removeprefix("__label__"): code for label, code in value.items()}
 
 
 class Filter(Section):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.strict_yaml import Positive, Section
+from curation.policy.keys import nearest
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Tokenize
 from ray_jobs.config.training import Train
@@ -71,6 +72,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sources(self) -> Recipe:
+        for label, code in self.language.labels.items():
+            if code not in (*self.languages, "other"):
+                near = nearest(code, [*self.languages, "other"])
+                raise ValueError(f"language.labels: {label} is mapped to {code!r}, which is not in `languages`{near}")
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError("two sources have the same `name`")

@@ -83,8 +83,10 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
         folder = recipe.filter.perplexity_models
         return [storage.join(folder, "*", "*")] if folder else []
     if key == "language.model":
-        folder = recipe.language.model
-        return [] if folder == "lid.176" else [storage.join(folder, "model.json")]
+        model = recipe.language.model
+        if model == "lid.176":
+            return []
+        return [model] if storage.is_file(model) else [storage.join(model, "model.json")]
     value = recipes.lookup(recipe, key)
     found = value if isinstance(value, list) else [value] if value else []
     return [pattern for pattern in found if not row_files.is_hf(pattern)]

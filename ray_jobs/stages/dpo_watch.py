@@ -18,7 +18,7 @@ from cluster import gauges, storage
 from ray_jobs.alignment import chats, generate, pairs
 from ray_jobs.alignment.probe_records import QUESTIONS, RECORDS, SNAPSHOTS
 from ray_jobs.config.given import given
-from ray_jobs.run.files import location
+from ray_jobs.run import identifier
 from ray_jobs.run.fingerprint import code, digest
 from ray_jobs.run.graph import OFF_POLICY, REWARD, SFT_2, rounds
 from ray_jobs.run.job import Job
@@ -65,7 +65,7 @@ def run(job: Job) -> dict:
     } - wanted:
         storage.remove(job.path("answers", stale))
     answers = _answers(job, points, prompts)
-    namer = pairs.namer(location(job.recipe.language.model))
+    namer = pairs.namer(identifier.of(job.recipe))
     records = [
         {"step": point["step"], "stage": point["stage"], "update": point["update"]}
         | probe.facts(rows, answers[0], recipe.beta, namer)

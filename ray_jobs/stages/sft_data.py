@@ -20,12 +20,12 @@ from cluster import storage
 from cluster.shards import LEDGER, ledger_rows
 from curation.dedup import conversations as chat_duplicates
 from curation.lid import answers as chat_language
+from curation.lid.identify import ModelName
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import categories, chats
 from ray_jobs.config.alignment import ChatData
 from ray_jobs.errors import UserError
-from ray_jobs.run import files, row_files
-from ray_jobs.run.files import location
+from ray_jobs.run import files, identifier, row_files
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work.tasks import map_on_ray, written
@@ -41,7 +41,7 @@ class Task(TokenizerSetting):
 
     data: ChatData
     languages: list[str]
-    model: str  # of the languages of answers
+    model: str | ModelName  # of the languages of answers
     folder: str  # of the user's functions
     stage: str
     uri: str
@@ -57,7 +57,7 @@ def run(job: Job) -> dict:
             **tokenizer_of(job),
             "data": sft.data,
             "languages": list(job.recipe.languages),
-            "model": location(job.recipe.language.model),
+            "model": identifier.of(job.recipe),
             "folder": os.getcwd(),
             "stage": job.stage.name,
             "uri": uri,
@@ -151,7 +151,7 @@ def _ids(encoder: Encoder, text: str) -> list[int]:
     return encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _in_own_language(rows: list[dict], data: ChatData, model: str) -> tuple[list[dict], list[dict]]:
+def _in_own_language(rows: list[dict], data: ChatData, model: str | ModelName) -> tuple[list[dict], list[dict]]:
     """Rows whose answers are in their language; a row whose task is a translation is not asked."""
     if data.other_language is None:
         return rows, []

@@ -156,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
         made = train.add_parser(what, help=text, description=text)
         module.add_arguments(made)
         made.set_defaults(command=module.main)
+    text = "what Pinisi needs of a language that it does not know, from texts in it: a folder for the recipe"
+    language = commands.add_parser("language", help="add a language").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    new = language.add_parser("new", help=text, description=text)
+    new_language = importlib.import_module("ray_jobs.prepare.new_language")
+    new_language.add_arguments(new)
+    new.set_defaults(command=new_language.main)
     text = "a training checkpoint to a Hugging Face folder, or such a folder to a checkpoint"
     converted = commands.add_parser("convert", help=text, description=text)
     convert.add_arguments(converted)

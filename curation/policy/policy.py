@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from cluster import storage
 from cluster.shards import LEDGER
 from curation.policy.keys import Percentile, Policy, edits, known, merge_rules, nearest, words
 from curation.policy.percentiles import resolve
@@ -28,9 +29,12 @@ STAGE = "filter/policy"
 KEYS = ("name", "script", "lid", "edit", "rules", "stop_words", "flagged_words")
 
 
-def languages() -> list[str]:
-    """Codes of the languages that have a file, sorted."""
-    return sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "default" and not p.stem.startswith("script_"))
+def languages(folder: str | None = None) -> list[str]:
+    """Codes of the languages that have a file, here or in a user's `folder` (any URI), sorted."""
+    names = {path.stem for path in FOLDER.glob("*.yaml")}
+    if folder:
+        names |= {uri.rsplit("/", 1)[-1].removesuffix(".yaml") for uri in storage.glob(storage.join(folder, "*.yaml"))}
+    return sorted(name for name in names if name != "default" and not name.startswith("script_"))
 
 
 def load(
@@ -38,14 +42,15 @@ def load(
     overrides: Mapping[str, Mapping | None] | None = None,
     lists: Mapping[str, tuple[str, ...]] | None = None,
     own: tuple[str, ...] = (),
+    folder: str | None = None,
 ) -> Policy:
     """The policy of a language, with a recipe's `overrides` (signal -> bounds, or off) of its rules on top.
 
     `lang` "default" gives the policy of no language in particular. `lists` (`stop_words`, `flagged_words`) replace those of
-    the file; `own` are names of signals of the user. Raises ValueError naming the file or override, the key and the nearest
-    right one when a language, key, rule or value is wrong.
+    the file; `own` are names of signals of the user; a file in a user's `folder` goes before the shipped one. Raises ValueError
+    naming the file or override, the key and the nearest right one when a language, key, rule or value is wrong.
     """
-    policy = _from_files(lang)
+    policy = _from_files(lang, folder) if folder else _shipped(lang)
     if lists:
         policy = Policy(**{**vars(policy), **lists})
     if not overrides:
@@ -68,12 +73,13 @@ def load_all(
     overrides: Mapping[str, Mapping] | None = None,
     lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
     own: tuple[str, ...] = (),
+    folder: str | None = None,
 ) -> dict[str, Policy]:
     """Policies of the languages and of "default".
 
     `overrides` is language or "default" -> rules; those of "default" hold for every language, under the language's own, except
     bounds on a list that a language has not. `lists` are word lists by language (`curation.signals.word_lists.read`), `own`
-    names of signals of the user.
+    names of signals of the user, `folder` has files of languages of the user.
     """
     overrides, lists = overrides or {}, lists or {}
     for lang in overrides:
@@ -85,13 +91,13 @@ def load_all(
         if rules is not None and not isinstance(rules, Mapping):
             raise ValueError(f"filter.policy: {lang} must be a mapping of signals to bounds, not {rules!r}")
     everywhere = overrides.get("default") or {}
-    policies = {"default": load("default", everywhere, own=own)}
+    policies = {"default": load("default", everywhere, own=own, folder=folder)}
     for lang in langs:
-        policy = load(lang, None, lists.get(lang))
+        policy = load(lang, None, lists.get(lang), folder=folder)
         held = {
             s: b for s, b in everywhere.items() if s not in LIST_SIGNALS or getattr(policy, LIST_SIGNALS[s]) is not None
         }
-        policies[lang] = load(lang, {**held, **(overrides.get(lang) or {})}, lists.get(lang), own)
+        policies[lang] = load(lang, {**held, **(overrides.get(lang) or {})}, lists.get(lang), own, folder)
     return policies
 
 
@@ -136,18 +142,20 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
     return pa.array(keep), pa.record_batch([pa.array(columns[f.name], f.type) for f in LEDGER], schema=LEDGER)
 
 
-def policy_kernel(
+def policy_kernel(  # noqa: PLR0917
     langs: list[str],
     overrides: Mapping[str, Mapping] | None = None,
     lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
     thresholds: Mapping[str, Mapping] | None = None,
     own: tuple[str, ...] = (),
+    folder: str | None = None,
 ) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
     """Kernel of filter/policy: documents with signal columns -> (those that break no rule, ledger).
 
-    `overrides` and `lists` as in `load_all`; `thresholds` are the numbers of percentiles (`curation.policy.percentiles`).
+    `overrides`, `lists` and `folder` as in `load_all`; `thresholds` are the numbers of percentiles
+    (`curation.policy.percentiles`).
     """
-    return partial(_judge, resolve(load_all(langs, overrides, lists, own), thresholds or {}))
+    return partial(_judge, resolve(load_all(langs, overrides, lists, own, folder), thresholds or {}))
 
 
 def _judge(policies: Mapping[str, Policy], batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
@@ -159,29 +167,34 @@ _EMPTY = pa.RecordBatch.from_pylist([], schema=LEDGER)
 
 
 @cache
-def _from_files(lang: str) -> Policy:
-    if lang != "default" and lang not in languages():
-        near = nearest(lang, languages())
+def _shipped(lang: str) -> Policy:
+    return _from_files(lang, None)
+
+
+def _from_files(lang: str, folder: str | None) -> Policy:
+    if lang != "default" and lang not in languages(folder):
+        near = nearest(lang, languages(folder))
+        also = f", nor in {folder}" if folder else ""
         raise ValueError(
-            f"no file curation/languages/{lang}.yaml for language {lang!r}{near}; docs/languages.md says how to write one"
+            f"no file curation/languages/{lang}.yaml for language {lang!r}{also}{near}; `pinisi language new` makes one "
+            "(docs/languages.md)"
         )
-    last = _read(f"{lang}.yaml")
-    layers = [("default.yaml", _read("default.yaml"))]
+    where, last = _read(f"{lang}.yaml", folder)
+    layers = [_read("default.yaml")]
     if script := last.get("script"):
-        if not (FOLDER / f"script_{script}.yaml").exists():
+        name = f"script_{script}.yaml"
+        if not (FOLDER / name).exists() and not (folder and storage.exists(storage.join(folder, name))):
             scripts = sorted(p.stem.removeprefix("script_") for p in FOLDER.glob("script_*.yaml"))
-            raise ValueError(f"curation/languages/{lang}.yaml: no file script_{script}.yaml{nearest(script, scripts)}")
-        layers.append((f"script_{script}.yaml", _read(f"script_{script}.yaml")))
+            raise ValueError(f"{where}: no file {name}{nearest(script, scripts)}")
+        layers.append(_read(name, folder))
     if lang != "default":
-        layers.append((f"{lang}.yaml", last))
+        layers.append((where, last))
     edit: dict = {}
     rules: dict[str, dict[str, float]] = {}
     ngram: dict[str, int] = {}
-    for file, content in layers:
-        where = f"curation/languages/{file}"
+    for where, content in layers:
         edit |= edits(content.get("edit") or {}, where)
         merge_rules(rules, ngram, content.get("rules") or {}, where)
-    where = f"curation/languages/{lang}.yaml"
     policy = Policy(
         lang=lang,
         name=last.get("name", lang),
@@ -198,12 +211,16 @@ def _from_files(lang: str) -> Policy:
     return _checked(policy, where)
 
 
-def _read(file: str) -> dict:
+def _read(file: str, folder: str | None = None) -> tuple[str, dict]:
+    """(How errors call the file, what it says): the user's where their folder has one."""
+    where, uri = f"curation/languages/{file}", str(FOLDER / file)
+    if folder and storage.exists(own := storage.join(folder, file)):
+        where, uri = own, own
     try:
-        content = yaml.safe_load((FOLDER / file).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"curation/languages/{file} is not YAML: {str(error).splitlines()[0]}") from None
-    return known(content, KEYS, f"curation/languages/{file}", "")
+        content = yaml.safe_load(storage.read_bytes(uri)) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
+    return where, known(content, KEYS, where, "")
 
 
 def _checked(policy: Policy, where: str) -> Policy:

@@ -20,8 +20,8 @@ class Measure:
     """Kernel documents -> (documents with masked, edited text and signal columns, empty ledger). Can be pickled.
 
     `masked`: kinds of `curation.signals.pii_patterns.KINDS`; with any there is a column `pii` of counts. `perplexity_models`: a
-    folder of `pinisi train lm`; without one the signal `perplexity` is null. Raises ValueError for an unknown kind or a
-    folder without models.
+    folder of `pinisi train lm`; without one the signal `perplexity` is null. `folder`: language files of the user. Raises
+    ValueError for an unknown kind or a folder without models.
     """
 
     def __init__(
@@ -32,8 +32,9 @@ class Measure:
         masked: Collection[str] = (),
         perplexity_models: str | None = None,
         own: OwnSignals | None = None,
+        folder: str | None = None,
     ):
-        self.signals = signals_kernel(languages, lists)
+        self.signals = signals_kernel(languages, lists, folder)
         self.masked = known(masked)
         self.perplexity = PerplexityColumn(perplexity_models) if perplexity_models else None
         self.own = own

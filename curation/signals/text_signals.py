@@ -72,13 +72,15 @@ def signals(batch: pa.RecordBatch, policies: Mapping[str, Policy] | None = None)
 
 
 def signals_kernel(
-    languages: list[str], lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
+    languages: list[str],
+    lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
+    folder: str | None = None,
 ) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
     """Kernel of filter/signals: documents -> (documents with edited text and the signal columns, empty ledger).
 
-    `lists` by language (`curation.signals.word_lists.read`) replace those of the language files.
+    `lists` by language (`curation.signals.word_lists.read`) replace those of the language files; `folder` has files of the user.
     """
-    policies = {lang: load(lang, lists=(lists or {}).get(lang)) for lang in languages}
+    policies = {lang: load(lang, lists=(lists or {}).get(lang), folder=folder) for lang in languages}
     return partial(_edit_and_measure, Meter(policies), policies)
 
 

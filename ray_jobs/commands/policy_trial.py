@@ -36,12 +36,12 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
     recipe, langs = run.recipe, list(run.recipe.languages)
     tried_rules = _read(file)
     parts = storage.glob(storage.join(run.uri, STAGE, "part-*.parquet"))
-    folder = recipe.filter.word_lists
+    lists = word_lists.read(recipe.filter.word_lists) if recipe.filter.word_lists else {}
     own = own_names(recipe.filter)
     sides, numbers = [], []
     for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
         try:
-            sides.append(policy.load_all(langs, rules, word_lists.read(folder) if folder else {}, own))
+            sides.append(policy.load_all(langs, rules, lists, own, recipe.filter.language_files))
             numbers.append(thresholds(parts, sides[-1], recipe.filter))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None

@@ -132,6 +132,7 @@ class Language(Section):
 
 class Filter(Section):
     policy: dict[str, dict] = {}  # language or `default` -> rules that replace those of curation/languages/<lang>.yaml
+    language_files: str | None = None  # a folder of <lang>.yaml of your own, as `pinisi language new` writes it
     word_lists: str | None = None  # a folder of <lang>.yaml, as `pinisi train words` writes it
     mask_pii: bool | list[Literal["email", "phone", "ip", "id"]] = (
         True  # personal data become <email>, <phone>, <ip>, <id>

@@ -76,8 +76,8 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
         return [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
     if key == "dedup.indexes":
         return [storage.join(uri, name) for uri in recipe.dedup.indexes for name in INDEX_FILES]
-    if key == "filter.word_lists":
-        folder = recipe.filter.word_lists
+    if key in ("filter.word_lists", "filter.language_files"):
+        folder = recipes.lookup(recipe, key)
         return [storage.join(folder, "*.yaml")] if folder else []
     if key == "filter.perplexity_models":
         folder = recipe.filter.perplexity_models

@@ -28,9 +28,9 @@ def run(job: Job) -> dict:
     lists = _lists(config)
     parts = [shard.input for shard in shards_of(job, SIGNALS)]
     own = own_names(config)
-    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists, own), config)
+    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists, own, config.language_files), config)
     storage.write_json(job.path("_thresholds.json"), numbers)
-    kernel = policy.policy_kernel(langs, config.policy, lists, numbers, own)
+    kernel = policy.policy_kernel(langs, config.policy, lists, numbers, own, config.language_files)
     markers = run_shards(job, kernel, shards_of(job, SIGNALS))
     return {**totals(markers, docs_in=job.manifest(SIGNALS)["docs_out"]), "thresholds": numbers}
 
@@ -40,7 +40,8 @@ def check(recipe: Recipe) -> None:
     from curation.policy import policy
 
     config = recipe.filter
-    _percentiles(policy.load_all(list(recipe.languages), config.policy, _lists(config), own_names(config)), config)
+    langs, folder = list(recipe.languages), config.language_files
+    _percentiles(policy.load_all(langs, config.policy, _lists(config), own_names(config), folder), config)
 
 
 def own_names(config: Filter) -> tuple[str, ...]:

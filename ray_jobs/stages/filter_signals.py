@@ -31,7 +31,14 @@ def run(job: Job) -> dict:
     lists = word_lists.read(settings.word_lists) if settings.word_lists else None
     models = settings.perplexity_models
     own = OwnSignals(settings.signals, os.getcwd())
-    kernel = Measure(list(job.recipe.languages), lists, masked=kinds(settings), perplexity_models=models, own=own)
+    kernel = Measure(
+        list(job.recipe.languages),
+        lists,
+        masked=kinds(settings),
+        perplexity_models=models,
+        own=own,
+        folder=settings.language_files,
+    )
     shards = shards_of(job, LANGUAGE)
     job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:

@@ -1,8 +1,8 @@
-"""A trained language identifier: probabilities from the n-grams of a text, the vote of its lines, its alphabet.
+"""A trained language identifier: probabilities from the n-grams and words of a text, the vote of its lines, its alphabet.
 
 The folder of a model holds `model.json` (labels, scale, temperature) and `weights.safetensors`.
 
-- *Probability*: softmax(a * n^b * z), z = scale * sums / sqrt(n) + bias, n the number of features; (a, b) is fitted on sources
+- *Probability*: softmax(a * n^b * z), z = scale * sums / sqrt(n), n the number of n-grams; (a, b) is fitted on sources
   that the model had not seen.
 - *Lines*: a passage (`curation.lid.ngrams`) that belongs to another language with a probability of `SURE` or more is of that
   language. The language with the most letters, the unsure ones counted with the whole text's, has the page; its share of the
@@ -31,7 +31,7 @@ OTHER = "other"
 PREFIX_CHARS = 1000  # as accurate as the whole text, at a known cost
 SURE = 0.9
 CHUNK = 1024  # texts at a time, so that memory is bounded
-FORMAT = 1
+FORMAT = 2  # 1 had no words
 LARGEST = 32_000  # the largest weight as an int16
 
 
@@ -45,11 +45,11 @@ class Predictions(NamedTuple):
 
 @dataclass
 class LanguageModel:
-    """labels: C, the last is `OTHER`. weights: int16 [2^bits, C]. bias: float32 [C]. alphabet: uint64 [0x40000]."""
+    """labels: C, the last is `OTHER`. weights: int16 [2^bits, C]. words: int16 [2^b, C]. alphabet: uint64 [0x40000]."""
 
     labels: tuple[str, ...]
     weights: np.ndarray
-    bias: np.ndarray
+    words: np.ndarray
     scale: float
     alphabet: np.ndarray
     least_known: np.ndarray  # float32 [C]: share of letters in the alphabet
@@ -57,16 +57,17 @@ class LanguageModel:
 
     @classmethod
     def of_floats(
-        cls, labels: tuple[str, ...], weights: np.ndarray, bias: np.ndarray, alphabet: np.ndarray
+        cls, labels: tuple[str, ...], weights: np.ndarray, words: np.ndarray, alphabet: np.ndarray
     ) -> LanguageModel:
         """With float weights rounded to 16 bits."""
-        scale = float(np.abs(weights).max() / LARGEST) or 1.0
+        scale = float(max(np.abs(weights).max(), np.abs(words).max()) / LARGEST) or 1.0
         least_known = np.full(len(labels), 0.5, np.float32)
-        return cls(labels, np.rint(weights / scale).astype(np.int16), bias, scale, alphabet, least_known)
+        whole = (np.rint(table / scale).astype(np.int16) for table in (weights, words))
+        return cls(labels, *whole, scale, alphabet, least_known)
 
     def logits(self, sums: np.ndarray, features: np.ndarray) -> np.ndarray:
         """z [N, C] of sums of weights [N, C] over `features` [N] n-grams each."""
-        return sums * (self.scale / np.sqrt(np.maximum(features, 1)))[:, None] + self.bias
+        return sums * (self.scale / np.sqrt(np.maximum(features, 1)))[:, None]
 
     def calibrated(self, z: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N, C]."""
@@ -88,7 +89,7 @@ class LanguageModel:
         data, offsets = text_buffers(texts)
         sums, features, letters, owners = _passages(self, data, offsets)
         sure = self.calibrated(self.logits(sums, features), features)
-        best, total, n, share, present = _vote(sums, features, letters, owners, sure, len(texts), self.bias, self.scale)
+        best, total, n, share, present = _vote(sums, features, letters, owners, sure, len(texts))
         probabilities = self.calibrated(self.logits(total, n), n)
         other = len(self.labels) - 1
         unknown, read = unknown_letters(self, data, offsets, present)
@@ -106,7 +107,7 @@ class LanguageModel:
         letters = np.flatnonzero(self.alphabet)
         tensors = {
             "weights": self.weights,
-            "bias": self.bias,
+            "words": self.words,
             "least_known": self.least_known,
             "letters": letters.astype(np.uint32),
             "letters_labels": self.alphabet[letters],
@@ -140,7 +141,7 @@ def load(folder: str) -> LanguageModel:
     return LanguageModel(
         tuple(facts["labels"]),
         tensors["weights"],
-        tensors["bias"],
+        tensors["words"],
         facts["scale"],
         alphabet,
         tensors["least_known"],
@@ -171,12 +172,12 @@ def _passages(model: LanguageModel, data: np.ndarray, offsets: np.ndarray) -> tu
     most = (len(offsets) - 1) * (PREFIX_CHARS // PASSAGE_LETTERS + 1)
     sums = np.empty((most, len(model.labels)), np.int32)
     features, letters, owners = (np.empty(most, np.int32) for _ in range(3))
-    n = passage_scores(data, offsets, FOLD, PREFIX_CHARS, model.weights, sums, features, letters, owners)
+    n = passage_scores(data, offsets, FOLD, PREFIX_CHARS, model.weights, model.words, sums, features, letters, owners)
     return sums[:n], features[:n], letters[:n], owners[:n]
 
 
 @numba.njit(cache=True)
-def _vote(sums, features, letters, owners, probabilities, n_texts, bias, scale):  # noqa: PLR0917
+def _vote(sums, features, letters, owners, probabilities, n_texts):  # noqa: PLR0917
     """Of each text: its label, the sums and features of the passages that are not surely of another, the share of letters in
     these, and as bits the labels that it or a sure passage of it has."""
     width = sums.shape[1]
@@ -200,8 +201,7 @@ def _vote(sums, features, letters, owners, probabilities, n_texts, bias, scale):
             n[d] += features[last]
             whole += letters[last]
             last += 1
-        norm = scale / np.sqrt(n[d])
-        lang = np.argmax(total[d] * norm + bias)
+        lang = np.argmax(total[d])
         unsure = whole - sure.sum()
         others = whole - unsure - sure[lang]
         rival = np.argmax(sure)

@@ -1,12 +1,15 @@
-"""Character n-grams of words, and a linear model over them: what language identification reads of a text.
+"""Character n-grams and words, and a linear model over them: what language identification reads of a text.
 
 A text is words: runs of letters and their marks, lower-cased, accents of Latin letters folded where only the accent is
 added (`kowé` is `kowe`; Vietnamese keeps its own letters). Digits, punctuation and what holds them apart separate.
-Features of a word are its n-grams of 1 to 5 characters, a boundary counting as a character, and the whole word. Each is
-a hash of `bits` bits, a row of the weights (the hashing trick; Weinberger et al. 2009, and fastText's subwords).
+Features of a word are its n-grams of 1 to 5 characters, a boundary counting as a character. Each is a hash of `bits`
+bits, a row of the weights (the hashing trick; Weinberger et al. 2009, and fastText's subwords). The whole word is a row of
+a table of its own, `words`, where scripts write spaces between words: n-grams say what a language's words look like, and
+close languages have the same looks and other words.
 
 A passage is one or more lines with at least `PASSAGE_LETTERS` letters: the unit of the vote of mixed pages. Its score
-for class c is `sum of weights[row, c] over its features`, in integers, so that it does not depend on their order.
+for class c is the sum of weights[row, c] over its n-grams and of words[row, c] over its words, in integers, so that it does
+not depend on their order.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ MAX_WORD = 30  # characters of a run that are read as one word; what follows is 
 PASSAGE_LETTERS = 60
 SEPARATOR, SKIPPED, BOUNDARY = 0, 1, 2
 """What `FOLD` says of a code point that is no letter, or as if not there; and the character at the ends of a word."""
+
+THAI, LATIN_ADDITIONAL, HAN = 0x0E00, 0x1E00, 0x2E80
+"""First code points of scripts; those from Thai on have no spaces or none of our languages, but for the Latin of Vietnamese."""
 
 ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0308"
 NEWLINE = 10
@@ -58,8 +64,8 @@ def _spread(h):
 
 
 @numba.njit
-def word_features(word, length, mask, out, n):
-    """Append the features of `word[1:length+1]`, which has `BOUNDARY` at 0 and length+1, to `out` at `n`: the new n."""
+def word_ngrams(word, length, mask, out, n):
+    """Append the n-grams of `word[1:length+1]`, which has `BOUNDARY` at 0 and length+1, to `out` at `n`: the new n."""
     for first in range(length + 2):
         h = SEED
         for last in range(first, min(first + LONGEST_NGRAM, length + 2)):
@@ -67,24 +73,29 @@ def word_features(word, length, mask, out, n):
             if last > first or word[first] != BOUNDARY:
                 out[n] = _spread(h) & mask
                 n += 1
-    if length + 2 > LONGEST_NGRAM:  # shorter ones are n-grams already
-        h = WORD_SEED
-        for i in range(1, length + 1):
-            h = (h ^ np.uint64(word[i])) * PRIME
-        out[n] = _spread(h) & mask
-        n += 1
     return n
 
 
-MOST_FEATURES = (MAX_WORD + 2) * LONGEST_NGRAM + 1
+@numba.njit
+def word_row(word, length, mask):
+    """The row of `word[1:length+1]` among the words, -1 for a run of a script without spaces, which is no word."""
+    if THAI <= word[1] < LATIN_ADDITIONAL or word[1] >= HAN:
+        return -1
+    h = WORD_SEED
+    for i in range(1, length + 1):
+        h = (h ^ np.uint64(word[i])) * PRIME
+    return np.int64(_spread(h) & mask)
+
+
+MOST_NGRAMS = (MAX_WORD + 2) * LONGEST_NGRAM
 
 
 @numba.njit(cache=True)
 def _read(data, offsets, fold, mask, pointers, ids):  # noqa: PLR0917
-    """Fill `pointers`, and `ids` unless it is empty, with the features of each text."""
+    """Fill `pointers`, and `ids` unless it is empty, with the n-grams of each text."""
     word = np.empty(MAX_WORD + 2, np.uint32)
     word[0] = BOUNDARY
-    features = np.empty(MOST_FEATURES, np.uint32)
+    ngrams = np.empty(MOST_NGRAMS, np.uint32)
     n = 0
     for d in range(len(offsets) - 1):
         i, end, length = offsets[d], offsets[d + 1], 0
@@ -101,16 +112,16 @@ def _read(data, offsets, fold, mask, pointers, ids):  # noqa: PLR0917
                 word[length] = letter
             if length and (letter == SEPARATOR or length == MAX_WORD):
                 word[length + 1] = BOUNDARY
-                count = word_features(word, length, mask, features, 0)
+                count = word_ngrams(word, length, mask, ngrams, 0)
                 if len(ids):
-                    ids[n : n + count] = features[:count]
+                    ids[n : n + count] = ngrams[:count]
                 n += count
                 length = 0
         pointers[d + 1] = n
 
 
-def text_features(data: np.ndarray, offsets: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features of texts given as UTF-8 bytes and offsets [N+1]: (pointers int64 [N+1], ids uint32 [F])."""
+def text_ngrams(data: np.ndarray, offsets: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """N-grams of texts given as UTF-8 bytes and offsets [N+1]: (pointers int64 [N+1], ids uint32 [F])."""
     pointers = np.zeros(len(offsets), np.int64)
     mask = np.uint64((1 << bits) - 1)
     _read(data, offsets, FOLD, mask, pointers, np.empty(0, np.uint32))
@@ -120,17 +131,45 @@ def text_features(data: np.ndarray, offsets: np.ndarray, bits: int) -> tuple[np.
 
 
 @numba.njit(cache=True)
-def passage_scores(data, offsets, fold, max_chars, weights, sums, features, letters, owners):  # noqa: PLR0917
+def count_words(data, offsets, fold, truth, counts):
+    """Add to `counts` float32 [2^b, C] in how many texts of each class (`truth` int64 [N]) a word stands."""
+    mask = np.uint64(len(counts) - 1)
+    word = np.empty(MAX_WORD + 2, np.uint32)
+    seen_in = np.full(len(counts), -1, np.int64)
+    for d in range(len(offsets) - 1):
+        i, end, length = offsets[d], offsets[d + 1], 0
+        while i <= end:
+            letter = np.uint32(SEPARATOR)
+            if i < end:
+                code, size = decode(data, i, end)
+                letter = fold[code]
+                i += size
+            else:
+                i += 1
+            if letter > SKIPPED:
+                length += 1
+                word[length] = letter
+            if length and (letter == SEPARATOR or length == MAX_WORD):
+                row = word_row(word, length, mask)
+                if row >= 0 and seen_in[row] != d:
+                    seen_in[row] = d
+                    counts[row, truth[d]] += 1
+                length = 0
+
+
+@numba.njit(cache=True)
+def passage_scores(data, offsets, fold, max_chars, weights, words, sums, features, letters, owners):  # noqa: PLR0917
     """Score the passages of the first `max_chars` characters of each text: how many passages there are in all.
 
-    weights: int16 [2^bits, C]. Filled for passage p: sums int32 [P, C], features int32 [P] (their number), letters
-    int32 [P], owners int32 [P] (the text). A text whose letters do not fill a passage has one; one without letters none.
+    weights: int16 [2^bits, C], words: int16 [2^b, C]. Filled for passage p: sums int32 [P, C], features int32 [P] (the
+    number of n-grams), letters int32 [P], owners int32 [P] (the text). A text whose letters do not fill a passage has
+    one; one without letters none.
     """
-    mask = np.uint64(len(weights) - 1)
+    mask, word_mask = np.uint64(len(weights) - 1), np.uint64(len(words) - 1)
     width = weights.shape[1]
     word = np.empty(MAX_WORD + 2, np.uint32)
     word[0] = BOUNDARY
-    rows = np.empty(MOST_FEATURES, np.uint32)
+    rows = np.empty(MOST_NGRAMS, np.uint32)
     total = np.zeros(width, np.int32)
     p = 0
     for d in range(len(offsets) - 1):
@@ -154,9 +193,14 @@ def passage_scores(data, offsets, fold, max_chars, weights, sums, features, lett
                 seen += 1
             if length and (letter == SEPARATOR or length == MAX_WORD):
                 word[length + 1] = BOUNDARY
-                count = word_features(word, length, mask, rows, 0)
+                count = word_ngrams(word, length, mask, rows, 0)
                 for k in range(count):
                     row = weights[rows[k]]
+                    for c in range(width):
+                        total[c] += row[c]
+                known = word_row(word, length, word_mask)
+                if known >= 0:
+                    row = words[known]
                     for c in range(width):
                         total[c] += row[c]
                 n += count

@@ -74,6 +74,18 @@ def spellings() -> dict[tuple[str, str], Spelling]:
     return result
 
 
+def listed_words() -> list[tuple[str, str]]:
+    """(language, words of it that lists have): both sides of `lid/spellings.yaml`, the columns of `lid/everyday.yaml`."""
+    found = []
+    for (old, new), spelling in spellings().items():
+        found.append((old, " ".join(sorted({word for words in spelling.pairs for word in words}))))
+        found.append((new, " ".join(sorted({word for words in spelling.pairs.values() for word in words}))))
+    for name, lines in yaml.safe_load((FOLDER / "everyday.yaml").read_text("utf-8")).items():
+        columns = zip(*(line.split("|") for line in lines.splitlines()), strict=True)
+        found += [(lang, " ".join(column)) for lang, column in zip(name.split("-"), columns, strict=True)]
+    return found
+
+
 def rewrite(text: str, spelling: Spelling, rng: random.Random) -> tuple[str, float]:
     """The lower-cased text in the other language's words, and the share of its words that changed."""
     text = text.lower()

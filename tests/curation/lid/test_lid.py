@@ -10,7 +10,8 @@ import pytest
 
 from curation.lid import synthesis
 from curation.lid.identify import identify
-from curation.lid.model import OTHER, LanguageModel, load
+from curation.lid.model import OTHER, LanguageModel, features_and_sums, load
+from curation.lid.ngrams import FOLD
 from curation.lid.report import expected_calibration_error, scores
 from curation.lid.training import Training, fit_temperature, make_segments, train
 from curation.schema import DOCUMENT
@@ -62,6 +63,48 @@ def test_golden_sentences_of_all_fifteen_languages(trained):
     assert named(model, *GOLDEN.values()) == list(GOLDEN)
     probabilities = model.predict(pa.array(list(GOLDEN.values()))).probabilities
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_word_decides_where_the_letters_do_not(trained):
+    model, _ = trained
+    silent = LanguageModel(
+        model.labels, model.weights, np.zeros_like(model.words), model.scale, model.alphabet, model.least_known
+    )
+    pairs = [("id", "karena"), ("ms", "kerana"), ("id", "bahwa"), ("ms", "bahawa"), ("war", "yana"), ("ceb", "gahapon")]
+    rows = [model.labels.index(lang) for lang, _ in pairs]
+    sums, n = features_and_sums(model, pa.array([word for _, word in pairs]))
+    of_ngrams, same = features_and_sums(silent, pa.array([word for _, word in pairs]))
+    assert (n == same).all(), "words are not counted among the n-grams"
+    words = sums - of_ngrams
+    assert words.argmax(axis=1).tolist() == rows
+    unknown, _ = features_and_sums(model, pa.array(["zqxzqx vvkvvk", "ไม่มีคำนี้ในพจนานุกรม"]))
+    np.testing.assert_array_equal(
+        unknown, features_and_sums(silent, pa.array(["zqxzqx vvkvvk", "ไม่มีคำนี้ในพจนานุกรม"]))[0]
+    )
+
+
+def test_everyday_words_have_all_languages_in_every_line():
+    lists = synthesis.listed_words()
+    assert [lang for lang, _ in lists] == ["id", "ms", "tl", "ceb", "war", "ilo"]
+    assert dict(lists)["war"].split()[:3] == ["an", "hin", "han"]
+
+
+def test_text_of_a_page_is_only_words(trained):
+    """What no word has between letters changes nothing: control tokens of other models, control characters, any symbol."""
+    model, _ = trained
+    rng = random.Random(7)
+    odd = [chr(code) for code in range(0x3000) if not FOLD[code]]
+    for text in GOLDEN.values():
+        words = text.split(" ")
+        noisy = "".join(f"{word} {''.join(rng.choices(odd, k=rng.randrange(6)))} " for word in words).replace("\n", " ")
+        marked = f"</s> <s> \u0002 __\u0002__ {text} <|im_end|> [INST] \0"
+        clean = f"s s {text} im end INST"
+        plain, other = model.predict(pa.array([text])), model.predict(pa.array([noisy]))
+        np.testing.assert_array_equal(plain.probabilities, other.probabilities)
+        said, meant = model.predict(pa.array([marked])), model.predict(pa.array([clean]))
+        np.testing.assert_array_equal(said.probabilities, meant.probabilities)
+        label, same = (model.predict(pa.array([f"{head} {text}"])) for head in ("__label__xx", "label xx"))
+        np.testing.assert_array_equal(label.probabilities, same.probabilities)
 
 
 def test_lower_case_digits_and_accents_change_little(trained):

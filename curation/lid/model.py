@@ -45,10 +45,12 @@ class Predictions(NamedTuple):
 
 @dataclass
 class LanguageModel:
-    """labels: C, the last is `OTHER`. weights: int16 [2^bits, C]. words: int16 [2^b, C]. alphabet: uint64 [0x40000]."""
+    """labels: C, the last is `OTHER`. weights: int16 [2^bits, C]. owners: uint32 [2^b] and words: int16 [2^b, C]: the table of
+    words. alphabet: uint64 [0x40000]."""
 
     labels: tuple[str, ...]
     weights: np.ndarray
+    owners: np.ndarray
     words: np.ndarray
     scale: float
     alphabet: np.ndarray
@@ -57,13 +59,13 @@ class LanguageModel:
 
     @classmethod
     def of_floats(
-        cls, labels: tuple[str, ...], weights: np.ndarray, words: np.ndarray, alphabet: np.ndarray
+        cls, labels: tuple[str, ...], weights: np.ndarray, owners: np.ndarray, words: np.ndarray, alphabet: np.ndarray
     ) -> LanguageModel:
         """With float weights rounded to 16 bits."""
         scale = float(max(np.abs(weights).max(), np.abs(words).max()) / LARGEST) or 1.0
         least_known = np.full(len(labels), 0.5, np.float32)
-        whole = (np.rint(table / scale).astype(np.int16) for table in (weights, words))
-        return cls(labels, *whole, scale, alphabet, least_known)
+        weights, words = (np.rint(table / scale).astype(np.int16) for table in (weights, words))
+        return cls(labels, weights, owners, words, scale, alphabet, least_known)
 
     def logits(self, sums: np.ndarray, features: np.ndarray) -> np.ndarray:
         """z [N, C] of sums of weights [N, C] over `features` [N] n-grams each."""
@@ -107,6 +109,7 @@ class LanguageModel:
         letters = np.flatnonzero(self.alphabet)
         tensors = {
             "weights": self.weights,
+            "owners": self.owners,
             "words": self.words,
             "least_known": self.least_known,
             "letters": letters.astype(np.uint32),
@@ -141,6 +144,7 @@ def load(folder: str) -> LanguageModel:
     return LanguageModel(
         tuple(facts["labels"]),
         tensors["weights"],
+        tensors["owners"],
         tensors["words"],
         facts["scale"],
         alphabet,
@@ -172,7 +176,8 @@ def _passages(model: LanguageModel, data: np.ndarray, offsets: np.ndarray) -> tu
     most = (len(offsets) - 1) * (PREFIX_CHARS // PASSAGE_LETTERS + 1)
     sums = np.empty((most, len(model.labels)), np.int32)
     features, letters, owners = (np.empty(most, np.int32) for _ in range(3))
-    n = passage_scores(data, offsets, FOLD, PREFIX_CHARS, model.weights, model.words, sums, features, letters, owners)
+    tables = model.weights, model.owners, model.words
+    n = passage_scores(data, offsets, FOLD, PREFIX_CHARS, *tables, sums, features, letters, owners)
     return sums[:n], features[:n], letters[:n], owners[:n]
 
 

@@ -3,9 +3,9 @@
 A text is words: runs of letters and their marks, lower-cased, accents of Latin letters folded where only the accent is
 added (`kowé` is `kowe`; Vietnamese keeps its own letters). Digits, punctuation and what holds them apart separate.
 Features of a word are its n-grams of 1 to 5 characters, a boundary counting as a character. Each is a hash of `bits`
-bits, a row of the weights (the hashing trick; Weinberger et al. 2009, and fastText's subwords). The whole word is a row of
-a table of its own, `words`, where scripts write spaces between words: n-grams say what a language's words look like, and
-close languages have the same looks and other words.
+bits, a row of the weights (the hashing trick; Weinberger et al. 2009, and fastText's subwords). The whole word, where
+scripts write spaces between words, is a row of a table of its own that no other word shares (open addressing; the upper 32
+bits of the hash say whose the row is): n-grams say what a language's words look like, and close languages look the same.
 
 A passage is one or more lines with at least `PASSAGE_LETTERS` letters: the unit of the vote of mixed pages. Its score
 for class c is the sum of weights[row, c] over its n-grams and of words[row, c] over its words, in integers, so that it does
@@ -33,8 +33,9 @@ THAI, LATIN_ADDITIONAL, HAN = 0x0E00, 0x1E00, 0x2E80
 ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0308"
 NEWLINE = 10
 PRIME = np.uint64(0x9E3779B97F4A7C15)
-SEED, WORD_SEED = np.uint64(0x14650FB0739D0383), np.uint64(0x4D)
+SEED = np.uint64(0x14650FB0739D0383)
 MIX = np.uint64(0xBF58476D1CE4E5B9)
+OWNED = np.uint64(1 << 32)  # makes the upper half of a hash not 0, which is nobody
 
 
 def _fold() -> np.ndarray:
@@ -77,14 +78,35 @@ def word_ngrams(word, length, mask, out, n):
 
 
 @numba.njit
-def word_row(word, length, mask):
-    """The row of `word[1:length+1]` among the words, -1 for a run of a script without spaces, which is no word."""
+def word_hash(word, length):
+    """64 bits of `word[1:length+1]`, never 0; 0 for a run of a script without spaces, which is no word."""
     if THAI <= word[1] < LATIN_ADDITIONAL or word[1] >= HAN:
-        return -1
-    h = WORD_SEED
+        return np.uint64(0)
+    h = SEED
     for i in range(1, length + 1):
         h = (h ^ np.uint64(word[i])) * PRIME
-    return np.int64(_spread(h) & mask)
+    return _spread(h) | OWNED
+
+
+@numba.njit
+def slot(h, owners):
+    """Where the word of this hash is, or where it would be put: the next row from its own on that is its own or nobody's."""
+    mask, owner = len(owners) - 1, np.uint32(h >> np.uint64(32))
+    row = np.int64(h & np.uint64(mask))
+    while owners[row] and owners[row] != owner:
+        row = (row + 1) & mask
+    return row
+
+
+@numba.njit(cache=True)
+def claim(hashes, bits):
+    """Rows of words given by hashes uint64 [W], W < 2^bits: (owners uint32 [2^bits], rows int64 [W])."""
+    owners = np.zeros(1 << bits, np.uint32)
+    rows = np.empty(len(hashes), np.int64)
+    for i in range(len(hashes)):
+        rows[i] = slot(hashes[i], owners)
+        owners[rows[i]] = hashes[i] >> np.uint64(32)
+    return owners, rows
 
 
 MOST_NGRAMS = (MAX_WORD + 2) * LONGEST_NGRAM
@@ -131,11 +153,10 @@ def text_ngrams(data: np.ndarray, offsets: np.ndarray, bits: int) -> tuple[np.nd
 
 
 @numba.njit(cache=True)
-def count_words(data, offsets, fold, truth, counts):
-    """Add to `counts` float32 [2^b, C] in how many texts of each class (`truth` int64 [N]) a word stands."""
-    mask = np.uint64(len(counts) - 1)
+def _read_words(data, offsets, fold, texts, hashes):
+    """Fill `texts` and `hashes` unless they are empty: how many words there are."""
     word = np.empty(MAX_WORD + 2, np.uint32)
-    seen_in = np.full(len(counts), -1, np.int64)
+    n = 0
     for d in range(len(offsets) - 1):
         i, end, length = offsets[d], offsets[d + 1], 0
         while i <= end:
@@ -150,22 +171,32 @@ def count_words(data, offsets, fold, truth, counts):
                 length += 1
                 word[length] = letter
             if length and (letter == SEPARATOR or length == MAX_WORD):
-                row = word_row(word, length, mask)
-                if row >= 0 and seen_in[row] != d:
-                    seen_in[row] = d
-                    counts[row, truth[d]] += 1
+                h = word_hash(word, length)
+                if h and len(hashes):
+                    texts[n], hashes[n] = d, h
+                n += h != 0
                 length = 0
+    return n
+
+
+def text_words(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Words of texts given as UTF-8 bytes and offsets [N+1]: (number of the text int64 [W], hash uint64 [W])."""
+    n = _read_words(data, offsets, FOLD, np.empty(0, np.int64), np.empty(0, np.uint64))
+    texts, hashes = np.empty(n, np.int64), np.empty(n, np.uint64)
+    if n:
+        _read_words(data, offsets, FOLD, texts, hashes)
+    return texts, hashes
 
 
 @numba.njit(cache=True)
-def passage_scores(data, offsets, fold, max_chars, weights, words, sums, features, letters, owners):  # noqa: PLR0917
+def passage_scores(data, offsets, fold, max_chars, weights, owners, words, sums, features, letters, owner):  # noqa: PLR0917
     """Score the passages of the first `max_chars` characters of each text: how many passages there are in all.
 
-    weights: int16 [2^bits, C], words: int16 [2^b, C]. Filled for passage p: sums int32 [P, C], features int32 [P] (the
-    number of n-grams), letters int32 [P], owners int32 [P] (the text). A text whose letters do not fill a passage has
-    one; one without letters none.
+    weights: int16 [2^bits, C], owners: uint32 [2^b], words: int16 [2^b, C]. Filled for passage p: sums int32 [P, C],
+    features int32 [P] (the number of n-grams), letters int32 [P], owner int32 [P] (the text). A text whose letters do not
+    fill a passage has one; one without letters none.
     """
-    mask, word_mask = np.uint64(len(weights) - 1), np.uint64(len(words) - 1)
+    mask = np.uint64(len(weights) - 1)
     width = weights.shape[1]
     word = np.empty(MAX_WORD + 2, np.uint32)
     word[0] = BOUNDARY
@@ -198,9 +229,9 @@ def passage_scores(data, offsets, fold, max_chars, weights, words, sums, feature
                     row = weights[rows[k]]
                     for c in range(width):
                         total[c] += row[c]
-                known = word_row(word, length, word_mask)
-                if known >= 0:
-                    row = words[known]
+                h = word_hash(word, length)
+                if h:
+                    row = words[slot(h, owners)]  # zeros where nobody owns it
                     for c in range(width):
                         total[c] += row[c]
                 n += count
@@ -214,7 +245,7 @@ def passage_scores(data, offsets, fold, max_chars, weights, words, sums, feature
                     for c in range(width):
                         total[c] += sums[p, c]
                 sums[p] = total
-                features[p], letters[p], owners[p] = n, seen, d
+                features[p], letters[p], owner[p] = n, seen, d
                 p += 1
                 n = seen = 0
                 total[:] = 0

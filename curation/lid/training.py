@@ -27,7 +27,7 @@ import xxhash
 
 from curation.lid import synthesis
 from curation.lid.model import OTHER, LanguageModel, features_and_sums, unknown_letters
-from curation.lid.ngrams import FOLD, SKIPPED, count_words, text_ngrams
+from curation.lid.ngrams import FOLD, SKIPPED, claim, text_ngrams, text_words
 from curation.lid.report import expected_calibration_error, scores_by_length
 from curation.text.units import decode, text_buffers
 
@@ -39,7 +39,7 @@ EPOCHS = 3
 DECAY = 1e-4
 UNKNOWN_QUANTILE, UNKNOWN_MARGIN = 0.005, 0.02
 LEAST_KNOWN = (0.5, 0.95)
-WORD_BITS = 17  # of the hashes of words: 4 MB for 16 labels
+WORD_BITS, FULL = 17, 0.7  # of the table of words: 4 MB for 16 labels; the share of its rows that words have
 WORD_SHARE = 5.0  # weight of a word's log odds beside the weights of n-grams
 UNSEEN_SEGMENTS = 0.1  # in how many segments a word stands that stands in none
 LIST_SEGMENTS = 8  # as many as a list of words counts for
@@ -144,20 +144,30 @@ def _fit(documents: Sequence[Document], labels: tuple[str, ...], present: Set[st
     importance = (len(truth) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[truth].astype(np.float32)
     weights = np.zeros((1 << config.bits, len(labels)), np.float32)
     _descend(pointers, ids, truth, importance, weights, EPOCHS, RATE, DECAY, config.seed)
-    words = WORD_SHARE * log_odds(segments, labels)
-    return LanguageModel.of_floats(labels, weights, words, alphabets(documents, labels))
+    owners, words = log_odds(segments, labels)
+    return LanguageModel.of_floats(labels, weights, owners, WORD_SHARE * words, alphabets(documents, labels))
 
 
-def log_odds(segments: Sequence[Segment], labels: tuple[str, ...]) -> np.ndarray:
-    """v float32 [2^WORD_BITS, C]: 0 for a word that is nowhere. A list of words counts as `LIST_SEGMENTS` segments."""
+def log_odds(segments: Sequence[Segment], labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(owners uint32 [2^WORD_BITS], v float32 [2^WORD_BITS, C]) of the most frequent words; 0 for the others.
+
+    Lists of words that were written by hand count as `LIST_SEGMENTS` segments each.
+    """
     lists = [(lang, text) for lang, text in synthesis.listed_words() if lang in labels] * LIST_SEGMENTS
     truth = np.array([labels.index(lang) for lang, _ in (*segments, *lists)])
-    texts = pa.array([text for _, text in (*segments, *lists)], pa.large_string())
-    counts = np.zeros((1 << WORD_BITS, len(labels)), np.float32)
-    count_words(*text_buffers(texts), FOLD, truth, counts)
+    texts, hashes = text_words(*text_buffers(pa.array([text for _, text in (*segments, *lists)], pa.large_string())))
+    found, numbers = np.unique(hashes, return_inverse=True)
+    once = np.unique(numbers * len(truth) + texts)  # a word counts once in a segment
+    numbers, texts = once // len(truth), once % len(truth)
+    counts = np.bincount(numbers * len(labels) + truth[texts], minlength=len(found) * len(labels))
+    counts = counts.reshape(len(found), len(labels))
     sizes = np.maximum(counts.sum(axis=0), 1)
-    logs = np.log(counts * (sizes.mean() / sizes) + UNSEEN_SEGMENTS)
-    return np.where(counts.any(axis=1)[:, None], logs - logs.mean(axis=1, keepdims=True), 0)
+    kept = np.argsort(-counts.sum(axis=1), kind="stable")[: int(FULL * (1 << WORD_BITS))]
+    logs = np.log(counts[kept] * (sizes.mean() / sizes) + UNSEEN_SEGMENTS)
+    owners, rows = claim(found[kept], WORD_BITS)
+    table = np.zeros((len(owners), len(labels)), np.float32)
+    table[rows] = logs - logs.mean(axis=1, keepdims=True)
+    return owners, table
 
 
 def make_segments(

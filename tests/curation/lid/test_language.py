@@ -1,8 +1,11 @@
+import random
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.lid.identify import code, identify
+from curation.lid.familiar import familiar
+from curation.lid.identify import code, identify, load, of_most
 from curation.lid.script import share
 from curation.lid.telltales import telltales
 from curation.schema import DOCUMENT
@@ -160,6 +163,46 @@ def test_the_label_is_that_of_most_letters(head, body, expected):
     row = dict.fromkeys(DOCUMENT.names, "") | {"warc_offset": None, "text": head + "\n" + body}
     kept, ledger = identify(languages=["id", "en", "th"])(pa.RecordBatch.from_pylist([row], DOCUMENT))
     assert kept["lang"].to_pylist() == [expected] and ledger.num_rows == 0
+
+
+class Counting:
+    """A model that counts what it is asked."""
+
+    def __init__(self):
+        self.model, self.asked = load("lid.176"), 0
+        self.labels = self.model.labels
+
+    def predict(self, texts):
+        self.asked += len(texts)
+        return self.model.predict(texts)
+
+
+def test_a_long_text_is_looked_at_again_only_where_its_rest_looks_different():
+    model = Counting()
+    of_most(model, pa.array([INDONESIAN * 60, THAI_PROSE * 60, "海上的风很大，渔民早上出海，傍晚回到村里。" * 120]))
+    assert model.asked == 3
+    _, found = of_most(model, pa.array([ENGLISH * 9 + INDONESIAN * 22, THAI_PROSE * 10 + ENGLISH * 40]))
+    assert model.asked == 3 + 4 and [model.labels[best] for best in found.best] == ["id", "en"]
+
+
+def test_familiar_by_hand():
+    texts = [
+        "abcd" * 3,
+        "abcdefghij",
+        "abcd wxyz!",
+        "กขคกขคกขคกขค",
+        "abcdกขคงจฉช",
+        "中文字中文字中文字文",
+        "abcd",
+        "",
+        "\x00\ufffd",
+    ]
+    expected = [2 / 3, 0, 0, 1, 0, 1, 0, 0, 0]
+    np.testing.assert_allclose(familiar(pa.array(texts), 6, 1, 100), expected)
+    rng = random.Random(2)
+    noise = ["".join(chr(rng.randrange(1, 0xD800)) for _ in range(rng.randrange(300))) for _ in range(200)]
+    found = familiar(pa.array([*noise, None]), 50, 4, 33)
+    assert ((found >= 0) & (found <= 1)).all()
 
 
 def test_no_word_of_a_page_is_a_command_to_fasttext():

@@ -68,7 +68,7 @@ def test_golden_sentences_of_all_fifteen_languages(trained):
 def test_a_word_decides_where_the_letters_do_not(trained):
     model, _ = trained
     silent = LanguageModel(
-        model.labels, model.weights, np.zeros_like(model.words), model.scale, model.alphabet, model.least_known
+        model.labels, model.weights, model.owners, 0 * model.words, model.scale, model.alphabet, model.least_known
     )
     pairs = [("id", "karena"), ("ms", "kerana"), ("id", "bahwa"), ("ms", "bahawa"), ("war", "yana"), ("ceb", "gahapon")]
     rows = [model.labels.index(lang) for lang, _ in pairs]

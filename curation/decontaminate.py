@@ -27,6 +27,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import ledger_rows
 from curation.schema import file_name
+from curation.text.form import in_one_form
 from curation.text.units import ASCII_WORD, CLASSES, HAN, LETTER, LOWER, PRIME, WORD, mix, read_units, text_buffers
 
 STAGE = "decontaminate"
@@ -99,7 +100,7 @@ def build(files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | N
     if not passages:
         named = f" in the fields {', '.join(fields)}" if fields else ""
         raise ValueError(f"decontaminate.against: the files hold no text{named}")
-    data, offsets = text_buffers(pa.array(passages, pa.large_string()))
+    data, offsets = text_buffers(in_one_form(pa.array(passages, pa.large_string())))
     owner = np.array(owners, np.int32)
     count = np.zeros(len(passages), np.int64)
     keys, from_run, starts, wholes, units, from_short = _index(
@@ -126,7 +127,7 @@ def build(files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | N
 
 def search(text: pa.Array, index: Index) -> tuple[np.ndarray, np.ndarray]:
     """(Number of places of each text that an item has too, int32 [N]; the item of the first of them, int32, -1 for none)."""
-    data, offsets = text_buffers(text)
+    data, offsets = text_buffers(in_one_form(text))
     hits = np.zeros(len(offsets) - 1, np.int32)
     first = np.full(len(offsets) - 1, -1, np.int32)
     _search(

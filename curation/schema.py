@@ -42,14 +42,15 @@ an encoding. Empty where they are whole."""
 
 DOCUMENT = pa.schema(
     [
-        (name, RAW.field(name).type)
+        (name, RAW.field(name).type if name in RAW.names else pa.string())
         for name in (
             *("doc_id", "url", "source", "source_id", "crawl", "warc_file", "warc_offset", "fetched_at", "published"),
-            *("lang_hint", "licence", "truncated", "title", "text"),
+            *("lang_hint", "licence", "truncated", "title", "form", "text"),
         )
     ]
 )
-"""A document with its text; later stages append columns."""
+"""A document with its text, and in `form` what putting that in one form took (`curation.text.form`): nothing (empty),
+`normalised` or `zawgyi`. Later stages append columns."""
 
 STAGE = "crawl"
 _BLANK = {name: None if name in {"warc_offset", "payload", "text"} else "" for name in RAW.names}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from curation.text.form import in_one_form
 from curation.text.units import CLASSES, IGNORED, PRIME, SEED, SPACE, count_units, decode, mix, text_buffers
 
 LETTERS_PER_WORD = 3
@@ -28,7 +29,7 @@ def buckets(doc_ids: list[str], n_buckets: int) -> np.ndarray:
 
 def line_hashes(text: pa.Array | pa.ChunkedArray, min_chars: int) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of lines of at least `min_chars` characters, in order: (row of the text int64 [L], hash uint64 [L])."""
-    data, offsets = text_buffers(text)
+    data, offsets = text_buffers(in_one_form(text))
     total = np.count_nonzero(data[offsets[0] : offsets[-1]] == 10) + len(offsets) - 1
     rows, hashes = np.empty(total, np.int64), np.empty(total, np.uint64)
     n = _line_hashes(data, offsets, CLASSES, min_chars, rows, hashes)
@@ -40,13 +41,14 @@ def remove_lines(
 ) -> tuple[pa.Array, np.ndarray]:
     """Texts without the lines whose hash is in `frequent[bucket]` (sorted uint64).
 
-    Returns (string array [N], number of lines removed int64 [N]); a text that loses none comes back byte for byte,
-    a null as an empty text.
+    Returns (string array [N], number of lines removed int64 [N]); a text in one form that loses none comes back byte
+    for byte, a null as an empty text.
     """
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
     if text.null_count:
         text = pc.fill_null(text, "")
+    text = in_one_form(text)
     removed = np.zeros(len(text), np.int64)
     rows, hashes = line_hashes(text, min_chars) if frequent else (removed[:0], removed[:0])
     lose = np.zeros(len(text), bool)

@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from curation.text.form import in_one_form
 from curation.text.units import ASCII_WORD, CHUNK, CLASSES, LOWER, PRIME, mix, read_units, text_buffers
 
 BLOCK = 8
@@ -58,7 +59,7 @@ def functions(num_perm: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def signatures(text: pa.Array | pa.ChunkedArray, num_perm: int = 256, seed: int = 42, ngram: int = 5) -> np.ndarray:
     """Minima of each text, uint32 [N, P]. A text without units has all bits set."""
-    data, offsets = text_buffers(text)
+    data, offsets = text_buffers(in_one_form(text))
     multiply, add = functions(num_perm, seed)
     minima = np.full((len(offsets) - 1, num_perm), EMPTY, np.uint32)
     _signatures(data, offsets, CLASSES, LOWER, ASCII_WORD, multiply, add, ngram, minima)
@@ -67,7 +68,7 @@ def signatures(text: pa.Array | pa.ChunkedArray, num_perm: int = 256, seed: int 
 
 def shingle_sets(text: pa.Array | pa.ChunkedArray, ngram: int = 5) -> list[np.ndarray]:
     """The shingles of each text as sorted distinct hashes, uint64; none for a text without units."""
-    data, offsets = text_buffers(text)
+    data, offsets = text_buffers(in_one_form(text))
     out = np.empty(int(offsets[-1] - offsets[0]), np.uint64)
     stops = _shingles(data, offsets, CLASSES, LOWER, ASCII_WORD, ngram, out)
     return [np.unique(one) for one in np.split(out[: stops[-1]] if len(stops) else out[:0], stops[:-1])][: len(stops)]

@@ -4,6 +4,7 @@ Engines: `lines`, our own reader (`curation.extract.main_content`); `cascade`, t
 second and third opinion on pages where it left out much prose; each of these two alone. All run in a `Sandbox`, so that a
 page which hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`, `extract_timeout`, `extract_crash`,
 `empty` when nothing is left, and `undecodable` when many characters of that are none in any encoding that was tried.
+Every text and title leaves here in the one form of `curation.text.form`; the column `form` says what that took.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cluster.shards import ledger_rows
 from curation.extract.page import ENGINES
 from curation.extract.sandbox import TIMEOUT, Sandbox
 from curation.schema import DOCUMENT
+from curation.text.form import forms, in_one_form
 
 STAGE = "extract"
 MAX_BROKEN = 0.05  # share of U+FFFD in a text
@@ -91,7 +93,9 @@ class Extractor:
             elif keep[row] and is_page[row] and (broken := text.count("\ufffd")) > MAX_BROKEN * len(text):
                 drop(row, "undecodable", value=broken / len(text), threshold=MAX_BROKEN)
 
-        columns = {"text": texts, "title": titles, "lang_hint": hints, "published": days}
+        in_form, done = forms(pa.array(texts, pa.string()))  # of pages and of documents that came as text alike
+        columns = {"text": in_form, "form": done, "title": in_one_form(pa.array(titles, pa.string()))}
+        columns |= {"lang_hint": hints, "published": days}
         arrays = [
             pa.array(columns[field.name], field.type) if field.name in columns else batch[field.name]
             for field in DOCUMENT

@@ -26,6 +26,7 @@ from curation.lid.familiar import familiar
 from curation.lid.model import PREFIX_CHARS, Predictions
 from curation.lid.telltales import tell_apart
 from curation.text.characters import only_words
+from curation.text.form import in_one_form
 
 STAGE = "language"
 TOP = 5
@@ -76,7 +77,7 @@ class Lid176:
         model = _fasttext()
         probabilities = np.zeros((len(texts), len(self.labels)), np.float32)
         best = np.zeros(len(texts), np.int64)
-        heads = pc.utf8_lower(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS))
+        heads = pc.utf8_lower(in_one_form(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS)))
         for row, line in enumerate(pc.replace_substring(heads, "\n", " ").to_pylist()):
             labels, scores = model.predict(only_words(line), k=TOP)
             for label, score in zip(labels, scores, strict=True):

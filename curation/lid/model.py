@@ -25,6 +25,7 @@ import safetensors.numpy
 
 from cluster import storage
 from curation.lid.ngrams import FOLD, PASSAGE_LETTERS, SKIPPED, passage_scores
+from curation.text.form import in_one_form
 from curation.text.units import decode, text_buffers
 
 OTHER = "other"
@@ -88,7 +89,7 @@ class LanguageModel:
         return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _chunk(self, texts: pa.Array) -> Predictions:
-        data, offsets = text_buffers(texts)
+        data, offsets = text_buffers(in_one_form(texts))
         sums, features, letters, owners = _passages(self, data, offsets)
         sure = self.calibrated(self.logits(sums, features), features)
         best, total, n, share, present = _vote(sums, features, letters, owners, sure, len(texts))

@@ -14,6 +14,7 @@ from curation.lm.perplexity import PerplexityColumn
 from curation.signals.masking import known, mask
 from curation.signals.own_signals import OwnSignals
 from curation.signals.text_signals import signals_kernel
+from curation.text.form import in_one_form
 
 
 class Measure:
@@ -40,6 +41,8 @@ class Measure:
         self.own = own
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        text = batch.schema.get_field_index("text")  # spans of what is masked are of the text in its one form
+        batch = batch.set_column(text, batch.schema.field(text), in_one_form(batch["text"]))
         measured, drops = self.signals(mask(batch, self.masked) if self.masked else batch)
         measured = self.perplexity(measured) if self.perplexity else measured
         return self.own(measured) if self.own else measured, drops

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from curation.text.form import one_form
 from curation.text.units import mix
 from curation.text.words import word_hashes
 
@@ -43,7 +44,7 @@ def phrase_tables(lists: Sequence[Sequence[str] | None], segmented: Sequence[boo
         roots[i] = len(entry)
         entry.append(-1)
         for phrase in phrases:
-            words = word_hashes(phrase, segmented[i]).tolist()
+            words = word_hashes(one_form(phrase), segmented[i]).tolist()
             if not words:
                 raise ValueError(f"{phrase!r} in a word list has no letters")
             node = int(roots[i])

@@ -15,12 +15,15 @@ import importlib.metadata
 import struct
 import zipfile
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numba
 import numpy as np
+import pyarrow as pa
 
+from curation.text.form import one_form, suspects
 from curation.text.units import SIZE
 
 FOLDER = "com/ibm/icu/impl/data/icudata/brkitr"
@@ -61,7 +64,22 @@ def trie() -> Trie:
     if found is None:
         return Trie(np.zeros(0, np.uint64), np.zeros(SIZE, np.uint16))
     with zipfile.ZipFile(found) as archive:
-        return build([words(archive.read(f"{FOLDER}/{name}.dict")) for name in FILES])
+        return build([_with_forms(*words(archive.read(f"{FOLDER}/{name}.dict"))) for name in FILES])
+
+
+def _with_forms(codes: np.ndarray, offsets: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The words of a dictionary with those that it does not spell in the one form (one in forty in Khmer) in both spellings."""
+    text = codes.astype("<u4").tobytes().decode("utf-32-le")
+    spelled = pa.array([text[start:stop] for start, stop in pairwise(offsets.tolist())], pa.string())
+    rows = np.flatnonzero(suspects(spelled)).tolist()
+    cost_of = dict(zip(spelled.to_pylist(), costs.tolist(), strict=True)) if rows else {}
+    missing = {one: costs[row] for row in rows if (one := one_form(spelled[row].as_py())) not in cost_of and one}
+    if not missing:
+        return codes, offsets, costs
+    every = sorted((cost_of | missing).items())
+    ends = np.cumsum([0, *(len(word) for word, _ in every)], dtype=offsets.dtype)
+    codes = np.frombuffer("".join(word for word, _ in every).encode("utf-32-le"), "<u4").astype(codes.dtype)
+    return codes, ends, np.array([cost for _, cost in every], costs.dtype)
 
 
 def words(file: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

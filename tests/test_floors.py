@@ -35,7 +35,7 @@ FLOORS = {
         ("methods", "export", "generation"),
         ("loader", "loop"),
         ("model", "monitor"),
-        ("checkpoint", "loop_config", "preference_losses", "scores", "selection"),
+        ("bases", "checkpoint", "loop_config", "preference_losses", "scores", "selection"),
         ("chat",),
         ("kernels",),
         ("distributed",),
@@ -45,7 +45,7 @@ FLOORS = {
         ("deploy", "doctor"),
         ("fetch", "spark"),
         ("engines", "shards"),
-        ("chatml", "gauges", "kenlm", "storage", "strict_yaml", "terminal", "user_code"),
+        ("chatml", "document_tokens", "gauges", "kenlm", "storage", "strict_yaml", "terminal", "user_code"),
     ],
 }
 BELOW = {"ray_jobs": ("curation", "mixture", "train", "cluster")}  # of the others each imports cluster alone

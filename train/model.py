@@ -14,11 +14,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.utils import logging as transformers_logging
 
-from cluster import storage
+from cluster import document_tokens, storage
 from cluster.chatml import IM_END
+from train.bases import rope, same_loss
+from train.bases.shape import first_line
 from train.batches.decoder import CausalLM, Decoder, kv_heads
 from train.distributed import data_parallel, vocabulary
 from train.kernels import attention
@@ -61,11 +70,28 @@ def build(config: dict, seed: int = 0) -> CausalLM:
 
 
 def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
-    """The causal LM of a Hugging Face folder (any URI) or hub name, with our attention; safetensors only."""
+    """The causal LM of a Hugging Face folder (any URI) or hub name, with our attention; safetensors only.
+
+    Raises ValueError for a kind of model whose loss here would not be that of plain `transformers` (train/bases), and for
+    weights that lack a tensor.
+    """
     path = storage.localize(folder) if storage.exists(folder) else folder
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, trust_remote_code=False
-    )
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        same_loss.of_kind(config)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder}: {first_line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{folder}: the weights lack {missing[0]}{more}; fetch the model again")
     return _attached(model)
 
 
@@ -80,7 +106,8 @@ def _attached(model: nn.Module) -> CausalLM:
 def save(
     model: Decoder, tokenizer: PreTrainedTokenizerBase | None, folder: str, context: int, card: str | None = None
 ) -> None:
-    """Write `model` as a Hugging Face folder with `context` (the trained length in tokens) in its config.
+    """Write `model` as a Hugging Face folder with `context` (the trained length in tokens) in its config, unless the rotation of
+    its positions is computed from that number (longrope, yarn, dynamic): then it stays, as the saved model must be this one.
 
     The tokenizer's ends of text and of a turn go into the generation config; `card` is the text of README.md.
     Call it on every rank: sharded weights are gathered one after another, and rank 0 keeps and writes them.
@@ -93,9 +120,13 @@ def save(
             if rank == 0:  # on the other ranks of a node they would be as many copies in its memory
                 weights[name] = whole.cpu()
     if rank == 0:
-        model.config.max_position_embeddings = context
+        if rope.by_distance_alone(model.config):
+            model.config.max_position_embeddings = context
+        if model.can_generate():
+            model.generation_config = _writable(model.generation_config)
         if tokenizer is not None and model.can_generate():
-            stops = sorted({tokenizer.eos_token_id, tokenizer.get_vocab().get(IM_END)} - {None})
+            stops = {document_tokens.end(tokenizer), tokenizer.eos_token_id, tokenizer.get_vocab().get(IM_END)}
+            stops = sorted(stops - {None})
             model.generation_config.update(eos_token_id=stops or None, pad_token_id=tokenizer.pad_token_id)
         with storage.atomic_folder(folder) as path:
             model.save_pretrained(path, state_dict=weights)
@@ -105,6 +136,17 @@ def save(
                 Path(path, "README.md").write_text(card, encoding="utf-8")
     if dist.is_initialized():
         dist.barrier()
+
+
+def _writable(config: GenerationConfig) -> GenerationConfig:
+    """`config`, or its tokens alone where `transformers` reads it and refuses to write it: sampling numbers beside `do_sample:
+    false`, as the first folders of Llama 2 and Vicuna have them, which no generation has ever used."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        tokens = {key: value for key, value in config.to_diff_dict().items() if key.endswith("_token_id")}
+        return GenerationConfig(**tokens)
+    return config
 
 
 def parameters(net: nn.Module) -> int:

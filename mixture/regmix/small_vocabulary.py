@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from cluster import document_tokens
+
 
 class SmallVocabulary:
     """`size` ids in place of the tokenizer's: `expand(ids)` translates. `kept` int64 [size] are the old ids, rising.
@@ -26,8 +28,9 @@ class SmallVocabulary:
         parts = parts_of(tokenizer)
         total = len(tokenizer)
         share_V = sum(np.asarray(count) / max(1, np.sum(count)) for _, count in sorted(counts.items()))
+        end, begin = document_tokens.end(tokenizer), document_tokens.begin(tokenizer)
         whole = {token for token in range(total) if token not in parts}  # bytes, and special tokens
-        always = sorted(token for token in whole if token == tokenizer.eos_token_id or not _is_added(tokenizer, token))
+        always = sorted(token for token in whole if token in (end, *begin) or not _is_added(tokenizer, token))
         if size < len(always):
             raise ValueError(f"a vocabulary of {size} does not hold the {len(always)} bytes and end token")
         ranked = np.lexsort((np.arange(total), -share_V))
@@ -38,7 +41,7 @@ class SmallVocabulary:
             chosen.add(token)
         self.kept = np.array(sorted(chosen), np.int64)
         self.size = len(self.kept)
-        self.eod = int(np.searchsorted(self.kept, tokenizer.eos_token_id))
+        self.eod = int(np.searchsorted(self.kept, end))
         new_id = {token: new for new, token in enumerate(self.kept.tolist())}
         spelled: dict[int, list[int]] = {}
 

@@ -9,6 +9,7 @@ format (ChatML) are Qwen2.5's too.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +17,7 @@ import numpy as np
 from tokenizers import Regex, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from cluster import storage
+from cluster import document_tokens, storage
 from cluster.chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
 
 MAX_TRAINING_CHARS = 20_000  # of one document: one book must not decide the vocabulary
@@ -108,7 +109,8 @@ def with_chat_template(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenize
     Qwen2.5's own would open each chat without a system turn with "You are Qwen", which training never shows.
     """
     if {IM_START, IM_END} <= tokenizer.get_vocab().keys():
-        tokenizer.chat_template = TEMPLATE
+        begin = json.dumps(tokenizer.decode(document_tokens.begin(tokenizer)))
+        tokenizer.chat_template = TEMPLATE if begin == '""' else f"{{{{- {begin} }}}}{TEMPLATE}"
     return tokenizer
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from cluster import gauges, storage
+from cluster import document_tokens, gauges, storage
 from curation.lid import script
 from curation.text import words
 from mixture.tokenizer import tokenizer as tokenizers
@@ -144,7 +144,8 @@ def _measure(task: Task) -> dict:
     # each document stands for a language of its own
     one_by_one = [(str(i), ids, row["bytes"]) for i, (row, ids) in enumerate(zip(rows, tokens, strict=True))]
     net = model.load(task["model"]).to(device.here())
-    scores = evaluate.bits_per_byte(net, one_by_one, context=task["context"], eod=tokenizer.eos_token_id)
+    begin, eod = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
+    scores = evaluate.bits_per_byte(net, one_by_one, context=task["context"], eod=eod, begin=begin)
     documents = [
         {key: row[key] for key in ("lang", "doc_id", "bytes")}
         | {key: scores[str(i)][key] for key in ("tokens", "bits")}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import storage
+from cluster import document_tokens, storage
 from cluster.shards import Kernel, ledger_rows
 from mixture.store.token_store import write_store
 from mixture.tokenizer import tokenizer as tokenizers
@@ -62,7 +62,7 @@ def run(job: Job) -> dict:
     if settings.dropout:
         Encoder(tokenizer, settings.dropout)  # a tokenizer that does not allow it is said here, not on a worker
     result = run_kernel(job, QUALITY, _kernel, folder, rates, settings.dropout, settings.seed)
-    vocab, eod = len(tokenizer), tokenizer.eos_token_id
+    vocab, eod = len(tokenizer), document_tokens.end(tokenizer)
     parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
     languages = sorted(result["docs_per_lang"])
     tasks = [
@@ -143,11 +143,12 @@ def _training_texts(job: Job, held_rates: dict[str, float]) -> Iterator[str]:
 
 
 def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> Kernel:
-    encoder = Encoder(tokenizers.load(storage.localize(folder)), dropout, seed)
+    tokenizer = tokenizers.load(storage.localize(folder))
+    encoder, begin = Encoder(tokenizer, dropout, seed), document_tokens.begin(tokenizer)
 
     def encode(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         held = pa.array(heldout(batch, rates), pa.bool_())
-        tokens = encoder.encode(batch["text"], batch["doc_id"])
+        tokens = begun(encoder.encode(batch["text"], batch["doc_id"]), begin)
         columns = {
             **{name: batch[name] for name in ("doc_id", "lang", "url", "licence", "quality")},
             "bytes": pc.cast(pc.binary_length(batch["text"]), pa.int64()),
@@ -159,6 +160,15 @@ def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> 
         return pa.RecordBatch.from_arrays([columns[n] for n in PARTS.names], schema=PARTS), ledger_rows("tokenize", [])
 
     return encode
+
+
+def begun(tokens: pa.ListArray, begin: list[int]) -> pa.ListArray:
+    """Documents with the tokens `begin` before each."""
+    if not begin:
+        return tokens
+    ends = tokens.offsets.to_numpy() - tokens.offsets[0].as_py()
+    flat = np.insert(tokens.flatten().to_numpy(), np.repeat(ends[:-1], len(begin)), np.tile(begin, len(tokens)))
+    return pa.ListArray.from_arrays(pa.array(ends + len(begin) * np.arange(len(ends)), pa.int32()), pa.array(flat))
 
 
 def _marker(part: str) -> str:
@@ -203,7 +213,7 @@ def _write_instructions(job: Job, tokenizer) -> None:
     documents = (
         (e.id, e.lang, size, e.ids) for e, size in zip(conversations.encode(tokenizer, rows), sizes, strict=True)
     )
-    write_store(job.path("pools", "instructions"), documents, len(tokenizer), tokenizer.eos_token_id)
+    write_store(job.path("pools", "instructions"), documents, len(tokenizer), document_tokens.end(tokenizer))
 
 
 def _write_heldout(job: Job, parts: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 import torch.distributed as dist
 
-from cluster import gauges, storage
+from cluster import document_tokens, gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
@@ -61,7 +61,8 @@ def validation(watch: WatchSettings, context: int, tokenizer) -> Validation | No
     rows = chosen(storage.read_table(watch["heldout"], columns).to_pylist(), watch["eval_bytes"])
     ids = tokenizers.encode(tokenizer, [text for _, text in rows])
     documents = [(lang, tokens, len(text.encode())) for (lang, text), tokens in zip(rows, ids, strict=True)]
-    heldout = evaluate.pack(documents, context=context, eod=tokenizer.eos_token_id, batch_rows=BATCH_ROWS)
+    begin, eod = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
+    heldout = evaluate.pack(documents, context=context, eod=eod, begin=begin, batch_rows=BATCH_ROWS)
     return Validation(heldout, watch["eval_every"], tuple(watch["replay"]), watch["alarm"])
 
 

@@ -13,6 +13,7 @@ import re
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from cluster import document_tokens
 from cluster.chatml import IM_END, IM_START
 from train.batches.examples import Example
 
@@ -104,6 +105,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: list[dict], score: str = "t
         return []
     rendered = [render(row["messages"]) for row in rows]
     tokens = tokenizer([text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True)
+    begin = document_tokens.begin(tokenizer)
     examples = []
     for row, (_, spans), ids, offsets in zip(
         rows, rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
@@ -114,7 +116,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: list[dict], score: str = "t
             if score == "content":
                 start, end = start + 1, end - len(f"{IM_END}\n")
             scored[np.searchsorted(ends, start, "right") : np.searchsorted(starts, end, "left")] = True
-        examples.append(Example(row["id"], row["lang"], np.asarray(ids, np.int64), scored))
+        scored = np.concatenate([np.zeros(len(begin), bool), scored])
+        examples.append(Example(row["id"], row["lang"], np.asarray([*begin, *ids], np.int64), scored))
     return examples
 
 
@@ -123,7 +126,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict]]
     if not prompts:
         return []
     texts = [f"{render(messages)[0]}{IM_START}assistant\n" for messages in prompts]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    begin = document_tokens.begin(tokenizer)
+    return [begin + ids for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def encode_answers(

@@ -30,8 +30,12 @@ def gradient_buffer(weight_VD: Tensor) -> Tensor | None:
 
 
 def attach(model: CausalLM) -> None:
-    """Let the embedding of a causal LM of `transformers` add to the buffer; without one it works as before."""
-    model.model.embed_tokens.__class__ = Embedding
+    """Let the embedding of a causal LM of `transformers` add to the buffer; without one it works as before.
+
+    A class of its own, as Gemma has it to scale what it looks up, keeps its forward pass and looks up by ours."""
+    own = type(model.model.embed_tokens)
+    made = Embedding if own is nn.Embedding else type(own.__name__, (own, Embedding), {})
+    model.model.embed_tokens.__class__ = made
 
 
 class Embedding(nn.Embedding):

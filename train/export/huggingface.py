@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster import storage
+from cluster import document_tokens, storage
 from train import model
 from train.batches.decoder import CausalLM, kv_heads
 from train.export.convert import DTYPES
@@ -37,8 +37,10 @@ def export(
     config, context = net.config, net.config.max_position_embeddings
 
     def bits_per_byte() -> dict[str, float]:
-        documents = [(lang, tokenizer.encode(text), len(text.encode())) for lang, text in texts]
-        found = evaluate.bits_per_byte(net, documents, context=context, eod=tokenizer.eos_token_id)
+        ids = (tokenizer.encode(text, add_special_tokens=False) for _, text in texts)
+        documents = [(lang, tokens, len(text.encode())) for (lang, text), tokens in zip(texts, ids, strict=True)]
+        begin, eod = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
+        found = evaluate.bits_per_byte(net, documents, context=context, eod=eod, begin=begin)
         return {lang: entry["bits_per_byte"] for lang, entry in found.items()}
 
     rounded = DTYPES[dtype] != net.dtype

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
+from cluster import document_tokens
 from train.batches.decoder import CausalLM
 from train.generation.generate import Sampling, sample_batch
 
@@ -23,12 +24,12 @@ def continuations(
     """
     assert sampling.n == 1
     model.eval()
-    end = tokenizer.eos_token_id
+    begin, end = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
     found = {}
     names = sorted(prompts)
     for first in range(0, len(names), sampling.batch_size):
         some = names[first : first + sampling.batch_size]
-        ids = [tokenizer.encode(prompts[name]) or [end] for name in some]
+        ids = [begin + tokenizer.encode(prompts[name], add_special_tokens=False) or [end] for name in some]
         for name, (drawn,) in zip(some, sample_batch(model, ids, some, [end], sampling), strict=True):
             text = tokenizer.decode([token for token in drawn.ids if token != end], skip_special_tokens=True)
             assert isinstance(text, str)  # of one sequence

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from cluster import document_tokens
 from train.batches.decoder import CausalLM
 from train.batches.examples import Example
 from train.chat.conversations import encode_prompts, im_end_id
+from train.kernels import head
 from train.scores.logprobs import token_logprobs
 
 _NUCLEUS = 1024  # tokens looked at before a row is sorted
@@ -77,8 +79,8 @@ class Drawn(NamedTuple):
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: `<|im_end|>` and the tokenizer's end of text."""
-    return sorted({im_end_id(tokenizer), tokenizer.eos_token_id} - {None})
+    """The tokens that end an answer: `<|im_end|>`, the tokenizer's `eos_token` and its end of a document."""
+    return sorted({im_end_id(tokenizer), tokenizer.eos_token_id, document_tokens.end(tokenizer)} - {None})
 
 
 def answers(
@@ -171,7 +173,7 @@ def sample_batch(
     samples = [Drawn([], []) for _ in range(len(u_ST))]
     rows_S = torch.arange(len(u_ST), device=device)  # which sample each row of the running batch is
     for t in range(sampling.max_new_tokens):
-        logits_SV = (hidden_SD @ model.lm_head.weight.T).float()
+        logits_SV = head.logits(model, hidden_SD)
         token_S = draw(logits_SV, u_ST[rows_S, t], sampling.temperature, sampling.top_p)
         logprob_S = logits_SV.gather(-1, token_S.unsqueeze(-1)).squeeze(-1) - logits_SV.logsumexp(-1)
         for row, token, logprob in zip(rows_S.tolist(), token_S.tolist(), logprob_S.tolist(), strict=True):

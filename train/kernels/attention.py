@@ -5,12 +5,14 @@ mask is a predicate `mask(b, h, q, k)`. Three backends compute it:
 
     sdpa      exact; the mask is a bool tensor of T x T. What a CPU takes
     flex      flex_attention compiled, which skips the blocks that the mask empties. What a GPU takes
-    varlen    FlashAttention over the documents (train/kernels/varlen.py): GPU, 16 bits, whole rows, the mask
-    `intra_document` only
-              (pairs that share a prompt take sdpa)
+    varlen    FlashAttention over the documents (train/kernels/varlen.py): GPU, 16 bits, whole rows, no soft cap, the mask
+              `intra_document` only (pairs that share a prompt take sdpa)
 
 The attention function is registered in `transformers` under the name "pinisi":
 a model given `doc_ids` [B, T] packs documents, without them it is a plain causal model that generates with a KV cache.
+What differs between families is an argument of theirs: `scaling`, `softcap` (Gemma 2: scores are c tanh(s / c)) and
+`sliding_window` (a position sees the last w of its document), which a layer says of itself. So masks are made once for each
+window that the config knows, and handed to all layers.
 
 Axes: B batch, T position, H query heads, K key/value heads, N head width.
 """
@@ -82,6 +84,25 @@ def shared_prompt(doc_ids_BT: Tensor) -> Mask:
 MASKS = {"intra_document": intra_document, "anchor": anchor, "shared_prompt": shared_prompt}
 
 
+def windowed(mask: Mask, window: int, position_ids_BT: Tensor | None = None) -> Mask:
+    """`mask` to the last `window` positions: as many of the row, or, where the positions of a text are not neighbours in it,
+    by `position_ids_BT`."""
+
+    def within(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        distance = q - k if position_ids_BT is None else position_ids_BT[b, q] - position_ids_BT[b, k]
+        return mask(b, h, q, k) & (distance < window)
+
+    return within
+
+
+def windows(config) -> set[int | None]:
+    """The windows in which layers of a model attend; None is all that came before."""
+    types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if not types:  # all layers alike, of some kinds (Llama) without the window that stands in their config
+        return {window, None}
+    return {window if kind == "sliding_attention" else None for kind in types}
+
+
 def of_queries(mask: Mask, positions_S: Tensor) -> Mask:
     """`mask` for queries that are only some of a row: number q of them is at `positions_S[q]`; keys are the whole row."""
 
@@ -121,8 +142,11 @@ def choose(model: nn.Module, backend: str, device: torch.device, precision: str,
         return
     if backend == "varlen" and precision != "bf16":
         raise ValueError("attention: varlen needs precision bf16, as its kernel takes 16-bit numbers only.")
+    capped = getattr(getattr(model, "config", None), "attn_logit_softcapping", None)
+    if backend == "varlen" and capped:
+        raise ValueError("attention: varlen has no soft cap of scores, which this model has; leave it at auto.")
     if backend == "auto" and (reason := layers.why_not_compile(device)):
-        backend = "varlen" if precision == "bf16" and context_parallel == 1 else "sdpa"
+        backend = "varlen" if precision == "bf16" and context_parallel == 1 and not capped else "sdpa"
         log.warning("flex_attention cannot be compiled here, so attention is %s: %s", backend, reason)
     if backend != "auto":
         setattr(model.get_submodule("model"), _BACKEND, backend)
@@ -142,9 +166,6 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
         raise ValueError(
             "doc_ids cannot be combined with a KV cache or an attention_mask; leave doc_ids out to generate."
         )
-    layer_types = getattr(module.config, "layer_types", None)  # Llama has none: all its layers see all
-    if layer_types and "sliding_attention" in layer_types:
-        raise ValueError("doc_ids need full attention, but this model has sliding-window layers.")
     part, (batch, length) = of_body(module), doc_ids_BT.shape
     queries = length // part.n if part else length
     inputs = next((x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
@@ -160,21 +181,37 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
             raise ValueError(f"attention: varlen cannot do the mask {name!r}; leave it at auto.")
         if part:
             raise ValueError("attention: varlen cannot share a row among ranks (context_parallel); leave it at auto.")
-        # what transformers takes for a mask that is there already, so that it builds none
-        mask = (
-            {"full_attention": None} if layer_types else doc_ids_BT.new_empty((batch, 1, length, 0), dtype=torch.bool)
-        )
-        return args, kwargs | {"attention_mask": mask, "documents": varlen.documents(doc_ids_BT)}
-    mask = MASKS[name](doc_ids_BT)
+        return args, kwargs | {"attention_mask": _ready(doc_ids_BT), "documents": varlen.documents(doc_ids_BT)}
+    shared = kwargs.get("position_ids") if name == "shared_prompt" else None
     if part:
-        mask = of_queries(mask, part.positions(length, doc_ids_BT.device))
         kwargs["context_part"] = part
+    made: dict[int | None, Tensor | BlockMask] = {}
+    of_layers = {window: None if window is None or window >= length else window for window in windows(module.config)}
+    for window in set(of_layers.values()):
+        mask = MASKS[name](doc_ids_BT)
+        if window is not None:
+            if name == "anchor":
+                raise ValueError("The mask 'anchor' needs full attention, but this model has sliding-window layers.")
+            mask = windowed(mask, window, shared)
+        if part:
+            mask = of_queries(mask, part.positions(length, doc_ids_BT.device))
+        made[window] = _built(mask, backend, batch, queries, length, doc_ids_BT.device)
+    masks = {window: made[narrower] for window, narrower in of_layers.items()}
+    given = next(iter(made.values())) if len(made) == 1 else _ready(doc_ids_BT)
+    return args, kwargs | {"attention_mask": given, "document_masks": masks}
+
+
+def _ready(doc_ids_BT: Tensor) -> Tensor:
+    """What `transformers` takes for a mask that is there already, so that it builds none."""
+    batch, length = doc_ids_BT.shape
+    return doc_ids_BT.new_empty((batch, 1, length, 0), dtype=torch.bool)
+
+
+def _built(mask: Mask, backend: str, batch: int, queries: int, length: int, device: torch.device) -> Tensor | BlockMask:  # noqa: PLR0917
     if backend == "flex":
         make = create_block_mask if batch * queries * length < LONG else _long_block_mask()
-        built = make(mask, batch, None, queries, length, device=doc_ids_BT.device)
-    else:
-        built = dense_mask(mask, batch, length, doc_ids_BT.device, queries)
-    return args, kwargs | {"attention_mask": {"full_attention": built} if layer_types else built}
+        return make(mask, batch, None, queries, length, device=device)
+    return dense_mask(mask, batch, length, device, queries)
 
 
 @cache
@@ -207,29 +244,49 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
     attention_mask: Tensor | BlockMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
     context_part: Part | None = None,
     documents: varlen.Documents | None = None,
+    document_masks: dict[int | None, Tensor | BlockMask] | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention in the calling convention of `transformers`. Returns ([B, T, H, N], None).
 
-    A `BlockMask` goes to flex_attention, a bool mask [B, 1, Tq, Tk] to SDPA, None is causal. With a `context_part` the
-    queries are that part of a row, and keys and values of the other parts are fetched from their ranks. `documents` go to
-    varlen and need no mask.
+    A `BlockMask` goes to flex_attention, a bool mask [B, 1, Tq, Tk] to SDPA, None is causal; `document_masks` are such masks
+    by the window of a layer. With a `context_part` the queries are that part of a row, and keys and values of the other parts
+    are fetched from their ranks. `documents` go to varlen and need no mask.
     """
+    if s_aux is not None:
+        raise ValueError("Attention with sinks (s_aux) is not supported.")
+    if document_masks is not None:
+        if sliding_window not in document_masks:
+            raise ValueError(f"A layer attends within {sliding_window} positions, which its config does not say.")
+        attention_mask = document_masks[sliding_window]
     if dropout and (documents is not None or isinstance(attention_mask, BlockMask)):
         raise ValueError(
             "flex and varlen attention have no dropout; set attention_dropout to 0 to train with doc_ids on a GPU."
         )
     if documents is not None:
-        return varlen.attention(query_BHTN, key_BKTN, value_BKTN, documents, scaling), None
+        if softcap:
+            raise ValueError("attention: varlen has no soft cap of scores, which this model has; leave it at auto.")
+        return varlen.attention(query_BHTN, key_BKTN, value_BKTN, documents, scaling, sliding_window), None
     if context_part is not None:
         key_BKTN, value_BKTN = context_part.gather(key_BKTN, value_BKTN)
     if isinstance(attention_mask, BlockMask):
         grouped = query_BHTN.shape[1] != key_BKTN.shape[1]
         # under autocast queries and keys leave rotation in fp32, and unlike SDPA flex takes one dtype only
         query_BHTN, key_BKTN = query_BHTN.to(value_BKTN.dtype), key_BKTN.to(value_BKTN.dtype)
-        out = _flex()(query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
+        out = _flex()(
+            query_BHTN,
+            key_BKTN,
+            value_BKTN,
+            score_mod=_capping(softcap) if softcap else None,
+            block_mask=attention_mask,
+            scale=scaling,
+            enable_gqa=grouped,
+        )
         return out.transpose(1, 2).contiguous(), None
     groups = query_BHTN.shape[1] // key_BKTN.shape[1]
     if groups > 1:
@@ -237,10 +294,48 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
         value_BKTN = value_BKTN.repeat_interleave(groups, dim=1)
     # One query against a cache sees everything; only a whole row needs the triangle.
     causal = attention_mask is None and query_BHTN.shape[2] > 1
-    out = scaled_dot_product_attention(
-        query_BHTN, key_BKTN, value_BKTN, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=causal
-    )
+    if softcap:
+        out = _capped(query_BHTN, key_BKTN, value_BKTN, attention_mask, causal, dropout, scaling, softcap)
+    else:
+        out = scaled_dot_product_attention(
+            query_BHTN,
+            key_BKTN,
+            value_BKTN,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=causal,
+        )
     return out.transpose(1, 2).contiguous(), None
+
+
+def _capped(  # noqa: PLR0917
+    query_BHTN: Tensor,
+    key_BHTN: Tensor,
+    value_BHTN: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    scaling: float | None,
+    softcap: float,
+) -> Tensor:
+    """SDPA with a soft cap of the scores, which are held whole."""
+    scaling = query_BHTN.shape[-1] ** -0.5 if scaling is None else scaling
+    scores_BHTT = softcap * (query_BHTN @ key_BHTN.transpose(2, 3) * (scaling / softcap)).tanh()
+    if causal:
+        mask = torch.ones(scores_BHTT.shape[-2:], dtype=torch.bool, device=scores_BHTT.device).tril()
+    if mask is not None:
+        scores_BHTT = scores_BHTT.masked_fill(~mask, torch.finfo(scores_BHTT.dtype).min)
+    p_BHTT = torch.softmax(scores_BHTT, -1, dtype=torch.float32).to(value_BHTN.dtype)
+    return torch.dropout(p_BHTT, dropout, dropout > 0) @ value_BHTN
+
+
+@cache  # flex_attention compiles anew for another function
+def _capping(softcap: float) -> Callable:
+    def score(s: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return softcap * torch.tanh(s / softcap)
+
+    return score
 
 
 AttentionInterface.register(NAME, attention)

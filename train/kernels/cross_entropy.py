@@ -12,6 +12,7 @@ costs more time than the arithmetic (2.4 ns an element for a softmax on CPU, 0.6
 comes later, need no whole row of logits: they take the vocabulary in tiles too, and log-sum-exps of tiles are added.
 
 With a z-loss (PaLM, arXiv 2204.02311), loss = sum of (lse - z[label] + c lse^2) with lse = logsumexp(z).
+With a soft cap (Gemma 2, arXiv 2408.00118), z = cap tanh(x / cap) of x = weight @ hidden, so dz / dx = 1 - (z / cap)^2.
 
 Axes: B batch, T position, D width, V vocabulary, N = the positions of B x T, C a chunk of N, U a tile of V.
 """
@@ -52,16 +53,22 @@ def chosen(model: nn.Module) -> str:
     return getattr(model, _CHOSEN, "chunked")
 
 
-def linear_cross_entropy(
-    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None, z_loss: float = 0.0
+def linear_cross_entropy(  # noqa: PLR0917
+    hidden_BTD: Tensor,
+    weight_VD: Tensor,
+    labels_BT: Tensor,
+    chunk: int | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of next-token prediction, summed over the positions whose label is not -100.
 
     `labels_BT` is already shifted: the label of a position is the token after it. `chunk` is the number of positions whose
-    logits exist at a time; left out, it is chosen for the vocabulary and the device. `z_loss` is the c above.
+    logits exist at a time; left out, it is chosen for the vocabulary and the device. `z_loss` is the c above, `softcap` the
+    bound of the logits.
     Returns (sum of losses, fp32 scalar; number of positions that count, int64 scalar).
     """
-    return cross_entropy_and_rows(hidden_BTD, weight_VD, labels_BT, chunk, z_loss)[:2]
+    return cross_entropy_and_rows(hidden_BTD, weight_VD, labels_BT, chunk, z_loss, softcap=softcap)[:2]
 
 
 def cross_entropy_and_rows(  # noqa: PLR0917
@@ -71,6 +78,7 @@ def cross_entropy_and_rows(  # noqa: PLR0917
     chunk: int | None = None,
     z_loss: float = 0.0,
     kernel: str = "chunked",
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`linear_cross_entropy`, and the sum of losses of each row, fp32 [B], in the same pass and without a gradient.
 
@@ -85,18 +93,21 @@ def cross_entropy_and_rows(  # noqa: PLR0917
     count = (labels_BT != IGNORE).sum() if positions is None else torch.tensor(len(positions))
     chunk = chunk or default_chunk(weight_VD)
     dtype, buffer = _matmul_dtype(hidden_BTD), gradient_buffer(weight_VD)
-    loss, loss_N = _SumOfLosses.apply(hidden_ND, weight_VD, labels_N, chunk, dtype, z_loss, buffer, kernel)
+    loss, loss_N = _SumOfLosses.apply(hidden_ND, weight_VD, labels_N, chunk, dtype, z_loss, buffer, kernel, softcap)
     if positions is not None:
         loss_N = loss_N.new_zeros(labels_BT.numel()).index_copy(0, positions, loss_N)
     return loss, count, loss_N.view(labels_BT.shape).sum(-1)
 
 
-def token_logprobs(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None) -> Tensor:
+def token_logprobs(
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk: int | None = None, softcap: float | None = None
+) -> Tensor:
     """log p(label) of every position [B, T] in fp32, 0 where the label is -100. Differentiable."""
     hidden_ND, weight_VD, labels_N, positions = _flatten(hidden_BTD, weight_VD, labels_BT)
     chunk = chunk or max(_LEAST_CHUNK_OF_TILES, default_chunk(weight_VD))
     buffer_VD = gradient_buffer(weight_VD)
-    logp_N = _TokenLogprobs.apply(hidden_ND, weight_VD, labels_N, chunk, _matmul_dtype(hidden_BTD), buffer_VD)
+    dtype = _matmul_dtype(hidden_BTD)
+    logp_N = _TokenLogprobs.apply(hidden_ND, weight_VD, labels_N, chunk, dtype, buffer_VD, softcap)
     if positions is not None:
         logp_N = logp_N.new_zeros(labels_BT.numel()).index_copy(0, positions, logp_N)
     return logp_N.view(labels_BT.shape)
@@ -134,6 +145,15 @@ def _logits(h_CD: Tensor, w_VD: Tensor, buffer: Tensor) -> Tensor:
     return (h_CD @ w_VD.T).float()
 
 
+def _capped_(logits_CV: Tensor, cap: float | None) -> tuple[Tensor, Tensor | None]:
+    """(logits under their soft cap, the derivative of the cap at each); without a cap the logits as they are, and None."""
+    if cap is None:
+        return logits_CV, None
+    t_CV = logits_CV.div_(cap).tanh_()
+    slope_CV = 1 - t_CV.square()
+    return t_CV.mul_(cap), slope_CV
+
+
 def _buffer(logits: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Room for so many logits; none is needed for products that are not in fp32."""
     return torch.empty(logits if dtype == torch.float32 else 0, dtype=torch.float32, device=device)
@@ -150,13 +170,15 @@ def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
 
 class _SumOfLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, z_loss, buffer_VD, kernel) -> tuple:  # noqa: PLR0917
+    def forward(  # noqa: PLR0917
+        ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, z_loss, buffer_VD, kernel, softcap
+    ) -> tuple:
         grad_hidden, grad_weight = ctx.needs_input_grad[:2]
         w_VD = weight_VD.to(dtype)
         ctx.weight_dtype, ctx.in_buffer = weight_VD.dtype, buffer_VD is not None
         if kernel == "liger" and (grad_hidden or grad_weight):
             loss_N, of_hidden_ND, of_weight_VD = liger.losses_and_gradients(
-                hidden_ND.to(dtype), w_VD, labels_N, IGNORE, chunk
+                hidden_ND.to(dtype), w_VD, labels_N, IGNORE, chunk, softcap
             )
             if buffer_VD is not None:
                 buffer_VD += of_weight_VD
@@ -178,7 +200,7 @@ class _SumOfLosses(torch.autograd.Function):
             labels_C = labels_N[start : start + chunk]
             valid_C = labels_C != IGNORE
             index_C1 = labels_C.clamp(min=0).unsqueeze(1)
-            logits_CV = _logits(h_CD, w_VD, buffer)
+            logits_CV, slope_CV = _capped_(_logits(h_CD, w_VD, buffer), softcap)
             at_label_C = logits_CV.gather(1, index_C1).squeeze(1)
             p_CV, lse_C = _softmax_(logits_CV)
             loss_C = (lse_C - at_label_C) * valid_C
@@ -192,6 +214,8 @@ class _SumOfLosses(torch.autograd.Function):
             if z_loss:
                 p_CV *= (1 + 2 * z_loss * lse_C).unsqueeze(1)
             d_CV = p_CV.scatter_add_(1, index_C1, p_CV.new_full(index_C1.shape, -1.0))
+            if slope_CV is not None:
+                d_CV *= slope_CV
             if d_CV.is_cuda:
                 d_CV *= valid_C.unsqueeze(1)
             d_CV = d_CV.to(dtype)
@@ -215,7 +239,7 @@ class _SumOfLosses(torch.autograd.Function):
             d_hidden_ND *= grad
         if d_weight_VD is not None:
             d_weight_VD = d_weight_VD.mul_(grad).to(ctx.weight_dtype)
-        return d_hidden_ND, d_weight_VD, *(None,) * 6
+        return d_hidden_ND, d_weight_VD, *(None,) * 7
 
 
 def _assert_one(grad: Tensor) -> None:
@@ -228,7 +252,7 @@ def _assert_one(grad: Tensor) -> None:
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, buffer_VD) -> Tensor:  # noqa: PLR0917
+    def forward(ctx, hidden_ND, weight_VD, labels_N, chunk, dtype, buffer_VD, softcap) -> Tensor:  # noqa: PLR0917
         w_VD = weight_VD.to(dtype)
         logp_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
         lse_N = torch.full_like(logp_N, -math.inf, dtype=torch.float64)  # rounded once, not for each tile
@@ -237,13 +261,13 @@ class _TokenLogprobs(torch.autograd.Function):
             h_CD, labels_C = hidden_ND[start : start + chunk].to(dtype), labels_N[start : start + chunk]
             at_label_C, lse_C = torch.zeros_like(logp_N[start : start + chunk]), lse_N[start : start + chunk]
             for tile in tiles:
-                logits_CU = _logits(h_CD, w_VD[tile], buffer)
+                logits_CU, _ = _capped_(_logits(h_CD, w_VD[tile], buffer), softcap)
                 index_C1, inside_C = _in_tile(labels_C, tile)
                 at_label_C += logits_CU.gather(1, index_C1).squeeze(1) * inside_C
                 torch.logaddexp(lse_C, _softmax_(logits_CU)[1], out=lse_C)
             logp_N[start : start + chunk] = (at_label_C - lse_C) * (labels_C != IGNORE)
         ctx.save_for_backward(hidden_ND, weight_VD, labels_N, lse_N.float())
-        ctx.chunk, ctx.dtype, ctx.buffer_VD = chunk, dtype, buffer_VD
+        ctx.chunk, ctx.dtype, ctx.buffer_VD, ctx.softcap = chunk, dtype, buffer_VD, softcap
         return logp_N
 
     @staticmethod
@@ -263,8 +287,12 @@ class _TokenLogprobs(torch.autograd.Function):
             d_h_CD = torch.zeros_like(h_CD, dtype=torch.float32)
             for tile in tiles:
                 index_C1, inside_C = _in_tile(labels_C, tile)
-                d_CU = _logits(h_CD, w_VD[tile], buffer).sub_(lse_C1).exp_().mul_(-grad_C.unsqueeze(1))
-                d_CU = d_CU.scatter_add_(1, index_C1, (grad_C * inside_C).unsqueeze(1)).to(dtype)
+                logits_CU, slope_CU = _capped_(_logits(h_CD, w_VD[tile], buffer), ctx.softcap)
+                d_CU = logits_CU.sub_(lse_C1).exp_().mul_(-grad_C.unsqueeze(1))
+                d_CU = d_CU.scatter_add_(1, index_C1, (grad_C * inside_C).unsqueeze(1))
+                if slope_CU is not None:
+                    d_CU *= slope_CU
+                d_CU = d_CU.to(dtype)
                 if d_hidden_ND is not None:
                     _add_product(d_h_CD, d_CU, w_VD[tile])
                 if d_weight_VD is not None:
@@ -273,7 +301,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 d_hidden_ND[start : start + chunk] = d_h_CD
         # what went into the buffer is not given to autograd again
         in_buffer = d_weight_VD is None or ctx.buffer_VD is not None
-        return d_hidden_ND, None if in_buffer else d_weight_VD.to(weight_VD.dtype), None, None, None, None
+        return d_hidden_ND, None if in_buffer else d_weight_VD.to(weight_VD.dtype), *(None,) * 5
 
 
 def _tiles(rows: int, w_VD: Tensor) -> tuple[list[slice], Tensor]:

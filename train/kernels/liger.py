@@ -23,8 +23,8 @@ def require(device: torch.device) -> None:
         raise ValueError("cross_entropy: liger runs on a GPU only; on a CPU leave it at chunked.")
 
 
-def losses_and_gradients(
-    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, ignore: int, chunk: int
+def losses_and_gradients(  # noqa: PLR0917
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, ignore: int, chunk: int, softcap: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of each position the loss, fp32 [N], and the gradients of their sum: [N, D], and [V, D], in the precision of the two.
 
@@ -41,6 +41,7 @@ def losses_and_gradients(
         accum_dtype=torch.float32,
         compute_gradients=True,
         weight_requires_grad=True,
+        softcap=softcap,
         chunk_mem_const=max(1, round(budget)),
     )
     return loss_N, d_hidden_ND, d_weight_VD

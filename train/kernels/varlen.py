@@ -40,10 +40,16 @@ def documents(doc_ids_BT: Tensor) -> Documents:
     return Documents(boundaries.to(torch.int32), longest)
 
 
-def attention(
-    query_BHTN: Tensor, key_BKTN: Tensor, value_BKTN: Tensor, found: Documents, scaling: float | None = None
+def attention(  # noqa: PLR0917
+    query_BHTN: Tensor,
+    key_BKTN: Tensor,
+    value_BKTN: Tensor,
+    found: Documents,
+    scaling: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
-    """Causal attention within the documents `found`. Returns [B, T, H, N]; raises ValueError for 32-bit numbers."""
+    """Causal attention within the documents `found`, to the last `window` positions. Returns [B, T, H, N]; raises ValueError
+    for 32-bit numbers."""
     B, H, T, N = query_BHTN.shape
     dtype = value_BKTN.dtype  # under autocast queries and keys leave rotation in fp32, values are in its dtype
     if dtype not in (torch.bfloat16, torch.float16):
@@ -58,7 +64,7 @@ def attention(
         found.longest,
         found.longest,
         scale=scaling,
-        window_size=(-1, 0),  # causal
+        window_size=(-1 if window is None else window - 1, 0),  # so many before a position, and none after it
         enable_gqa=key_BKTN.shape[1] != H,
     )
     assert isinstance(out_SHN, Tensor)  # two only where they are asked for

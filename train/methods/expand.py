@@ -3,6 +3,8 @@
 With E new layers over L, after each group of L / E layers a clone of the group's last layer is inserted whose two output
 projections are zero. A layer is x + attention(x), then x + mlp(x); the clone's branches give exact zeros, so logits are
 equal bit for bit in any precision. At the first update only the zero matrices have a gradient, from the second on all do.
+Where a norm follows the projections (Gemma 2, OLMo 2), its gain is made zero and they stay: the gradient through the norm of
+a zero would be 1 / sqrt(eps) times too large.
 """
 
 from __future__ import annotations
@@ -15,12 +17,20 @@ from torch import nn
 from train.batches.decoder import CausalLM, Layer, layers_of
 
 TRAINABLE = ("all", "new_blocks")
+BRANCHES, OUTPUTS = ("self_attn", "mlp"), ("o_proj", "down_proj")
+AFTER = (
+    ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma 2 and 3, OLMo 2 and 3
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),  # GLM-4
+)
+"""Norms of what attention and feed-forward give out, before it is added; where a layer has both."""
+PER_LAYER = {"layer_types", "no_rope_layers"}
+"""Fields of a config with one value a layer."""
 
 
 def expand(
     model: CausalLM, new_layers: int, trainable: str = "all", *, untie: bool = False, vocab_size: int | None = None
 ) -> CausalLM:
-    """Insert `new_layers` zero-output clones into a Qwen2- or Llama-shaped causal LM, in place, and return it.
+    """Insert `new_layers` zero-output clones into a causal LM, in place, and return it.
 
     `untie` gives the head its own copy of the embedding matrix. `vocab_size` cuts padding rows off embedding and head.
     `trainable`: "all" as Sailor2, or "new_blocks" as LLaMA-Pro, which freezes the rest.
@@ -66,27 +76,46 @@ def _insert(model: CausalLM, new_layers: int) -> None:
         )
     group = len(old) // new_layers
     layers: list[Layer] = []
-    layer_types: list[str] = []
-    types = getattr(config, "layer_types", None)  # Llama has neither these nor windows
+    sources: list[int] = []  # of each layer the old one that it is or follows
     for index, layer in enumerate(old):
         layers.append(layer)
-        if types:
-            layer_types.append(types[index])
+        sources.append(index)
         if (index + 1) % group == 0:
             clone = copy.deepcopy(layer, {id(config): config})  # the clone shares the one config
-            with torch.no_grad():
-                clone.self_attn.o_proj.weight.zero_()
-                clone.mlp.down_proj.weight.zero_()
+            _silence(clone)
             layers.append(clone)
-            if types:
-                layer_types.append(types[index])
+            sources.append(index)
     for index, layer in enumerate(layers):
-        layer.self_attn.layer_idx = index  # its slot in the KV cache
+        for module in (layer, layer.self_attn):
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index  # its slot in the KV cache
     model.model.layers = nn.ModuleList(layers)
+    each = {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == len(old)}
     config.num_hidden_layers = len(layers)
-    if types:
+    if getattr(config, "max_window_layers", None) is not None:
         config.max_window_layers += min(config.max_window_layers, len(old)) // group
-        config.layer_types = layer_types
+    for name in each.keys() & PER_LAYER:
+        setattr(config, name, [each[name][index] for index in sources])
+
+
+@torch.no_grad()
+def _silence(layer: nn.Module) -> None:
+    """Make the outputs of both branches of a layer exact zeros. Raises ValueError for a layer of another build."""
+    after = next((names for names in AFTER if all(hasattr(layer, name) for name in names)), None)
+    for branch, last, norm in zip(BRANCHES, OUTPUTS, after or (None, None), strict=True):
+        projection = getattr(getattr(layer, branch, None), last, None)
+        if not isinstance(projection, nn.Linear):
+            raise ValueError(
+                f"expand: {type(layer).__name__} has no {branch}.{last}, so no silent copy of it can be made."
+            )
+        if norm is not None:
+            gain = getattr(layer, norm).weight
+            gain.zero_()
+            if getattr(layer, norm)(torch.ones_like(gain)).any():  # Gemma's gain is 1 + w
+                gain.fill_(-1.0)
+            continue
+        for parameter in projection.parameters():
+            parameter.zero_()
 
 
 def _cut_vocabulary(model: CausalLM, vocab_size: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from train.batches.decoder import CausalLM
 from train.batches.labels import IGNORE
 from train.batches.parts import Batch, LossParts, RowLosses
+from train.kernels import head
 from train.kernels.cross_entropy import chosen, cross_entropy_and_rows
 
 
@@ -23,7 +24,12 @@ def loss(model: CausalLM, batch: Batch, z_loss: float = 0.0) -> LossParts:
         use_cache=False,
     ).last_hidden_state
     loss_sum, count, loss_B = cross_entropy_and_rows(
-        hidden_BTD, model.lm_head.weight, batch["labels"], z_loss=z_loss, kernel=chosen(model)
+        head.scaled(model, hidden_BTD),
+        model.lm_head.weight,
+        batch["labels"],
+        z_loss=z_loss,
+        kernel=chosen(model),
+        softcap=head.softcap(model),
     )
     metrics = {"z_loss": loss_sum.detach() - loss_B.sum()} if z_loss else {}
     rows = RowLosses(batch["pool"], loss_B, (batch["labels"] != IGNORE).sum(-1)) if "pool" in batch else None

@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 from cluster import storage
 from train.batches.decoder import CausalLM
 from train.batches.examples import Example, collate, token_batches
-from train.kernels.cross_entropy import token_logprobs
+from train.kernels import head
 from train.scores.logprobs import hidden_states, sum_by_example
 
 POOLINGS = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
@@ -38,7 +38,7 @@ def surprise(model: CausalLM, examples: list[Example], tokens_per_batch: int = 8
     for indices in token_batches(examples, tokens_per_batch):
         batch = {k: v.to(device) for k, v in collate([[examples[i]] for i in indices]).items()}
         hidden_BTE = hidden_states(model, batch)
-        logp_BT = token_logprobs(hidden_BTE, model.lm_head.weight, batch["labels"])
+        logp_BT = head.token_logprobs(model, hidden_BTE, batch["labels"])
         nll_N[indices] = -sum_by_example(logp_BT, batch["doc_ids"], len(indices)).float().cpu().numpy()
         pooled_NE[indices] = _pool(hidden_BTE, batch["doc_ids"] < len(indices), "mean").cpu().numpy()
     return np.exp(nll_N / np.array([example.n_scored for example in examples], np.float64)), pooled_NE

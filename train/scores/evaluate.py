@@ -20,8 +20,7 @@ import torch
 from train.batches.decoder import CausalLM
 from train.batches.labels import IGNORE
 from train.distributed import data_parallel
-from train.kernels import context_parallel
-from train.kernels.cross_entropy import token_logprobs
+from train.kernels import context_parallel, head
 
 
 def bits_per_byte(
@@ -32,14 +31,19 @@ def bits_per_byte(
     eod: int,
     batch_rows: int = 8,
     precision: str = "fp32",
+    begin: Sequence[int] | None = None,
 ) -> dict[str, dict]:
     """{language: {"bits_per_byte", "bits", "bytes", "tokens", "documents"}} of (language, token ids, UTF-8 bytes) triples.
 
     Every token is scored once: the first of a document after `eod` alone, the others after the document's own tokens only,
-    as in packed training rows. A longer document is cut in windows of `context` that each start from the last token of the
-    one before. `precision` is "fp32" or "bf16".
+    as in packed training rows. Documents of a base that was trained with tokens before each come after these, `begin`, and see
+    them (left out: the config's `bos_token_id`, where it is another token than `eod`). A longer document is cut in windows
+    of `context` that each start from the last token of the one before. `precision` is "fp32" or "bf16".
     """
-    return score(model, pack(documents, context=context, eod=eod, batch_rows=batch_rows), precision)
+    if begin is None:
+        bos = getattr(model.config, "bos_token_id", None)
+        begin = [] if bos in (None, eod) else [bos]
+    return score(model, pack(documents, context=context, eod=eod, batch_rows=batch_rows, begin=begin), precision)
 
 
 class Heldout(NamedTuple):
@@ -52,7 +56,12 @@ class Heldout(NamedTuple):
 
 
 def pack(
-    documents: Iterable[tuple[str, Sequence[int] | np.ndarray, int]], *, context: int, eod: int, batch_rows: int = 8
+    documents: Iterable[tuple[str, Sequence[int] | np.ndarray, int]],
+    *,
+    context: int,
+    eod: int,
+    batch_rows: int = 8,
+    begin: Sequence[int] = (),
 ) -> Heldout:
     """The arguments of `bits_per_byte` in the form that `score` reads, for scoring the same documents again and again."""
     sizes: dict[str, dict[str, int]] = {}
@@ -62,8 +71,11 @@ def pack(
         entry["bytes"] += int(n_bytes)
         entry["tokens"] += len(tokens)
         entry["documents"] += 1
-        sequence = np.concatenate([[eod], np.asarray(tokens, dtype=np.int64)])
-        windows += [Window(lang, sequence[i : i + context + 1], i == 0) for i in range(0, len(tokens), context)]
+        before = np.asarray(begin or [eod], np.int64)
+        sequence = np.concatenate([before, np.asarray(tokens, dtype=np.int64)])
+        for i in range(0, len(sequence) - 1 if len(tokens) else 0, context):
+            given = max(0, len(before) - 1 - i)
+            windows.append(Window(lang, sequence[i : i + context + 1], i == 0 and not begin, given))
     batches = list(_batches(_pack(windows, context), batch_rows))
     return Heldout(batches, dict(sorted(sizes.items())), context, eod)
 
@@ -93,14 +105,14 @@ def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[st
             hidden_BTD = model.model(
                 input_ids=inputs_BT, position_ids=positions_BT, doc_ids=doc_ids_BT, use_cache=False
             ).last_hidden_state
-            logp_BT = token_logprobs(hidden_BTD, model.lm_head.weight, labels_BT)
+            logp_BT = head.token_logprobs(model, hidden_BTD, labels_BT)
         if part:
             logp_BT = part.whole(logp_BT, heldout.context)  # what is 0 here is added by the other parts' ranks
         logp = logp_BT.double().cpu().numpy()
         for r, row in enumerate(rows if mine else ()):
             start = 0
             for window in row:
-                stop = start + window.scored
+                stop = start + window.positions
                 bits[window.lang] -= float(logp[r, start:stop].sum()) / math.log(2)
                 start = stop
     model.train(training)
@@ -113,14 +125,16 @@ def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[st
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a document: the token that it starts from, and those that are scored. `first`: it starts from `eod`."""
+    """A piece of a document: the token that it starts from, and those that are predicted, all but the first `given` of them
+    scored. `first`: it starts from `eod`."""
 
     lang: str
     tokens: np.ndarray
     first: bool
+    given: int = 0
 
     @property
-    def scored(self) -> int:
+    def positions(self) -> int:
         return len(self.tokens) - 1
 
 
@@ -128,12 +142,12 @@ def _pack(windows: list[Window], context: int) -> Iterator[list[Window]]:
     """Rows of at most `context` scored tokens, windows in the order of their length, so that little is padding."""
     row: list[Window] = []
     used = 0
-    for window in sorted(windows, key=lambda w: -w.scored):
-        if used + window.scored > context:
+    for window in sorted(windows, key=lambda w: -w.positions):
+        if used + window.positions > context:
             yield row
             row, used = [], 0
         row.append(window)
-        used += window.scored
+        used += window.positions
     if row:
         yield row
 
@@ -152,9 +166,10 @@ def _tensors(rows: list[list[Window]], context: int, eod: int) -> tuple[torch.Te
     for r, row in enumerate(rows):
         start = 0
         for d, window in enumerate(row):
-            stop = start + window.scored
+            stop = start + window.positions
             inputs[r, start:stop] = window.tokens[:-1]
             labels[r, start:stop] = window.tokens[1:]
+            labels[r, start : start + window.given] = IGNORE
             doc_ids[r, start:stop] = 2 * d + 1
             if window.first:
                 doc_ids[r, start] = 2 * d  # in training, a document does not see what ends the one before

@@ -16,7 +16,7 @@ from torch import Tensor
 from train.batches.decoder import CausalLM, Decoder
 from train.batches.examples import Example, collate, token_batches
 from train.batches.labels import IGNORE
-from train.kernels import cross_entropy
+from train.kernels import head
 
 
 def hidden_states(model: Decoder, batch: dict[str, Tensor]) -> Tensor:
@@ -34,7 +34,7 @@ def sum_by_example(values_BT: Tensor, example_ids_BT: Tensor, n_examples: int) -
 
 def example_logprobs(model: CausalLM, batch: dict[str, Tensor], n_examples: int) -> Tensor:
     """log p [S] of the scored tokens of each example of a batch, fp32, differentiable. Packed and padded rows alike."""
-    logp_BT = cross_entropy.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
+    logp_BT = head.token_logprobs(model, hidden_states(model, batch), batch["labels"])
     return sum_by_example(logp_BT, batch.get("example_ids", batch["doc_ids"]), n_examples)
 
 
@@ -60,7 +60,7 @@ def token_logprobs(model: CausalLM, examples: list[Example], tokens_per_batch: i
     for indices in token_batches(examples, tokens_per_batch):
         batch = collate([[examples[i]] for i in indices])
         batch = {name: value.to(device) for name, value in batch.items()}
-        logp_BT = cross_entropy.token_logprobs(hidden_states(model, batch), model.lm_head.weight, batch["labels"])
+        logp_BT = head.token_logprobs(model, hidden_states(model, batch), batch["labels"])
         for i, logp_T, labels_T in zip(indices, logp_BT.float().cpu().numpy(), batch["labels"].cpu(), strict=True):
             out[i] = logp_T[labels_T.numpy() != IGNORE]
     return out

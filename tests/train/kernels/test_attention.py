@@ -149,5 +149,5 @@ def test_doc_ids_are_refused_where_they_would_be_ignored(net):
     with pytest.raises(ValueError, match="'anchor' needs doc_ids"):
         net.model(ids, mask="anchor")
     sliding = model.build(TINY | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1})
-    with pytest.raises(ValueError, match="sliding"):
-        sliding.model(input_ids=ids, doc_ids=torch.zeros_like(ids))
+    with pytest.raises(ValueError, match="'anchor' needs full attention"):
+        sliding.model(input_ids=ids, doc_ids=torch.zeros_like(ids), mask="anchor")

@@ -16,11 +16,13 @@ torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 INSTALLED = importlib.util.find_spec("liger_kernel") is not None
 
 
-def twin(hidden_ND, weight_VD, labels_N, ignore, chunk):
+def twin(hidden_ND, weight_VD, labels_N, ignore, chunk, softcap):  # noqa: PLR0917
     """What `liger.losses_and_gradients` says it returns, from all logits at once."""
     with torch.enable_grad():
         h, w = hidden_ND.detach().requires_grad_(), weight_VD.detach().requires_grad_()
-        loss_N = nn.functional.cross_entropy((h @ w.T).float(), labels_N, ignore_index=ignore, reduction="none")
+        logits = (h @ w.T).float()
+        logits = logits if softcap is None else softcap * (logits / softcap).tanh()
+        loss_N = nn.functional.cross_entropy(logits, labels_N, ignore_index=ignore, reduction="none")
         return loss_N.detach(), *torch.autograd.grad(loss_N.sum(), (h, w))
 
 
@@ -31,8 +33,9 @@ def inputs():
     return torch.randn(3, 7, 12, generator=g), torch.randn(31, 12, generator=g), labels
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("buffered", [False, True])
-def test_its_losses_and_gradients_stand_where_ours_do(monkeypatch, buffered):
+def test_its_losses_and_gradients_stand_where_ours_do(monkeypatch, buffered, softcap):
     monkeypatch.setattr(liger, "losses_and_gradients", twin)
     found = {}
     for kernel in loss.KERNELS:
@@ -40,7 +43,7 @@ def test_its_losses_and_gradients_stand_where_ours_do(monkeypatch, buffered):
         hidden, weight = hidden.requires_grad_(), nn.Parameter(weight)
         if buffered:
             weight.grad, weight.gradient_buffer = torch.ones_like(weight), True
-        total, count, rows = loss.cross_entropy_and_rows(hidden, weight, labels, kernel=kernel)
+        total, count, rows = loss.cross_entropy_and_rows(hidden, weight, labels, kernel=kernel, softcap=softcap)
         (total * (1 if buffered else 0.5)).backward()
         found[kernel] = [total.detach(), count, rows, hidden.grad, weight.grad]
     for got, want in zip(found["liger"], found["chunked"], strict=True):

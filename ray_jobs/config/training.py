@@ -168,6 +168,9 @@ class Train(Section):
     def _something_to_do(self) -> Train:
         if not (self.pretrain or self.sft or self.reward):
             raise ValueError("nothing is trained; give `pretrain`, or `sft` to align the base as it is")
+        for key, why in (("sft", "it starts from"), ("reward", "its answers are scored by")):
+            if self.dpo and getattr(self, key) is None:
+                raise ValueError(f"dpo needs `{key}`, whose model {why}; give it, or set `dpo: null`")
         if self.pretrain is None:
             for key, why in (
                 ("expand", "fills the new blocks"),

@@ -30,6 +30,9 @@ OUTSIDE = (
     "cluster.storage",
     "cluster.terminal",
     "ray_jobs.work",
+    # only refuses
+    "train.bases.same_loss",
+    "train.bases.shape",
     # what is done and how a recipe is read; the values of its keys count by themselves
     "cluster.strict_yaml",
     "ray_jobs.config",

@@ -252,9 +252,9 @@ STAGES = (
     Stage(
         EXPORT,
         "export",
-        (EVALUATE, PRETRAIN_2, SFT_2, ON_POLICY, PRUNE),
+        (EVALUATE, PRETRAIN_2, SFT_1, SFT_2, ON_POLICY, PRUNE),
         ("name", "export"),
-        _train,
+        lambda recipe: _has("pretrain")(recipe) or _has("sft")(recipe),
     ),
     Stage(REPORT, "report", ("*",), ()),
 )

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from cluster import storage
 from ray_jobs.report import model_card
-from ray_jobs.run.graph import PRETRAIN_2, PRUNE, SFT_2, TOKENIZE, rounds
+from ray_jobs.run.graph import PRETRAIN_2, PRUNE, SFT_1, SFT_2, TOKENIZE, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
 from ray_jobs.work.tasks import off_the_head
@@ -29,7 +29,7 @@ class Task(TypedDict):
 def run(job: Job) -> dict:
     exported = {}
     heldout = storage.join(job.run_uri, TOKENIZE, "heldout.parquet") if job.recipe.sources else None
-    chat = (*reversed(rounds(job.recipe)), SFT_2)
+    chat = (*reversed(rounds(job.recipe)), SFT_2, SFT_1)
     for name, candidates in {"base": (PRETRAIN_2,), "chat": chat, "pruned": (PRUNE,)}.items():
         stage = next((stage for stage in candidates if job.has(stage)), None)
         if stage is None:
@@ -43,6 +43,8 @@ def run(job: Job) -> dict:
         facts = off_the_head(job, _export, task)
         storage.write_text(job.path(name, "README.md"), model_card.render(job, name, stage, facts))
         exported[name] = {"stage": stage, **facts}
+    if not exported:
+        raise ValueError("export: no stage of this run has a model to export; give train.pretrain or train.sft")
     return {"models": exported}
 
 

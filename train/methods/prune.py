@@ -1,4 +1,4 @@
-"""Width pruning of Qwen2 with grouped queries by learned masks (Sheared LLaMA, Xia et al. 2023; Sailor2 §6.3).
+"""Width pruning of decoders with grouped queries by learned masks (Sheared LLaMA, Xia et al. 2023; Sailor2 §6.3).
 
 Hidden width, query heads and FFN width lose units until a target shape is met exactly; layers and KV heads all stay,
 and each KV group loses equally many query heads. A unit's mask is a hard concrete variable (Louizos et al. 2018):
@@ -69,6 +69,27 @@ def deterministic(log_alpha: Tensor, keep: int) -> Tensor:
     return soft.scatter(-1, order[..., keep:], 0.0)
 
 
+def check_layers(model: CausalLM) -> None:
+    """Raises ValueError where a layer of `model` is not of the build that masks are folded into: two RMSNorms whose gain is a
+    plain factor, q, k, v and o, gate, up and down, each a matrix that may have a bias; norms of queries and keys of one head."""
+    kind, width = model.config.model_type, head_width(model.config)
+    wanted = {f"self_attn.{name}_proj" for name in "qkvo"} | {f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+    layer = layers_of(model)[0]
+    linear = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    norms = {name: module for name, module in layer.named_modules() if name.endswith("norm")}
+    of_heads = {name: norm for name, norm in norms.items() if name.startswith("self_attn.")}
+    if odd := linear ^ wanted:
+        raise ValueError(f"train.prune: a model of kind {kind} cannot be pruned, for its layers differ in {min(odd)}.")
+    if odd := norms.keys() - of_heads.keys() ^ {"input_layernorm", "post_attention_layernorm"}:
+        raise ValueError(f"train.prune: a model of kind {kind} cannot be pruned, for its layers differ in {min(odd)}.")
+    for name, norm in {"norm": model.model.norm, **norms}.items():
+        plain = len(list(norm.parameters())) == 1 and hasattr(norm, "variance_epsilon")
+        if not plain or (name in of_heads and norm.weight.numel() != width):
+            raise ValueError(
+                f"train.prune: a model of kind {kind} cannot be pruned, for its {name} is no plain RMSNorm."
+            )
+
+
 class Pruning:
     """Learned masks on `model`, to be trained by the loop together with it.
 
@@ -80,6 +101,7 @@ class Pruning:
 
     def __init__(self, model: CausalLM, target: Target, warmup_steps: int, seed: int = 0) -> None:
         target.check(model.config)
+        check_layers(model)
         config, device = model.config, next(model.parameters()).device
         layers, groups = config.num_hidden_layers, kv_heads(config)
         shapes = {
@@ -216,7 +238,7 @@ class Pruning:
 
 
 def slice_weights(state: dict[str, Tensor], masks: Masks, head_dim: int) -> dict[str, Tensor]:
-    """The weights of a Qwen2 causal LM with `masks` folded in and the units whose mask is 0 removed."""
+    """The weights of a causal LM with `masks` folded in and the units whose mask is 0 removed."""
     z_D = masks.hidden_D
     d = z_D.nonzero().squeeze(1)
     tied = state["lm_head.weight"].data_ptr() == state["model.embed_tokens.weight"].data_ptr()
@@ -235,12 +257,20 @@ def slice_weights(state: dict[str, Tensor], masks: Masks, head_dim: int) -> dict
             small[f"{layer}.{norm}.weight"] = state[f"{layer}.{norm}.weight"][d]
         attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
         small[f"{attn}.q_proj.weight"] = state[f"{attn}.q_proj.weight"][n][:, d]
-        small[f"{attn}.q_proj.bias"] = state[f"{attn}.q_proj.bias"][n]
         for name in ("k_proj", "v_proj"):
             small[f"{attn}.{name}.weight"] = state[f"{attn}.{name}.weight"][:, d]
-            small[f"{attn}.{name}.bias"] = state[f"{attn}.{name}.bias"]
         small[f"{attn}.o_proj.weight"] = (z_D[:, None] * state[f"{attn}.o_proj.weight"] * z_N)[d][:, n]
         small[f"{mlp}.gate_proj.weight"] = state[f"{mlp}.gate_proj.weight"][f][:, d]
         small[f"{mlp}.up_proj.weight"] = (z_F[:, None] * state[f"{mlp}.up_proj.weight"])[f][:, d]
         small[f"{mlp}.down_proj.weight"] = (z_D[:, None] * state[f"{mlp}.down_proj.weight"])[d][:, f]
+        vectors = {  # biases, and norms of queries and keys, as far as the model has them; a mask acts behind the bias
+            f"{attn}.q_proj.bias": lambda b, n=n: b[n],
+            f"{attn}.o_proj.bias": lambda b: (z_D * b)[d],
+            f"{mlp}.gate_proj.bias": lambda b, f=f: b[f],
+            f"{mlp}.up_proj.bias": lambda b, f=f, z_F=z_F: (z_F * b)[f],
+            f"{mlp}.down_proj.bias": lambda b: (z_D * b)[d],
+        }
+        for name, value in state.items():
+            if name.startswith(f"{layer}.") and name not in small:
+                small[name] = vectors.get(name, lambda b: b)(value)
     return small

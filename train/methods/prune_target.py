@@ -24,7 +24,7 @@ class Target:
                 f"{config.num_key_value_heads} KV heads, which all stay."
             )
         head_dim = head_width(config)
-        if self.hidden_size != self.num_attention_heads * head_dim:
+        if getattr(config, "head_dim", None) is None and self.hidden_size != self.num_attention_heads * head_dim:
             raise ValueError(
                 f"Pruning target hidden_size {self.hidden_size} must be num_attention_heads x head width, "
                 f"{self.num_attention_heads} x {head_dim} = {self.num_attention_heads * head_dim}."

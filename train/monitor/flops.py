@@ -1,4 +1,4 @@
-"""Floating-point operations of training a Qwen2-shaped model, and the share of a device's peak that they are (MFU).
+"""Floating-point operations of training a decoder, and the share of a device's peak that they are (MFU).
 
 Per token, forward and backward, with N the parameters in matrix products (the output matrix counts, the embedding look-up
 does not), L layers, H heads of size d, context T, three counts, as they are all in use:
@@ -40,20 +40,38 @@ PEAK = {
 
 
 def matmul_parameters(shape: Mapping, vocab_size: int) -> int:
-    """Parameters that every token is multiplied with."""
-    hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
-    kv = hidden // heads * shape["num_key_value_heads"]
-    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * shape["intermediate_size"]
+    """Parameters that every token is multiplied with. `shape` are the fields of a config; of a model that is not built like Qwen2
+    it also has `layer_matrices`, the parameters in matrices of one layer (`shape_of`)."""
+    hidden = shape["hidden_size"]
+    queries, kv = attention_widths(shape)
+    layer = shape.get("layer_matrices")
+    if layer is None:
+        layer = 2 * hidden * queries + 2 * hidden * kv + 3 * hidden * shape["intermediate_size"]
     return shape["num_hidden_layers"] * layer + hidden * vocab_size
 
 
 def parameters(shape: Mapping, vocab_size: int) -> int:
     """All parameters: matrices, biases of q, k and v, norms, embeddings (twice when the head has its own)."""
-    hidden, heads, layers = shape["hidden_size"], shape["num_attention_heads"], shape["num_hidden_layers"]
-    kv = hidden // heads * shape["num_key_value_heads"]
-    small = layers * (hidden + 2 * kv + 2 * hidden) + hidden
+    hidden, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    queries, kv = attention_widths(shape)
+    vectors = shape.get("layer_vectors")
+    small = layers * (queries + 2 * kv + 2 * hidden if vectors is None else vectors) + hidden
     embedding = 0 if shape["tie_word_embeddings"] else hidden * vocab_size
     return matmul_parameters(shape, vocab_size) + embedding + small
+
+
+def attention_widths(shape: Mapping) -> tuple[int, int]:
+    """(width of all queries, of all keys or values)."""
+    heads = shape["num_attention_heads"]
+    width = shape.get("head_dim") or shape["hidden_size"] // heads
+    return heads * width, (shape.get("num_key_value_heads") or heads) * width
+
+
+def shape_of(net: Decoder) -> dict:
+    """The `shape` of a model, also one on the meta device: its config, and the parameters of a layer."""
+    matrices = [p.numel() for p in layers_of(net)[0].parameters() if p.ndim > 1]
+    vectors = [p.numel() for p in layers_of(net)[0].parameters() if p.ndim < 2]
+    return net.config.to_dict() | {"layer_matrices": sum(matrices), "layer_vectors": sum(vectors)}
 
 
 def per_token(shape: Mapping, vocab_size: int, context: int) -> float:
@@ -64,7 +82,7 @@ def per_token(shape: Mapping, vocab_size: int, context: int) -> float:
     >>> round(per_token(shape, 151_936, 4096) / 1e9, 2)
     7.22
     """
-    attention = 12 * shape["num_hidden_layers"] * shape["hidden_size"] * context
+    attention = 12 * shape["num_hidden_layers"] * attention_widths(shape)[0] * context
     return 6.0 * matmul_parameters(shape, vocab_size) + attention
 
 
@@ -95,7 +113,7 @@ def attended(batch: dict[str, Tensor]) -> int:
 
 
 def of_step(model: Decoder) -> tuple[float, float]:
-    """(operations per token, operations per attended pair) of one forward and backward pass of a Qwen2-shaped model, with a
+    """(operations per token, operations per attended pair) of one forward and backward pass of a decoder, with a
     language head or a reward head.
 
     A gradient is counted where autograd computes it: of a weight that is trained, of an input that one comes before.
@@ -113,17 +131,20 @@ def of_step(model: Decoder) -> tuple[float, float]:
     flows = trained(body.embed_tokens)
     per_token = per_pair = 0.0
     for layer in layers:
-        attn, mlp = layer.self_attn, layer.mlp
-        flows = flows or trained(layer.input_layernorm)
-        per_token += product(attn.q_proj) + product(attn.k_proj) + product(attn.v_proj)
-        flows = flows or trained(attn.q_proj, attn.k_proj, attn.v_proj)
-        per_pair += 4.0 * width * (1 + 2 * flows)
-        per_token += product(attn.o_proj)
-        flows = flows or trained(attn.o_proj, layer.post_attention_layernorm)
-        per_token += product(mlp.gate_proj) + product(mlp.up_proj)
-        flows = flows or trained(mlp.gate_proj, mlp.up_proj)
-        per_token += product(mlp.down_proj)
-        flows = flows or trained(mlp.down_proj)
+        # a model without one of the norms, or with more, counts the same: a norm is no product
+        for norm, branch, last in (
+            ("input_layernorm", layer.self_attn, "o_proj"),
+            ("post_attention_layernorm", layer.mlp, "down_proj"),
+        ):
+            linear = {name: module for name, module in branch.named_children() if isinstance(module, nn.Linear)}
+            out = linear.pop(last)
+            flows = flows or (hasattr(layer, norm) and trained(getattr(layer, norm)))
+            per_token += sum(product(module) for module in linear.values())
+            flows = flows or trained(*linear.values())
+            if branch is layer.self_attn:
+                per_pair += 4.0 * width * (1 + 2 * flows)
+            per_token += product(out)
+            flows = flows or trained(out)
     flows = flows or trained(body.norm)
     if isinstance(
         head := getattr(model, "lm_head", None), nn.Linear

@@ -32,7 +32,7 @@ def device_peak(device: torch.device) -> float | None:
 def utilisation(model: Decoder, context: int, workers: int, peak: float | None) -> Callable[[dict], dict]:
     """A function from a record of the loop to its utilisation: `teraflops` per worker as `mfu_doc` counts them, and, where
     the `peak` (operations per second) of a worker's device is known, its share in the three ways of `train.monitor.flops`."""
-    shape, vocabulary = model.config.to_dict(), model.config.vocab_size if hasattr(model, "lm_head") else 0
+    shape, vocabulary = flops.shape_of(model), model.config.vocab_size if hasattr(model, "lm_head") else 0
     palm = flops.per_token(shape, vocabulary, context)
     six_n = 6.0 * flops.matmul_parameters(shape, vocabulary)
     per_token, per_pair = flops.of_step(model)

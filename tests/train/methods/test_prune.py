@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from train import model as models
 from train.batches.examples import Example, collate
@@ -210,3 +210,40 @@ def test_a_resumed_pruning_is_bit_identical(tiny_model, tmp_path):
 def test_targets_that_cannot_be_reached_are_errors(target, message, tiny_model):
     with pytest.raises(ValueError, match=message):
         Pruning(tiny_model(), target, warmup_steps=1)
+
+
+KINDS = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": 8},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 6.0, "residual_multiplier": 0.3},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_are_sliced_as_they_were_masked(kind):
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=300, num_hidden_layers=2, **shape, **KINDS[kind], pad_token_id=0)
+    net = AutoModelForCausalLM.from_config(config, attn_implementation="pinisi").float().eval()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2) if p.ndim > 1 else p.data.add_(0.1 * torch.randn_like(p))
+    before = logits(net)
+    pruning = Pruning(net, TARGET, warmup_steps=1)
+    random_alphas(pruning)
+    pruning.masks = pruning.final()
+    masked = logits(net)
+    assert (masked - before).abs().max() > 0.1
+    small = pruning.sliced().eval()
+    torch.testing.assert_close(logits(small), masked, rtol=1e-4, atol=1e-4 * float(masked.abs().max()))
+    assert small.config.hidden_size == 32
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "phi3", "olmo2", "cohere", "apertus", "glm4"])
+def test_what_cannot_be_sliced_is_refused_before_masks_are_learnt(kind):
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=300, num_hidden_layers=2, **shape, head_dim=8, pad_token_id=0)
+    net = AutoModelForCausalLM.from_config(config, attn_implementation="pinisi")
+    with pytest.raises(ValueError, match=f"a model of kind {kind} cannot be pruned, for its"):
+        Pruning(net, TARGET, warmup_steps=1)

@@ -1,7 +1,7 @@
 """HTML to the text of its main content.
 
-Engines: `lines`, our own reader (`curation.extract.main_content`); `cascade`, the same with resiliparse and trafilatura as
-second and third opinion on pages where it left out much prose; each of these two alone. All run in a `Sandbox`, so that a
+Engines: `lines`, our own reader by rules (`curation.extract.main_content`); `cascade`, the same with a judge behind it that
+was trained on pages with gold texts (`curation.extract.judge`); resiliparse and trafilatura. All run in a `Sandbox`, so that a
 page which hangs, crashes or swells becomes a ledger row: `too_large`, `too_many_nodes`, `extract_timeout`, `extract_crash`,
 `empty` when nothing is left, and `undecodable` when many characters of that are none in any encoding that was tried.
 Every text and title leaves here in the one form of `curation.text.form`; the column `form` says what that took.
@@ -30,8 +30,9 @@ class Extractor:
     """Kernel: `RAW` batch -> (`DOCUMENT` batch, ledger batch). Rows that come with a text pass through.
 
     engine: one of `page.ENGINES`. timeout_seconds: CPU time for one page. max_bytes: of the payload. max_nodes: tags
-    that a page may open. memory_bytes: address space of the worker process beyond its libraries. The object can be sent
-    to other processes; each starts its own worker at the first page and ends it with `close` or when the object goes.
+    that a page may open. markup: `markdown`, or plain text. memory_bytes: address space of the worker process beyond its
+    libraries. The object can be sent to other processes; each starts its own worker at the first page and ends it with
+    `close` or when the object goes.
     """
 
     def __init__(
@@ -40,15 +41,20 @@ class Extractor:
         timeout_seconds: float = 10.0,
         max_bytes: int = 10_000_000,
         max_nodes: int = 200_000,
+        markup: str | None = None,
         *,
         memory_bytes: int = 3_500_000_000,
     ) -> None:
+        if markup not in (None, "markdown"):
+            raise ValueError(f"there is no markup {markup!r}: take markdown, or none for plain text")
+        if markup and engine not in ("cascade", "lines"):
+            raise ValueError(f"engine {engine} writes plain text: markup needs cascade or lines")
         if engine not in ENGINES:
             raise ValueError(f"there is no extraction engine {engine!r}: take one of {', '.join(ENGINES)}")
         self.timeout_seconds = timeout_seconds
         self.max_bytes = max_bytes
         self.max_nodes = max_nodes
-        options = {"engine": engine, "max_nodes": max_nodes}
+        options = {"engine": engine, "max_nodes": max_nodes, **({"markup": markup} if markup else {})}
         self._sandbox = Sandbox("curation.extract.page:extract", options, timeout_seconds, memory_bytes)
 
     def close(self) -> None:

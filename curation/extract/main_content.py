@@ -365,10 +365,3 @@ def choose(tree: Tree, lines: Lines, limits: Limits = LIMITS) -> tuple[np.ndarra
     if not keep.any():
         return np.ones(len(keep), np.bool_), 0
     return keep, root
-
-
-def left_out(lines: Lines, keep: np.ndarray) -> float:
-    """Share of the page's prose (lines of 60 letters and more, few of them links) that is not kept: how much there is to
-    doubt about a choice."""
-    prose = lines.chars * ((lines.chars >= 60) & (lines.linked < 0.3 * lines.chars))
-    return float(prose[~keep].sum() / max(1, prose.sum()))

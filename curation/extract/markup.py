@@ -47,19 +47,6 @@ def parse(html: bytes) -> Tree:
 
 
 @numba.njit(cache=True)
-def _depth(parent):
-    deep = np.zeros(len(parent), np.int32)
-    for i in range(1, len(parent)):
-        deep[i] = deep[parent[i]] + 1
-    return deep.max()
-
-
-def depth(tree: Tree) -> int:
-    """Most elements within one another."""
-    return int(_depth(tree.parent))
-
-
-@numba.njit(cache=True)
 def _raw_end(html, i, name):
     """Position of the `</name` that ends a raw text, -1 when there is none. `name` is the hash of the name."""
     n = len(html)

@@ -6,7 +6,6 @@ Runs inside the sandbox of `curation.extract.extractor`, so it imports little an
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -16,39 +15,37 @@ from resiliparse.parse.html import HTMLTree
 from curation.extract import render, unseen
 from curation.extract.encoding import decode
 from curation.extract.head import language, meta, published, title
+from curation.extract.judge import judge
 from curation.extract.lines import lines
-from curation.extract.main_content import choose, left_out
-from curation.extract.markup import Tree, depth, parse
+from curation.extract.main_content import choose
+from curation.extract.markdown import markdown
+from curation.extract.markup import Tree, parse
+from curation.extract.tex import with_tex
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # all but tab, newline and carriage return
-DOUBT = 0.12  # share of a page's prose left out, from which a second reader is asked
-AGREE = 0.7  # word F1 of two readers from which they agree
-MAX_DEPTH = 200  # of pages that are given to other readers: some take quadratic time in it
 
 
-def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
+def extract(
+    header: dict, payload: bytes, engine: str, max_nodes: int, *, markup: str = "", model: np.ndarray | None = None
+) -> dict:
     """`{"text", "title", "published", "lang"}` of a page, or `{"nodes"}` alone when it opens more than `max_nodes` tags.
 
-    `header["charset"]` is the charset of the HTTP header.
+    `header["charset"]` is the charset of the HTTP header. markup: `markdown`, or none for plain text. model: of the judge,
+    for those who measure another one than ours.
     """
-    html = decode(payload, header["charset"])
-    data = html.encode("utf-8", "replace")
-    tree = parse(data)
-    if (tree.tag == unseen.TEMPLATE).any() and (shown := unseen.with_shadow_roots(data)):
-        data, html = shown, shown.decode("utf-8")
-        tree = parse(data)
+    data, html, tree = parsed(payload, header["charset"], tex=markup == "markdown")
     nodes = int(np.count_nonzero(tree.tag)) - 1
     if nodes > max_nodes:
         return {"nodes": nodes}
     found = lines(data, tree)
+    named = meta(data, tree)
     keep, root = choose(tree, found)
     if engine in OTHER_READERS:
         text = OTHER_READERS[engine](html)
     else:
-        text = render.text(data, tree, found, keep)
-        if engine == "cascade" and left_out(found, keep) >= DOUBT and depth(tree) <= MAX_DEPTH:
-            text = second_opinion(html, text)
-    named = meta(data, tree)
+        if engine == "cascade" and keep.any():
+            keep = judge(data, tree, found, keep, root, named.get("og:type", ""), model)
+        text = (markdown if markup == "markdown" else render.text)(data, tree, found, keep)
     text = _clean(text)
     if len(text) < 4 * unseen.HARDLY_ANY and (own := unseen.letters(text)) < unseen.HARDLY_ANY:
         text = _clean(_unseen(data, tree, own)) or text
@@ -58,6 +55,23 @@ def extract(header: dict, payload: bytes, engine: str, max_nodes: int) -> dict:
         "published": published(data, tree, named),
         "lang": language(data, tree, named, root, found.chars[keep], found.first[keep]),
     }
+
+
+def parsed(payload: bytes, charset: str, *, tex: bool = False) -> tuple[bytes, str, Tree]:
+    """(a page in UTF-8, the same decoded, its tree), with what browsers show of templates and `<noscript>` in its place.
+    tex: with its formulas as TeX."""
+    html = decode(payload, charset)
+    data = html.encode("utf-8", "replace")
+    if tex:
+        data = with_tex(data)
+    tree = parse(data)
+    if (tree.tag == unseen.TEMPLATE).any() and (shown := unseen.with_shadow_roots(data)):
+        data, html = shown, shown.decode("utf-8")
+        tree = parse(data)
+    if shown := unseen.seen_without_scripts(data, tree):
+        data, html = shown, shown.decode("utf-8")
+        tree = parse(data)
+    return data, html, tree
 
 
 def _unseen(data: bytes, tree: Tree, own: int) -> str:
@@ -71,27 +85,11 @@ def _unseen(data: bytes, tree: Tree, own: int) -> str:
     return unseen.from_data(data, tree, own)
 
 
-def prepare(engine: str, max_nodes: int) -> None:
+def prepare(engine: str, max_nodes: int, markup: str = "") -> None:
     """Compile the kernels, or load them compiled, before the clock of a first page runs."""
-    extract({"charset": ""}, b"<p>a&amp;b", "lines", max_nodes)
-    depth(parse(b""))
-    if engine in ("cascade", "trafilatura"):
+    extract({"charset": ""}, b"<p>a&amp;b", "cascade" if engine == "cascade" else "lines", max_nodes)
+    if engine == "trafilatura":
         trafilatura_text("<p>a</p>", fast=True)
-
-
-def second_opinion(html: str, text: str) -> str:
-    """`text`, unless resiliparse reads something else on the page and trafilatura, asked then, sides with it or is nearer
-    to both than they are to each other."""
-    second = resiliparse_text(html)
-    ours, theirs = Counter(text.split()), Counter(second.split())
-    agreement = _agreement(ours, theirs)
-    if agreement >= AGREE:
-        return text
-    third = trafilatura_text(html, fast=True)
-    judge = Counter(third.split())
-    with_ours, with_theirs = _agreement(ours, judge), _agreement(theirs, judge)
-    sums = [agreement + with_ours, with_ours + with_theirs, agreement + with_theirs]
-    return (text, third, second)[int(np.argmax(sums))]
 
 
 def resiliparse_text(html: str) -> str:
@@ -109,18 +107,13 @@ def resiliparse_text(html: str) -> str:
 
 def trafilatura_text(html: str, fast: bool = False) -> str:
     """Main content by trafilatura, `fast` without its own fallbacks; comments left out."""
-    import trafilatura  # few pages need it
+    import trafilatura  # few runs need it
 
     return trafilatura.extract(html, include_comments=False, include_tables=True, fast=fast) or ""
 
 
 OTHER_READERS: dict[str, Callable[[str], str]] = {"resiliparse": resiliparse_text, "trafilatura": trafilatura_text}
 ENGINES = ("cascade", "lines", *OTHER_READERS)
-
-
-def _agreement(a: Counter, b: Counter) -> float:
-    """F1 of two bags of words; 0 when both are empty."""
-    return 2 * (a & b).total() / max(1, a.total() + b.total())
 
 
 def _clean(text: str) -> str:

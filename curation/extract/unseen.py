@@ -17,7 +17,8 @@ from curation.extract import tags
 from curation.extract.head import attributes
 from curation.extract.markup import Tree
 
-SCRIPT, TEMPLATE = tags.TAG["script"], tags.TAG["template"]
+NOSCRIPT, SCRIPT, TEMPLATE = (tags.TAG[name] for name in ("noscript", "script", "template"))
+A_PAGE = 600  # bytes of text in `<noscript>` that are more than an image or a request
 HARDLY_ANY = 250  # letters of a page that is asked for more
 ENOUGH = 140  # letters beyond twice its own: more than any request to switch scripts on
 BODIES = ("articleBody", "reviewBody", "text")  # schema.org
@@ -54,6 +55,19 @@ def with_noscript(html: bytes) -> bytes | None:
     """The page with the content of `<noscript>` as ordinary elements; None when it has none."""
     changed, n_found = _NOSCRIPT.subn(rb"<\1div", html)
     return changed if n_found else None
+
+
+def seen_without_scripts(html: bytes, tree: Tree) -> bytes | None:
+    """The page as `with_noscript` has it, when `<noscript>` holds the page: text, and half as much as the rest at least."""
+    found = np.flatnonzero(tree.tag == NOSCRIPT)
+    if not len(found):
+        return None
+    is_text = (tree.tag == 0) & (tags.FLAGS[tree.tag[tree.parent]] & tags.RAW == 0)
+    is_text[0] = False
+    before = np.concatenate([[0], np.cumsum(np.where(is_text, tree.end - tree.start, 0), dtype=np.int64)])
+    outer = found[np.append(True, found[1:] >= np.maximum.accumulate(tree.stop[found])[:-1])]
+    inside = int((before[tree.stop[outer]] - before[outer]).sum())
+    return with_noscript(html) if inside >= max(A_PAGE, (int(before[-1]) - inside) // 2) else None
 
 
 def letters(text: str) -> int:

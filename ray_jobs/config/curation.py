@@ -116,6 +116,13 @@ class Extract(Section):
     engine: Literal["cascade", "lines", "resiliparse", "trafilatura"] = "cascade"
     timeout_seconds: Rate = 10.0
     max_nodes: Positive = 200_000
+    markup: Literal["markdown"] | None = None  # structure in the text; none: plain text
+
+    @model_validator(mode="after")
+    def _own_reader(self) -> Extract:
+        if self.markup and self.engine not in ("cascade", "lines"):
+            raise ValueError(f"engine {self.engine} writes plain text: markup needs cascade or lines")
+        return self
 
 
 class Language(Section):

@@ -59,6 +59,7 @@ OUTSIDE = (
 
 DATA = {
     "curation.policy.policy": "curation/languages/*.yaml",
+    "curation.extract.judge": "curation/extract/model.npy",
     "curation.lid.synthesis": "curation/lid/[ns]*.yaml",
     "curation.lid.telltales": "curation/lid/telltales.yaml",
     "ray_jobs.report.model_card": "ray_jobs/templates/*.md",

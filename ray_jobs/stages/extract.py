@@ -14,9 +14,8 @@ from ray_jobs.work.shards import run_kernel
 
 def run(job: Job) -> dict:
     settings, crawl = job.recipe.extract, job.recipe.crawl
-    result = run_kernel(
-        job, CRAWL, Extractor, settings.engine, settings.timeout_seconds, crawl.max_record_bytes, settings.max_nodes
-    )
+    limits = (settings.timeout_seconds, crawl.max_record_bytes, settings.max_nodes)
+    result = run_kernel(job, CRAWL, Extractor, settings.engine, *limits, settings.markup)
     return {**result, "forms": _forms(job)}
 
 

@@ -7,9 +7,8 @@ import sys
 import pyarrow as pa
 import pytest
 
-from curation.extract import page as pages_module
 from curation.extract.extractor import Extractor
-from curation.extract.page import ENGINES, second_opinion
+from curation.extract.page import ENGINES
 from curation.schema import DOCUMENT, RAW, raw
 
 NAVIGATION = "<nav><ul><li><a href=/>{home}</a></li><li><a href=/a>{about}</a></li></ul></nav>"
@@ -102,32 +101,6 @@ def test_day_of_publication_comes_from_the_page_unless_the_row_has_one(extract):
     assert extract(table(html))[0]["published"].to_pylist() == ["2019-11-20"]
     assert extract(table(html, published="2001-01-01"))[0]["published"].to_pylist() == ["2001-01-01"]
     assert extract(table(b"<p>some text", None, text="x"))[0]["published"].to_pylist() == ["", ""]
-
-
-@pytest.mark.parametrize(("engine", "n_comments", "asked"), [("cascade", 2, 1), ("cascade", 0, 0), ("lines", 2, 0)])
-def test_a_second_opinion_is_asked_where_much_prose_is_left_out(monkeypatch, engine, n_comments, asked):
-    calls = []
-    monkeypatch.setattr(pages_module, "second_opinion", lambda html, text: calls.append(text) or "second")
-    article = "".join(f"<p>{PAGES['id'][1]} {i}</p>" for i in range(4))
-    comments = f"<p>{PAGES['vi'][1]}</p>" * n_comments
-    payload = f"<article>{article}</article><div class=comments>{comments}</div>".encode()
-    found = pages_module.extract({"charset": ""}, payload, engine, 1000)["text"]
-    assert len(calls) == asked and (found == "second") == bool(asked)
-    assert PAGES["vi"][1] not in (calls or [found])[0]
-
-
-def test_second_opinion_is_a_majority(monkeypatch):
-    ours, theirs = "a b c d e f", "u v w x y z"
-    for judge, expected in (("a b c d e g", ours), ("u v w x y t", "u v w x y t"), ("x x x", "x x x")):
-        monkeypatch.setattr(pages_module, "resiliparse_text", lambda html: theirs)
-        monkeypatch.setattr(pages_module, "trafilatura_text", lambda html, fast, judge=judge: judge)
-        assert second_opinion("", ours) == expected
-    monkeypatch.setattr(pages_module, "resiliparse_text", lambda html: "a b c x y z")
-    monkeypatch.setattr(pages_module, "trafilatura_text", lambda html, fast: "x y z")
-    assert second_opinion("", ours) == "a b c x y z"
-    monkeypatch.setattr(pages_module, "resiliparse_text", lambda html: "a b c d e x")
-    monkeypatch.setattr(pages_module, "trafilatura_text", lambda html, fast: pytest.fail("they agree"))
-    assert second_opinion("", ours) == ours
 
 
 def test_empty_batch(extract):

@@ -1,10 +1,9 @@
 """Pages written for these tests, in every language of the recipe and of the kinds that readers of articles lose."""
 
-import numpy as np
 import pytest
 
 from curation.extract.lines import lines
-from curation.extract.main_content import choose, left_out
+from curation.extract.main_content import choose
 from curation.extract.markup import parse
 from curation.extract.page import extract
 from curation.extract.render import text
@@ -146,15 +145,6 @@ def test_lead_before_the_body_comes_along():
 def test_what_is_hidden_and_repeats_the_page_goes():
     assert read(f"<article>{paragraphs()}<div hidden>{paragraphs()}</div></article>") == expected()
     assert "hidden alone" in read("<div hidden><p>hidden alone</p></div>")
-
-
-def test_left_out_is_the_share_of_prose_that_was_not_kept():
-    html = f"<article>{paragraphs(n=3)}</article><div class=comments>{paragraphs(n=1)}</div>".encode()
-    tree = parse(html)
-    found = lines(html, tree)
-    keep, root = choose(tree, found)
-    assert tree.tag[root] == tree.tag[1] and left_out(found, keep) == pytest.approx(0.25)
-    assert left_out(found, np.ones_like(keep)) == 0
 
 
 @pytest.mark.parametrize("engine", ["lines", "cascade"])

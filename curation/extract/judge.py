@@ -1,0 +1,67 @@
+"""Which lines are main content, by a model that has read pages with gold texts: boosted trees over `curation.extract.features`
+give each line a probability p, and those lines are kept that make the expected F1 greatest.
+
+With w letters a line, E[F1] of a set K is about 2 sum_K(p w) / (sum_K(w) + sum(p w)); the best K are all lines from some p
+on (Lewis 1995), so one sort finds it. On a page of which the model is sure this is p > 1/2, where it doubts it takes more.
+
+`model.npy` beside this module is made by benchmarks/train_extract.py from the gold sets that docs/curation.md names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from curation.extract.boosting import predict
+from curation.extract.features import NAMES, features
+from curation.extract.lines import Lines
+from curation.extract.markup import Tree
+
+MODEL = Path(__file__).with_name("model.npy")
+
+LITTLE = 0.06
+ARTICLE = [NAMES.index(f"page says {name}") for name in ("article", "Article", "NewsArticle", "BlogPosting")]
+COMMENTS, KEPT_LETTERS = NAMES.index("page called COMMENT"), NAMES.index("page kept letters")
+
+
+@cache
+def shipped() -> np.ndarray:
+    """The model in the repository."""
+    return np.load(MODEL)
+
+
+def judge(  # noqa: PLR0917
+    html: bytes, tree: Tree, lines: Lines, keep: np.ndarray, root: int, kind: str, model: np.ndarray | None = None
+) -> np.ndarray:
+    """Which lines are main content. `keep` and `root`: what `choose` says; kind: Open Graph's type.
+
+    On a page that says that it is an article, `choose` is believed when little is to be won, and when most of the rest is
+    comments: a gold text of threads teaches to keep these.
+    """
+    found = features(html, tree, lines, keep, root, kind)
+    p = predict(shipped() if model is None else model, found)
+    mine = best(p, lines.chars)
+    page = found[0]
+    if not page[ARTICLE].any():
+        return mine
+    gain = expected_f1(p, lines.chars, mine) - expected_f1(p, lines.chars, keep)
+    discussed = page[COMMENTS] > 0.2 and page[KEPT_LETTERS] > np.log1p(1000)
+    return keep if gain < LITTLE or discussed else mine
+
+
+def best(p: np.ndarray, chars: np.ndarray) -> np.ndarray:
+    """The lines of the greatest expected F1, bool [lines]. p: probabilities; chars: letters of each line."""
+    keep = np.zeros(len(p), np.bool_)
+    weight = chars + 0.5
+    order = np.argsort(-p, kind="stable")
+    gain, size = np.cumsum((p * weight)[order]), np.cumsum(weight[order])
+    keep[order[: int(np.argmax(gain / (size + gain[-1]))) + 1]] = True
+    return keep
+
+
+def expected_f1(p: np.ndarray, chars: np.ndarray, keep: np.ndarray) -> float:
+    """Of keeping these lines, about."""
+    weight = chars + 0.5
+    return float(2 * (p * weight)[keep].sum() / (weight[keep].sum() + (p * weight).sum()))

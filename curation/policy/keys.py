@@ -37,6 +37,7 @@ class Policy:
     ngram: Mapping[str, int] = field(default_factory=dict)
     stop_words: tuple[str, ...] | None = None
     flagged_words: tuple[str, ...] | None = None
+    notice_phrases: tuple[str, ...] = ()  # of error, consent and login pages, those of every language among them
 
 
 def known(section: object, keys: tuple[str, ...], where: str, path: str) -> dict:

@@ -26,7 +26,7 @@ from curation.text.characters import script_number
 
 FOLDER = Path(__file__).parents[1] / "languages"
 STAGE = "filter/policy"
-KEYS = ("name", "script", "lid", "edit", "rules", "stop_words", "flagged_words")
+KEYS = ("name", "script", "lid", "edit", "rules", "stop_words", "flagged_words", "notice_phrases")
 
 
 def languages(folder: str | None = None) -> list[str]:
@@ -207,8 +207,15 @@ def _from_files(lang: str, folder: str | None) -> Policy:
         ngram=ngram,
         stop_words=words(last.get("stop_words"), where, "stop_words"),
         flagged_words=words(last.get("flagged_words"), where, "flagged_words"),
+        notice_phrases=_notice_phrases(layers),
     )
     return _checked(policy, where)
+
+
+def _notice_phrases(layers: list[tuple[str, dict]]) -> tuple[str, ...]:
+    """Those of all layers: a site's notices are often in English, whatever language it is in."""
+    lists = (words(content.get("notice_phrases"), where, "notice_phrases") for where, content in layers)
+    return tuple(dict.fromkeys(phrase for found in lists for phrase in found or ()))
 
 
 def _read(file: str, folder: str | None = None) -> tuple[str, dict]:

@@ -73,6 +73,23 @@ _TABLE = (
     ("lorem_ipsum", _INT, "times that 'lorem ipsum' occurs"),
     ("curly_brackets", _INT, "opening curly brackets"),
     # Ours
+    ("curly_bracket_word_ratio", _REAL, "opening curly brackets per word"),
+    (
+        "notice_word_share",
+        _REAL,
+        "words at most 6 (clusters: 10) from a phrase of error, consent and login pages; 0 with fewer than 4 phrases",
+    ),
+    (
+        "menu_letter_share",
+        _REAL,
+        "letters in runs of 5 or more items / letters; item: at most 3 words (unspaced: 5) without digit or punctuation",
+    ),
+    ("odd_word_share", _REAL, "words with a sign or capital in them that words have not / words"),
+    (
+        "word_order",
+        _REAL,
+        "how far words follow each other as in the language: 0 by chance, 1 as usual; null where it was not learnt",
+    ),
     ("script_share", _REAL, "letters of the language's script / letters"),
     ("n_chars", _INT, "characters"),
     ("n_bytes", _INT, "UTF-8 bytes"),

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from curation.policy.signal_schema import SIGNALS
-from curation.text.characters import BULLET, IGNORED, MARK, SPACE, SPECIAL, TERMINAL
+from curation.text.characters import ALPHABETIC, BULLET, IGNORED, MARK, SPACE, SPECIAL, TERMINAL, UNSPACED
 from curation.text.ngrams import number
 from curation.text.units import mix
 
@@ -25,9 +25,15 @@ BEFORE_SPACE, ANYWHERE = 1, 2  # where a mark ends a sentence
         *("javascript_line_share", "policy_line_share"),
     ),
 )
-N_LINES, SENTENCES, LONG_LINES, LOREM_IPSUM = map(
-    SIGNALS.index, ("n_lines", "sentence_count", "long_line_count", "lorem_ipsum")
+N_LINES, SENTENCES, LONG_LINES, LOREM_IPSUM, MENU_LETTERS = map(
+    SIGNALS.index, ("n_lines", "sentence_count", "long_line_count", "lorem_ipsum", "menu_letter_share")
 )
+
+# An item of a menu: so few words and characters, and a menu so many of them in a row.
+ITEM_WORDS, ITEM_UNSPACED_WORDS, ITEM_CHARS, MENU_ITEMS = 3, 5, 32, 5
+PARTS = np.zeros(0x2100, np.bool_)
+"""Signs between the items of a menu that stands in one line."""
+PARTS[[ord(sign) for sign in "|•·›»‹«>\n"]] = True
 DUPLICATE_LINES, DUPLICATE_LINE_CHARS, DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARS = map(
     SIGNALS.index,
     (
@@ -166,6 +172,7 @@ def line_signals(codes, n, bits, spans, n_words, hashes, lengths, keys, slots, i
     out[JAVASCRIPT_LINES] = _share(javascript, n_lines)
     out[POLICY_LINES] = _share(policy, n_lines)
     out[LOREM_IPSUM] = lorem_ipsum
+    out[MENU_LETTERS] = menu_letters(codes, n, bits, spans, n_words)
     out[SENTENCES] = sentences
     first = n - n_paragraphs
     repeated, chars, total = _repeated(hashes[first:n], lengths[first:n], n_paragraphs, keys, slots, ids)
@@ -186,3 +193,51 @@ def _repeated(hashes, lengths, n, keys, slots, ids):  # noqa: PLR0917
         else:
             met += 1
     return n - distinct, chars, total
+
+
+@numba.njit(inline="always")
+def _stands_apart(codes, n, bits, i):
+    """Whether whitespace, or nothing, is on one side of `codes[i]`."""
+    return i == 0 or i + 1 == n or bits[codes[i - 1]] & SPACE != 0 or bits[codes[i + 1]] & SPACE != 0
+
+
+@numba.njit(cache=True)
+def menu_letters(codes, n, bits, spans, n_words):
+    """Share of the letters of `codes[:n]` that stand in menus: runs of `MENU_ITEMS` or more items, one a line or between signs.
+
+    An item has no digit, and no punctuation but brackets, hyphens, strokes and ampersands. A line of a poem ends with a mark or
+    has more words; one of a glossary, a table or a recipe has a colon, a figure or a sentence.
+    """
+    letters = in_menus = run = run_letters = 0
+    word = 0
+    own = length = 0  # letters and characters of the part
+    plain = spaced = True
+    for i in range(n + 1):
+        code = codes[i] if i < n else np.uint32(NEWLINE)
+        kind = bits[code]
+        if code < len(PARTS) and PARTS[code] and (code == NEWLINE or _stands_apart(codes, n, bits, i)):
+            words = word
+            while word < n_words and spans[word, 0] < i:
+                word += 1
+            words = word - words
+            if words:
+                letters += own
+                if plain and length <= ITEM_CHARS and words <= (ITEM_WORDS if spaced else ITEM_UNSPACED_WORDS):
+                    run += 1
+                    run_letters += own
+                else:
+                    if run >= MENU_ITEMS:
+                        in_menus += run_letters
+                    run = run_letters = 0
+            own = length = 0
+            plain = spaced = True
+            continue
+        length += 1
+        if kind & ALPHABETIC:
+            own += 1
+            spaced = spaced and not kind & UNSPACED
+        elif kind & SPECIAL and not kind & SPACE and code not in (0x26, 0x27, 0x28, 0x29, 0x2D, 0x2F, 0x2019, 0x22):
+            plain = False
+    if run >= MENU_ITEMS:
+        in_menus += run_letters
+    return _share(in_menus, letters)

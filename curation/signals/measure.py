@@ -14,6 +14,7 @@ from curation.lm.perplexity import PerplexityColumn
 from curation.signals.masking import known, mask
 from curation.signals.own_signals import OwnSignals
 from curation.signals.text_signals import signals_kernel
+from curation.signals.word_order import Order
 from curation.text.form import in_one_form
 
 
@@ -21,8 +22,9 @@ class Measure:
     """Kernel documents -> (documents with masked, edited text and signal columns, empty ledger). Can be pickled.
 
     `masked`: kinds of `curation.signals.pii_patterns.KINDS`; with any there is a column `pii` of counts. `perplexity_models`: a
-    folder of `pinisi train lm`; without one the signal `perplexity` is null. `folder`: language files of the user. Raises
-    ValueError for an unknown kind or a folder without models.
+    folder of `pinisi train lm`; without one the signal `perplexity` is null. `orders` are by language what the signal
+    `word_order` needs; it is null in others. `folder`: language files of the user. Raises ValueError for an unknown kind or a
+    folder without models.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class Measure:
         masked: Collection[str] = (),
         perplexity_models: str | None = None,
         own: OwnSignals | None = None,
+        orders: Mapping[str, Order] | None = None,
         folder: str | None = None,
     ):
-        self.signals = signals_kernel(languages, lists, folder)
+        self.signals = signals_kernel(languages, lists, orders, folder)
         self.masked = known(masked)
         self.perplexity = PerplexityColumn(perplexity_models) if perplexity_models else None
         self.own = own

@@ -24,7 +24,8 @@ from curation.policy.policy import load, of_language
 from curation.policy.signal_schema import FIELDS, MEASURED, SIGNALS
 from curation.signals.edit import normalise
 from curation.signals.line_signals import line_signals
-from curation.signals.phrases import count_phrases, follow, phrase_tables
+from curation.signals.phrases import count_phrases, follow, near_phrases, phrase_tables
+from curation.signals.word_order import Order, together, word_order
 from curation.text.characters import ALPHABETIC, SCRIPT, SPACE, SPECIAL, script_number
 from curation.text.ngrams import char_repetition, number, table_size, word_ngrams
 from curation.text.units import text_buffers
@@ -39,15 +40,25 @@ CHAR_REPETITION, WORD_REPETITION = map(SIGNALS.index, ("char_repetition", "word_
 STOPWORD_RATIO, STOPWORD_KINDS, FLAGGED_RATIO = map(
     SIGNALS.index, ("stopword_ratio", "stopword_kinds", "flagged_ratio")
 )
-SPECIAL_RATIO, SYMBOL_WORD_RATIO, ALPHABETIC_WORDS, NEWLINE_WORDS, SCRIPT_SHARE, CURLY_BRACKETS = map(
+SPECIAL_RATIO, SYMBOL_WORD_RATIO, ALPHABETIC_WORDS, NEWLINE_WORDS, SCRIPT_SHARE, CURLY_BRACKETS, CURLY_WORDS = map(
     SIGNALS.index,
     (
         *("special_ratio", "symbol_word_ratio", "alphabetic_word_share", "newline_word_ratio"),
-        *("script_share", "curly_brackets"),
+        *("script_share", "curly_brackets", "curly_bracket_word_ratio"),
     ),
 )
 TOP_2GRAM, DUPLICATE_5GRAM = map(SIGNALS.index, ("top_2gram_char_share", "duplicate_5gram_char_share"))
-N_CHARS, N_BYTES = map(SIGNALS.index, ("n_chars", "n_bytes"))
+NOTICE_WORDS, ODD_WORDS, WORD_ORDER, N_CHARS, N_BYTES = map(
+    SIGNALS.index, ("notice_word_share", "odd_word_share", "word_order", "n_chars", "n_bytes")
+)
+
+MIN_NOTICES = 4  # different phrases: a text about passwords has many of one
+NOTICE_REACH, NOTICE_REACH_CLUSTERS = 6, 10
+
+
+USUAL = np.zeros(128, np.bool_)
+"""Signs that stand in words, addresses, numbers and names of files."""
+USUAL[[ord(sign) for sign in "-'./@_:&+=#%,~0123456789"]] = True
 
 
 class Settings(NamedTuple):
@@ -56,7 +67,7 @@ class Settings(NamedTuple):
     char_n: np.ndarray
     word_n: np.ndarray
     script: np.ndarray  # number of the language's script, 0 for none
-    roots: np.ndarray  # int32 [languages, 2]: root of stop and flagged words, -1 without a list
+    roots: np.ndarray  # int32 [languages, 3]: root of stop words, flagged words and notices, -1 without a list
 
 
 def signals(batch: pa.RecordBatch, policies: Mapping[str, Policy] | None = None) -> pa.RecordBatch:
@@ -74,14 +85,16 @@ def signals(batch: pa.RecordBatch, policies: Mapping[str, Policy] | None = None)
 def signals_kernel(
     languages: list[str],
     lists: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
+    orders: Mapping[str, Order] | None = None,
     folder: str | None = None,
 ) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
     """Kernel of filter/signals: documents -> (documents with edited text and the signal columns, empty ledger).
 
-    `lists` by language (`curation.signals.word_lists.read`) replace those of the language files; `folder` has files of the user.
+    `lists` by language (`curation.signals.word_lists.read`) replace those of the language files; `orders` by language are what
+    was learnt for the signal `word_order`; `folder` has files of the user.
     """
     policies = {lang: load(lang, lists=(lists or {}).get(lang), folder=folder) for lang in languages}
-    return partial(_edit_and_measure, Meter(policies), policies)
+    return partial(_edit_and_measure, Meter(policies, orders), policies)
 
 
 def _edit_and_measure(
@@ -98,16 +111,19 @@ _NO_DROPS = pa.RecordBatch.from_pylist([], schema=LEDGER)
 class Meter:
     """Measures texts by the settings of some languages and, for all others, of `default`. Can be pickled."""
 
-    def __init__(self, policies: Mapping[str, Policy]):
+    def __init__(self, policies: Mapping[str, Policy], orders: Mapping[str, Order] | None = None):
         every = {"default": load("default"), **policies}
         self.index = {lang: i for i, lang in enumerate(every)}
         stop, flagged = [p.stop_words for p in every.values()], [p.flagged_words for p in every.values()]
-        self.phrases, roots = phrase_tables([*stop, *flagged], [True] * len(stop) + [False] * len(flagged))
+        notices = [p.notice_phrases for p in every.values()]
+        segmented = [True] * len(stop) + [False] * 2 * len(stop)
+        self.phrases, roots = phrase_tables([*stop, *flagged, *notices], segmented)
+        self.orders = together(orders or {}, list(every))
         self.settings = Settings(
             char_n=np.array([p.ngram["char_repetition"] for p in every.values()], np.int64),
             word_n=np.array([p.ngram["word_repetition"] for p in every.values()], np.int64),
             script=np.array([script_number(p.script) if p.script else 0 for p in every.values()], np.uint8),
-            roots=roots.reshape(2, -1).T.copy(),
+            roots=roots.reshape(3, -1).T.copy(),
         )
 
     def columns(self, batch: pa.RecordBatch) -> list[pa.Array]:
@@ -116,7 +132,8 @@ class Meter:
         langs = np.array([self.index.get(lang, 0) for lang in batch["lang"].to_pylist()], np.int64)
         values_SN = np.zeros((len(SIGNALS), len(langs)))
         values_SN[len(MEASURED) :] = np.nan
-        _measure(data, offsets, langs, self.settings, self.phrases, alphabet(), alphabet(False), SCRIPT, values_SN)
+        tables = self.settings, self.phrases, self.orders, alphabet(), alphabet(False), SCRIPT
+        _measure(data, offsets, langs, *tables, values_SN)
         return [
             pa.array(np.nan_to_num(values).astype(field.type.to_pandas_dtype()), field.type, mask=np.isnan(values))
             for values, field in zip(values_SN, FIELDS, strict=True)
@@ -129,7 +146,7 @@ def _share(part, whole):
 
 
 @numba.njit(cache=True)
-def _measure(data, offsets, langs, settings, phrases, by_word, by_cluster, script_of, values_SN):  # noqa: PLR0917
+def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluster, script_of, values_SN):  # noqa: PLR0917
     size = 0
     for d in range(len(langs)):
         size = max(size, offsets[d + 1] - offsets[d])
@@ -163,6 +180,21 @@ def _measure(data, offsets, langs, settings, phrases, by_word, by_cluster, scrip
         )
         out[STOPWORD_RATIO] = _share(covered, n_words) if distinct >= 0 else np.nan
         out[STOPWORD_KINDS] = distinct if distinct >= 0 else np.nan
+        out[WORD_ORDER] = np.nan
+        if orders.usual[lang] > 0:
+            for i in range(n_words):
+                hash_of_id[ids[i]] = word_hash[i]
+            out[WORD_ORDER] = word_order(
+                ids,
+                n_words,
+                n_ids,
+                hash_of_id,
+                orders.hashes[lang],
+                orders.scores[lang],
+                orders.usual[lang],
+                counts,
+                positions,
+            )
 
         ngram_chars[:] = 0
         out[WORD_REPETITION] = word_ngrams(
@@ -187,16 +219,34 @@ def _measure(data, offsets, langs, settings, phrases, by_word, by_cluster, scrip
         out[CHAR_REPETITION] = char_repetition(codes, n, settings.char_n[lang], keys, slots, by_count)
         _characters(codes, n, n_words, by_word.bits, script_of, settings.script[lang], out)
 
-        # Terms of spam pages are in no dictionary, so flagged entries are looked for by cluster.
-        root = settings.roots[lang, 1]
+        # The arrays of words take the lines; clusters overwrite them again.
+        out[ODD_WORDS] = _odd_words(codes, spans, n_words, by_word.bits)
+
+        # Terms of spam pages are in no dictionary, and words of a notice may be cut otherwise in it: both are looked for by
+        # cluster.
         n_clusters = n_words
-        if by_dictionary and root >= 0:
+        if by_dictionary:
             n_clusters, _ = read_words(codes, n, by_cluster, keys, gram, counts, word_hash, word_chars, None)
             n_ids = number(word_hash, n_clusters, keys, slots, ids)
         covered, distinct = _listed(
-            ids, n_clusters, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, 2 * d + 1
+            ids,
+            n_clusters,
+            n_ids,
+            word_hash,
+            hash_of_id,
+            gram,
+            phrases,
+            settings.roots[lang, 1],
+            entries_met,
+            2 * d + 1,
         )
         out[FLAGGED_RATIO] = min(1.0, _share(covered + distinct, n_clusters)) if distinct >= 0 else np.nan
+
+        reach = NOTICE_REACH_CLUSTERS if by_dictionary else NOTICE_REACH
+        root = settings.roots[lang, 2]
+        out[NOTICE_WORDS] = _near_notices(
+            ids, n_clusters, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, 2 * d, reach
+        )
 
         # The arrays of words are free now: they take the lines.
         line_signals(codes, n, by_word.bits, spans, n_words, word_hash, word_chars, keys, slots, ids, out)
@@ -212,6 +262,41 @@ def _listed(ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, root, ent
     for i in range(n_ids):
         gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
     return count_phrases(ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp)
+
+
+@numba.njit(cache=True)
+def _near_notices(ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, stamp, reach):  # noqa: PLR0917
+    """Share of the words that are near entries of the list at `root`, 0 with fewer than `MIN_NOTICES`; scratch as `_listed`."""
+    for i in range(n_words):
+        hash_of_id[ids[i]] = word_hash[i]
+    for i in range(n_ids):
+        gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
+    near, distinct = near_phrases(
+        ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp, reach
+    )
+    return near / n_words if distinct >= MIN_NOTICES else 0.0
+
+
+@numba.njit(cache=True)
+def _odd_words(codes, spans, n_words, bits):
+    """Share of words that have a sign in them that words have not, or that are one lone ASCII consonant."""
+    odd = 0
+    for w in range(n_words):
+        start, end = spans[w, 0], spans[w, 1]
+        if end - start == 1:
+            code = codes[start] | 0x20
+            odd += 0x61 <= code <= 0x7A and code not in (0x61, 0x65, 0x69, 0x6F, 0x75, 0x79)
+            continue
+        for i in range(start + 1, end - 1):
+            code = codes[i]
+            if code < 0x80:
+                if bits[code] & SPECIAL and not USUAL[code]:
+                    odd += 1
+                    break
+            elif bits[code] & SPECIAL and not 0x2010 <= code <= 0x2019:
+                odd += 1
+                break
+    return _share(odd, n_words)
 
 
 @numba.njit(cache=True)
@@ -240,7 +325,7 @@ def _characters(codes, n, n_words, bits, script_of, script, out):  # noqa: PLR09
         ellipses += code == ELLIPSIS or (dots > 0 and dots % 3 == 0)
     alphabetic_tokens += has_letter
     out[SPECIAL_RATIO] = _share(special, n)
-    out[CURLY_BRACKETS] = curly
+    out[CURLY_BRACKETS], out[CURLY_WORDS] = curly, _share(curly, n_words)
     out[SYMBOL_WORD_RATIO] = _share(max(hashes, ellipses), n_words)
     out[ALPHABETIC_WORDS] = _share(alphabetic_tokens, tokens)
     out[NEWLINE_WORDS] = _share(newlines, n_words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,12 @@ from ray_jobs.config.curation import Filter
 from ray_jobs.run.graph import LANGUAGE
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import on_engine
-from ray_jobs.work.shards import shards_of, totals
+from ray_jobs.work.shards import BATCH_ROWS, shards_of, totals
+
+if TYPE_CHECKING:
+    from curation.signals.word_order import Order
+
+ORDER_PARTS = 16
 
 
 def run(job: Job) -> dict:
@@ -31,15 +37,18 @@ def run(job: Job) -> dict:
     lists = word_lists.read(settings.word_lists) if settings.word_lists else None
     models = settings.perplexity_models
     own = OwnSignals(settings.signals, os.getcwd())
+    shards = shards_of(job, LANGUAGE)
+    languages = list(job.recipe.languages)
+    orders = learnt_orders([shard.input for shard in shards], languages, settings.language_files)
     kernel = Measure(
-        list(job.recipe.languages),
+        languages,
         lists,
         masked=kinds(settings),
         perplexity_models=models,
         own=own,
+        orders=orders,
         folder=settings.language_files,
     )
-    shards = shards_of(job, LANGUAGE)
     job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:
         markers = engine.run(_measured(kernel), shards, job.progress.set)
@@ -47,8 +56,32 @@ def run(job: Job) -> dict:
     return {
         **result,
         "masked": added(marker["masked"] for marker in markers),
+        "word_order": {lang: _of_order(orders.get(lang)) for lang in languages},
         "words_cut_by": icu_dictionary.source() or "nothing: in scripts without spaces letters count as words",
     }
+
+
+def learnt_orders(parts: list[str], languages: list[str], folder: str | None = None) -> dict[str, Order]:
+    """What the signal `word_order` is measured by, by language, from documents of at most `ORDER_PARTS` of the parts."""
+    from curation.policy.policy import load
+    from curation.signals.edit import normalise
+    from curation.signals.word_order import Sample
+
+    policies = {lang: load(lang, folder=folder) for lang in languages}
+    sample = Sample()
+    step = max(1, len(parts) // ORDER_PARTS)
+    for part in parts[::step][:ORDER_PARTS]:
+        with storage.open_parquet(part) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=["lang", "text", "url", "source"]):
+                sample.add(normalise(batch, policies))
+    found = sample.learn()
+    return {lang: found[lang] for lang in languages if lang in found}
+
+
+def _of_order(order: Order | None) -> dict[str, object] | str:
+    if order is None:
+        return "not learnt, so without a bound: too few documents, or too few words that recur"
+    return {"documents": order.documents, "words": order.words, "usual": round(order.usual, 4)}
 
 
 def kinds(settings: Filter) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ def test_wrong_percentiles(bound, message):
 
 
 def test_a_list_rule_for_all_skips_languages_without_the_list():
-    every = load_all(["en", "lo"], {"default": {"flagged_ratio": {"max": 0.2}, "stopword_kinds": {"min": 2}}})
+    rules = {"default": {"flagged_ratio": {"max": 0.2}, "stopword_kinds": {"min": 2}}, "lo": {"flagged_ratio": False}}
+    every = load_all(["en", "lo"], rules, {"lo": {"flagged_words": None}})
     assert every["en"].rules["flagged_ratio"] == {"max": 0.2}
     assert "flagged_ratio" not in every["lo"].rules
     assert every["lo"].rules["stopword_kinds"] == {"min": 2}

@@ -76,7 +76,9 @@ def test_empty_batch():
 
 
 def test_kernel_takes_a_recipe_s_overrides():
-    batch = measured(word_count=[15, 15], char_repetition=[0, 0.15], script_share=[1, 1], stopword_ratio=[1, 1])
+    batch = measured(
+        word_count=[15, 15], char_repetition=[0, 0.19], script_share=[1, 1], stopword_ratio=[1, 1], word_order=[1, 1]
+    )
     batch = batch.set_column(2, "lang", pa.array(["en", "en"]))
     kept, ledger = policy_kernel(["en"])(batch)
     assert kept.num_rows == 0
@@ -96,9 +98,9 @@ def test_inheritance():
     assert indonesian.rules["script_share"] == {"min": 0.5}  # script
     assert indonesian.long_token_chars == 30
     assert indonesian.rules["char_repetition"] == {"max": 0.5}  # language
-    assert "stopword_ratio" not in indonesian.rules
+    assert indonesian.rules["stopword_ratio"] == {"min": 0.04}
     assert english.long_token_chars == 25
-    assert english.rules["stopword_ratio"] == {"min": 0.3}
+    assert english.rules["stopword_ratio"] == {"min": 0.16}
 
 
 def test_overrides_change_single_bounds_and_not_the_file_s():
@@ -136,7 +138,7 @@ def test_wrong_overrides(overrides, message):
 
 def test_a_rule_needs_its_list():
     with pytest.raises(ValueError, match="flagged_ratio has a bound, but lo has no flagged_words"):
-        load("lo", {"flagged_ratio": {"max": 0.1}})
+        load("lo", {"flagged_ratio": {"max": 0.1}}, {"flagged_words": None})
 
 
 def test_wrong_languages():

@@ -13,6 +13,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 from naive_words import category, words_of
+from naive_words import script as naive_script
 
 from curation.policy.keys import Policy
 from curation.policy.signal_schema import FIELDS, LIST_SIGNALS, MEASURED, SIGNALS
@@ -41,7 +42,19 @@ def one(text: str, policy: Policy = PLAIN) -> dict:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", {name: 0 for name in MEASURED if name not in LIST_SIGNALS} | {"perplexity": None}),
+        (
+            "",
+            {name: 0 for name in MEASURED if name not in LIST_SIGNALS} | {"perplexity": None, "word_order": None},
+        ),
+        # five items of two words, in one line or each in its own; the letters of the sentence are no menu
+        ("Our team\nNews\nContact\nGift cards\nHelp", {"menu_letter_share": 1.0}),
+        ("Our team | News | Contact | Gift cards | Help", {"menu_letter_share": 1.0}),
+        ("One\nTwo\nSix\nTen\nThat is all there was to be seen.", {"menu_letter_share": 0.0}),
+        ("salt 2 g\nsugar 3 g\nrice 1 kg\noil 9 ml\negg 1\nroot 2", {"menu_letter_share": 0.0}),
+        # of 5 words th~e is usual, and wor;d, c|at and the lone x are odd; so are bytes taken for other letters
+        ("th~e wor;d c|at x a", {"odd_word_share": 3 / 5}),
+        ("d’accord it's a.b 1,000 cafÃ©s you", {"odd_word_share": 1 / 5}),
+        ("{a} {b c", {"curly_bracket_word_ratio": 2 / 3, "curly_brackets": 2}),
         # 8 characters; 3-grams aba bab aba bab aba bab: D 2, S 0, k = min(1, 2) = 1: 3 of 6.
         ("abababab", {"n_chars": 8, "word_count": 1, "char_repetition": 3 / 6, "mean_word_length": 8}),
         # D 8, S 8: k = min(2, 0) = 0.
@@ -140,7 +153,43 @@ def sentences(line: str) -> int:
     return sum("x" in piece for piece in re.split(r"w[^x]* |s", shape))
 
 
-def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[str], script: str) -> dict:
+def menu(text: str) -> float:
+    """Letters in runs of five or more items, over letters."""
+    runs, total = [0, 0], 0
+    in_menus = 0
+    for part in [*re.split(r"\n|(?<!\S)[|•·›»‹«>]|[|•·›»‹«>](?!\S)", text), "no item, no"]:
+        words = words_of(part)
+        if not words:
+            continue
+        letters = sum(unicodedata.category(c)[0] == "L" for c in part)
+        spaced = not any(category(c) == "unspaced" for c in part)
+        plain = all(category(c) != "special" or c.isspace() or c in "&'()-/’\"" for c in part)
+        if plain and len(part) <= 32 and len(words) <= (3 if spaced else 5):
+            runs = [runs[0] + 1, runs[1] + letters]
+        else:
+            in_menus += runs[1] if runs[0] >= 5 else 0
+            runs = [0, 0]
+        total += letters if part != "no item, no" else 0
+    return share(in_menus, total)
+
+
+def near(words: list[str], notices: set[str], reach: int) -> float:
+    """Words at most `reach` from one of the notices (of one word each), over words; 0 with fewer than four different."""
+    places = [i for i, word in enumerate(words) if word in notices]
+    covered = {j for i in places for j in range(max(0, i - reach), min(len(words), i + reach + 1))}
+    return share(len(covered), len(words)) if len({words[i] for i in places}) >= 4 else 0.0
+
+
+def odd(word: str) -> bool:
+    if len(word) == 1:
+        return word in "bcdfghjklmnpqrstvwxz"
+    usual = "-'./@_:&+=#%,~0123456789‐‑‒–—―‖‗‘’"
+    return any(category(c) == "special" and c not in usual for c in word[1:-1])
+
+
+def twin(
+    text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[str], notices: set[str], script: str
+) -> dict:
     words = words_of(text)
     lines = [line.strip() for line in text.split("\n")]
     paragraphs: list[list[str]] = [[]]
@@ -182,6 +231,10 @@ def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[st
         "policy_line_share": share(sum(any(p in line.lower() for p in POLICY) for line in lines), len(lines)),
         "lorem_ipsum": text.lower().count("lorem ipsum"),
         "curly_brackets": text.count("{"),
+        "curly_bracket_word_ratio": share(text.count("{"), len(words)),
+        "notice_word_share": near(clusters, notices, 10 if clusters != words or cut(text) else 6),
+        "menu_letter_share": menu(text),
+        "odd_word_share": share(sum(map(odd, words)), len(words)),
         "script_share": share(sum(unicodedata.name(c, "").startswith(script) for c in letters), len(letters)),
         "n_chars": len(text),
         "n_bytes": len(text.encode()),
@@ -207,6 +260,11 @@ def twin(text: str, *, char_n: int, word_n: int, stop: set[str], flagged: set[st
                 i += 1
         out[f"duplicate_{n}gram_char_share"] = share(chars, len(text))
     return out
+
+
+def cut(text: str) -> bool:
+    """Whether a dictionary cuts words of the text."""
+    return any(category(c) == "unspaced" and naive_script(c) for c in text)
 
 
 ALPHABETS = {
@@ -257,30 +315,47 @@ def random_text(rng: random.Random, alphabet: str) -> str:
     return "".join(parts)
 
 
+def random_menu(rng: random.Random, alphabet: str) -> str:
+    """Short lines, some of several words, with a figure or a mark."""
+    alphabet = "".join(c for c in alphabet if category(c) != "special")
+    items = []
+    for _ in range(rng.randint(3, 25)):
+        words = ["".join(rng.choices(alphabet, k=rng.randint(1, 5))) for _ in range(rng.choice([1, 1, 1, 2, 3, 4]))]
+        items.append(" ".join(words) + rng.choice([""] * 20 + [" & x", " 3", "."]))
+    return "".join(item + rng.choice(["\n", "\n", " | ", " · ", "› ", "›"]) for item in items)
+
+
 @pytest.mark.parametrize("script", ALPHABETS)
 @pytest.mark.parametrize(("char_n", "word_n"), [(10, 5), (3, 1), (2, 15)])
 def test_equals_the_twin(script, char_n, word_n):
     rng = random.Random(f"{script} {char_n}")
     texts = ["", " ", "\n\n", "\u0301", *(random_text(rng, ALPHABETS[script]) for _ in range(120))]
+    texts += [random_menu(rng, ALPHABETS[script]) for _ in range(30)]
     vocabulary = sorted({w for text in texts for w in words_of(text)})
     usable = [w for w in vocabulary if words_of(w) == [w]]
     clusters = sorted({c for text in texts for c in words_of(text, segmented=False) if words_of(c, False) == [c]})
     stop, flagged = set(rng.sample(usable, len(usable) // 3)), set(rng.sample(clusters, len(clusters) // 8))
+    notices = set(rng.sample(clusters, len(clusters) // 3))
     name = "han" if script == "CJK" else script.lower()
     policy = Policy(
         *("xx", "test", name),
         ngram={"char_repetition": char_n, "word_repetition": word_n},
         stop_words=tuple(sorted(stop)),
         flagged_words=tuple(sorted(flagged)),
+        notice_phrases=tuple(sorted(notices)),
     )
     got = measure(texts, policy)
-    repeated = 0
+    repeated = notice = in_menu = 0
     for text, row in zip(texts, got, strict=True):
-        expected = twin(text, char_n=char_n, word_n=word_n, stop=stop, flagged=flagged, script=script)
-        assert set(expected) == set(MEASURED)
+        lists = {"stop": stop, "flagged": flagged, "notices": notices}
+        expected = twin(text, char_n=char_n, word_n=word_n, script=script, **lists)
+        assert set(expected) == set(MEASURED) - {"word_order"}
+        notice += expected["notice_word_share"] > 0
+        in_menu += expected["menu_letter_share"] > 0
         assert {k: row[k] for k in expected} == pytest.approx(expected, abs=1e-6), repr(text)
         repeated += expected["duplicate_5gram_char_share"] > 0
     assert repeated > 20, "the random texts must exercise repetition"
+    assert notice > 10 and in_menu > 2
 
 
 # ---- batches

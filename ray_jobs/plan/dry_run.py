@@ -19,11 +19,11 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Pretrain, PretrainStage, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
+from ray_jobs.run import bases
 from ray_jobs.training import budget, fit
 from train import model
 from train.batches.decoder import CausalLM
 from train.kernels import adamw
-from train.methods import expand
 
 GB = 1e9
 
@@ -35,6 +35,8 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     train = recipe.train
     if train is None:
         raise ValueError("This recipe has no `train`, so there is nothing to try; `pinisi plan` is for the rest.")
+    for sentence in bases.faults(recipe, weights=False):
+        raise ValueError(sentence)
     base, grown = models(recipe)
     pretrain = train.pretrain
     _, of_model = plan_training.model(recipe)
@@ -53,17 +55,20 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
 def models(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
     """The base and the model that is trained, on the meta device."""
     of_base, of_model = plan_training.model(recipe)
-    nets = []
-    for _ in range(2):
+    train = given(recipe.train)
+
+    def made() -> CausalLM:
+        if train.base.model and train.base.model not in plan_training.QWEN:
+            return plan_training.on_meta(train.base.model)
         with torch.device("meta"):
-            nets.append(model.build({**of_base.shape, "vocab_size": of_base.vocab_size}))
-    settings = given(recipe.train).expand
-    if settings is None:
-        return nets[0], nets[0]
-    untie, vocabulary = settings.untie_embeddings, settings.vocab_size
-    grown = expand.expand(nets[1], settings.new_layers, settings.trainable, untie=untie, vocab_size=vocabulary)
+            return model.build({**of_base.shape, "vocab_size": of_base.vocab_size})
+
+    if train.expand is None:
+        base = made()
+        return base, base
+    base, grown = made(), plan_training.grown_as(made(), train)
     assert model.parameters(grown) == of_model.parameters, "the plan counts other parameters than the model has"
-    return nets[0], grown
+    return base, grown
 
 
 def show(described: dict) -> None:

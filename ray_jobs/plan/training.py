@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from cluster.deploy.spec import Group
 from mixture.weights import Auto
@@ -17,8 +18,12 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.rates import Number
+from ray_jobs.run import bases
 from ray_jobs.run.graph import BASE
 from ray_jobs.training import budget
+from train.bases import shape as shape_of_base
+from train.batches.decoder import CausalLM
+from train.methods import expand
 from train.monitor import flops
 
 WEIGHT_BYTES = 4
@@ -78,7 +83,9 @@ def model(recipe: Recipe) -> tuple[Model, Model]:
         *fields, vocabulary = QWEN[base.model]
         shape = dict(zip(FIELDS, fields, strict=True))
     else:
-        shape, vocabulary = _config(str(base.model))
+        net = on_meta(str(base.model))
+        of_base = _of_net(net, train)
+        return of_base, of_base if train.expand is None else _of_net(grown_as(net, train), train)
     if train.expand is None:
         same = _model(shape, vocabulary, train)
         return same, same
@@ -206,12 +213,22 @@ def _model(shape: Mapping, vocabulary: int, train: Train) -> Model:
     )
 
 
-def _config(name: str) -> tuple[dict, int]:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
-    except (OSError, ValueError):
+def on_meta(name: str) -> CausalLM:
+    """The base of that name without memory. Raises ValueError for one that cannot be read here."""
+    config = bases.config_of(name)
+    if config is None:
         known = ", ".join(QWEN)
-        raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}") from None
-    return {field: config[field] for field in FIELDS}, config["vocab_size"]
+        raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}")
+    return cast(CausalLM, shape_of_base.on_meta(config))
+
+
+def grown_as(net: CausalLM, train: Train) -> CausalLM:
+    """`net`, expanded as the recipe says."""
+    own = given(train.expand)
+    return expand.expand(net, own.new_layers, own.trainable, untie=own.untie_embeddings, vocab_size=own.vocab_size)
+
+
+def _of_net(net: CausalLM, train: Train) -> Model:
+    shape, vocabulary = flops.shape_of(net), net.config.vocab_size
+    parameters = sum(p.numel() for p in net.parameters())
+    return Model(shape, vocabulary, parameters, flops.per_token(shape, vocabulary, train.context))

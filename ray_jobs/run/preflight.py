@@ -1,6 +1,7 @@
 """What a run misses on this machine, all of it before its first stage, each with what mends it.
 
-Files are looked for and not read, packages looked up and not imported: it takes no time beside a stage.
+Files are looked for and not read, packages looked up and not imported: it takes no time beside a stage. Only a base that is
+given is looked at with its own code (ray_jobs/run/bases.py), which takes seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def check(
 
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
-    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_pruning(recipe, waiting)]
+    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_base(recipe, waiting)]
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
     if waiting and not address:
@@ -65,10 +66,16 @@ def _said(function: Callable, *arguments: object) -> Iterator[str]:
         yield str(error)
 
 
-def _pruning(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
-    """A shape to prune to that a model of the recipe's own shape cannot take."""
+def _base(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """What a base cannot give, or a shape to prune to that a model of the recipe's own shape cannot take."""
     train = recipe.train
-    if train and train.prune and train.base.shape and any(stage.job == "prune" for stage in waiting):
+    if train is None or not any(stage.job in TRAINS for stage in waiting):
+        return
+    if train.base.model is not None:
+        from ray_jobs.run import bases  # takes seconds, so only where there is a base to look at
+
+        yield from bases.faults(recipe)
+    elif train.prune and train.base.shape and any(stage.job == "prune" for stage in waiting):
         wanted = train.prune
         target = Target(wanted.hidden_size, wanted.num_attention_heads, wanted.intermediate_size)
         yield from (f"train.prune: {sentence}" for sentence in _said(target.check, train.base.shape))

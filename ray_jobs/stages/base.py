@@ -11,6 +11,7 @@ from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokeni
 from ray_jobs.work.tasks import off_the_head
 from ray_jobs.work.trainer import launch
 from train import model
+from train.bases import same_loss
 from train.methods.pretrain import loss
 
 
@@ -48,6 +49,7 @@ def _copy(settings: Copy) -> dict:
             f"tokenize.tokenizer: it has {len(tokenizer):,} tokens, but train.base.model {settings['source']} embeddings for "
             f"{net.config.vocab_size:,}; name the model's own tokenizer"
         )
+    same_loss.check(net)
     model.save(net, tokenizer, settings["target"], net.config.max_position_embeddings)
     return {"parameters": model.parameters(net)}
 

@@ -38,6 +38,12 @@ def _expand(settings: Settings) -> dict:
     net = model.load(settings["source"])
     layers_before, context = net.config.num_hidden_layers, net.config.max_position_embeddings
     new_layers, vocab_size = settings["new_layers"], settings["vocab_size"]
+    tokenizer = load_tokenizer(settings)
+    if vocab_size is not None and vocab_size < len(tokenizer):
+        raise ValueError(
+            f"train.expand.vocab_size: {vocab_size:,} rows are fewer than the {len(tokenizer):,} tokens of the tokenizer; "
+            "give at least as many"
+        )
     ids_BT = torch.arange(64).remainder(vocab_size or net.config.vocab_size).view(1, 64)
     with torch.no_grad():
         before_BTV = net(ids_BT).logits
@@ -45,7 +51,7 @@ def _expand(settings: Settings) -> dict:
         after_BTV = net(ids_BT).logits
     if not torch.equal(after_BTV, before_BTV[..., : net.config.vocab_size]):
         raise AssertionError("the expanded model is not the same function as its base")
-    model.save(net, load_tokenizer(settings), settings["target"], context)
+    model.save(net, tokenizer, settings["target"], context)
     return {
         "layers_before": layers_before,
         "layers": net.config.num_hidden_layers,

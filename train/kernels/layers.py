@@ -53,9 +53,8 @@ def kept_bytes_per_token(config, mode: str, number: int) -> float:
     """Bytes that a Qwen2-shaped layer keeps of a token until its backward pass, with products of `number` bytes (uncompiled).
 
     With width D, queries Q, keys (or values) K, feed-forward F: "none" keeps both norms' input in fp32 (8 D), their outputs
-    before and after the gain (4 D), queries, attention's output and its copy in rows (3 Q), keys and values (2 K), and gate,
-    its SiLU, up and their product (4 F); "selective" the layer's input, attention's output, q, v, gate and down; "full" the
-    input.
+    before and after the gain (4 D), queries, attention's output and its copy in rows (3 Q), keys and values (2 K), gate, its
+    SiLU, up and their product (4 F); "selective" the layer's input, attention's output, q, v, gate and down; "full" the input.
     """
     D, F = config.hidden_size, config.intermediate_size
     width = getattr(config, "head_dim", None) or D // config.num_attention_heads

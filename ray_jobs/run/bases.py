@@ -1,0 +1,115 @@
+"""What a recipe asks of a base that the base cannot give, said before the first stage: kind of model, weights, tokenizer, shape.
+
+The model is made on torch's meta device, and of the weights the names are read. A name on the hub that cannot be read here and
+now is left to the stage `base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from cluster import storage
+from cluster.chatml import IM_END, IM_START
+from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Train
+from train.bases import rope, same_loss, shape
+from train.methods import expand, prune
+from train.methods.prune_target import Target
+
+
+def config_of(name: str):
+    """The config of a model, None where it is on the hub and cannot be read now. Raises ValueError for a folder without one."""
+    here = storage.exists(name)
+    try:
+        return AutoConfig.from_pretrained(storage.localize(name) if here else name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        if not here and not isinstance(error, KeyError):
+            return None
+        raise ValueError(f"{name}: its config.json cannot be read ({shape.first_line(error)})") from error
+
+
+def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
+    """What is wrong, each as a sentence that begins with the key; with `weights` also what their files lack."""
+    train = given(recipe.train)
+    name, own = train.base.model, recipe.tokenize.tokenizer
+    tokenizer = tokenizers.load(own) if own != "train" and storage.exists(own) else None
+    vocabulary = tokenizer.get_vocab() if tokenizer is not None and (train.sft or train.reward) else {IM_START, IM_END}
+    if lacking := [token for token in (IM_START, IM_END) if token not in vocabulary]:
+        yield f"tokenize.tokenizer: {own} has no token {' and no '.join(lacking)}, which chats are written with"
+    if name is None:
+        return
+    try:
+        config = config_of(name)
+        if config is None:
+            return
+        same_loss.of_kind(config)
+        net = shape.on_meta(config)
+    except ValueError as error:
+        yield f"train.base.model: {error}"
+        return
+    if missing := missing_weights(name, net) if weights else []:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield f"train.base.model: {name}: the weights lack {missing[0]}{more}; fetch the model again"
+    longest = rope.longest_row(config)
+    if longest and train.context > longest:
+        yield (
+            f"train.context: {train.context} is more than {longest}, beyond which {name} rotates all positions of a row in "
+            f"another way, also those of short documents; set it to at most {longest}"
+        )
+    if train.reward and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        yield f"train.reward: transformers has no reward head for models of kind {config.model_type}; set it to null"
+    yield from _shapes(train, net, None if tokenizer is None else len(tokenizer), own)
+
+
+def _shapes(train: Train, net: nn.Module, tokens: int | None, tokenizer: str) -> Iterator[str]:
+    rows = net.config.vocab_size
+    if tokens and tokens > rows:
+        yield (
+            f"tokenize.tokenizer: {tokenizer} has {tokens:,} tokens, but train.base.model {train.base.model} embeddings for "
+            f"{rows:,}; name the model's own tokenizer"
+        )
+    grown, pruned = train.expand, train.prune
+    if pruned:
+        target = Target(pruned.hidden_size, pruned.num_attention_heads, pruned.intermediate_size)
+        try:
+            target.check(net.config)
+            prune.check_layers(net)
+        except ValueError as error:
+            yield f"train.prune: {str(error).removeprefix('train.prune: ')}"
+    if grown:
+        if tokens and grown.vocab_size and grown.vocab_size < tokens:
+            yield (
+                f"train.expand.vocab_size: {grown.vocab_size:,} rows are fewer than the {tokens:,} tokens of {tokenizer}; "
+                "give at least as many"
+            )
+        try:
+            expand.expand(
+                net, grown.new_layers, grown.trainable, untie=grown.untie_embeddings, vocab_size=grown.vocab_size
+            )
+        except ValueError as error:
+            yield f"train.expand: {str(error).removeprefix('expand: ')}"
+
+
+def missing_weights(name: str, net: nn.Module) -> list[str]:
+    """Tensors of the model that no file of its folder has; none where they go by other names, which loading translates."""
+    if not storage.exists(name):
+        return []
+    folder = storage.localize(name)
+    index = storage.join(folder, "model.safetensors.index.json")
+    if storage.exists(index):
+        found = set(storage.read_json(index)["weight_map"])
+    elif storage.exists(single := storage.join(folder, "model.safetensors")):
+        with safe_open(single, "pt") as file:
+            found = set(file.keys())
+    else:
+        return ["model.safetensors"]
+    tied = {str(key) for key in net.all_tied_weights_keys}
+    wanted = set(net.state_dict()) - tied
+    return sorted(wanted - found) if wanted & found else []

@@ -134,7 +134,9 @@ def _pruning(train: Train, grown: Model, step) -> list[Step]:
         return []
     names = ("hidden_size", "num_attention_heads", "intermediate_size")
     shape = {**grown.shape, **{name: getattr(own, name) for name in names}}
-    shape = {name: value for name, value in shape.items() if not name.startswith("layer_")}  # parameters of wider layers
+    shape = {
+        name: value for name, value in shape.items() if not name.startswith("layer_")
+    }  # parameters of wider layers
     small = flops.per_token(shape, grown.vocab_size, train.context)
     pruned = Model(shape, grown.vocab_size, flops.parameters(shape, grown.vocab_size), small)
     masked = own.mask_steps * own.optimiser.rows_per_step * train.context

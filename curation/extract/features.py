@@ -24,7 +24,7 @@ N_ANCESTORS, N_HINTS = len(_ANCESTORS), len(hints.NAMES)
 HTML, BODY, H1, H6, P, BR = (tags.TAG[n] for n in ("html", "body", "h1", "h6", "p", "br"))
 COMMENT = hints.COMMENT
 OUTER = 4  # ancestors with more lines each than the one within
-NEAR = 2  # neighbouring lines on either side
+PROBES = 64
 KINDS = (
     *(b'"Product"', b'"ItemList"', b'"NewsArticle"', b'"Article"', b'"BlogPosting"', b'"FAQPage"', b'"QAPage"'),
     *(b'"DiscussionForumPosting"', b'"CollectionPage"', b'"WebPage"', b'"Organization"', b"TechArticle"),
@@ -82,6 +82,20 @@ def features(  # noqa: PLR0917
 @numba.njit(cache=True)
 def _ratio(a, b):
     return a / b if b > 0 else 0.0
+
+
+@numba.njit(cache=True)
+def _slot(table, value):
+    """Where a value stands in a table of hashes; after some steps it shares a place, so that no page is slow by its hashes."""
+    slot = (value ^ (value >> np.uint64(29))) & np.uint64(len(table) - 1)
+    for _ in range(PROBES):
+        if table[slot] == 0 or table[slot] == value:
+            break
+        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+    else:
+        return slot
+    table[slot] = value
+    return slot
 
 
 @numba.njit(cache=True)
@@ -161,10 +175,7 @@ def _features(  # noqa: PLR0917
             continue
         value = np.uint64(p) * np.uint64(1000003) + np.uint64(tag[i])
         value = value * np.uint64(0x9E3779B97F4A7C15) + np.uint64(h + 1)
-        slot = (value ^ (value >> np.uint64(29))) & np.uint64(size - 1)
-        while slot_key[slot] != 0 and slot_key[slot] != value:
-            slot = (slot + np.uint64(1)) & np.uint64(size - 1)
-        slot_key[slot] = value
+        slot = _slot(slot_key, value)
         slot_n[slot] += 1
         slot_c[slot] += c_sum[at[stop[i]]] - c_sum[at[i]]
         slot_of[i] = slot
@@ -203,10 +214,7 @@ def _features(  # noqa: PLR0917
     place = np.zeros(m, np.int32)
     for k in range(m):
         value = key[k] | np.uint64(1)
-        slot = (value ^ (value >> np.uint64(31))) & np.uint64(size - 1)
-        while seen[slot] != 0 and seen[slot] != value:
-            slot = (slot + np.uint64(1)) & np.uint64(size - 1)
-        seen[slot] = value
+        slot = _slot(seen, value)
         times[slot] += 1
         place[k] = slot
     h1 = -1

@@ -21,7 +21,9 @@ from curation.extract.markup import Tree
 
 MODEL = Path(__file__).with_name("model.npy")
 
-LITTLE = 0.06
+MAX_LINES = 50_000  # 1.5 kB of memory each; a page of more is a list, and stays as it is
+LITTLE = 0.06  # expected F1
+AN_ARTICLE = np.log1p(300)  # letters
 ARTICLE = [NAMES.index(f"page says {name}") for name in ("article", "Article", "NewsArticle", "BlogPosting")]
 COMMENTS, KEPT_LETTERS = NAMES.index("page called COMMENT"), NAMES.index("page kept letters")
 
@@ -40,6 +42,8 @@ def judge(  # noqa: PLR0917
     On a page that says that it is an article, `choose` is believed when little is to be won, and when most of the rest is
     comments: a gold text of threads teaches to keep these.
     """
+    if len(keep) > MAX_LINES:
+        return keep
     found = features(html, tree, lines, keep, root, kind)
     p = predict(shipped() if model is None else model, found)
     mine = best(p, lines.chars)
@@ -47,7 +51,7 @@ def judge(  # noqa: PLR0917
     if not page[ARTICLE].any():
         return mine
     gain = expected_f1(p, lines.chars, mine) - expected_f1(p, lines.chars, keep)
-    discussed = page[COMMENTS] > 0.2 and page[KEPT_LETTERS] > np.log1p(1000)
+    discussed = page[COMMENTS] > 0.2 and page[KEPT_LETTERS] > AN_ARTICLE
     return keep if gain < LITTLE or discussed else mine
 
 

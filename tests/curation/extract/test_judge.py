@@ -1,6 +1,7 @@
 """The judge: boosted trees, the features of lines, and pages of repeated records that rules for articles cut to nothing."""
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -174,3 +175,28 @@ def test_a_page_that_stands_in_noscript():
     assert (
         read(f"<article>{posts}</article><noscript><img src=x>Please enable JavaScript</noscript>").count("Please") == 0
     )
+
+
+CARD = "<div class=card><a href=x>b</a> 12</div>"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<div>a. ",
+        "<p>kata",
+        CARD,
+        "<ul><li>a",
+        "<table><tr><td>x",
+        "<noscript><p>abc",
+        "a</p></div>",
+        "<nav>a<article>",
+    ],
+)
+def test_time_is_linear_in_bytes(piece):
+    seconds = []
+    for n in (2000, 2000, 16000):  # the first one compiles
+        begin = time.process_time()
+        read(piece * n)
+        seconds.append(time.process_time() - begin)
+    assert seconds[2] < 20 * seconds[1] + 0.1

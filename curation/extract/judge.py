@@ -24,8 +24,12 @@ MODEL = Path(__file__).with_name("model.npy")
 MAX_LINES = 50_000  # 1.5 kB of memory each; a page of more is a list, and stays as it is
 LITTLE = 0.06  # expected F1
 AN_ARTICLE = np.log1p(300)  # letters
+LEAST_PROSE = 0.3  # share of the page's prose
+MANY_COMMENTS = 0.2  # share of the page's letters
 ARTICLE = [NAMES.index(f"page says {name}") for name in ("article", "Article", "NewsArticle", "BlogPosting")]
-COMMENTS, KEPT_LETTERS = NAMES.index("page called COMMENT"), NAMES.index("page kept letters")
+AN_ARTICLE_TYPE, NEWS = ARTICLE[1], ARTICLE[2:]
+COMMENTS, FORUM = NAMES.index("page called COMMENT"), NAMES.index("page called FORUM")
+KEPT_LETTERS, PROSE_KEPT = NAMES.index("page kept letters"), NAMES.index("page prose kept")
 
 
 @cache
@@ -35,24 +39,40 @@ def shipped() -> np.ndarray:
 
 
 def judge(  # noqa: PLR0917
-    html: bytes, tree: Tree, lines: Lines, keep: np.ndarray, root: int, kind: str, model: np.ndarray | None = None
+    html: bytes,
+    tree: Tree,
+    lines: Lines,
+    keep: np.ndarray,
+    root: int,
+    named: dict[str, str],
+    model: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Which lines are main content. `keep` and `root`: what `choose` says; kind: Open Graph's type.
+    """Which lines are main content. `keep` and `root`: what `choose` says; named: see `head.meta`.
 
-    On a page that says that it is an article, `choose` is believed when little is to be won, and when most of the rest is
-    comments: a gold text of threads teaches to keep these.
+    `choose` was made for articles. It is believed where the page says that it is a dated one, and on any that is called
+    article where little is to be won, or where most of the rest is comments: gold texts of threads teach to keep these.
     """
     if len(keep) > MAX_LINES:
         return keep
-    found = features(html, tree, lines, keep, root, kind)
+    found = features(html, tree, lines, keep, root, named.get("og:type", ""))
+    page = found[0]
+    letters = page[KEPT_LETTERS] > AN_ARTICLE
+    if letters and page[PROSE_KEPT] > LEAST_PROSE and _is_dated_article(html, page, named):
+        return keep
     p = predict(shipped() if model is None else model, found)
     mine = best(p, lines.chars)
-    page = found[0]
     if not page[ARTICLE].any():
         return mine
     gain = expected_f1(p, lines.chars, mine) - expected_f1(p, lines.chars, keep)
-    discussed = page[COMMENTS] > 0.2 and page[KEPT_LETTERS] > AN_ARTICLE
-    return keep if gain < LITTLE or discussed else mine
+    return keep if gain < LITTLE or (letters and page[COMMENTS] > MANY_COMMENTS) else mine
+
+
+def _is_dated_article(html: bytes, page: np.ndarray, named: dict[str, str]) -> bool:
+    """By Open Graph or JSON-LD; forums call their threads so too."""
+    if page[FORUM] > MANY_COMMENTS or b"DiscussionForumPosting" in html or b"QAPage" in html:
+        return False
+    dated = "article:published_time" in named or (page[AN_ARTICLE_TYPE] > 0 and b"datePublished" in html)
+    return bool(dated or page[NEWS].any())
 
 
 def best(p: np.ndarray, chars: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ from curation.extract.tex import with_tex
 
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # all but tab, newline and carriage return
 
+DESCRIPTIONS = ("og:description", "description", "twitter:description")
+
 
 def extract(
     header: dict, payload: bytes, engine: str, max_nodes: int, *, markup: str = "", model: np.ndarray | None = None
@@ -44,11 +46,13 @@ def extract(
         text = OTHER_READERS[engine](html)
     else:
         if engine == "cascade" and keep.any():
-            keep = judge(data, tree, found, keep, root, named.get("og:type", ""), model)
+            keep = judge(data, tree, found, keep, root, named, model)
         text = (markdown if markup == "markdown" else render.text)(data, tree, found, keep)
     text = _clean(text)
     if len(text) < 4 * unseen.HARDLY_ANY and (own := unseen.letters(text)) < unseen.HARDLY_ANY:
         text = _clean(_unseen(data, tree, own)) or text
+    if not text and found.chars.sum() < 60:  # built by scripts whose data are elsewhere: what it says of itself
+        text = _clean(next((named[name] for name in DESCRIPTIONS if unseen.is_more(named.get(name, ""), 0)), ""))
     return {
         "text": text,
         "title": _clean(title(data, tree, named)),

@@ -8,7 +8,7 @@ import pytest
 
 from curation.extract.boosting import fit, predict
 from curation.extract.features import NAMES, features
-from curation.extract.judge import best, expected_f1, shipped
+from curation.extract.judge import _is_dated_article, best, expected_f1, shipped
 from curation.extract.lines import lines
 from curation.extract.main_content import choose
 from curation.extract.markup import parse
@@ -200,3 +200,32 @@ def test_time_is_linear_in_bytes(piece):
         read(piece * n)
         seconds.append(time.process_time() - begin)
     assert seconds[2] < 20 * seconds[1] + 0.1
+
+
+@pytest.mark.parametrize("head", [
+    '<meta property="og:type" content="article"><meta property="article:published_time" content="2026-05-01">',
+    '<script type="application/ld+json">{"@type":"NewsArticle"}</script>',
+    '<script type="application/ld+json">{"@type":"Article","datePublished":"2026-05-01"}</script>',
+])  # fmt: skip
+def test_a_dated_article_is_left_to_the_rules_for_articles(head, monkeypatch):
+    body = "".join(f"<p>{PROSE} {i}</p>" for i in range(5))
+    page = f"<article>{body}</article><aside class=related><p>{PROSE}</p></aside>"
+    monkeypatch.setattr("curation.extract.judge.best", lambda p, chars: np.ones(len(p), bool))
+    assert "Beranda" not in read(SITE(LINKS, page), head)
+
+
+def test_a_thread_that_calls_itself_an_article_is_none():
+    named = {"article:published_time": "2026-05-01"}
+    page = np.zeros(len(NAMES), np.float32)
+    assert _is_dated_article(b"<p>", page, named)
+    assert not _is_dated_article(b"<p>", page, {})
+    assert not _is_dated_article(b'<div itemtype="http://schema.org/DiscussionForumPosting">', page, named)
+    page[NAMES.index("page called FORUM")] = 0.5
+    assert not _is_dated_article(b"<p>", page, named)
+
+
+def test_a_page_without_text_has_its_own_description():
+    described = f'<meta property="og:description" content="{PROSE} {PROSE}">'
+    assert read("<div id=app></div><script>go()</script>", described).startswith(PROSE)
+    assert read("<div id=app></div>", '<meta name=description content="Toko daring.">') == ""
+    assert read(f"<ul>{LINKS}{LINKS}{LINKS}{LINKS}</ul>", described) == "", "links alone are no page that scripts build"

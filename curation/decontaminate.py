@@ -7,15 +7,25 @@ passage and a document that quotes it have the same runs. These are equal length
 English word in Thai, 3.67 in Lao, 3.57 in Khmer, 2.85 in Burmese and 1.61 in Chinese (88 articles, translated by people).
 With 30 letters, names of ministries alone condemned 4 % of the Thai government's news; with 48, nothing of it.
 
-A passage shorter than one run is searched for as a whole, when it is at least 8/13 of one (GPT-3's least n is 8); what is
-shorter still ("Yes.", "Jakarta") says nothing and is counted. The whole document goes, not the passage: what stands around a
-test question is its context or its answer, and the share of documents is small.
+A passage shorter than one run is searched for as a whole, when it is at least 8/13 of one (GPT-3's least n is 8).
+
+Items that are edited, or made of several short strings, share no run with a copy. So the pieces of an item are looked for too:
+stretches of 3 words, 8 letters or 4 Han characters, of all its strings one after another. A document has the item when, within a
+window of twice its length, the pieces found cover `SHARE` of what its pieces cover, and at least `FLOOR` (of a shorter item
+`SHORT_SHARE`), and as much of the document: a phrase that all strings of an item begin with is no item. Pieces of more than
+`MOST_OWNERS` items say nothing ("Which of the following"), nor do whole strings of so many ("CC BY 4.0"). Each passage of 8/13
+of a run is held to the same rule alone. Digits of all scripts are one, and so are full-width letters and the plain ones.
+
+What is shorter still ("Yes.", "Jakarta") says nothing and is counted. The whole document goes, not the passage: what stands
+around a test question is its context or its answer, and the share of documents is small.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +42,31 @@ from curation.text.units import ASCII_WORD, CLASSES, HAN, LETTER, LOWER, PRIME, 
 
 STAGE = "decontaminate"
 BITS_PER_KEY = 16
+PIECE_OF = {WORD: 3, LETTER: 8, HAN: 4}  # units of a piece
+LEAST, FLOOR = (
+    2 / 13,
+    7 / 13,
+)  # of a run: the least item of several strings that is searched for, the least that is found
+SHARE, SHORT_SHARE = 0.6, 0.75  # of an item; of one shorter than the floor
+MOST_OF_ITEM = 0.75  # of an item's characters: a passage of so many stands for the item
+MOST_OWNERS = 16  # items with a piece, beyond which it is a phrase
+WINDOW, SLACK = 2, 30  # units of a document in which an item must stand: so many times its own, and some more
+
+
+def _folded() -> np.ndarray:
+    """`LOWER`, with digits of all scripts and full-width letters as the plain ones."""
+    folded = LOWER.copy()
+    for code in np.flatnonzero(CLASSES == WORD).tolist():
+        char = chr(code)
+        if 0xFF00 <= code <= 0xFF5E:
+            char = unicodedata.normalize("NFKC", char).lower()
+        digit = unicodedata.decimal(char, None)
+        if digit is not None or ord(char) < 0x80:
+            folded[code] = ord(char if digit is None else str(digit))
+    return folded
+
+
+FOLDED = _folded()
 
 
 @dataclass(frozen=True)
@@ -51,7 +86,13 @@ class Lengths:
         run = self.words * self.letters * self.han
         kinds = np.zeros(HAN + 1, np.int64)
         kinds[WORD], kinds[LETTER], kinds[HAN] = run // self.words, run // self.letters, run // self.han
-        return Weights(kinds, run, -(-8 * run // 13), max(self.words, self.letters, self.han))
+        in_piece = np.zeros(HAN + 1, np.int64)
+        piece = int(np.prod(list(PIECE_OF.values())))
+        for kind, units in PIECE_OF.items():
+            in_piece[kind] = piece // units
+        short, least, floor = -(-8 * run // 13), int(LEAST * run), int(FLOOR * run)
+        most = max(self.words, self.letters, self.han, *PIECE_OF.values())
+        return Weights(kinds, run, short, in_piece, piece, least, floor, most)
 
 
 class Weights(NamedTuple):
@@ -60,7 +101,27 @@ class Weights(NamedTuple):
     kinds: np.ndarray  # int64, weight of a unit of each kind
     run: int  # weight of a run
     short: int  # weight of the shortest passage that is searched for
+    in_piece: np.ndarray  # int64, weight of a unit of each kind in a piece
+    piece: int  # weight of a piece
+    least: int  # weight of the shortest item that is searched for by its pieces
+    floor: int  # weight of its pieces that must be found, of a longer one
     most_units: int  # of a run
+
+
+class Pieces(NamedTuple):
+    """The pieces of targets: items, and long passages of items that have several."""
+
+    keys: np.ndarray  # uint64, sorted, distinct
+    bits: np.ndarray  # uint64, their filter
+    stops: np.ndarray  # int64 [keys + 1]: occurrences of key k are stops[k] to stops[k + 1]
+    targets: np.ndarray  # int32 [occurrences]
+    firsts: np.ndarray  # int32 [occurrences]: the first unit of its target that it covers
+    lasts: np.ndarray  # int32 [occurrences]: the one behind its last
+    starts: np.ndarray  # int64 [targets + 1]: units of target t are starts[t] to starts[t + 1]
+    kinds: np.ndarray  # uint8 [units]
+    needs: np.ndarray  # int64 [targets]: weight that must be covered
+    items: np.ndarray  # int32 [targets]
+    searched: np.ndarray  # bool [targets]: the others are too short
 
 
 @dataclass(frozen=True)
@@ -76,6 +137,7 @@ class Index:
     units: np.ndarray  # int32 [short], its number of units
     short_owners: np.ndarray  # int32 [short]
     short_filter: np.ndarray  # uint64
+    pieces: Pieces
     items: list[tuple[str, str]]
     too_short: int  # items of which no passage is long enough to be searched for
 
@@ -104,12 +166,14 @@ def build(files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | N
     owner = np.array(owners, np.int32)
     count = np.zeros(len(passages), np.int64)
     keys, from_run, starts, wholes, units, from_short = _index(
-        data, offsets, CLASSES, LOWER, ASCII_WORD, lengths.weights, count
+        data, offsets, CLASSES, FOLDED, ASCII_WORD, lengths.weights, count
     )
+    pieces = _pieces_of(passages, owner, lengths.weights)
     keys, first = np.unique(keys, return_index=True)
     order = np.lexsort((from_short, units, starts))
     found = np.zeros(len(items), bool)
     found[owner[count > 0]] = True
+    found[pieces.items[pieces.searched]] = True
     return Index(
         lengths,
         keys,
@@ -120,6 +184,7 @@ def build(files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | N
         units[order],
         owner[from_short[order]],
         _bits(starts),
+        pieces,
         items,
         int((~found).sum()),
     )
@@ -134,7 +199,7 @@ def search(text: pa.Array, index: Index) -> tuple[np.ndarray, np.ndarray]:
         data,
         offsets,
         CLASSES,
-        LOWER,
+        FOLDED,
         ASCII_WORD,
         index.lengths.weights,
         index.keys,
@@ -145,6 +210,7 @@ def search(text: pa.Array, index: Index) -> tuple[np.ndarray, np.ndarray]:
         index.units,
         index.short_owners,
         index.short_filter,
+        index.pieces,
         hits,
         first,
     )
@@ -207,6 +273,160 @@ def _bits(keys: np.ndarray) -> np.ndarray:
     return bits
 
 
+def _pieces_of(passages: list[str], owner: np.ndarray, weights: Weights) -> Pieces:
+    """The pieces of all items; `owner[p]` is the item of passage p, rising.
+
+    Targets are each item's passages one after another, where there are several, and each passage alone that is long enough.
+    A single ASCII word is a label or a name, and what more than MOST_OWNERS items have is none of their text.
+    """
+    times = Counter(text for text, _ in set(zip(passages, owner.tolist(), strict=True)))
+    own = [
+        p
+        for p, text in enumerate(passages)
+        if times[text] <= MOST_OWNERS and not (text.isascii() and len(text.split()) < 2)
+    ]
+    of_item: dict[int, list[str]] = {}
+    for p in own:
+        of_item.setdefault(int(owner[p]), []).append(passages[p])
+    several = [item for item, texts in of_item.items() if max(map(len, texts)) < MOST_OF_ITEM * sum(map(len, texts))]
+    own = list({passages[p]: p for p in reversed(own)}.values())  # of equal passages the first
+    targets = ["\n".join(of_item[item]) for item in several] + [passages[p] for p in own]
+    items = np.array([*several, *owner[own]], np.int32)
+    data, offsets = text_buffers(in_one_form(pa.array(targets, pa.large_string())))
+    keys, every, firsts, lasts, kinds, starts = _all_pieces(data, offsets, CLASSES, FOLDED, ASCII_WORD, weights)
+    distinct, number = np.unique(keys, return_inverse=True)
+    pairs = np.unique(number.astype(np.int64) << 32 | items[every])
+    told = np.bincount(pairs >> 32, minlength=len(distinct))[number] <= MOST_OWNERS
+    covered = _covered(every[told], firsts[told], lasts[told], starts, kinds, weights.kinds)
+    least = np.where(np.arange(len(targets)) < len(several), weights.least, weights.short)
+    needs = np.maximum(SHARE * covered, np.minimum(SHORT_SHARE * covered, weights.floor))
+    keep = told & (covered >= least)[every]
+    keys, every, firsts, lasts = (a[keep] for a in (keys, every, firsts, lasts))
+    order = np.argsort(keys, kind="stable")
+    keys, at = np.unique(keys[order], return_index=True)
+    stops = np.append(at, len(order))
+    return Pieces(
+        keys, _bits(keys), stops, every[order], firsts[order], lasts[order], starts, kinds, needs.astype(np.int64), items,
+        covered >= least,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _all_pieces(data, offsets, classes, lower, ascii_word, weights):  # noqa: PLR0917
+    """(Key, passage, first and last unit within it of each piece; kind of each unit of all targets, where each one's begin)."""
+    size, n_targets = _longest(offsets), len(offsets) - 1
+    units, kinds = np.empty(size + 1, np.uint64), np.empty(size + 1, np.uint8)
+    power = _powers(weights.most_units)
+    found = np.empty(size + 1, np.uint64)
+    total = offsets[-1] - offsets[0]  # no more units than bytes
+    keys, targets = np.empty(total, np.uint64), np.empty(total, np.int32)
+    firsts, lasts, every = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.uint8)
+    stops = np.zeros(n_targets + 1, np.int64)
+    n_keys = 0
+    for d in range(n_targets):
+        n, _ = read_units(data, offsets[d], offsets[d + 1], classes, lower, ascii_word, units, kinds)
+        every[stops[d] : stops[d] + n] = kinds[:n]
+        stops[d + 1] = stops[d] + n
+        made = _runs(units, kinds, n, weights.in_piece, weights.piece, power, found)
+        last = weight = 0
+        for start in range(made):
+            while weight < weights.piece:
+                weight += weights.in_piece[kinds[last]]
+                last += 1
+            keys[n_keys], targets[n_keys], firsts[n_keys], lasts[n_keys] = found[start], d, start, last
+            n_keys += 1
+            weight -= weights.in_piece[kinds[start]]
+    return (
+        keys[:n_keys], targets[:n_keys], firsts[:n_keys], lasts[:n_keys], every[: stops[-1]], stops
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _covered(targets, firsts, lasts, starts, kinds, weights):  # noqa: PLR0917
+    """Weight of the units of each target that pieces cover."""
+    seen = np.zeros(starts[-1], np.bool_)
+    for k in range(len(targets)):
+        seen[starts[targets[k]] + firsts[k] : starts[targets[k]] + lasts[k]] = True
+    out = np.zeros(len(starts) - 1, np.int64)
+    for t in range(len(out)):
+        for unit in range(starts[t], starts[t + 1]):
+            out[t] += seen[unit] * weights[kinds[unit]]
+    return out
+
+
+@numba.njit
+def _items_in(found, n_found, n_units, kinds, weights, pieces, scratch):  # noqa: PLR0917
+    """(First item, number) of the targets whose pieces, hashed in `found` by first unit, cover enough in a window."""
+    at, first, n_items = n_units, np.int32(-1), 0
+    shift = _shift(pieces.bits)
+    hits, quoted, stops, touched = scratch
+    n = n_touched = 0
+    for start in range(n_found):
+        key = _find(pieces.keys, pieces.bits, shift, found[start])
+        if key >= 0:
+            hits[n, 0], hits[n, 1] = start, key
+            n += 1
+    if n < 2:
+        return first, n_items
+    until = np.zeros(n_units + 1, np.int64)  # weight of the document before each unit
+    for u in range(n_units):
+        until[u + 1] = until[u] + weights[kinds[u]]
+    for h in range(n):
+        start, key = hits[h]
+        for k in range(pieces.stops[key], pieces.stops[key + 1]):
+            target, stop = pieces.targets[k], start + pieces.lasts[k] - pieces.firsts[k]
+            if stops[target] == 0:
+                touched[n_touched] = target
+                n_touched += 1
+            if stop > stops[target]:
+                quoted[target] += until[stop] - until[max(start, stops[target])]
+                stops[target] = stop
+    for target in touched[:n_touched]:
+        if quoted[target] >= pieces.needs[target]:
+            unit = _window(hits[:n], until, weights, pieces, target)
+            if unit >= 0:
+                n_items += 1
+                if unit < at:
+                    at, first = unit, pieces.items[target]
+        quoted[target] = stops[target] = 0
+    return first, n_items
+
+
+@numba.njit
+def _window(hits, until, weights, pieces, target):
+    """The first unit of a window in which pieces cover enough of a target, and of the document; -1 without one."""
+    n = 0
+    for h in range(len(hits)):
+        for k in range(pieces.stops[hits[h, 1]], pieces.stops[hits[h, 1] + 1]):
+            n += pieces.targets[k] == target
+    units, firsts, spans = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    n = 0
+    for h in range(len(hits)):
+        for k in range(pieces.stops[hits[h, 1]], pieces.stops[hits[h, 1] + 1]):
+            if pieces.targets[k] == target:
+                units[n], firsts[n], spans[n] = hits[h, 0], pieces.firsts[k], pieces.lasts[k] - pieces.firsts[k]
+                n += 1
+    begin, size = pieces.starts[target], pieces.starts[target + 1] - pieces.starts[target]
+    count = np.zeros(size, np.int32)  # pieces on each unit of the target
+    low = covered = quoted = stop = 0
+    for k in range(n):
+        while units[low] + WINDOW * size + SLACK < units[k]:
+            quoted -= until[min(units[low] + spans[low], units[low + 1])] - until[units[low]]
+            for u in range(firsts[low], firsts[low] + spans[low]):
+                count[u] -= 1
+                covered -= weights[pieces.kinds[begin + u]] if count[u] == 0 else 0
+            low += 1
+        if units[k] + spans[k] > stop:
+            quoted += until[units[k] + spans[k]] - until[max(units[k], stop)]
+            stop = units[k] + spans[k]
+        for u in range(firsts[k], firsts[k] + spans[k]):
+            covered += weights[pieces.kinds[begin + u]] if count[u] == 0 else 0
+            count[u] += 1
+        if min(covered, quoted) >= pieces.needs[target]:
+            return units[low]
+    return np.int64(-1)
+
+
 @numba.njit
 def _powers(n):
     """PRIME^0 ... PRIME^n."""
@@ -256,7 +476,11 @@ def _find(keys, bits, shift, key):
     place = key >> shift
     if not bits[place >> np.uint64(6)] >> (place & np.uint64(63)) & np.uint64(1):
         return -1
-    low, high = 0, len(keys)
+    guess = np.int64(np.float64(key) / 18446744073709551616.0 * len(keys))  # hashes are even
+    reach = np.int64(64 + 4 * np.sqrt(len(keys)))
+    low, high = max(0, guess - reach), min(len(keys), guess + reach)
+    if (low and keys[low - 1] >= key) or (high < len(keys) and keys[high] < key):
+        low, high = 0, len(keys)
     while low < high:
         middle = (low + high) >> 1
         if keys[middle] < key:
@@ -311,12 +535,19 @@ def _index(data, offsets, classes, lower, ascii_word, weights, count):  # noqa: 
 @numba.njit(cache=True)
 def _search(  # noqa: PLR0917
     data, offsets, classes, lower, ascii_word, weights,
-    keys, owners, bits, starts, wholes, lengths, short_owners, short_bits, hits, first,
+    keys, owners, bits, starts, wholes, lengths, short_owners, short_bits, pieces, hits, first,
 ):  # fmt: skip
     size = _longest(offsets)
     units, kinds = np.empty(size + 1, np.uint64), np.empty(size + 1, np.uint8)
     found = np.empty(size + 1, np.uint64)
     power = _powers(weights.most_units)
+    n_targets = len(pieces.items)
+    scratch = (
+        np.empty((size + 1, 2), np.int64),
+        np.zeros(n_targets, np.int64),
+        np.zeros(n_targets, np.int64),
+        np.empty(n_targets, np.int64),
+    )  # fmt: skip
     shift, short_shift = _shift(bits), _shift(short_bits)
     for d in range(len(offsets) - 1):
         n, _ = read_units(data, offsets[d], offsets[d + 1], classes, lower, ascii_word, units, kinds)
@@ -327,9 +558,8 @@ def _search(  # noqa: PLR0917
                 hits[d] += 1
                 if start < at:
                     at, first[d] = start, owners[place]
-        if len(starts) == 0:
-            continue
-        for start in range(_runs(units, kinds, n, weights.kinds, weights.short, power, found)):
+        made = _runs(units, kinds, n, weights.kinds, weights.short, power, found) if len(starts) else 0
+        for start in range(made):
             place = _find(starts, short_bits, short_shift, found[start])
             while 0 <= place < len(starts) and starts[place] == found[start]:
                 end = start + lengths[place]
@@ -339,3 +569,6 @@ def _search(  # noqa: PLR0917
                         at, first[d] = start, short_owners[place]
                     break
                 place += 1
+        if hits[d] == 0:  # nothing in one piece: then in pieces
+            made = _runs(units, kinds, n, weights.in_piece, weights.piece, power, found)
+            first[d], hits[d] = _items_in(found, made, n, kinds, weights.kinds, pieces, scratch)

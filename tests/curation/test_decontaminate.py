@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +64,8 @@ def test_a_run_may_mix_scripts(evaluation):
     mixed = "ระบบ Linux kernel ใช้ scheduler แบบ completely fair เพื่อแบ่งเวลาของ CPU ให้แก่ process"
     index = build([evaluation({"q": mixed})])
     assert found("บทความ " + mixed + " ครับ", index)[0] > 0
-    assert found("บทความ " + mixed.replace("scheduler", "x") + " ครับ", index)[0] == 0
+    assert found("บทความ " + mixed.replace("scheduler", "x") + " ครับ", index)[0] > 0  # edited
+    assert found("บทความ " + mixed[: len(mixed) // 2] + " ครับ", index)[0] == 0
 
 
 def test_short_items_match_whole(evaluation):
@@ -78,9 +80,72 @@ def test_short_items_match_whole(evaluation):
     assert found("Once the man broke his toe that day.", index) == (0, -1)
     assert found("Once the man broke his toe on that very day, and went home.", index) == (1, 1)
     assert found("Once: the man broke his toe on that very day in spring.", index) == (1, 1)
-    assert found("Once the man broke his toe on that very", index) == (0, -1)
+    assert found("Once the man broke his toe on that very", index)[0] > 0  # but for a word
+    assert found("Once the man broke his toe on", index) == (0, -1)
     assert found("เขาเล่าว่าชายคนนั้นนิ้วเท้าหักในวันนั้นเพราะเขาเดินเตะโต๊ะจริง", index) == (1, 3)
-    assert found("เขาเล่าว่าชายคนนั้นนิ้วเท้าหักในวันนี้เพราะเขาเดินเตะโต๊ะ", index) == (0, -1)
+    assert found("เขาเล่าว่าชายคนนั้นนิ้วเท้าหักในวันนี้เพราะเขาเดินเตะโต๊ะ", index) == (1, 3)  # edited
+    assert found("เขาเล่าว่าชายคนนั้นนิ้วเท้าหักในวันนี้", index) == (0, -1)
+
+
+ITEMS = {
+    "id": ["Lelaki itu menyalakan keran.", "Toilet terisi dengan air.", "Air mengalir dari keran."],
+    "th": ["ผู้ชายเปิดก๊อกน้ำ", "ห้องสุขาเต็มไปด้วยน้ำ", "น้ำไหลออกมาจากก๊อก"],
+    "my": ["ဒီ ဟာ မ ဟုတ် ဘူး ထင် တယ် ။", "ဟို ဟာ မ ဟုတ် ဘူး ပြော တယ် ။", "ဘာ လို့ မေး တာ လဲ ။"],
+    "zh": ["这个男人打开了水龙头。", "厕所里装满了水。", "水从水龙头里流出来。"],
+    "lo": ["ຜູ້ຊາຍເປີດກ໊ອກນ້ຳ", "ຫ້ອງນ້ຳເຕັມໄປດ້ວຍນ້ຳ", "ນ້ຳໄຫຼອອກມາຈາກກ໊ອກ"],
+    "km": ["បុរសនោះបើករ៉ូប៊ីណេ", "បង្គន់ពេញដោយទឹក", "ទឹកហូរចេញពីរ៉ូប៊ីណេ"],
+}
+
+
+@pytest.mark.parametrize("lang", ITEMS)
+def test_an_item_of_short_strings_is_found_where_all_stand_together_and_not_by_one(lang, evaluation):
+    strings = ITEMS[lang]
+    row = {
+        "id": f"xcopa-{lang}-17",
+        "split": "test",
+        "premise": strings[0],
+        "choice1": strings[1],
+        "choice2": strings[2],
+    }
+    many = [
+        {"id": str(i), "question": f"{word} " * 9, "licence": "CC BY 4.0 or so"}
+        for i, word in enumerate("abcdefghijklmnopqrst")
+    ]
+    index = build([evaluation({**row, "licence": "CC BY 4.0 or so"}, *many)])
+    around = FILLER["en"] * 40
+    assert found(around + "\n".join(strings) + "\n" + around, index) == (1, 0)
+    assert found(around + " 2) ".join(strings).upper() + around, index) == (1, 0)
+    for string in strings:
+        assert found(around + (string + " and more. ") * 5 + around, index) == (0, -1)
+    assert found(strings[0] + around + strings[1] + around + strings[2], index) == (0, -1)
+    assert found(around + "CC BY 4.0 or so", index) == (0, -1)
+
+
+@pytest.mark.parametrize("text", [QUESTION, THAI, LAO, KHMER, BURMESE, CHINESE])
+def test_an_edited_question_is_found_in_every_script(text, evaluation):
+    index = build([evaluation({"id": "q", "question": text, "answer": text[::-1]})])
+    rng = random.Random(text)
+    at = [i for i in range(3, len(text) - 3) if text[i].isalpha() and text[i + 1 : i + 2].isalpha()]
+    for _ in range(20):
+        k = rng.choice(at)
+        assert (
+            found(FILLER["en"] * 9 + text[:k] + rng.choice(["", text[k] * 2]) + text[k + 1 :] + FILLER["th"], index)[0]
+            > 0
+        )
+
+
+def test_a_phrase_that_all_strings_begin_with_is_no_item(evaluation):
+    begin = "Kamus Besar Bahasa Indonesia"
+    index = build(
+        [evaluation({"a": f"{begin} setebal buku", "b": f"{begin} sangat tebal", "c": f"{begin} biasa saja"})]
+    )
+    assert found(f"Menurut {begin} kata itu berarti lain. {begin} adalah kamus.", index) == (0, -1)
+
+
+@pytest.mark.parametrize(("one", "other"), [("2024", "๒๐๒๔"), ("15", "၁၅"), ("ABC", "ＡＢＣ"), ("7", "៧"), ("7", "໗")])
+def test_digits_of_all_scripts_and_full_width_letters_are_one(one, other, evaluation):
+    index = build([evaluation({"q": QUESTION.replace("seven", one)})])
+    assert found(QUESTION.replace("seven", other), index) == found(QUESTION.replace("seven", one), index)
 
 
 def test_fields_nested_strings_and_what_is_no_passage(evaluation):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from curation.dedup.minhash import MinHash
+from curation.dedup.minhash import MinHash, at_edit_share
 
 STAGE = "dedup"
 
@@ -108,9 +108,12 @@ CUTS = pa.schema(
 class DedupConfig:
     """Settings of `curation.dedup.steps.dedup`; the defaults are the recipe's.
 
-    Raises ValueError when bands x rows exceed num_perm, or the substring threshold is under 20 characters.
+    With `edit_share` the near-duplicates wanted are copies with that share of their words edited: bands, rows, ngram and
+    threshold follow from it (`minhash.at_edit_share`), whatever is given for them. Raises ValueError when bands x rows exceed
+    num_perm, or the substring threshold is under 20 characters.
     """
 
+    edit_share: float | None = None
     num_perm: int = 256
     bands: int = 25
     rows: int = 10
@@ -129,6 +132,10 @@ class DedupConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "indexes", tuple(self.indexes))
+        if self.edit_share is not None:
+            threshold, bands, rows = at_edit_share(self.edit_share, self.num_perm)
+            for name, value in {"threshold": threshold, "bands": bands, "rows": rows, "ngram": 0}.items():
+                object.__setattr__(self, name, value)
         _ = self.minhash
         if 0 < self.substring_min_chars < 20:
             raise ValueError("substring_min_chars must be 0 (off) or at least 20")

@@ -151,6 +151,7 @@ class Filter(Section):
 
 
 class Dedup(Section):
+    edit_share: Annotated[float, Field(gt=0, le=0.3)] | None = None  # instead of bands, rows, ngram and threshold
     num_perm: Positive = 256
     bands: Positive = 25
     rows: Positive = 10
@@ -168,6 +169,9 @@ class Dedup(Section):
 
     @model_validator(mode="after")
     def _bands_fit(self) -> Dedup:
+        both = sorted({"bands", "rows", "ngram", "threshold"} & self.model_fields_set)
+        if self.edit_share is not None and both:
+            raise ValueError(f"give edit_share or {', '.join(both)}, not both: it decides them")
         if self.bands * self.rows > self.num_perm:
             raise ValueError(f"bands x rows = {self.bands * self.rows} needs more than num_perm = {self.num_perm}")
         if 0 < self.substring_min_chars < 20:

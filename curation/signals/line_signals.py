@@ -29,8 +29,13 @@ N_LINES, SENTENCES, LONG_LINES, LOREM_IPSUM, MENU_LETTERS = map(
     SIGNALS.index, ("n_lines", "sentence_count", "long_line_count", "lorem_ipsum", "menu_letter_share")
 )
 
-# An item of a menu: so few words and characters, and a menu so many of them in a row.
-ITEM_WORDS, ITEM_UNSPACED_WORDS, ITEM_CHARS, MENU_ITEMS = 3, 5, 32, 5
+# An item of a menu: so few words (of one syllable: in Vietnamese and unspaced scripts) and characters; a menu: so many in a row.
+ITEM_WORDS, ITEM_SYLLABLES, ITEM_CHARS, MENU_ITEMS = (
+    3,
+    5,
+    32,
+    5,
+)
 PARTS = np.zeros(0x2100, np.bool_)
 """Signs between the items of a menu that stands in one line."""
 PARTS[[ord(sign) for sign in "|•·›»‹«>\n"]] = True
@@ -95,9 +100,10 @@ def _phrase(codes, n, i):
 
 
 @numba.njit(cache=True)
-def line_signals(codes, n, bits, spans, n_words, hashes, lengths, keys, slots, ids, out):  # noqa: PLR0917
+def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, keys, slots, ids, out):  # noqa: PLR0917
     """Write the signals of lines of `codes[:n]` to `out`. `spans[:n_words]`: first index of each word, and one after its last.
 
+    `item_words` is the most words of an item of a menu.
     `hashes`, `lengths`, `keys`, `slots` and `ids` are scratch. Lines are written to `hashes` and `lengths` from the front,
     paragraphs from the back: there are never more of both than characters, since a paragraph after the first needs an empty
     line before it.
@@ -172,7 +178,7 @@ def line_signals(codes, n, bits, spans, n_words, hashes, lengths, keys, slots, i
     out[JAVASCRIPT_LINES] = _share(javascript, n_lines)
     out[POLICY_LINES] = _share(policy, n_lines)
     out[LOREM_IPSUM] = lorem_ipsum
-    out[MENU_LETTERS] = menu_letters(codes, n, bits, spans, n_words)
+    out[MENU_LETTERS] = menu_letters(codes, n, bits, spans, n_words, item_words)
     out[SENTENCES] = sentences
     first = n - n_paragraphs
     repeated, chars, total = _repeated(hashes[first:n], lengths[first:n], n_paragraphs, keys, slots, ids)
@@ -202,7 +208,7 @@ def _stands_apart(codes, n, bits, i):
 
 
 @numba.njit(cache=True)
-def menu_letters(codes, n, bits, spans, n_words):
+def menu_letters(codes, n, bits, spans, n_words, item_words):  # noqa: PLR0917
     """Share of the letters of `codes[:n]` that stand in menus: runs of `MENU_ITEMS` or more items, one a line or between signs.
 
     An item has no digit, and no punctuation but brackets, hyphens, strokes and ampersands. A line of a poem ends with a mark or
@@ -222,7 +228,7 @@ def menu_letters(codes, n, bits, spans, n_words):
             words = word - words
             if words:
                 letters += own
-                if plain and length <= ITEM_CHARS and words <= (ITEM_WORDS if spaced else ITEM_UNSPACED_WORDS):
+                if plain and length <= ITEM_CHARS and words <= (item_words if spaced else ITEM_SYLLABLES):
                     run += 1
                     run_letters += own
                 else:

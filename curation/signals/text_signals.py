@@ -23,7 +23,7 @@ from curation.policy.keys import Policy
 from curation.policy.policy import load, of_language
 from curation.policy.signal_schema import FIELDS, MEASURED, SIGNALS
 from curation.signals.edit import normalise
-from curation.signals.line_signals import line_signals
+from curation.signals.line_signals import ITEM_SYLLABLES, ITEM_WORDS, line_signals
 from curation.signals.phrases import count_phrases, follow, near_phrases, phrase_tables
 from curation.signals.word_order import Order, together, word_order
 from curation.text.characters import ALPHABETIC, SCRIPT, SPACE, SPECIAL, script_number
@@ -31,6 +31,7 @@ from curation.text.ngrams import char_repetition, number, table_size, word_ngram
 from curation.text.units import text_buffers
 from curation.text.words import alphabet, decode_text, read_words
 
+SYLLABLES = ("vi",)  # languages that write a space after each syllable
 NEWLINE, HASH_SIGN, DOT, ELLIPSIS, CURLY_BRACKET = 0x0A, 0x23, 0x2E, 0x2026, 0x7B
 KEYS = ("doc_id", "url", "lang")
 
@@ -67,6 +68,7 @@ class Settings(NamedTuple):
     char_n: np.ndarray
     word_n: np.ndarray
     script: np.ndarray  # number of the language's script, 0 for none
+    item_words: np.ndarray  # the most words of an item of a menu
     roots: np.ndarray  # int32 [languages, 3]: root of stop words, flagged words and notices, -1 without a list
 
 
@@ -123,6 +125,7 @@ class Meter:
             char_n=np.array([p.ngram["char_repetition"] for p in every.values()], np.int64),
             word_n=np.array([p.ngram["word_repetition"] for p in every.values()], np.int64),
             script=np.array([script_number(p.script) if p.script else 0 for p in every.values()], np.uint8),
+            item_words=np.array([ITEM_SYLLABLES if lang in SYLLABLES else ITEM_WORDS for lang in every]),
             roots=roots.reshape(3, -1).T.copy(),
         )
 
@@ -249,7 +252,20 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
         )
 
         # The arrays of words are free now: they take the lines.
-        line_signals(codes, n, by_word.bits, spans, n_words, word_hash, word_chars, keys, slots, ids, out)
+        line_signals(
+            codes,
+            n,
+            by_word.bits,
+            spans,
+            n_words,
+            settings.item_words[lang],
+            word_hash,
+            word_chars,
+            keys,
+            slots,
+            ids,
+            out,
+        )
 
 
 @numba.njit(cache=True)

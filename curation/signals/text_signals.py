@@ -195,6 +195,7 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
                 orders.hashes[lang],
                 orders.scores[lang],
                 orders.usual[lang],
+                orders.coverage[lang],
                 counts,
                 positions,
             )

@@ -9,7 +9,8 @@ The 127 most frequent words of a language are classes, all others are one. From 
 Words in no order score as much beside each other as apart, whatever they are about: 0. *Usual* is the median of the documents
 of a site or source, of that where it is least: a chapter of the Bible is more like other chapters than news are like news.
 Documents are split into halves by a hash of their first words; each is scored by the pairs of the other half, for it would
-know its own.
+know its own. A text with few of the frequent words, less than `COVERAGE` of what is usual, has no value: it is in another
+style, and its order is not what was learnt.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MIN_WORDS, MIN_DOCUMENTS = 2_000, 10  # of each half
 GROUP_WORDS = 20_000  # of a site or source at most, so that the largest does not decide what is usual
 MIN_GROUP = 10  # documents of a site or source that have a median
 SHORTEST = 30  # words of a document that is scored
+COVERAGE = 0.6
 LEAST_USUAL = 0.03  # below it the order of a language is not seen in its frequent words
 HALF_WORDS = 50
 PRIOR, LIMIT = 2.0, 3.0
@@ -41,6 +43,7 @@ class Order(NamedTuple):
     hashes: np.ndarray  # uint64 [CLASSES - 1], sorted; word i is class i + 1
     scores: np.ndarray  # float32 [2, CLASSES, CLASSES], S of the documents of the *other* half
     usual: float
+    coverage: float  # the least share of words that are frequent ones in a document with a value
     documents: int
     words: int
 
@@ -51,6 +54,7 @@ class Orders(NamedTuple):
     hashes: np.ndarray  # uint64 [languages, CLASSES - 1]
     scores: np.ndarray  # float32 [languages, 2, CLASSES, CLASSES]
     usual: np.ndarray  # float64 [languages]
+    coverage: np.ndarray  # float64 [languages]
 
 
 class Sample:
@@ -87,11 +91,12 @@ def together(found: Mapping[str, Order], languages: list[str]) -> Orders:
     """The orders of `languages`, in their order."""
     hashes = np.zeros((len(languages), CLASSES - 1), np.uint64)
     scores = np.zeros((len(languages) if found else 1, 2, CLASSES, CLASSES), np.float32)
-    usual = np.zeros(len(languages))
+    usual, coverage = np.zeros(len(languages)), np.zeros(len(languages))
     for i, lang in enumerate(languages):
         if lang in found:
             hashes[i], scores[i], usual[i] = found[lang].hashes, found[lang].scores, found[lang].usual
-    return Orders(hashes, scores, usual)
+            coverage[i] = found[lang].coverage
+    return Orders(hashes, scores, usual, coverage)
 
 
 def learn(texts: pa.Array, groups: Sequence[str]) -> Order | None:
@@ -116,14 +121,17 @@ def learn(texts: pa.Array, groups: Sequence[str]) -> Order | None:
     first = np.flatnonzero(inside)
     pairs = classes[first] * CLASSES + classes[first + 1]
     scores = np.stack([_scores(pairs[of_word[first] != h]) for h in (0, 1)])
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for a, b, h, group in zip(starts, ends, halves, groups, strict=True):
         if b - a >= SHORTEST:
-            found.setdefault(group, []).append(contrast(classes[a:b], b - a, scores[h]))
-    medians = [np.median(values) for values in found.values() if len(values) >= MIN_GROUP]
-    medians.append(np.median([value for values in found.values() for value in values] or [0.0]))
-    seen = [float(median) for median in medians if median >= LEAST_USUAL]
-    return Order(frequent, scores, min(seen), len(ends), len(words)) if seen else None
+            found.setdefault(group, []).append((contrast(classes[a:b], b - a, scores[h]), (classes[a:b] > 0).mean()))
+    sites = [values for values in found.values() if len(values) >= MIN_GROUP]
+    sites.append([value for values in found.values() for value in values] or [(0.0, 0.0)])
+    medians = np.array([np.median(site, axis=0) for site in sites])
+    seen = medians[medians[:, 0] >= LEAST_USUAL]
+    if not len(seen):
+        return None
+    return Order(frequent, scores, float(seen[:, 0].min()), COVERAGE * float(seen[:, 1].min()), len(ends), len(words))
 
 
 def _even(words: np.ndarray, ends: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -187,18 +195,22 @@ def contrast(classes, n_words, scores):
 
 
 @numba.njit(cache=True)
-def word_order(ids, n_words, n_ids, hash_of_id, hashes, scores, usual, class_of_id, classes):  # noqa: PLR0917
+def word_order(ids, n_words, n_ids, hash_of_id, hashes, scores, usual, coverage, class_of_id, classes):  # noqa: PLR0917
     """The signal of a document with words `ids[:n_words]` and their `hash_of_id[:n_ids]`, NaN where it has none.
 
-    `hashes`, `scores` and `usual` are those of its language; the last two arrays (int32) are scratch."""
+    `hashes`, `scores`, `usual` and `coverage` are those of its language; the last two arrays (int32) are scratch."""
     if n_words < SHORTEST or usual == 0:
         return np.nan
     for i in range(n_ids):
         place = np.searchsorted(hashes, hash_of_id[i])
         class_of_id[i] = place + 1 if place < len(hashes) and hashes[place] == hash_of_id[i] else 0
     h = np.uint64(0)
+    frequent = 0
     for i in range(n_words):
         classes[i] = class_of_id[ids[i]]
+        frequent += classes[i] > 0
         if i < HALF_WORDS:
             h = mix(h + hash_of_id[ids[i]])
+    if frequent < coverage * n_words:
+        return np.nan
     return contrast(classes, n_words, scores[np.int64(h & np.uint64(1))]) / usual

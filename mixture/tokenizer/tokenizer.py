@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from cluster import document_tokens, storage
 from cluster.chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
@@ -100,6 +100,18 @@ def load(folder_or_name: str) -> PreTrainedTokenizerFast:
         raise ValueError(f"{folder_or_name}: no tokenizer in this folder, nor at Hugging Face by this name") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"{folder_or_name}: only tokenizers with a tokenizer.json are supported")
+    return tokenizer
+
+
+def chat_tokens_lacking(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Of ChatML's two tokens those that the tokenizer does not have."""
+    return [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
+
+
+def with_chat_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """`tokenizer` with ChatML's two tokens; those that it lacks get the ids behind its last."""
+    lacking = [AddedToken(token, special=True, normalized=False) for token in chat_tokens_lacking(tokenizer)]
+    tokenizer.add_tokens(lacking, special_tokens=True)
     return tokenizer
 
 

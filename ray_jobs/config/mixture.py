@@ -11,6 +11,7 @@ from cluster.strict_yaml import Positive, Rate, Section, Share
 
 class Tokenize(Section):
     tokenizer: str = "train"  # `train`, or a folder or Hugging Face name
+    add_chat_tokens: bool = False  # ChatML's two, where the given tokenizer lacks them
     vocab_size: Positive = 16_384
     train_bytes: Positive = 12_000_000
     dropout: Share = 0.0  # BPE-dropout: the probability that a due merge is put aside

@@ -41,6 +41,7 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     pretrain = train.pretrain
     _, of_model = plan_training.model(recipe)
     return {
+        "added_tokens": bases.added_tokens(recipe),
         "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
         "workers": train.workers,
         "part": f", a part of {train.context_parallel} of each," if train.context_parallel > 1 else "",
@@ -79,6 +80,10 @@ def show(described: dict) -> None:
         title += f"{terminal.short(made['trainable'])} learn"
         tensors = [(tensor, " x ".join(map(terminal.count, shape))) for tensor, shape in made["tensors"].items()]
         lines += [*terminal.table([Column("tensor"), Column("shape", free=True)], tensors, title=title), Text()]
+    if described["added_tokens"]:
+        named = " and ".join(described["added_tokens"])
+        text = f"{named} are added to the tokenizer; their rows begin as the mean of the others"
+        lines += [*terminal.paragraph(text), Text()]
     workers = described["workers"]
     title = "memory of the GPU" if workers == 1 else f"memory of each of {workers} GPUs"
     memory = [(what, size * GB) for what, size in described["memory"].items()]

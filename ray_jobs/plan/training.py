@@ -19,6 +19,7 @@ from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.rates import Number
 from ray_jobs.run import bases
+from ray_jobs.run.bases import FIELDS, QWEN
 from ray_jobs.run.graph import BASE
 from ray_jobs.training import budget
 from train.bases import shape as shape_of_base
@@ -28,24 +29,6 @@ from train.monitor import flops
 
 WEIGHT_BYTES = 4
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's and fragments
-
-QWEN = {
-    "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 4864, True, 151_936),
-    "Qwen/Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, True, 151_936),
-    "Qwen/Qwen2.5-3B": (2048, 36, 16, 2, 11008, True, 151_936),
-    "Qwen/Qwen2.5-7B": (3584, 28, 28, 4, 18944, False, 152_064),
-    "Qwen/Qwen2.5-14B": (5120, 48, 40, 8, 13824, False, 152_064),
-}
-"""Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied, vocabulary
-(their config.json on the Hugging Face hub)."""
-FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "tie_word_embeddings",
-)
 
 
 @dataclass(frozen=True)

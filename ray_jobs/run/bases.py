@@ -14,19 +14,40 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from cluster import storage
-from cluster.chatml import IM_END, IM_START
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
+from train import model
 from train.bases import rope, same_loss, shape
 from train.methods import expand, prune
 from train.methods.prune_target import Target
+
+QWEN = {
+    "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 4864, True, 151_936),
+    "Qwen/Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, True, 151_936),
+    "Qwen/Qwen2.5-3B": (2048, 36, 16, 2, 11008, True, 151_936),
+    "Qwen/Qwen2.5-7B": (3584, 28, 28, 4, 18944, False, 152_064),
+    "Qwen/Qwen2.5-14B": (5120, 48, 40, 8, 13824, False, 152_064),
+}
+"""Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied, vocabulary
+(their config.json on the Hugging Face hub)."""
+FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "tie_word_embeddings",
+)
 
 
 def config_of(name: str):
     """The config of a model, None where it is on the hub and cannot be read now. Raises ValueError for a folder without one."""
     here = storage.exists(name)
+    if name in QWEN and not here:
+        *fields, vocabulary = QWEN[name]
+        return model.config_from({**dict(zip(FIELDS, fields, strict=True)), "vocab_size": vocabulary})
     try:
         return AutoConfig.from_pretrained(storage.localize(name) if here else name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -40,9 +61,13 @@ def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
     train = given(recipe.train)
     name, own = train.base.model, recipe.tokenize.tokenizer
     tokenizer = tokenizers.load(own) if own != "train" and storage.exists(own) else None
-    vocabulary = tokenizer.get_vocab() if tokenizer is not None and (train.sft or train.reward) else {IM_START, IM_END}
-    if lacking := [token for token in (IM_START, IM_END) if token not in vocabulary]:
-        yield f"tokenize.tokenizer: {own} has no token {' and no '.join(lacking)}, which chats are written with"
+    lacking = [] if tokenizer is None else tokenizers.chat_tokens_lacking(tokenizer)
+    added = len(lacking) if recipe.tokenize.add_chat_tokens else 0
+    if lacking and not added and (train.sft or train.reward):
+        yield (
+            f"tokenize.tokenizer: {own} has no token {' and no '.join(lacking)}, which chats are written with; set "
+            "tokenize.add_chat_tokens: true"
+        )
     if name is None:
         return
     try:
@@ -65,10 +90,18 @@ def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
         )
     if train.reward and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         yield f"train.reward: transformers has no reward head for models of kind {config.model_type}; set it to null"
-    yield from _shapes(train, net, None if tokenizer is None else len(tokenizer), own)
+    yield from _shapes(train, net, None if tokenizer is None else len(tokenizer), added, own)
 
 
-def _shapes(train: Train, net: nn.Module, tokens: int | None, tokenizer: str) -> Iterator[str]:
+def added_tokens(recipe: Recipe) -> list[str]:
+    """The tokens that `tokenize.add_chat_tokens` adds, as far as the tokenizer can be read here."""
+    own = recipe.tokenize.tokenizer
+    if not recipe.tokenize.add_chat_tokens or own == "train" or not storage.exists(own):
+        return []
+    return tokenizers.chat_tokens_lacking(tokenizers.load(own))
+
+
+def _shapes(train: Train, net: nn.Module, tokens: int | None, added: int, tokenizer: str) -> Iterator[str]:
     rows = net.config.vocab_size
     if tokens and tokens > rows:
         yield (
@@ -84,10 +117,10 @@ def _shapes(train: Train, net: nn.Module, tokens: int | None, tokenizer: str) ->
         except ValueError as error:
             yield f"train.prune: {str(error).removeprefix('train.prune: ')}"
     if grown:
-        if tokens and grown.vocab_size and grown.vocab_size < tokens:
+        if tokens and grown.vocab_size and grown.vocab_size < tokens + added:
             yield (
-                f"train.expand.vocab_size: {grown.vocab_size:,} rows are fewer than the {tokens:,} tokens of {tokenizer}; "
-                "give at least as many"
+                f"train.expand.vocab_size: {grown.vocab_size:,} rows are fewer than the {tokens + added:,} tokens of "
+                f"{tokenizer}; give at least as many"
             )
         try:
             expand.expand(

@@ -3,6 +3,7 @@ that there is something to forget."""
 
 from __future__ import annotations
 
+from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.given import given
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
@@ -12,12 +13,14 @@ from ray_jobs.work.tasks import off_the_head
 from ray_jobs.work.trainer import launch
 from train import model
 from train.bases import same_loss
+from train.methods.add_tokens import add_rows
 from train.methods.pretrain import loss
 
 
 class Copy(TokenizerSetting):
     source: str
     target: str
+    own_tokenizer: str  # as the recipe names it
 
 
 class Settings(fit.PackedSettings):
@@ -27,7 +30,13 @@ class Settings(fit.PackedSettings):
 def run(job: Job) -> dict:
     base = job.train.base
     if base.model is not None:
-        copy: Copy = {**tokenizer_of(job), "source": base.model, "target": job.path("model")}
+        own = job.recipe.tokenize.tokenizer
+        copy: Copy = {
+            **tokenizer_of(job),
+            "source": base.model,
+            "target": job.path("model"),
+            "own_tokenizer": own,
+        }
         return off_the_head(job, _copy, copy)
     optimiser = given(base.optimiser)
     tokens = budget.of_stage(job.run_uri, "base", job.train)
@@ -44,14 +53,19 @@ def run(job: Job) -> dict:
 
 def _copy(settings: Copy) -> dict:
     net, tokenizer = model.load(settings["source"]), load_tokenizer(settings)
+    same_loss.check(net)
+    vocabulary = tokenizer.get_vocab()
+    own = tokenizers.load(settings["own_tokenizer"]) if settings["own_tokenizer"] != "train" else tokenizer
+    added = [vocabulary[token] for token in tokenizers.chat_tokens_lacking(own) if token in vocabulary]
+    if added:
+        add_rows(net, added)
     if len(tokenizer) > net.config.vocab_size:
         raise ValueError(
             f"tokenize.tokenizer: it has {len(tokenizer):,} tokens, but train.base.model {settings['source']} embeddings for "
             f"{net.config.vocab_size:,}; name the model's own tokenizer"
         )
-    same_loss.check(net)
     model.save(net, tokenizer, settings["target"], net.config.max_position_embeddings)
-    return {"parameters": model.parameters(net)}
+    return {"parameters": model.parameters(net), "tokens_added": len(added)}
 
 
 def train_worker(settings: Settings) -> dict:

@@ -55,7 +55,9 @@ def run(job: Job) -> dict:
             if settings.tokenizer == "train":
                 tokenizers.train_bpe(_training_texts(job, rates), settings.vocab_size, local)
             else:
-                tokenizers.with_chat_template(tokenizers.load(settings.tokenizer)).save_pretrained(local)
+                given = tokenizers.load(settings.tokenizer)
+                given = tokenizers.with_chat_tokens(given) if settings.add_chat_tokens else given
+                tokenizers.with_chat_template(given).save_pretrained(local)
     tokenizer = tokenizers.load(storage.localize(folder))
     if not job.recipe.sources:  # a finished model is aligned: all that it needs is its tokenizer
         return {"vocab_size": len(tokenizer)}

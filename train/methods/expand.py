@@ -111,7 +111,7 @@ def _silence(layer: nn.Module) -> None:
         if norm is not None:
             gain = getattr(layer, norm).weight
             gain.zero_()
-            if getattr(layer, norm)(torch.ones_like(gain)).any():  # Gemma's gain is 1 + w
+            if not gain.is_meta and getattr(layer, norm)(torch.ones_like(gain)).any():  # Gemma's gain is 1 + w
                 gain.fill_(-1.0)
             continue
         for parameter in projection.parameters():

@@ -66,7 +66,10 @@ FAMILIES = {
     "olmo3": ("olmo3", WINDOWS),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
     "phi3": ("phi3", {"sliding_window": None}),
-    "phi3, longrope, windows": ("phi3", {"rope_parameters": LONGROPE, **WINDOWS}),
+    "phi3, longrope, windows": (
+        "phi3",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64, **WINDOWS},
+    ),
     "granite": ("granite", GRANITE),
     "cohere": ("cohere", {"logit_scale": 0.25}),
     "cohere2": ("cohere2", {"head_dim": 16, "logit_scale": 0.25, **WINDOWS}),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
+from cluster import document_tokens
 from mixture.bpe.encode import ByteLevelBPE, Unsupported
 from mixture.tokenizer.tokenizer import encode
 
@@ -28,6 +29,7 @@ class Encoder:
         """`dropout`: probability of BPE-dropout (Provilkov et al. 2020); `seed` of it. Raises ValueError when the tokenizer
         does not allow it."""
         self.tokenizer, self.dropout, self.seed = tokenizer, dropout, seed
+        self.begin = document_tokens.begin(tokenizer)
         try:
             self.fast: ByteLevelBPE | None = ByteLevelBPE.of(tokenizer)
         except Unsupported as reason:
@@ -52,6 +54,17 @@ class Encoder:
         order = np.arange(len(encoded))
         order[marked] = len(encoded) + np.arange(len(marked))
         return pa.concat_arrays([encoded, pa.array(theirs, encoded.type)]).take(pa.array(order))
+
+    def documents(
+        self, texts: pa.Array | pa.ChunkedArray, doc_ids: pa.Array | pa.ChunkedArray | None = None
+    ) -> pa.ListArray:
+        """The ids of each text as a document: behind the tokens that the tokenizer puts before a text, where it has any."""
+        tokens, begin = self.encode(texts, doc_ids), self.begin
+        if not begin:
+            return tokens
+        ends = tokens.offsets.to_numpy() - tokens.offsets[0].as_py()
+        flat = np.insert(tokens.flatten().to_numpy(), np.repeat(ends[:-1], len(begin)), np.tile(begin, len(tokens)))
+        return pa.ListArray.from_arrays(pa.array(ends + len(begin) * np.arange(len(ends)), pa.int32()), pa.array(flat))
 
     def _seeds(self, doc_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         key = self.seed.to_bytes(8, "little")

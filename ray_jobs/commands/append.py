@@ -87,6 +87,6 @@ def _documents(
                 if row["doc_id"] not in known:
                     known.add(row["doc_id"])
                     rows[row["doc_id"]] = row["text"]
-            tokens = encoder.encode(pa.array(list(rows.values()), pa.string()), pa.array(list(rows), pa.string()))
+            tokens = encoder.documents(pa.array(list(rows.values()), pa.string()), pa.array(list(rows), pa.string()))
             for (doc_id, text), of_text in zip(rows.items(), tokens, strict=True):
                 yield doc_id, lang, len(text.encode()), of_text.values.to_numpy()

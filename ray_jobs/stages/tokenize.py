@@ -145,12 +145,11 @@ def _training_texts(job: Job, held_rates: dict[str, float]) -> Iterator[str]:
 
 
 def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> Kernel:
-    tokenizer = tokenizers.load(storage.localize(folder))
-    encoder, begin = Encoder(tokenizer, dropout, seed), document_tokens.begin(tokenizer)
+    encoder = Encoder(tokenizers.load(storage.localize(folder)), dropout, seed)
 
     def encode(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         held = pa.array(heldout(batch, rates), pa.bool_())
-        tokens = begun(encoder.encode(batch["text"], batch["doc_id"]), begin)
+        tokens = encoder.documents(batch["text"], batch["doc_id"])
         columns = {
             **{name: batch[name] for name in ("doc_id", "lang", "url", "licence", "quality")},
             "bytes": pc.cast(pc.binary_length(batch["text"]), pa.int64()),
@@ -162,15 +161,6 @@ def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> 
         return pa.RecordBatch.from_arrays([columns[n] for n in PARTS.names], schema=PARTS), ledger_rows("tokenize", [])
 
     return encode
-
-
-def begun(tokens: pa.ListArray, begin: list[int]) -> pa.ListArray:
-    """Documents with the tokens `begin` before each."""
-    if not begin:
-        return tokens
-    ends = tokens.offsets.to_numpy() - tokens.offsets[0].as_py()
-    flat = np.insert(tokens.flatten().to_numpy(), np.repeat(ends[:-1], len(begin)), np.tile(begin, len(tokens)))
-    return pa.ListArray.from_arrays(pa.array(ends + len(begin) * np.arange(len(ends)), pa.int32()), pa.array(flat))
 
 
 def _marker(part: str) -> str:

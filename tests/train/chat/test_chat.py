@@ -1,9 +1,13 @@
 """Validation of conversations, ChatML rendering, masks."""
 
+import copy
+
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from cluster.chatml import TEMPLATE
+from mixture.tokenizer.tokenizer import with_chat_template
 from train.chat.conversations import encode, encode_answers, encode_prompts, fault, im_end_id, render, validate
 
 TALK = [
@@ -122,3 +126,21 @@ def test_a_tokenizer_without_chatml_is_a_clear_error():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     with pytest.raises(ValueError, match=r"has no <\|im_start\|> and <\|im_end\|>"):
         encode(tokenizer, [{"id": "a", "lang": "id", "messages": TALK}])
+
+
+def test_a_conversation_begins_as_the_base_was_trained(chatml_tokenizer):
+    own = copy.deepcopy(chatml_tokenizer)
+    template = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 300)])
+    own.add_special_tokens({"bos_token": "<s>"})
+    own.backend_tokenizer.post_processor = template
+    own = with_chat_template(own)
+    talk = [{"role": "user", "content": "the boat"}, {"role": "assistant", "content": "sails"}]
+    row = {"id": "1", "lang": "en", "messages": talk, "prompt": talk[:1]}
+    (example,) = encode(own, [row])
+    (plain,) = encode(chatml_tokenizer, [row])
+    assert example.ids.tolist() == [300, *plain.ids] and example.scored.tolist() == [False, *plain.scored]
+    assert own.apply_chat_template(talk, tokenize=False) == "<s>" + render(talk)[0]
+    assert own.apply_chat_template(talk)["input_ids"] == example.ids.tolist()
+    (prompt,) = encode_prompts(own, [talk[:1]])
+    assert own.apply_chat_template(talk[:1], add_generation_prompt=True)["input_ids"] == prompt
+    assert encode_answers(own, [row], ["sails"])[0].ids.tolist()[: len(prompt)] == prompt

@@ -15,7 +15,8 @@ def types(config) -> set[str]:
     """The kinds of rotation that layers of a model have."""
     found = getattr(config, "rope_parameters", None) or {}
     each = [found, *found.values()] if isinstance(found, dict) else []
-    return {one.get("rope_type") or one.get("type") for one in each if isinstance(one, dict)} - {None}
+    names = (one.get("rope_type") or one.get("type") for one in each if isinstance(one, dict))
+    return {name for name in names if name}
 
 
 def by_distance_alone(config) -> bool:

@@ -278,14 +278,9 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
         grouped = query_BHTN.shape[1] != key_BKTN.shape[1]
         # under autocast queries and keys leave rotation in fp32, and unlike SDPA flex takes one dtype only
         query_BHTN, key_BKTN = query_BHTN.to(value_BKTN.dtype), key_BKTN.to(value_BKTN.dtype)
+        more = {"score_mod": _capping(softcap)} if softcap else {}
         out = _flex()(
-            query_BHTN,
-            key_BKTN,
-            value_BKTN,
-            score_mod=_capping(softcap) if softcap else None,
-            block_mask=attention_mask,
-            scale=scaling,
-            enable_gqa=grouped,
+            query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped, **more
         )
         return out.transpose(1, 2).contiguous(), None
     groups = query_BHTN.shape[1] // key_BKTN.shape[1]

@@ -23,6 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
+from curation.lm import kenlm_files
+from curation.lm.kenlm_files import KenLM
 from curation.lm.kneser_ney import Grams
 from curation.lm.pieces import BEGIN, END, NORMAL, UNKNOWN, Pieces, cut, line_room, pieces_of, read_line
 from curation.text.units import PRIME, SEED, mix, text_buffers
@@ -107,7 +109,7 @@ def languages(folder: str) -> list[str]:
 
 
 class PerplexityColumn:
-    """Fills the column `perplexity` (float32) of a batch with `text` and `lang` by the models in `folder`.
+    """Fills the column `perplexity` (float32) of a batch with `text` and `lang` by the models in `folder`: ours, and KenLM's.
 
     Null for a language without a model and for an empty text. Can be pickled: a process loads the models that it needs.
     Raises ValueError when the folder has no model.
@@ -115,11 +117,18 @@ class PerplexityColumn:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.languages = languages(folder)
-        self.models: dict[str, Model] = {}
+        self.kenlm = kenlm_files.found(folder)
+        ours = languages(folder)
+        if both := sorted(set(ours) & self.kenlm.keys()):
+            raise ValueError(
+                f"filter.perplexity_models: {folder} has two models of {both[0]}, {both[0]}/ and KenLM's; keep one"
+            )
+        self.languages = sorted({*ours, *self.kenlm})
+        self.models: dict[str, Model | KenLM] = {}
         if not self.languages:
             raise ValueError(
-                f"filter.perplexity_models: no model in {folder}; `pinisi train lm --out {folder}` makes them"
+                f"filter.perplexity_models: no model in {folder}, neither of `pinisi train lm --out {folder}` nor "
+                "<language>.arpa.bin with <language>.sp.model"
             )
 
     def __getstate__(self) -> dict:
@@ -129,13 +138,20 @@ class PerplexityColumn:
         langs = batch["lang"].to_pylist()
         values = np.full(batch.num_rows, np.nan)
         for lang in sorted(set(langs) & set(self.languages)):
-            if lang not in self.models:
-                self.models[lang] = load(storage.localize(storage.join(self.folder, lang)))
             rows = np.array([i for i, one in enumerate(langs) if one == lang])
-            values[rows] = perplexity(batch["text"].take(pa.array(rows)), self.models[lang])
+            values[rows] = self._of(lang, batch["text"].take(pa.array(rows)))
         column = pa.array(values.astype(np.float32), pa.float32(), mask=np.isnan(values))
         place = batch.schema.get_field_index("perplexity")
         return batch.set_column(place, batch.schema.field(place), column)
+
+    def _of(self, lang: str, texts: pa.Array) -> np.ndarray:
+        if lang not in self.models:
+            of_kenlm = self.kenlm.get(lang)
+            self.models[lang] = (
+                KenLM(*of_kenlm) if of_kenlm else load(storage.localize(storage.join(self.folder, lang)))
+            )
+        model = self.models[lang]
+        return model.perplexities(texts.to_pylist()) if isinstance(model, KenLM) else perplexity(texts, model)
 
 
 def read_arpa(path: str, vocabulary: list[str]) -> list[Grams]:

@@ -81,7 +81,7 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
         return [storage.join(folder, "*.yaml")] if folder else []
     if key == "filter.perplexity_models":
         folder = recipe.filter.perplexity_models
-        return [storage.join(folder, "*", "*")] if folder else []
+        return [folder.rstrip("/")] if folder else []
     if key == "language.model":
         model = recipe.language.model
         if model == "lid.176":

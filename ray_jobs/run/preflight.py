@@ -136,9 +136,9 @@ def _readable(uris: list[str], key: str) -> None:
 
 
 def _languages(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
-    """Languages and rules that a stage would refuse after all the crawling."""
+    """Languages, rules and models that a stage would refuse after all the crawling."""
     # of a language without a file the identifier does not know either, so that is said first, and alone
-    for job in ("filter_policy", "language"):
+    for job in ("filter_policy", "language", "filter_signals"):
         for stage in waiting:
             if stage.job == job:
                 said = list(_said(importlib.import_module(f"ray_jobs.stages.{job}").check, recipe))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.shards import Kernel, Marker, Shard, finished, run_shard
 from ray_jobs.config.curation import Filter
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.run.graph import LANGUAGE
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import on_engine
@@ -82,6 +83,15 @@ def _of_order(order: Order | None) -> dict[str, object] | str:
     if order is None:
         return "not learnt, so without a bound: too few documents, or too few words that recur"
     return {"documents": order.documents, "words": order.words, "usual": round(order.usual, 4)}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError for perplexity models that cannot be used."""
+    if recipe.filter.perplexity_models:
+        from curation.lm import kenlm_files
+        from curation.lm.perplexity import PerplexityColumn
+
+        kenlm_files.check(PerplexityColumn(recipe.filter.perplexity_models).kenlm)
 
 
 def kinds(settings: Filter) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def test_the_column_is_filled_by_language(folder):
     assert fill(batch.slice(2, 3))["perplexity"].to_pylist() == values[2:5]
     th = perplexity.load(str(folder / "th"))
     assert values[3] == pytest.approx(perplexity.perplexity(pa.array(texts[3:4]), th)[0])
-    with pytest.raises(ValueError, match=r"no model in .*; `pinisi train lm"):
+    with pytest.raises(ValueError, match=r"no model in .*, neither of `pinisi train lm"):
         perplexity.PerplexityColumn(str(folder / "id"))
 
 

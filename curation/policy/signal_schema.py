@@ -77,7 +77,7 @@ _TABLE = (
     (
         "notice_word_share",
         _REAL,
-        "words at most 6 (clusters: 10) from a phrase of error, consent and login pages; 0 with fewer than 4 phrases",
+        "words at most 6 (clusters: 10) from a phrase of error, consent and login pages; 0 with fewer than 4 (in short texts 3)",
     ),
     (
         "menu_letter_share",

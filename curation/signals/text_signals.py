@@ -53,7 +53,8 @@ NOTICE_WORDS, ODD_WORDS, WORD_ORDER, N_CHARS, N_BYTES = map(
     SIGNALS.index, ("notice_word_share", "odd_word_share", "word_order", "n_chars", "n_bytes")
 )
 
-MIN_NOTICES = 4  # different phrases: a text about passwords has many of one
+MIN_NOTICES = 4  # different phrases: a text about passwords has many of one; one less in a text of few words
+FEW_WORDS, FEW_CLUSTERS = 40, 100
 NOTICE_REACH, NOTICE_REACH_CLUSTERS = 6, 10
 
 
@@ -291,7 +292,8 @@ def _near_notices(ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, roo
     near, distinct = near_phrases(
         ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp, reach
     )
-    return near / n_words if distinct >= MIN_NOTICES else 0.0
+    few = n_words < (FEW_WORDS if reach == NOTICE_REACH else FEW_CLUSTERS)
+    return near / n_words if distinct >= MIN_NOTICES - few else 0.0
 
 
 @numba.njit(cache=True)

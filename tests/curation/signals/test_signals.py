@@ -175,10 +175,13 @@ def menu(text: str) -> float:
 
 
 def near(words: list[str], notices: set[str], reach: int) -> float:
-    """Words at most `reach` from one of the notices (of one word each), over words; 0 with fewer than four different."""
+    """Words at most `reach` from one of the notices (of one word each), over words.
+
+    0 with fewer than four different, or three in a short text."""
     places = [i for i, word in enumerate(words) if word in notices]
     covered = {j for i in places for j in range(max(0, i - reach), min(len(words), i + reach + 1))}
-    return share(len(covered), len(words)) if len({words[i] for i in places}) >= 4 else 0.0
+    least = 3 if len(words) < (40 if reach == 6 else 100) else 4
+    return share(len(covered), len(words)) if len({words[i] for i in places}) >= least else 0.0
 
 
 def odd(word: str) -> bool:

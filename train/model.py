@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from cluster import document_tokens, storage
 from cluster.chatml import IM_END
 from train.bases import rope, same_loss
-from train.bases.shape import first_line
+from train.bases.shape import first_line, weights_fault
 from train.batches.decoder import CausalLM, Decoder, kv_heads
 from train.distributed import data_parallel, vocabulary
 from train.kernels import attention
@@ -89,9 +89,8 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(f"{folder}: the weights lack {missing[0]}{more}; fetch the model again")
+    if fault := weights_fault(info["missing_keys"], info["unexpected_keys"], config.model_type):
+        raise ValueError(f"{folder}: {fault}")
     return _attached(model)
 
 

@@ -79,9 +79,10 @@ def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
     except ValueError as error:
         yield f"train.base.model: {error}"
         return
-    if missing := missing_weights(name, net) if weights else []:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        yield f"train.base.model: {name}: the weights lack {missing[0]}{more}; fetch the model again"
+    if fault := weights_fault(name, net) if weights else "":
+        yield f"train.base.model: {name}: {fault}"
+    if train.attention == "varlen" and getattr(config, "attn_logit_softcapping", None):
+        yield f"train.attention: varlen has no soft cap of scores, which {name} has; leave it at auto"
     longest = rope.longest_row(config)
     if longest and train.context > longest:
         yield (
@@ -130,19 +131,25 @@ def _shapes(train: Train, net: nn.Module, tokens: int | None, added: int, tokeni
             yield f"train.expand: {str(error).removeprefix('expand: ')}"
 
 
-def missing_weights(name: str, net: nn.Module) -> list[str]:
-    """Tensors of the model that no file of its folder has; none where they go by other names, which loading translates."""
+def weights_fault(name: str, net: nn.Module) -> str:
+    """What the files of a folder lack or have too much, as a sentence; empty where nothing, and where tensors go by other names,
+    which loading translates."""
     if not storage.exists(name):
-        return []
+        return ""
     folder = storage.localize(name)
     index = storage.join(folder, "model.safetensors.index.json")
     if storage.exists(index):
-        found = set(storage.read_json(index)["weight_map"])
+        places = storage.read_json(index)["weight_map"]
+        if absent := sorted({file for file in places.values() if not storage.exists(storage.join(folder, file))}):
+            return f"the file {absent[0]} of its weights is not there; fetch the model again"
+        found = set(places)
     elif storage.exists(single := storage.join(folder, "model.safetensors")):
         with safe_open(single, "pt") as file:
             found = set(file.keys())
     else:
-        return ["model.safetensors"]
+        return "it has no model.safetensors; fetch the model again, or convert its weights"
+    wanted = set(net.state_dict())
+    if not wanted & found:
+        return ""
     tied = {str(key) for key in net.all_tied_weights_keys}
-    wanted = set(net.state_dict()) - tied
-    return sorted(wanted - found) if wanted & found else []
+    return shape.weights_fault(wanted - tied - found, found - wanted, net.config.model_type)

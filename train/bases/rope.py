@@ -2,7 +2,8 @@
 
 The angle between a query and a key depends on their distance alone, so a document may stand anywhere in a row. Two things break
 that. `longrope` and `dynamic` change all angles once a row is longer than a bound, so that a short document in a long row would
-be read as a part of a long text. And these two and `yarn` compute their factors from `max_position_embeddings`.
+be read as a part of a long text; Ministral 3 scales queries by their place in the row (`llama_4_scaling_beta`). And `longrope`,
+`dynamic` and `yarn` compute their factors from `max_position_embeddings`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def by_distance_alone(config) -> bool:
 
 def longest_row(config) -> int | None:
     """The longest row in which a short document is still read as one; None where there is no bound."""
-    if not types(config) & set(OF_THE_ROW):
+    found = getattr(config, "rope_parameters", None) or {}
+    if not types(config) & set(OF_THE_ROW) and not found.get("llama_4_scaling_beta"):
         return None
-    found = config.rope_parameters
-    own = found.get("original_max_position_embeddings") if "longrope" in types(config) else None
+    own = found.get("original_max_position_embeddings") if "dynamic" not in types(config) else None
     return own or getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings

@@ -108,12 +108,13 @@ def _plain(config) -> dict:
 def _small(config, parameters: int):
     """`config` at a size that takes no time, with a window that two short documents reach over."""
     small = copy.deepcopy(config)
-    if getattr(small, "sliding_window", None):
-        small.sliding_window = min(small.sliding_window, WINDOW)
+    for name in ("sliding_window", "attention_chunk_size"):
+        if isinstance(window := getattr(small, name, None), int) and window:
+            setattr(small, name, min(window, WINDOW))
     if parameters <= SMALL:
         return small
     layers, kinds = small.num_hidden_layers, getattr(small, "layer_types", None)
-    kept = min(layers, 4 if kinds is None else max(kinds.index(kind) for kind in set(kinds)) + 1)
+    kept = min(layers, max([3, *(kinds.index(kind) for kind in set(kinds or ()))]) + 1)
     for name, value in vars(small).items():
         if isinstance(value, list) and len(value) == layers:  # one value a layer
             setattr(small, name, value[:kept])

@@ -3,6 +3,8 @@ head without a bias. What is not, is refused with the kind of the model and a re
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -20,6 +22,18 @@ def refused(config, reason: str) -> ValueError:
     return ValueError(f"model kind {config.model_type}: {reason}; docs/training.md lists the kinds that can be trained")
 
 
+def weights_fault(missing: Iterable[str], unexpected: Iterable[str], kind: str) -> str:
+    """The sentence for weights that lack tensors of the model, or have tensors in its layers that it has no place for (another
+    `model_type`, fewer layers); empty where all are well."""
+    if lacking := sorted(missing):
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return f"the weights lack {lacking[0]}{more}; fetch the model again"
+    if left := sorted(name for name in unexpected if ".layers." in name and "rotary_emb" not in name):
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        return f"the weights have {left[0]}{more}, for which kind {kind} of this config.json has no place; correct it"
+    return ""
+
+
 def on_meta(config) -> nn.Module:
     """The model of `config` without memory. Raises ValueError for a kind that `transformers` has no causal LM of."""
     with torch.device("meta"):
@@ -33,7 +47,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _reasons(net: nn.Module):
+def _reasons(net: nn.Module) -> Iterator[str]:
     config = net.config
     if any("expert" in name for name, _ in net.named_modules()):
         yield "a mixture of experts is not supported, as nothing here balances the load of its experts"

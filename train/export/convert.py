@@ -2,7 +2,7 @@
 
 A checkpoint holds the weights in fp32 with Adam's moments, sharded as they were trained; its meta has the model's config. A
 folder is what `transformers` opens: safetensors, a config with the trained context length, tokenizer, generation config and
-a card. Models are those that the loop trains: Qwen2- and Llama-shaped.
+a card. Models are those that the loop trains.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ def _from_checkpoint(found: checkpoint.Checkpoint) -> CausalLM:
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     with torch.device("meta"):
         net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    net.to_empty(device="cpu")
+    if net.state_dict().keys() == dict(net.named_parameters(remove_duplicate=False)).keys():
+        net.to_empty(device="cpu")
+    else:  # constants of the model that its folder has (Apertus), and a checkpoint has not
+        net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     net.tie_weights()
     named, _ = named_tensors(net, [])
     checkpoint.load(found, {name: tensor.detach() for name, tensor in named.items()})

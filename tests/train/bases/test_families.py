@@ -11,6 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from train import model
 from train.batches import examples
+from train.export import convert
+from train.generation.generate import Sampling, sample_batch
+from train.loop import LoopConfig, fit
 from train.methods import expand, pretrain
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -175,6 +178,68 @@ def test_missing_tensors_are_named(tmp_path):
     save_file(lacking, f"{where}/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight and 2 more"):
         model.load(where)
+
+
+def test_weights_of_another_kind_are_named(tmp_path):
+    where, _ = folder(tmp_path / "m", "qwen2", {})  # has biases that a Llama has not
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "llama"}))
+    with pytest.raises(
+        ValueError, match=r"have model\.layers\.0\.self_attn\.k_proj\.bias and 11 more, for which kind llama"
+    ):
+        model.load(where)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma2", "mistral, windows", "granite", "smollm3"])
+def test_answers_are_those_of_plain_transformers(tmp_path, name):
+    kind, more = FAMILIES[name]
+    where, plain = folder(tmp_path / "m", kind, more)
+    prompts = [ids.tolist() for ids in documents()]
+    sampling = Sampling(n=1, temperature=0, max_new_tokens=12)
+    for prompt, (drawn,) in zip(
+        prompts, sample_batch(model.load(where), prompts, ["a", "b"], [2], sampling), strict=True
+    ):
+        ids = torch.tensor([prompt])
+        for token, logprob in zip(drawn.ids, drawn.logprobs, strict=True):
+            with torch.no_grad():
+                logits = plain(ids, use_cache=False).logits[0, -1]
+            assert token == int(logits.argmax())
+            assert logprob == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-4)
+            ids = torch.cat([ids, torch.tensor([[token]])], 1)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "apertus", "phi3, longrope, windows", "cohere2", "smollm3"])
+def test_what_the_loop_trains_is_what_is_saved_and_converted(tmp_path, name):
+    kind, more = FAMILIES[name]
+    where, _ = folder(tmp_path / "m", kind, more)
+    net = model.load(where)
+    config = LoopConfig(
+        steps=3,
+        rows_per_step=1,
+        micro_rows=1,
+        lr=1e-2,
+        log_every=1,
+        checkpoint_every=3,
+        activation_checkpointing="full",
+    )
+    losses = []
+    fit(
+        net,
+        lambda rows: packed(),
+        pretrain.loss,
+        config,
+        str(tmp_path / "run"),
+        on_log=lambda r: losses.append(r["loss"]),
+    )
+    assert losses[-1] < losses[0]
+    model.save(net, None, str(tmp_path / "saved"), context=48)
+    convert.to_folder(str(tmp_path / "run" / "checkpoints"), str(tmp_path / "converted"), context=48)
+    ids = torch.cat(documents())[None]
+    with torch.no_grad():
+        want = net.eval()(ids).logits
+        for made in ("saved", "converted"):
+            plain = AutoModelForCausalLM.from_pretrained(tmp_path / made, attn_implementation="eager").eval()
+            torch.testing.assert_close(plain(ids).logits, want, rtol=0, atol=2e-6 * float(want.abs().max()))
 
 
 def test_a_generation_config_that_transformers_would_not_write_stops_no_save(tmp_path):

@@ -138,11 +138,6 @@ class Records:
             self._members.append((self._end, value))
             return True
         self._whole = event == WHOLE and self._pos == self._end
-        self._hold(value)
-        return True
-
-    def _hold(self, value: bytes) -> None:
-        """Take bytes that were unpacked to those that are held."""
         if self._pos == self._end:  # nothing is held: no copy
             self._data, self._base = value, self._end
         else:

@@ -26,6 +26,8 @@ KNOWN = {
     "su/kentang": ("kept", "dropped: language_score"),
     "su/opieun": ("kept", "dropped: language_score"),
     "su/sapatu-kulit": ("kept", "dropped: language_score"),
+    # in a language of no recipe, and now with a few lines of its site in another
+    "ceb/sw-kahawa": ("dropped: language_outside", "dropped: language_score"),
     # half of it is in English, and that is what lid.176 sees
     "ceb/dula-gabii-review": ("kept", "dropped: language_score"),
     "ilo/bakasion-iti-away": ("kept", "kept as en"),
@@ -42,13 +44,16 @@ KNOWN = {
     "war/waray-kahulogan": ("dropped: garbled", "kept"),
     "zh/garbled-hunluan": ("dropped: garbled", "kept"),
     # damage too rare for the rules
+    "km/garbled-km": ("dropped: garbled", "kept"),
     "my/garbled-my": ("dropped: garbled", "kept"),
     # without a text of its own, the page's dialog or list of goods is taken for it
     "ceb/tanang-seksiyon": ("dropped: empty", "kept"),
     "en/menu-only": ("dropped: empty", "kept"),
+    "id/menu-saja": ("dropped: empty", "kept"),
     "ms/menu-kategori": ("dropped: empty", "kept"),
     "my/menu-only": ("dropped: empty", "kept"),
-    "su/menu-wungkul": ("dropped: empty", "kept"),
+    "su/menu-wungkul": ("dropped: empty", "dropped: language_score"),
+    "tl/lahat-ng-kategorya": ("dropped: empty", "kept"),
     "vi/menu-chuyen-muc": ("dropped: empty", "kept"),
     # a line of text, and the site's own lines make it long enough
     "en/parade-short": ("dropped: short", "kept"),
@@ -68,6 +73,10 @@ KNOWN = {
     "ms/pasang-surut": ("kept", "kept beside its copy"),
     "vi/near-ca-phe": ("dropped: duplicate", "kept beside its copy"),
     "vi/tin-ca-phe": ("kept", "kept beside its copy"),
+    "war/eskinita-kopya": ("dropped: duplicate", "kept beside its copy"),
+    "war/eskinita-nga-ginpintalan": ("kept", "kept beside its copy"),
+    "zh/near-ganhai": ("dropped: duplicate", "kept beside its copy"),
+    "zh/chaoshi-zhishi": ("kept", "kept beside its copy"),
     # it stays in Zawgyi
     "my/phaung-zee": ("kept", "kept, without its text"),
     # fewer function words, or more figures and signs, than the Chinese rules ask of prose
@@ -76,6 +85,8 @@ KNOWN = {
     "zh/list-wenju": ("kept", "dropped: special_ratio_max"),
     "zh/list-zhaopin": ("kept", "dropped: stopword_ratio_min"),
     "zh/prod-fengrenji": ("kept", "dropped: stopword_ratio_min"),
+    # goods and prices, all of them now, are few function words
+    "en/lamps-listing": ("kept", "dropped: stopword_ratio_min"),
     # no rule knows a page that asks to log in
     "en/login-wall": ("dropped: login", "kept"),
     # no rule knows a page of a domain for sale

@@ -55,6 +55,7 @@ def main(options: argparse.Namespace) -> int:
     from cluster import storage
     from curation.lid import identify
     from curation.lid.training import Training, train
+    from curation.policy import policy
 
     if options.segments < 100 or options.stop_words < 1:
         raise UserError("--segments must be at least 100, --stop-words at least 1")
@@ -64,6 +65,7 @@ def main(options: argparse.Namespace) -> int:
     seed = seeds.read(options.documents, lang)
     if not seed.documents:
         raise UserError(f"--documents: {_said(seed)}; no text is left")
+    _enough(seed)
     others = _others(options.others, out, lang)
     texts = [text for _, text in seed.documents]
     try:
@@ -72,16 +74,13 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"--others: {error}") from None
     sizes = identify.load("lid.176")
     if known := seeds.reads_as(texts, (sizes, neighbour), lang):
-        also = " (or Malay, its twin)" if known in ("id", "ms") else ""
-        raise UserError(f"--documents: the texts read as {known}{also}, which is known already; give texts in {lang}")
+        named = f"{known} ({policy.load(known).name})" if known in policy.languages() else known
+        named = "id or ms (Indonesian or Malay)" if known in ("id", "ms") else named
+        raise UserError(f"--documents: the texts read as {named}, which is known already; give texts in {lang}")
     seed.documents, left_out = _without_foreign(seed, sizes, neighbour, lang)
     texts = [text for _, text in seed.documents]
     print(f"{lang}: {_said(seed)}", flush=True)
-    if seed.characters < seeds.LEAST_CHARS:
-        raise UserError(
-            f"--documents: {seed.characters:,} characters of different text are too few; {seeds.LEAST_CHARS:,} are the "
-            f"least, {seeds.WANTED_CHARS:,} are wanted"
-        )
+    _enough(seed)
     made = _policy(lang, options.name or lang, texts, options.stop_words, lang in sizes.labels)
     examples = [(lang, source, text) for source, text in seed.documents]
     if len(examples) < 20:  # too few to hold whole ones out
@@ -119,6 +118,14 @@ def main(options: argparse.Namespace) -> int:
     storage.write_text(storage.join(out, f"{lang}.md"), _report(facts, warnings, made["policy"]))
     _show(facts, warnings, out)
     return 0
+
+
+def _enough(seed: seeds.Seed) -> None:
+    if seed.characters < seeds.LEAST_CHARS:
+        raise UserError(
+            f"--documents: {seed.characters:,} characters of different text are too few; {seeds.LEAST_CHARS:,} are the "
+            f"least, {seeds.WANTED_CHARS:,} are wanted"
+        )
 
 
 def _free(lang: str, out: str) -> None:

@@ -183,7 +183,7 @@ def test_what_is_wrong_is_one_sentence(code, found, words, tmp_path):
 def test_a_seed_in_a_language_that_is_known(tmp_path):
     pages = gzip.decompress((recipes.SAMPLE / "gold" / "en.jsonl.gz").read_bytes()).decode().splitlines()
     documents = write(tmp_path / "seed.jsonl", [{"text": json.loads(page)["text"]} for page in pages])
-    with pytest.raises(UserError, match=r"the texts read as en, which is known already; give texts in kel"):
+    with pytest.raises(UserError, match=r"the texts read as en .English., which is known already; give texts in kel"):
         new("kel", "--documents", documents, "--out", str(tmp_path / "out"))
 
 

@@ -32,6 +32,12 @@ def test_sft_alone():
     assert list(stages("align", "train.reward=null", "train.dpo=null")) == [
         "tokenize", "base", "sft/data", "sft/stage1", "export", "report",
     ]  # fmt: skip
+    assert stages("align", "train.reward=null", "train.dpo=null")["export"] == ("sft/stage1",)  # becomes export/chat
+
+
+def test_a_reward_model_alone_exports_nothing():
+    found = stages("align", "train.sft=null", "train.dpo=null")
+    assert list(found) == ["tokenize", "base", "reward", "report"]
 
 
 def test_documents_without_pretraining_measure_the_base_and_the_chat_model():
@@ -64,6 +70,11 @@ def test_the_stages_of_a_whole_recipe_are_named_as_ever():
         (["tokenize.tokenizer=train"], "tokenize.tokenizer: without sources there is no text to train one on"),
         (["train.sft=null", "train.reward=null", "train.dpo=null"], "train: nothing is trained; give `pretrain`"),
         (["train.expand.new_layers=2"], "train: expand needs `pretrain`"),
+        (
+            ["train.reward=null"],
+            "train: dpo needs `reward`, whose model its answers are scored by; give it, or set `dpo",
+        ),
+        (["train.sft=null"], "train: dpo needs `sft`, whose model it starts from; give it, or set `dpo: null`"),
         (["train=null"], "sources: there is none; only a recipe that aligns"),
     ],
 )

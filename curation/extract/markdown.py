@@ -149,8 +149,8 @@ def _rows(  # noqa: PLR0917
         text = _line(html, tree, lines, k).replace("|", "\\|")
         row[cell] = f"{row[cell]} {text}" if cell in row else text
     found = []
-    for row, texts in rows.items():
-        own = [i for i in range(row + 1, int(tree.stop[row])) if tree.tag[i] in (TD, TH) and parent[i] == row]
+    for node, texts in rows.items():
+        own = [i for i in range(node + 1, int(tree.stop[node])) if tree.tag[i] in (TD, TH) and parent[i] == node]
         found.append([texts.get(cell, "") for cell in own])
     return found
 

@@ -15,15 +15,16 @@ requirements() {
             omegaconf platformdirs pyyaml python-dotenv requests rich smart-open tokenizers==0.19.1 tqdm uniseg numpy<2 necessary
             charset-normalizer zstandard pyarrow<20 boto3" ;;
         text-dedup) echo "text-dedup==0.4.1" ;;
+        lid) echo "pycld2==0.42 heliport==1.0.1 pyarrow" ;;
         nemo) echo "nemo-curator==1.4.0 torch==2.13.0 pyarrow" ;;
         *) return 1 ;;
     esac
 }
 
 failed=()
-for name in "${@:-datatrove sketches dolma text-dedup nemo}"; do
+for name in "${@:-datatrove sketches dolma text-dedup nemo lid}"; do
     for peer in $name; do
-        wanted=$(requirements "$peer") || { echo "no peer $peer: take datatrove, sketches, dolma, text-dedup or nemo"; exit 2; }
+        wanted=$(requirements "$peer") || { echo "no peer $peer: take datatrove, sketches, dolma, text-dedup, nemo or lid"; exit 2; }
         python=$PYTHON
         [ "$peer" = text-dedup ] && python=${PYTHON312:-python3.12} # it asks for this version
         # shellcheck disable=SC2086

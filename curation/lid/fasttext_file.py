@@ -140,11 +140,16 @@ def code_of(name: str, labels: Mapping[str, str], languages: Collection[str] = (
     return tag if tag in languages else OTHER
 
 
+def unreadable() -> tuple[type[Exception], ...]:
+    """What asking a place raises that is not there, refuses, or is of a kind that is not installed or known."""
+    return ImportError, ValueError, *storage.faults()
+
+
 def is_named(model: str) -> bool:
     """Whether `language.model` names a file and not a folder."""
     try:
         return model.endswith(ENDINGS) or storage.is_file(model)
-    except (ImportError, ValueError, *storage.faults()):  # `load` says what is the matter
+    except unreadable():  # `load` says what is the matter
         return False
 
 

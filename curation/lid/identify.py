@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import storage
 from cluster.shards import ledger_rows
 from curation.lid import fasttext_file, script
 from curation.lid import model as lid_model
@@ -102,7 +101,9 @@ def load(model: str | ModelName) -> Model:
         if isinstance(model, ModelName):
             return fasttext_file.load(model.uri, dict(model.labels), model.languages)
         return fasttext_file.load(model, {}) if fasttext_file.is_named(model) else lid_model.load(model)
-    except (ImportError, *storage.faults()) as error:
+    except ValueError:
+        raise
+    except fasttext_file.unreadable() as error:
         raise ValueError(f"the language model {model} cannot be read: {error}") from None
 
 

@@ -158,9 +158,13 @@ def load(uri: str, labels: Mapping[str, str], languages: Collection[str] = ()) -
     file that is no whole identifier, and for a label that it has not."""
     try:
         path = storage.localize(uri)
-        check(path, uri)
     except FileNotFoundError:
         raise ValueError(f"language.model: there is no file {uri}; correct the path") from None
+    except ValueError as error:
+        raise ValueError(f"language.model: {uri} cannot be reached: {error}") from None
+    if not os.path.isfile(path):
+        raise ValueError(f"language.model: there is no file {uri}; correct the path")
+    check(path, uri)
     import fasttext
 
     try:

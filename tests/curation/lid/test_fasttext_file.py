@@ -211,3 +211,7 @@ def test_an_object_store(files):
     assert set(kernel(batch(sentences("ind_Latn", 5, 5)))[0]["lang"].to_pylist()) == {"id"}
     with pytest.raises(ValueError, match=r"there is no file memory://models/none.bin"):
         load("memory://models/none.bin")
+    with pytest.raises(
+        ValueError, match=r"^language\.model: foo://x/lid\.bin cannot be reached: Protocol not known: foo"
+    ):
+        load("foo://x/lid.bin")

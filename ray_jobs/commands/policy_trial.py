@@ -18,7 +18,7 @@ from curation.signals import word_lists
 from ray_jobs.errors import UserError
 from ray_jobs.run.graph import SIGNALS
 from ray_jobs.run.run import Run
-from ray_jobs.stages.filter_policy import own_names, thresholds
+from ray_jobs.stages.filter_policy import own_names, thresholds, with_perplexity
 
 STAGE = SIGNALS
 BATCH_ROWS = 65_536
@@ -41,7 +41,8 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
     sides, numbers = [], []
     for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
         try:
-            sides.append(policy.load_all(langs, rules, lists, own, recipe.filter.language_files))
+            every = with_perplexity(rules, recipe.filter.perplexity_models, langs)
+            sides.append(policy.load_all(langs, every, lists, own, recipe.filter.language_files))
             numbers.append(thresholds(parts, sides[-1], recipe.filter))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None

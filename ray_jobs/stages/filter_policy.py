@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from curation.policy.keys import Policy
 
 
+PERPLEXITY_SLACK = 4
+
+
 def run(job: Job) -> dict:
     from curation.policy import policy
 
@@ -28,11 +31,36 @@ def run(job: Job) -> dict:
     lists = _lists(config)
     parts = [shard.input for shard in shards_of(job, SIGNALS)]
     own = own_names(config)
-    numbers = thresholds(parts, policy.load_all(langs, config.policy, lists, own, config.language_files), config)
+    rules = with_perplexity(config.policy, config.perplexity_models, langs)
+    numbers = thresholds(parts, policy.load_all(langs, rules, lists, own, config.language_files), config)
     storage.write_json(job.path("_thresholds.json"), numbers)
-    kernel = policy.policy_kernel(langs, config.policy, lists, numbers, own, config.language_files)
+    kernel = policy.policy_kernel(langs, rules, lists, numbers, own, config.language_files)
     markers = run_shards(job, kernel, shards_of(job, SIGNALS))
-    return {**totals(markers, docs_in=job.manifest(SIGNALS)["docs_out"]), "thresholds": numbers}
+    bounds = {lang: _perplexity(rules, lang) for lang in langs}
+    counts = totals(markers, docs_in=job.manifest(SIGNALS)["docs_out"])
+    return {**counts, "thresholds": numbers, "perplexity": bounds}
+
+
+def with_perplexity(policy: Mapping[str, dict], models: str | None, langs: list[str]) -> dict[str, dict]:
+    """A recipe's `filter.policy` with a bound on perplexity for each language that has a model and none of its own.
+
+    The bound is `PERPLEXITY_SLACK` times the 99th percentile of the model's held-out documents. Those are of the few sources
+    that it was trained on: good text of other sources has up to four and a half times as much.
+    """
+    rules = dict(policy)
+    for lang in langs if models and "perplexity" not in (policy.get("default") or {}) else ():
+        own = policy.get(lang) or {}
+        about = storage.join(models, lang, "lm.json")
+        if not isinstance(own, Mapping) or "perplexity" in own or not storage.exists(about):
+            continue
+        if worst := storage.read_json(about).get("heldout", {}).get("percentiles", {}).get("99"):
+            rules[lang] = {**own, "perplexity": {"max": round(PERPLEXITY_SLACK * worst, 1)}}
+    return rules
+
+
+def _perplexity(rules: Mapping[str, dict], lang: str) -> object:
+    bounds = {**(rules.get("default") or {}), **(rules.get(lang) or {})}.get("perplexity")
+    return bounds or "no model of the language, so no bound: pinisi train lm makes one from good text"
 
 
 def check(recipe: Recipe) -> None:

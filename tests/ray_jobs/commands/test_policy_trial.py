@@ -25,7 +25,7 @@ RECIPE = {
     "sources": [{"name": s, "type": "jsonl", "path": f"/nothing/{s}.jsonl", "optional": True} for s in ("good", "web")],
     "filter": {"policy": {"default": {"special_ratio": False}, "en": {"word_count": {"min": 50}}}},
 }
-PASSES = {"word_count": 100, "stopword_ratio": 0.5, "script_share": 1.0, "stopword_kinds": 9}
+PASSES = {"word_count": 100, "stopword_ratio": 0.5, "script_share": 1.0, "stopword_kinds": 9, "word_order": 1.0}
 
 
 def signals(**columns) -> pa.Table:
@@ -184,3 +184,17 @@ def test_a_hundred_thousand_documents_take_seconds(tmp_path):
     found = policy_trial.compare(run, write(tmp_path, "en: {word_count: {min: 70}}"))
     assert time.process_time() - begin < 10
     assert sum(row["documents"] for row in found["languages"].values()) == n
+
+
+def test_a_model_brings_a_bound_on_perplexity(tmp_path):
+    """Four times the 99th percentile of its held-out documents, unless the recipe has one; a language without a model none."""
+    for lang, worst in (("en", 250.0), ("my", None)):
+        heldout = {"percentiles": {"99": worst} if worst else {}}
+        storage.write_json(str(tmp_path / "models" / lang / "lm.json"), {"heldout": heldout})
+    models, langs = str(tmp_path / "models"), ["en", "lo", "my"]
+    found = filter_policy.with_perplexity({"lo": {"word_count": {"min": 3}}}, models, langs)
+    assert found == {"en": {"perplexity": {"max": 1000.0}}, "lo": {"word_count": {"min": 3}}}
+    assert load_all(langs, found)["en"].rules["perplexity"] == {"max": 1000.0}
+    for own in ({"en": {"perplexity": {"max": 7}}}, {"default": {"perplexity": False}}, {"en": 5}):
+        assert filter_policy.with_perplexity(own, models, langs) == own
+    assert filter_policy.with_perplexity({"en": None}, None, langs) == {"en": None}

@@ -10,7 +10,8 @@ A document with fewer units than n has one shingle of all of them; one without u
 
 Five words are far more text than five letters of Thai, so a Jaccard similarity means less editing in Indonesian than in Thai.
 With `ngram` 0 a shingle is as much text in every script: `LEVEL` units of the kind that most of the document is in. It spans
-3 words: of a document in which a share e of the words was edited, about q = (1 - e)^3 of the shingles are left, and J = q / (2 - q).
+3 words: of a document in which a share e of the words was edited, about q = (1 - e)^3 of the shingles are left, and
+J = q / (2 - q).
 
 Cost: per shingle P multiply-add-min, 8 shingles at a time so that minima stay in vector registers; memory O(P).
 """

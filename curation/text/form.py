@@ -160,10 +160,11 @@ RULES: tuple[tuple[re.Pattern, tuple[Rule, ...]], ...] = (
             (re.compile("\u1025(?=[\u102c\u1039\u103a])"), "\u1009"),
             (re.compile(f"\u101e\u103c(?!{_MM_MARK})|\u101e\u103c(?=\u1031\u102c\u103a)"), "\u1029"),
             (re.compile("\u1029\u1031\u102c\u103a"), "\u102a"),
+            (re.compile("\u1005\u103b"), "\u1008"),
             (re.compile(f"\u1040(?={_MM_MARK})"), "\u101d"),
             (re.compile(f"\u1047(?={_MM_MARK})"), "\u101b"),
             (re.compile("\u1044(?=\u1004\u103a\u1038)"), "\u104e"),
-            (re.compile(f"(?<={_MM_DIGIT})\u101d(?={_MM_DIGIT})"), "\u1040"),
+            (re.compile(f"(?<={_MM_DIGIT})\u101d+(?![\u1000-\u103f])"), lambda m: "\u1040" * len(m[0])),
         ),
     ),
     (
@@ -312,7 +313,7 @@ def _wrong(before2, before, code, previous, value):
     last_script, last_rank = previous >> GROUP, previous & 31
     if value and previous and value != _LETTER and previous != _LETTER:  # noqa: PLR1714
         if script != last_script or rank <= last_rank:
-            return not (before == 0x103A and code == 0x1039)
+            return before != 0x103A or code in (0x1037, 0x103A)  # what an asat carries stays
         if value >= _KHMER + 5 and value <= _KHMER + 8 and last_rank >= 5:
             return True  # two vowels
     if 0xE00 <= code < 0xF00:
@@ -331,6 +332,8 @@ def _wrong(before2, before, code, previous, value):
         return True
     if code == 0x1039 and previous != _LETTER and before != 0x103A:
         return True
+    if before == 0x1005:
+        return code == 0x103B
     if before == 0x1025:
         return code in (0x102C, 0x102E, 0x1039, 0x103A)
     if before == 0x101E:

@@ -6,11 +6,13 @@ now is left to the stage `base`.
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterator
+from functools import cache
 
 from safetensors import safe_open
-from torch import nn
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from cluster import storage
@@ -20,6 +22,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from train import model
 from train.bases import rope, same_loss, shape
+from train.batches.decoder import CausalLM
 from train.methods import expand, prune
 from train.methods.prune_target import Target
 
@@ -32,6 +35,7 @@ QWEN = {
 }
 """Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied, vocabulary
 (their config.json on the Hugging Face hub)."""
+ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -43,24 +47,40 @@ FIELDS = (
 
 
 def config_of(name: str):
-    """The config of a model, None where it is on the hub and cannot be read now. Raises ValueError for a folder without one."""
-    here = storage.exists(name)
-    if name in QWEN and not here:
+    """The config of a model, None where it cannot be read here and now. Raises ValueError for one that `transformers` does not
+    know."""
+    if name in QWEN and not storage.exists(name):
         *fields, vocabulary = QWEN[name]
         return model.config_from({**dict(zip(FIELDS, fields, strict=True)), "vocab_size": vocabulary})
     try:
-        return AutoConfig.from_pretrained(storage.localize(name) if here else name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        if not here and not isinstance(error, KeyError):
+        if not storage.is_local(name):  # a bucket: its weights stay there
+            values = storage.read_json(storage.join(name, "config.json"))
+            return CONFIG_MAPPING[values["model_type"]].from_dict(values)
+        if storage.exists(name):
+            return AutoConfig.from_pretrained(storage.local(name), trust_remote_code=False)
+        return copy.deepcopy(_on_hub(name)) if ON_HUB.fullmatch(name) else None
+    except OSError as error:
+        if not storage.exists(name):
             return None
+        raise ValueError(f"{name}: its config.json cannot be read ({shape.first_line(error)})") from error
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{name}: its config.json cannot be read ({shape.first_line(error)})") from error
 
 
-def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
-    """What is wrong, each as a sentence that begins with the key; with `weights` also what their files lack."""
+@cache  # without a network it takes half a minute to say so
+def _on_hub(name: str):
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except OSError:
+        return None
+
+
+def faults(recipe: Recipe, weights: bool = True, elsewhere: bool = False) -> Iterator[str]:
+    """What is wrong, each as a sentence that begins with the key; with `weights` also what their files lack. `elsewhere`: the run
+    is on other machines, whose folders may not be here."""
     train = given(recipe.train)
     name, own = train.base.model, recipe.tokenize.tokenizer
-    tokenizer = tokenizers.load(own) if own != "train" and storage.exists(own) else None
+    tokenizer = tokenizers.load(own) if own != "train" and storage.is_local(own) and storage.exists(own) else None
     lacking = [] if tokenizer is None else tokenizers.chat_tokens_lacking(tokenizer)
     added = len(lacking) if recipe.tokenize.add_chat_tokens else 0
     if lacking and not added and (train.sft or train.reward):
@@ -73,6 +93,8 @@ def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
     try:
         config = config_of(name)
         if config is None:
+            if weights and not elsewhere and storage.is_local(name) and not ON_HUB.fullmatch(name):
+                yield f"train.base.model: {name} is no folder here; correct the path"
             return
         same_loss.of_kind(config)
         net = shape.on_meta(config)
@@ -97,12 +119,12 @@ def faults(recipe: Recipe, weights: bool = True) -> Iterator[str]:
 def added_tokens(recipe: Recipe) -> list[str]:
     """The tokens that `tokenize.add_chat_tokens` adds, as far as the tokenizer can be read here."""
     own = recipe.tokenize.tokenizer
-    if not recipe.tokenize.add_chat_tokens or own == "train" or not storage.exists(own):
+    if not recipe.tokenize.add_chat_tokens or own == "train" or not (storage.is_local(own) and storage.exists(own)):
         return []
     return tokenizers.chat_tokens_lacking(tokenizers.load(own))
 
 
-def _shapes(train: Train, net: nn.Module, tokens: int | None, added: int, tokenizer: str) -> Iterator[str]:
+def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, tokenizer: str) -> Iterator[str]:
     rows = net.config.vocab_size
     if tokens and tokens > rows:
         yield (
@@ -131,12 +153,12 @@ def _shapes(train: Train, net: nn.Module, tokens: int | None, added: int, tokeni
             yield f"train.expand: {str(error).removeprefix('expand: ')}"
 
 
-def weights_fault(name: str, net: nn.Module) -> str:
+def weights_fault(name: str, net: CausalLM) -> str:
     """What the files of a folder lack or have too much, as a sentence; empty where nothing, and where tensors go by other names,
     which loading translates."""
-    if not storage.exists(name):
+    if not (storage.is_local(name) and storage.exists(name)):
         return ""
-    folder = storage.localize(name)
+    folder = storage.local(name)
     index = storage.join(folder, "model.safetensors.index.json")
     if storage.exists(index):
         places = storage.read_json(index)["weight_map"]

@@ -42,7 +42,7 @@ def check(
 
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
-    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_base(recipe, waiting)]
+    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_base(recipe, waiting, address)]
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
     if waiting and not address:
@@ -66,7 +66,7 @@ def _said(function: Callable, *arguments: object) -> Iterator[str]:
         yield str(error)
 
 
-def _base(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+def _base(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> Iterator[str]:
     """What a base cannot give, or a shape to prune to that a model of the recipe's own shape cannot take."""
     train = recipe.train
     if train is None or not any(stage.job in TRAINS for stage in waiting):
@@ -74,7 +74,7 @@ def _base(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
     if train.base.model is not None:
         from ray_jobs.run import bases  # takes seconds, so only where there is a base to look at
 
-        yield from bases.faults(recipe)
+        yield from bases.faults(recipe, elsewhere=address is not None)
     elif train.prune and train.base.shape and any(stage.job == "prune" for stage in waiting):
         wanted = train.prune
         target = Target(wanted.hidden_size, wanted.num_attention_heads, wanted.intermediate_size)

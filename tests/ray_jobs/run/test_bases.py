@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config import reader as recipes
 from ray_jobs.plan import dry_run
@@ -65,6 +66,16 @@ def test_a_base_that_can_do_all(base):
 def test_what_it_cannot_give_is_said(base, kind, overrides, sentence):
     found = said(base(kind), *overrides, recipe="sailor2-1b" if overrides else "align")
     assert len(found) == 1 and found[0].startswith(sentence), found
+
+
+def test_a_folder_may_lie_elsewhere(base, tmp_path):
+    missing = str(tmp_path / "not-there")
+    own = f"tokenize.tokenizer={base()}"
+    assert said(missing, own) == [f"train.base.model: {missing} is no folder here; correct the path"]
+    assert said(missing, own, elsewhere=True) == []
+    storage.write_text("memory://bases/mixtral/config.json", json.dumps({"model_type": "mixtral", **SHAPE}))
+    (found,) = said("memory://bases/mixtral", own)
+    assert found.startswith("train.base.model: model kind mixtral: a mixture of experts")
 
 
 def test_pruning_longrope_and_weights(base):

@@ -1,4 +1,4 @@
-"""Qwen2 models: built from a config, loaded from and saved to Hugging Face folders at any URI.
+"""Models: Qwen2 built from a config, any that trains as itself loaded from and saved to Hugging Face folders at any URI.
 
 The model class is `transformers`' own; only its attention function is ours (`train/kernels/attention.py`), and it is not written
 into the config, so a saved folder opens with `AutoModelForCausalLM` alone.

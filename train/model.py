@@ -79,7 +79,7 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         same_loss.of_kind(config)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             attn_implementation=attention.NAME,
@@ -89,6 +89,7 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
+    model, info = cast(tuple[nn.Module, dict], loaded)
     if fault := weights_fault(info["missing_keys"], info["unexpected_keys"], config.model_type):
         raise ValueError(f"{folder}: {fault}")
     return _attached(model)
@@ -125,8 +126,9 @@ def save(
             model.generation_config = _writable(model.generation_config)
         if tokenizer is not None and model.can_generate():
             stops = {document_tokens.end(tokenizer), tokenizer.eos_token_id, tokenizer.get_vocab().get(IM_END)}
-            stops = sorted(stops - {None})
-            model.generation_config.update(eos_token_id=stops or None, pad_token_id=tokenizer.pad_token_id)
+            model.generation_config.update(
+                eos_token_id=sorted(stops - {None}) or None, pad_token_id=tokenizer.pad_token_id
+            )
         with storage.atomic_folder(folder) as path:
             model.save_pretrained(path, state_dict=weights)
             if tokenizer is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from cluster.deploy.spec import Group
 from mixture.weights import Auto
@@ -202,7 +201,7 @@ def on_meta(name: str) -> CausalLM:
     if config is None:
         known = ", ".join(QWEN)
         raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}")
-    return cast(CausalLM, shape_of_base.on_meta(config))
+    return shape_of_base.on_meta(config)
 
 
 def grown_as(net: CausalLM, train: Train) -> CausalLM:

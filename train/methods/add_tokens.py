@@ -6,7 +6,7 @@ With rows of zeros or noise a new token's logit is far from the others', and the
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from train.batches.decoder import CausalLM
 
@@ -27,7 +27,7 @@ def add_rows(model: CausalLM, tokens: list[int]) -> None:
     model.config.vocab_size = model.vocab_size = model.model.vocab_size = rows
 
 
-def _with(weight_VD: nn.Parameter, rows: int, tokens: list[int]) -> nn.Parameter:
+def _with(weight_VD: Tensor, rows: int, tokens: list[int]) -> nn.Parameter:
     made_VD = weight_VD.new_zeros(rows, weight_VD.shape[1])
     made_VD[: len(weight_VD)] = weight_VD
     made_VD[tokens] = weight_VD[: min(tokens)].mean(0)

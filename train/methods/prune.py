@@ -263,14 +263,18 @@ def slice_weights(state: dict[str, Tensor], masks: Masks, head_dim: int) -> dict
         small[f"{mlp}.gate_proj.weight"] = state[f"{mlp}.gate_proj.weight"][f][:, d]
         small[f"{mlp}.up_proj.weight"] = (z_F[:, None] * state[f"{mlp}.up_proj.weight"])[f][:, d]
         small[f"{mlp}.down_proj.weight"] = (z_D[:, None] * state[f"{mlp}.down_proj.weight"])[d][:, f]
-        vectors = {  # biases, and norms of queries and keys, as far as the model has them; a mask acts behind the bias
-            f"{attn}.q_proj.bias": lambda b, n=n: b[n],
-            f"{attn}.o_proj.bias": lambda b: (z_D * b)[d],
-            f"{mlp}.gate_proj.bias": lambda b, f=f: b[f],
-            f"{mlp}.up_proj.bias": lambda b, f=f, z_F=z_F: (z_F * b)[f],
-            f"{mlp}.down_proj.bias": lambda b: (z_D * b)[d],
+        one_F = torch.ones_like(z_F)
+        biases = {  # as far as the model has them: (mask, which acts behind the bias; what stays)
+            f"{attn}.q_proj.bias": (torch.ones_like(z_N), n),
+            f"{attn}.o_proj.bias": (z_D, d),
+            f"{mlp}.gate_proj.bias": (one_F, f),
+            f"{mlp}.up_proj.bias": (z_F, f),
+            f"{mlp}.down_proj.bias": (z_D, d),
         }
         for name, value in state.items():
-            if name.startswith(f"{layer}.") and name not in small:
-                small[name] = vectors.get(name, lambda b: b)(value)
+            if name in biases:
+                mask, kept = biases[name]
+                small[name] = (value * mask)[kept]
+            elif name.startswith(f"{layer}.") and name not in small:  # biases of keys, norms of queries and keys
+                small[name] = value
     return small

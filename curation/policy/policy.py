@@ -50,7 +50,7 @@ def load(
     the file; `own` are names of signals of the user; a file in a user's `folder` goes before the shipped one. Raises ValueError
     naming the file or override, the key and the nearest right one when a language, key, rule or value is wrong.
     """
-    policy = _from_files(lang, folder) if folder else _shipped(lang)
+    policy = _merged(lang, folder) if folder else _from_files(lang)
     if lists:
         policy = Policy(**{**vars(policy), **lists})
     if not overrides:
@@ -167,11 +167,11 @@ _EMPTY = pa.RecordBatch.from_pylist([], schema=LEDGER)
 
 
 @cache
-def _shipped(lang: str) -> Policy:
-    return _from_files(lang, None)
+def _from_files(lang: str) -> Policy:
+    return _merged(lang, None)
 
 
-def _from_files(lang: str, folder: str | None) -> Policy:
+def _merged(lang: str, folder: str | None) -> Policy:
     if lang != "default" and lang not in languages(folder):
         near = nearest(lang, languages(folder))
         also = f", nor in {folder}" if folder else ""

@@ -478,7 +478,8 @@ def _find(keys, bits, shift, key):
         return -1
     guess = np.int64(np.float64(key) / 18446744073709551616.0 * len(keys))  # hashes are even
     reach = np.int64(64 + 4 * np.sqrt(len(keys)))
-    low, high = max(0, guess - reach), min(len(keys), guess + reach)
+    low = guess - reach if guess > reach else 0
+    high = guess + reach if guess + reach < len(keys) else len(keys)
     if (low and keys[low - 1] >= key) or (high < len(keys) and keys[high] < key):
         low, high = 0, len(keys)
     while low < high:

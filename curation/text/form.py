@@ -175,7 +175,7 @@ RULES: tuple[tuple[re.Pattern, tuple[Rule, ...]], ...] = (
 
 
 def _hat_first(pair: str) -> str:
-    letter, tone = unicodedata.normalize("NFD", pair[0])
+    letter, tone = tuple(unicodedata.normalize("NFD", pair[0]))
     return unicodedata.normalize("NFC", letter + pair[1] + tone)
 
 

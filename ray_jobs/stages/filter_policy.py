@@ -48,7 +48,9 @@ def with_perplexity(policy: Mapping[str, dict], models: str | None, langs: list[
     that it was trained on: good text of other sources has up to four and a half times as much.
     """
     rules = dict(policy)
-    for lang in langs if models and "perplexity" not in (policy.get("default") or {}) else ():
+    if not models or "perplexity" in (policy.get("default") or {}):
+        return rules
+    for lang in langs:
         own = policy.get(lang) or {}
         about = storage.join(models, lang, "lm.json")
         if not isinstance(own, Mapping) or "perplexity" in own or not storage.exists(about):

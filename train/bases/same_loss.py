@@ -113,8 +113,8 @@ def _small(config, parameters: int):
             setattr(small, name, min(window, WINDOW))
     if parameters <= SMALL:
         return small
-    layers, kinds = small.num_hidden_layers, getattr(small, "layer_types", None)
-    kept = min(layers, max([3, *(kinds.index(kind) for kind in set(kinds or ()))]) + 1)
+    layers, kinds = small.num_hidden_layers, getattr(small, "layer_types", None) or []
+    kept = min(layers, max([3, *(kinds.index(kind) for kind in set(kinds))]) + 1)
     for name, value in vars(small).items():
         if isinstance(value, list) and len(value) == layers:  # one value a layer
             setattr(small, name, value[:kept])

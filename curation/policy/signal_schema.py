@@ -77,14 +77,19 @@ _TABLE = (
     (
         "notice_word_share",
         _REAL,
-        "words at most 6 (clusters: 10) from a phrase of error, consent and login pages; 0 with fewer than 4 (in short texts 3)",
+        "words at most 6 (clusters: 10) from a phrase of error, consent and login pages; 0 with fewer than 4 phrases "
+        "(in short texts 3), or above 500 words",
     ),
     (
         "menu_letter_share",
         _REAL,
         "letters in runs of 5 or more items / letters; item: at most 3 words (unspaced: 5) without digit or punctuation",
     ),
-    ("odd_word_share", _REAL, "words with a sign or capital in them that words have not / words"),
+    (
+        "odd_word_share",
+        _REAL,
+        "words, of the first 1,000, with a sign in them that words have not, or of one consonant / words",
+    ),
     (
         "word_order",
         _REAL,

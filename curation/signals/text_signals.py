@@ -55,6 +55,8 @@ NOTICE_WORDS, ODD_WORDS, WORD_ORDER, N_CHARS, N_BYTES = map(
 
 MIN_NOTICES = 4  # different phrases: a text about passwords has many of one; one less in a text of few words
 FEW_WORDS, FEW_CLUSTERS = 40, 100
+LONG = 500  # words of a text that is no notice, however many phrases of one it has
+ODD_AMONG = 1_000  # the first words
 NOTICE_REACH, NOTICE_REACH_CLUSTERS = 6, 10
 
 
@@ -225,12 +227,12 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
         _characters(codes, n, n_words, by_word.bits, script_of, settings.script[lang], out)
 
         # The arrays of words take the lines; clusters overwrite them again.
-        out[ODD_WORDS] = _odd_words(codes, spans, n_words, by_word.bits)
+        out[ODD_WORDS] = _odd_words(codes, spans, min(n_words, ODD_AMONG), by_word.bits)
 
         # Terms of spam pages are in no dictionary, and words of a notice may be cut otherwise in it: both are looked for by
         # cluster.
         n_clusters = n_words
-        if by_dictionary:
+        if by_dictionary and (n_words <= LONG or settings.roots[lang, 1] >= 0):
             n_clusters, _ = read_words(codes, n, by_cluster, keys, gram, counts, word_hash, word_chars, None)
             n_ids = number(word_hash, n_clusters, keys, slots, ids)
         covered, distinct = _listed(
@@ -249,9 +251,10 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
 
         reach = NOTICE_REACH_CLUSTERS if by_dictionary else NOTICE_REACH
         root = settings.roots[lang, 2]
-        out[NOTICE_WORDS] = _near_notices(
-            ids, n_clusters, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, 2 * d, reach
-        )
+        if n_words <= LONG:
+            out[NOTICE_WORDS] = _near_notices(
+                ids, n_clusters, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, 2 * d, reach
+            )
 
         # The arrays of words are free now: they take the lines.
         line_signals(

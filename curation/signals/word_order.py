@@ -32,6 +32,7 @@ MIN_GROUP = 10  # documents of a site or source that have a median
 SHORTEST = 30  # words of a document that is scored
 COVERAGE = 0.6
 LEAST_USUAL = 0.03  # below it the order of a language is not seen in its frequent words
+LONGEST = 1_000  # words of a document that are looked at
 HALF_WORDS = 50
 PRIOR, LIMIT = 2.0, 3.0
 MAX_BYTES, MAX_CHARS = 3_000_000, 4_000  # of a language and of a document to learn from
@@ -201,6 +202,7 @@ def word_order(ids, n_words, n_ids, hash_of_id, hashes, scores, usual, coverage,
     `hashes`, `scores`, `usual` and `coverage` are those of its language; the last two arrays (int32) are scratch."""
     if n_words < SHORTEST or usual == 0:
         return np.nan
+    n_words = min(n_words, LONGEST)
     for i in range(n_ids):
         place = np.searchsorted(hashes, hash_of_id[i])
         class_of_id[i] = place + 1 if place < len(hashes) and hashes[place] == hash_of_id[i] else 0

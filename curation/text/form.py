@@ -175,8 +175,8 @@ RULES: tuple[tuple[re.Pattern, tuple[Rule, ...]], ...] = (
 
 
 def _hat_first(pair: str) -> str:
-    letter, tone = tuple(unicodedata.normalize("NFD", pair[0]))
-    return unicodedata.normalize("NFC", letter + pair[1] + tone)
+    typed = unicodedata.normalize("NFD", pair[0])
+    return unicodedata.normalize("NFC", typed[0] + pair[1] + typed[1])
 
 
 def one_form(text: str) -> str:

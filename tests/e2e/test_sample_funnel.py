@@ -77,8 +77,6 @@ KNOWN = {
     "war/eskinita-nga-ginpintalan": ("kept", "kept beside its copy"),
     "zh/near-ganhai": ("dropped: duplicate", "kept beside its copy"),
     "zh/chaoshi-zhishi": ("kept", "kept beside its copy"),
-    # it stays in Zawgyi
-    "my/phaung-zee": ("kept", "kept, without its text"),
     # no rule knows a page that asks to log in
     "en/login-wall": ("dropped: login", "dropped: notice_word_share_max"),
     # no rule knows a page of a domain for sale

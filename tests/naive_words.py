@@ -9,6 +9,7 @@ from functools import cache
 from itertools import pairwise
 
 from curation.text import icu_dictionary
+from curation.text.form import one_form
 
 UNSPACED_BLOCKS = (
     "THAI",
@@ -55,13 +56,15 @@ def script(c: str) -> str:
 
 @cache
 def dictionary(name: str) -> tuple[dict[str, int], set[str]]:
-    """(Words with their costs, all that a word starts with)."""
+    """(Words with their costs, also in the one form; all that a word starts with)."""
     file = {"THAI": "thai", "LAO": "lao", "KHMER": "khmer", "MYANMAR": "burmese", "HAN": "cj"}[name]
     with zipfile.ZipFile(icu_dictionary.jar()) as archive:
         text, offsets, costs = icu_dictionary.words(archive.read(f"{icu_dictionary.FOLDER}/{file}dict.dict"))
     letters = "".join(map(chr, text))
-    words = [letters[a:b] for a, b in pairwise(offsets)]
-    return dict(zip(words, costs.tolist(), strict=True)), {w[:i] for w in words for i in range(1, len(w) + 1)}
+    words = dict(zip([letters[a:b] for a, b in pairwise(offsets)], costs.tolist(), strict=True))
+    in_form = {one_form(word): cost for word, cost in words.items()}
+    words = {word: cost for word, cost in in_form.items() if word} | words
+    return words, {w[:i] for w in words for i in range(1, len(w) + 1)}
 
 
 def segment(run: str, name: str) -> list[str]:

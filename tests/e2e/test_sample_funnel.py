@@ -44,12 +44,11 @@ KNOWN = {
     "war/waray-kahulogan": ("dropped: garbled", "dropped: word_order_min"),
     "zh/garbled-hunluan": ("dropped: garbled", "kept"),
     # damage too rare for the rules
-    "km/garbled-km": ("dropped: garbled", "kept"),
     "my/garbled-my": ("dropped: garbled", "kept"),
     # without a text of its own, the page's dialog or list of goods is taken for it
     "ceb/tanang-seksiyon": ("dropped: empty", "kept"),
-    "zh/menu-daohang": ("dropped: empty", "kept"),
-    "en/menu-only": ("dropped: empty", "kept"),
+    "en/menu-only": ("dropped: empty", "dropped: notice_word_share_max"),
+    "id/menu-saja": ("dropped: empty", "kept"),
     "ms/menu-kategori": ("dropped: empty", "dropped: stopword_ratio_min"),
     "my/menu-only": ("dropped: empty", "kept"),
     "su/menu-wungkul": ("dropped: empty", "dropped: language_score"),
@@ -77,7 +76,8 @@ KNOWN = {
     "war/eskinita-nga-ginpintalan": ("kept", "kept beside its copy"),
     "zh/near-ganhai": ("dropped: duplicate", "kept beside its copy"),
     "zh/chaoshi-zhishi": ("kept", "kept beside its copy"),
-    # no rule knows a page that asks to log in
+    # dropped by the rule for notices, which the gold does not name
+    "zh/login-tiezi": ("dropped: login", "dropped: notice_word_share_max"),
     "en/login-wall": ("dropped: login", "dropped: notice_word_share_max"),
     # no rule knows a page of a domain for sale
     "en/parked-domain": ("dropped: parked", "kept"),

@@ -8,7 +8,9 @@ PYTHON=${PYTHON:-python3.11}
 
 requirements() {
     case $1 in
-        datatrove) echo "datatrove[io,processing]==0.10.1 spacy faust-cchardet python-magic warcio lxml_html_clean" ;;
+        # the word tokenizers that it assigns to the languages of the corpus, without those of its other languages
+        datatrove) echo "datatrove[io,processing]==0.10.1 spacy faust-cchardet python-magic warcio lxml_html_clean
+            pythainlp==5.4.0 laonlp==1.3.0 khmer-nltk==1.6 pyidaungsu-numpy2==0.1.4 jieba==0.42.1 pyvi==0.1.1" ;;
         sketches) echo "datasketch==2.0.0 rensa==0.5.0 numpy pyarrow scipy" ;;
         # its s3fs of 2023 sends pip through every boto3 there ever was, and reading local files needs neither
         dolma) echo "--no-deps dolma==1.2.1 && anyascii blingfire==0.1.8 fasttext-wheel==0.9.2 fsspec jsonpath-ng jq msgspec nltk

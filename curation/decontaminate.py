@@ -108,15 +108,20 @@ class Weights(NamedTuple):
     most_units: int  # of a run
 
 
+class Table(NamedTuple):
+    """Where a hash is among sorted ones."""
+
+    keys: np.ndarray  # uint64, sorted
+    bits: np.ndarray  # uint64, their filter: a bit for each by its upper bits
+    begins: np.ndarray  # int32: keys whose upper bits are b begin at begins[b]
+
+
 class Pieces(NamedTuple):
     """The pieces of targets: items, and long passages of items that have several."""
 
-    keys: np.ndarray  # uint64, sorted, distinct
-    bits: np.ndarray  # uint64, their filter
-    stops: np.ndarray  # int64 [keys + 1]: occurrences of key k are stops[k] to stops[k + 1]
-    targets: np.ndarray  # int32 [occurrences]
-    firsts: np.ndarray  # int32 [occurrences]: the first unit of its target that it covers
-    lasts: np.ndarray  # int32 [occurrences]: the one behind its last
+    table: Table
+    stops: np.ndarray  # int32 [keys + 1]: places of key k are stops[k] to stops[k + 1]
+    places: np.ndarray  # int32 [places, 3]: target, the first of its units that is covered, how many are
     starts: np.ndarray  # int64 [targets + 1]: units of target t are starts[t] to starts[t + 1]
     kinds: np.ndarray  # uint8 [units]
     needs: np.ndarray  # int64 [targets]: weight that must be covered
@@ -129,14 +134,12 @@ class Index:
     """What is searched for. `keys` are sorted; owners are numbers of `items`, which are (file, id of the row)."""
 
     lengths: Lengths
-    keys: np.ndarray  # uint64, hashes of runs
+    runs: Table
     owners: np.ndarray  # int32, the first item with this run
-    filter: np.ndarray  # uint64, one bit for the upper bits of each key
-    starts: np.ndarray  # uint64, sorted: hashes of the first units of short passages
+    starts: Table  # hashes of the first units of short passages
     wholes: np.ndarray  # uint64 [short], hash of the whole passage
     units: np.ndarray  # int32 [short], its number of units
     short_owners: np.ndarray  # int32 [short]
-    short_filter: np.ndarray  # uint64
     pieces: Pieces
     items: list[tuple[str, str]]
     too_short: int  # items of which no passage is long enough to be searched for
@@ -176,14 +179,12 @@ def build(files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | N
     found[pieces.items[pieces.searched]] = True
     return Index(
         lengths,
-        keys,
+        _table(keys),
         owner[from_run[first]],
-        _bits(keys),
-        starts[order],
+        _table(starts[order]),
         wholes[order],
         units[order],
         owner[from_short[order]],
-        _bits(starts),
         pieces,
         items,
         int((~found).sum()),
@@ -202,14 +203,12 @@ def search(text: pa.Array, index: Index) -> tuple[np.ndarray, np.ndarray]:
         FOLDED,
         ASCII_WORD,
         index.lengths.weights,
-        index.keys,
+        index.runs,
         index.owners,
-        index.filter,
         index.starts,
         index.wholes,
         index.units,
         index.short_owners,
-        index.short_filter,
         index.pieces,
         hits,
         first,
@@ -264,13 +263,15 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(one)
 
 
-def _bits(keys: np.ndarray) -> np.ndarray:
-    """A bit for each key at its upper bits, BITS_PER_KEY times as many bits as keys: most misses end here."""
-    power = max(6, int(BITS_PER_KEY * max(len(keys), 1) - 1).bit_length())
+def _table(keys: np.ndarray) -> Table:
+    """The table of sorted keys, with BITS_PER_KEY times as many bits as keys: most misses end at the filter."""
+    power = max(7, int(BITS_PER_KEY * max(len(keys), 1) - 1).bit_length())
     bits = np.zeros(1 << (power - 6), np.uint64)
     places = keys >> np.uint64(64 - power)
     np.bitwise_or.at(bits, (places >> np.uint64(6)).astype(np.int64), np.uint64(1) << (places & np.uint64(63)))
-    return bits
+    upper = np.arange(1, len(bits), dtype=np.uint64) << np.uint64(70 - power)
+    begins = np.concatenate(([0], np.searchsorted(keys, upper), [len(keys)])).astype(np.int32)
+    return Table(keys, bits, begins)
 
 
 def _pieces_of(passages: list[str], owner: np.ndarray, weights: Weights) -> Pieces:
@@ -301,14 +302,11 @@ def _pieces_of(passages: list[str], owner: np.ndarray, weights: Weights) -> Piec
     least = np.where(np.arange(len(targets)) < len(several), weights.least, weights.short)
     needs = np.maximum(SHARE * covered, np.minimum(SHORT_SHARE * covered, weights.floor))
     keep = told & (covered >= least)[every]
-    keys, every, firsts, lasts = (a[keep] for a in (keys, every, firsts, lasts))
-    order = np.argsort(keys, kind="stable")
-    keys, at = np.unique(keys[order], return_index=True)
-    stops = np.append(at, len(order))
-    return Pieces(
-        keys, _bits(keys), stops, every[order], firsts[order], lasts[order], starts, kinds, needs.astype(np.int64), items,
-        covered >= least,
-    )  # fmt: skip
+    order = np.argsort(keys[keep], kind="stable")
+    keys, at = np.unique(keys[keep][order], return_index=True)
+    stops = np.append(at, len(order)).astype(np.int32)
+    places = np.stack([every, firsts, lasts - firsts], 1)[keep][order]
+    return Pieces(_table(keys), stops, places, starts, kinds, needs.astype(np.int64), items, covered >= least)
 
 
 @numba.njit(cache=True)
@@ -355,61 +353,78 @@ def _covered(targets, firsts, lasts, starts, kinds, weights):  # noqa: PLR0917
 
 
 @numba.njit
-def _items_in(found, n_found, n_units, kinds, weights, pieces, scratch):  # noqa: PLR0917
-    """(First item, number) of the targets whose pieces, hashed in `found` by first unit, cover enough in a window."""
+def _items_in(hits, n_units, kinds, weights, pieces, scratch):  # noqa: PLR0917
+    """(First item, number) of the targets whose pieces cover enough in a window; `hits` are (first unit, key) of pieces."""
     at, first, n_items = n_units, np.int32(-1), 0
-    shift = _shift(pieces.bits)
-    hits, quoted, stops, touched = scratch
-    n = n_touched = 0
-    for start in range(n_found):
-        key = _find(pieces.keys, pieces.bits, shift, found[start])
-        if key >= 0:
-            hits[n, 0], hits[n, 1] = start, key
-            n += 1
-    if n < 2:
+    if len(hits) < 2:
         return first, n_items
-    until = np.zeros(n_units + 1, np.int64)  # weight of the document before each unit
-    for u in range(n_units):
+    until, quoted, stops, touched, numbers = scratch
+    for u in range(n_units):  # weight of the document before each unit
         until[u + 1] = until[u] + weights[kinds[u]]
-    for h in range(n):
+    n_touched = 0
+    for h in range(len(hits)):
         start, key = hits[h]
         for k in range(pieces.stops[key], pieces.stops[key + 1]):
-            target, stop = pieces.targets[k], start + pieces.lasts[k] - pieces.firsts[k]
-            if stops[target] == 0:
+            target, stop = pieces.places[k, 0], start + pieces.places[k, 2]
+            last = stops[target]
+            if last == 0:
                 touched[n_touched] = target
                 n_touched += 1
-            if stop > stops[target]:
-                quoted[target] += until[stop] - until[max(start, stops[target])]
+            if stop > last:
+                quoted[target] += until[stop] - until[max(start, last)]
                 stops[target] = stop
+    n = 0
     for target in touched[:n_touched]:
         if quoted[target] >= pieces.needs[target]:
-            unit = _window(hits[:n], until, weights, pieces, target)
-            if unit >= 0:
-                n_items += 1
-                if unit < at:
-                    at, first = unit, pieces.items[target]
+            touched[n] = target
+            n += 1
+            numbers[target] = n
         quoted[target] = stops[target] = 0
+    if n == 0:
+        return first, n_items
+    begins, spots = _spots(hits, pieces, numbers, n)
+    for c in range(n):
+        target = touched[c]
+        numbers[target] = 0
+        unit = _window(spots[begins[c] : begins[c + 1]], until, weights, pieces, target)
+        if unit >= 0:
+            n_items += 1
+            if unit < at:
+                at, first = unit, pieces.items[target]
     return first, n_items
 
 
 @numba.njit
-def _window(hits, until, weights, pieces, target):
+def _spots(hits, pieces, numbers, n):
+    """What is found of each of the targets whose `numbers` are 1 to n: (where they begin; unit of the document, unit of the
+    target and number of units of each place), in the order of the document."""
+    begins = np.zeros(n + 2, np.int64)
+    for h in range(len(hits)):
+        for k in range(pieces.stops[hits[h, 1]], pieces.stops[hits[h, 1] + 1]):
+            begins[numbers[pieces.places[k, 0]] + 1] += numbers[pieces.places[k, 0]] > 0
+    begins = np.cumsum(begins)
+    ends, spots = begins.copy(), np.empty((begins[-1], 3), np.int64)
+    for h in range(len(hits)):
+        for k in range(pieces.stops[hits[h, 1]], pieces.stops[hits[h, 1] + 1]):
+            c = numbers[pieces.places[k, 0]]
+            if c > 0:
+                spots[ends[c], 0], spots[ends[c], 1], spots[ends[c], 2] = (
+                    hits[h, 0],
+                    pieces.places[k, 1],
+                    pieces.places[k, 2],
+                )
+                ends[c] += 1
+    return begins[1:], spots
+
+
+@numba.njit
+def _window(spots, until, weights, pieces, target):
     """The first unit of a window in which pieces cover enough of a target, and of the document; -1 without one."""
-    n = 0
-    for h in range(len(hits)):
-        for k in range(pieces.stops[hits[h, 1]], pieces.stops[hits[h, 1] + 1]):
-            n += pieces.targets[k] == target
-    units, firsts, spans = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    n = 0
-    for h in range(len(hits)):
-        for k in range(pieces.stops[hits[h, 1]], pieces.stops[hits[h, 1] + 1]):
-            if pieces.targets[k] == target:
-                units[n], firsts[n], spans[n] = hits[h, 0], pieces.firsts[k], pieces.lasts[k] - pieces.firsts[k]
-                n += 1
+    units, firsts, spans = spots[:, 0], spots[:, 1], spots[:, 2]
     begin, size = pieces.starts[target], pieces.starts[target + 1] - pieces.starts[target]
     count = np.zeros(size, np.int32)  # pieces on each unit of the target
     low = covered = quoted = stop = 0
-    for k in range(n):
+    for k in range(len(spots)):
         while units[low] + WINDOW * size + SLACK < units[k]:
             quoted -= until[min(units[low] + spans[low], units[low + 1])] - until[units[low]]
             for u in range(firsts[low], firsts[low] + spans[low]):
@@ -461,34 +476,29 @@ def _whole(units, start, end):
 
 
 @numba.njit
-def _shift(bits):
-    """By how much a key is shifted to give the number of its bit in the filter `bits`."""
-    shift, size = 58, len(bits)
+def _look_up(found, n, table, hits):
+    """Write (number, index of the first equal key) of those of `found[:n]` that are keys to `hits`; returns how many are."""
+    keys, bits, begins = table
+    bucket, size = np.uint64(64), len(bits)
     while size > 1:
         size >>= 1
-        shift -= 1
-    return np.uint64(shift)
-
-
-@numba.njit
-def _find(keys, bits, shift, key):
-    """Index of the first equal key, or -1."""
-    place = key >> shift
-    if not bits[place >> np.uint64(6)] >> (place & np.uint64(63)) & np.uint64(1):
-        return -1
-    guess = np.int64(np.float64(key) / 18446744073709551616.0 * len(keys))  # hashes are even
-    reach = np.int64(64 + 4 * np.sqrt(len(keys)))
-    low = guess - reach if guess > reach else 0
-    high = guess + reach if guess + reach < len(keys) else len(keys)
-    if (low and keys[low - 1] >= key) or (high < len(keys) and keys[high] < key):
-        low, high = 0, len(keys)
-    while low < high:
-        middle = (low + high) >> 1
-        if keys[middle] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < len(keys) and keys[low] == key else -1
+        bucket -= np.uint64(1)
+    shift = bucket - np.uint64(6)
+    n_hits = 0
+    for i in range(n):
+        place = found[i] >> shift
+        hits[n_hits, 0] = i
+        n_hits += np.int64(bits[place >> np.uint64(6)] >> (place & np.uint64(63)) & np.uint64(1))
+    n_maybe, n_hits = n_hits, 0
+    for k in range(n_maybe):
+        key = found[hits[k, 0]]
+        at, end = begins[key >> bucket], begins[(key >> bucket) + np.uint64(1)]
+        while at < end and keys[at] < key:
+            at += 1
+        if at < end and keys[at] == key:
+            hits[n_hits, 0], hits[n_hits, 1] = hits[k, 0], at
+            n_hits += 1
+    return n_hits
 
 
 @numba.njit
@@ -536,33 +546,30 @@ def _index(data, offsets, classes, lower, ascii_word, weights, count):  # noqa: 
 @numba.njit(cache=True)
 def _search(  # noqa: PLR0917
     data, offsets, classes, lower, ascii_word, weights,
-    keys, owners, bits, starts, wholes, lengths, short_owners, short_bits, pieces, hits, first,
+    runs, owners, starts, wholes, lengths, short_owners, pieces, hits, first,
 ):  # fmt: skip
     size = _longest(offsets)
     units, kinds = np.empty(size + 1, np.uint64), np.empty(size + 1, np.uint8)
-    found = np.empty(size + 1, np.uint64)
+    found, matches = np.empty(size + 1, np.uint64), np.empty((size + 2, 2), np.int64)
     power = _powers(weights.most_units)
     n_targets = len(pieces.items)
     scratch = (
-        np.empty((size + 1, 2), np.int64),
+        np.zeros(size + 2, np.int64),
         np.zeros(n_targets, np.int64),
-        np.zeros(n_targets, np.int64),
-        np.empty(n_targets, np.int64),
+        np.zeros(n_targets, np.int32),
+        np.empty(n_targets, np.int32),
+        np.zeros(n_targets, np.int32),
     )  # fmt: skip
-    shift, short_shift = _shift(bits), _shift(short_bits)
     for d in range(len(offsets) - 1):
         n, _ = read_units(data, offsets[d], offsets[d + 1], classes, lower, ascii_word, units, kinds)
         at = n
-        for start in range(_runs(units, kinds, n, weights.kinds, weights.run, power, found)):
-            place = _find(keys, bits, shift, found[start])
-            if place >= 0:
-                hits[d] += 1
-                if start < at:
-                    at, first[d] = start, owners[place]
-        made = _runs(units, kinds, n, weights.kinds, weights.short, power, found) if len(starts) else 0
-        for start in range(made):
-            place = _find(starts, short_bits, short_shift, found[start])
-            while 0 <= place < len(starts) and starts[place] == found[start]:
+        made = _runs(units, kinds, n, weights.kinds, weights.run, power, found)
+        hits[d] = _look_up(found, made, runs, matches)
+        if hits[d]:
+            at, first[d] = matches[0, 0], owners[matches[0, 1]]
+        made = _runs(units, kinds, n, weights.kinds, weights.short, power, found) if len(starts.keys) else 0
+        for start, place in matches[: _look_up(found, made, starts, matches)]:
+            while place < len(starts.keys) and starts.keys[place] == found[start]:
                 end = start + lengths[place]
                 if end <= n and _whole(units, start, end) == wholes[place]:
                     hits[d] += 1
@@ -572,4 +579,5 @@ def _search(  # noqa: PLR0917
                 place += 1
         if hits[d] == 0:  # nothing in one piece: then in pieces
             made = _runs(units, kinds, n, weights.in_piece, weights.piece, power, found)
-            first[d], hits[d] = _items_in(found, made, n, kinds, weights.kinds, pieces, scratch)
+            made = _look_up(found, made, pieces.table, matches)
+            first[d], hits[d] = _items_in(matches[:made], n, kinds, weights.kinds, pieces, scratch)

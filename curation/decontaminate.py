@@ -488,7 +488,7 @@ def _look_up(found, n, table, hits):
     for i in range(n):
         place = found[i] >> shift
         hits[n_hits, 0] = i
-        n_hits += np.int64(bits[place >> np.uint64(6)] >> (place & np.uint64(63)) & np.uint64(1))
+        n_hits += bits[place >> np.uint64(6)] >> (place & np.uint64(63)) & np.uint64(1) != np.uint64(0)
     n_maybe, n_hits = n_hits, 0
     for k in range(n_maybe):
         key = found[hits[k, 0]]

@@ -30,15 +30,13 @@ N_LINES, SENTENCES, LONG_LINES, LOREM_IPSUM, MENU_LETTERS = map(
 )
 
 # An item of a menu: so few words (of one syllable: in Vietnamese and unspaced scripts) and characters; a menu: so many in a row.
-ITEM_WORDS, ITEM_SYLLABLES, ITEM_CHARS, MENU_ITEMS = (
-    3,
-    5,
-    32,
-    5,
-)
+ITEM_WORDS, ITEM_SYLLABLES, ITEM_CHARS, MENU_ITEMS = 3, 5, 32, 5
 PARTS = np.zeros(0x2100, np.bool_)
 """Signs between the items of a menu that stands in one line."""
 PARTS[[ord(sign) for sign in "|•·›»‹«>\n"]] = True
+IN_ITEM = np.zeros(0x2100, np.bool_)
+"""Signs that an item of a menu may have in it."""
+IN_ITEM[[ord(sign) for sign in "&'()-/\N{RIGHT SINGLE QUOTATION MARK}\""]] = True
 DUPLICATE_LINES, DUPLICATE_LINE_CHARS, DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARS = map(
     SIGNALS.index,
     (
@@ -99,11 +97,20 @@ def _phrase(codes, n, i):
     return -1
 
 
+@numba.njit(inline="always")
+def _stands_apart(codes, n, bits, i):
+    """Whether whitespace, or nothing, is on one side of `codes[i]`."""
+    return i == 0 or i + 1 == n or bits[codes[i - 1]] & SPACE != 0 or bits[codes[i + 1]] & SPACE != 0
+
+
 @numba.njit(cache=True)
 def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, keys, slots, ids, out):  # noqa: PLR0917
     """Write the signals of lines of `codes[:n]` to `out`. `spans[:n_words]`: first index of each word, and one after its last.
 
-    `item_words` is the most words of an item of a menu.
+    A menu is a run of `MENU_ITEMS` or more items, one a line or between signs (`PARTS`). An item has at most `item_words` words,
+    no digit, and no punctuation but `IN_ITEM`. A line of a poem ends with a mark or has more words; one of a glossary, a table
+    or a recipe has a colon, a figure or a sentence.
+
     `hashes`, `lengths`, `keys`, `slots` and `ids` are scratch. Lines are written to `hashes` and `lengths` from the front,
     paragraphs from the back: there are never more of both than characters, since a paragraph after the first needs an empty
     line before it.
@@ -116,19 +123,39 @@ def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, ke
     starts_bullet = has_javascript = has_policy = in_sentence = False
     ended = 0  # whether the sentence ended, or will at the next space
     last = np.uint32(0)
+    line_word = part_word = part_start = 0  # first word of the line; of the part of it, and its first character
+    part_letters, part_kinds, plain = 0, np.uint8(0), True
+    letters = in_menus = run = run_letters = 0
     for i in range(n + 1):
         code = codes[i] if i < n else np.uint32(NEWLINE)
-        if code == NEWLINE:
-            words = word
+        kind = bits[code]
+        if kind & ALPHABETIC:
+            part_letters += 1
+            part_kinds |= kind
+        elif code < len(PARTS) and PARTS[code] and (code == NEWLINE or _stands_apart(codes, n, bits, i)):
             while word < n_words and spans[word, 0] < i:
                 word += 1
+            if word > part_word:
+                letters += part_letters
+                most = ITEM_SYLLABLES if part_kinds & UNSPACED else item_words
+                if plain and i - part_start <= ITEM_CHARS and word - part_word <= most:
+                    run += 1
+                    run_letters += part_letters
+                else:
+                    in_menus += run_letters if run >= MENU_ITEMS else 0
+                    run = run_letters = 0
+            part_word, part_start = word, i + 1
+            part_letters, part_kinds, plain = 0, np.uint8(0), True
+        elif kind & SPECIAL and not kind & SPACE:
+            plain = plain and code < len(IN_ITEM) and IN_ITEM[code]
+        if code == NEWLINE:
             if kept_length:
                 bullet += starts_bullet
                 ellipsis += last == ELLIPSIS or kept_dots >= 3
                 terminal += bits[last] & TERMINAL != 0
                 short += kept_length <= SHORT_LINE_CHARS
                 long += kept_length >= LONG_LINE_CHARS
-                few += word - words < FEW_WORDS
+                few += word - line_word < FEW_WORDS
                 javascript += has_javascript
                 policy += has_policy
                 sentences += in_sentence
@@ -143,8 +170,8 @@ def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, ke
             running, kept, length, kept_length, dots = np.uint64(0), np.uint64(0), 0, 0, 0
             has_javascript = has_policy = in_sentence = False
             ended = 0
+            line_word = word
             continue
-        kind = bits[code]
         if kind & SPACE:
             if not length:
                 continue
@@ -168,6 +195,7 @@ def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, ke
         dots = dots + 1 if code == DOT else 0
         if not kind & SPACE:
             kept, kept_length, kept_dots, last = running, length, dots, code
+    in_menus += run_letters if run >= MENU_ITEMS else 0
     out[N_LINES] = n_lines
     out[BULLET_LINES] = _share(bullet, n_lines)
     out[ELLIPSIS_LINES] = _share(ellipsis, n_lines)
@@ -178,7 +206,7 @@ def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, ke
     out[JAVASCRIPT_LINES] = _share(javascript, n_lines)
     out[POLICY_LINES] = _share(policy, n_lines)
     out[LOREM_IPSUM] = lorem_ipsum
-    out[MENU_LETTERS] = menu_letters(codes, n, bits, spans, n_words, item_words)
+    out[MENU_LETTERS] = _share(in_menus, letters)
     out[SENTENCES] = sentences
     first = n - n_paragraphs
     repeated, chars, total = _repeated(hashes[first:n], lengths[first:n], n_paragraphs, keys, slots, ids)
@@ -199,51 +227,3 @@ def _repeated(hashes, lengths, n, keys, slots, ids):  # noqa: PLR0917
         else:
             met += 1
     return n - distinct, chars, total
-
-
-@numba.njit(inline="always")
-def _stands_apart(codes, n, bits, i):
-    """Whether whitespace, or nothing, is on one side of `codes[i]`."""
-    return i == 0 or i + 1 == n or bits[codes[i - 1]] & SPACE != 0 or bits[codes[i + 1]] & SPACE != 0
-
-
-@numba.njit(cache=True)
-def menu_letters(codes, n, bits, spans, n_words, item_words):  # noqa: PLR0917
-    """Share of the letters of `codes[:n]` that stand in menus: runs of `MENU_ITEMS` or more items, one a line or between signs.
-
-    An item has no digit, and no punctuation but brackets, hyphens, strokes and ampersands. A line of a poem ends with a mark or
-    has more words; one of a glossary, a table or a recipe has a colon, a figure or a sentence.
-    """
-    letters = in_menus = run = run_letters = 0
-    word = 0
-    own = length = 0  # letters and characters of the part
-    plain = spaced = True
-    for i in range(n + 1):
-        code = codes[i] if i < n else np.uint32(NEWLINE)
-        kind = bits[code]
-        if code < len(PARTS) and PARTS[code] and (code == NEWLINE or _stands_apart(codes, n, bits, i)):
-            words = word
-            while word < n_words and spans[word, 0] < i:
-                word += 1
-            words = word - words
-            if words:
-                letters += own
-                if plain and length <= ITEM_CHARS and words <= (item_words if spaced else ITEM_SYLLABLES):
-                    run += 1
-                    run_letters += own
-                else:
-                    if run >= MENU_ITEMS:
-                        in_menus += run_letters
-                    run = run_letters = 0
-            own = length = 0
-            plain = spaced = True
-            continue
-        length += 1
-        if kind & ALPHABETIC:
-            own += 1
-            spaced = spaced and not kind & UNSPACED
-        elif kind & SPECIAL and not kind & SPACE and code not in (0x26, 0x27, 0x28, 0x29, 0x2D, 0x2F, 0x2019, 0x22):
-            plain = False
-    if run >= MENU_ITEMS:
-        in_menus += run_letters
-    return _share(in_menus, letters)

@@ -26,7 +26,7 @@ from curation.signals.edit import normalise
 from curation.signals.line_signals import ITEM_SYLLABLES, ITEM_WORDS, line_signals
 from curation.signals.phrases import count_phrases, follow, near_phrases, phrase_tables
 from curation.signals.word_order import Order, together, word_order
-from curation.text.characters import ALPHABETIC, SCRIPT, SPACE, SPECIAL, script_number
+from curation.text.characters import ALPHABETIC, BITS, SCRIPT, SPACE, SPECIAL, script_number
 from curation.text.ngrams import char_repetition, number, table_size, word_ngrams
 from curation.text.units import text_buffers
 from curation.text.words import alphabet, decode_text, read_words
@@ -60,9 +60,9 @@ ODD_AMONG = 1_000  # the first words
 NOTICE_REACH, NOTICE_REACH_CLUSTERS = 6, 10
 
 
-USUAL = np.zeros(128, np.bool_)
-"""Signs that stand in words, addresses, numbers and names of files."""
-USUAL[[ord(sign) for sign in "-'./@_:&+=#%,~0123456789"]] = True
+ODD = (BITS[:128] & SPECIAL != 0) & (BITS[:128] & SPACE == 0)
+"""Signs but those that stand in words, addresses, numbers and names of files."""
+ODD[[ord(sign) for sign in "-'./@_:&+=#%,~0123456789"]] = False
 
 
 class Settings(NamedTuple):
@@ -180,16 +180,14 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
         out[WORD_COUNT] = n_words
         out[MEAN_WORD_LENGTH] = _share(ends[n_words], n_words)
         out[LONGEST_WORD] = longest
-        n_ids = number(word_hash, n_words, keys, slots, ids)
+        n_ids = _number(word_hash, n_words, keys, slots, ids, hash_of_id)
         covered, distinct = _listed(
-            ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, settings.roots[lang, 0], entries_met, 2 * d
+            ids, n_words, n_ids, hash_of_id, gram, phrases, settings.roots[lang, 0], entries_met, 2 * d
         )
         out[STOPWORD_RATIO] = _share(covered, n_words) if distinct >= 0 else np.nan
         out[STOPWORD_KINDS] = distinct if distinct >= 0 else np.nan
         out[WORD_ORDER] = np.nan
         if orders.usual[lang] > 0:
-            for i in range(n_words):
-                hash_of_id[ids[i]] = word_hash[i]
             out[WORD_ORDER] = word_order(
                 ids,
                 n_words,
@@ -234,12 +232,11 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
         n_clusters = n_words
         if by_dictionary and (n_words <= LONG or settings.roots[lang, 1] >= 0):
             n_clusters, _ = read_words(codes, n, by_cluster, keys, gram, counts, word_hash, word_chars, None)
-            n_ids = number(word_hash, n_clusters, keys, slots, ids)
+            n_ids = _number(word_hash, n_clusters, keys, slots, ids, hash_of_id)
         covered, distinct = _listed(
             ids,
             n_clusters,
             n_ids,
-            word_hash,
             hash_of_id,
             gram,
             phrases,
@@ -253,7 +250,7 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
         root = settings.roots[lang, 2]
         if n_words <= LONG:
             out[NOTICE_WORDS] = _near_notices(
-                ids, n_clusters, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, 2 * d, reach
+                ids, n_clusters, n_ids, hash_of_id, gram, phrases, root, entries_met, 2 * d, reach
             )
 
         # The arrays of words are free now: they take the lines.
@@ -274,22 +271,27 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
 
 
 @numba.njit(cache=True)
-def _listed(ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, stamp):  # noqa: PLR0917
-    """(Words inside entries of the list at `root`, distinct entries), (0, -1) without a list. `gram`, `hash_of_id`: scratch."""
-    if root < 0:
-        return 0, -1
+def _number(word_hash, n_words, keys, slots, ids, hash_of_id):  # noqa: PLR0917
+    """`number` of the words; `hash_of_id` gets the hash of each distinct one."""
+    n_ids = number(word_hash, n_words, keys, slots, ids)
     for i in range(n_words):
         hash_of_id[ids[i]] = word_hash[i]
+    return n_ids
+
+
+@numba.njit(cache=True)
+def _listed(ids, n_words, n_ids, hash_of_id, gram, phrases, root, entries_met, stamp):  # noqa: PLR0917
+    """(Words inside entries of the list at `root`, distinct entries), (0, -1) without a list. `gram`: scratch."""
+    if root < 0:
+        return 0, -1
     for i in range(n_ids):
         gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
     return count_phrases(ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp)
 
 
 @numba.njit(cache=True)
-def _near_notices(ids, n_words, n_ids, word_hash, hash_of_id, gram, phrases, root, entries_met, stamp, reach):  # noqa: PLR0917
+def _near_notices(ids, n_words, n_ids, hash_of_id, gram, phrases, root, entries_met, stamp, reach):  # noqa: PLR0917
     """Share of the words that are near entries of the list at `root`, 0 with fewer than `MIN_NOTICES`; scratch as `_listed`."""
-    for i in range(n_words):
-        hash_of_id[ids[i]] = word_hash[i]
     for i in range(n_ids):
         gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
     near, distinct = near_phrases(
@@ -304,20 +306,23 @@ def _odd_words(codes, spans, n_words, bits):
     """Share of words that have a sign in them that words have not, or that are one lone ASCII consonant."""
     odd = 0
     for w in range(n_words):
-        start, end = spans[w, 0], spans[w, 1]
-        if end - start == 1:
-            code = codes[start] | 0x20
+        if spans[w, 1] - spans[w, 0] == 1:
+            code = codes[spans[w, 0]] | 0x20
             odd += 0x61 <= code <= 0x7A and code not in (0x61, 0x65, 0x69, 0x6F, 0x75, 0x79)
+    # Such signs are rare: one scan for them, past the ends of words, takes less time than one of each word.
+    w = 0
+    for i in range(spans[0, 0], spans[n_words - 1, 1]) if n_words else range(0):
+        code = codes[i]
+        if code < 0x80:
+            if not ODD[code]:
+                continue
+        elif not bits[code] & SPECIAL or bits[code] & SPACE or 0x2010 <= code <= 0x2019:
             continue
-        for i in range(start + 1, end - 1):
-            code = codes[i]
-            if code < 0x80:
-                if bits[code] & SPECIAL and not USUAL[code]:
-                    odd += 1
-                    break
-            elif bits[code] & SPECIAL and not 0x2010 <= code <= 0x2019:
-                odd += 1
-                break
+        while w < n_words and spans[w, 1] <= i + 1:
+            w += 1
+        if w < n_words and spans[w, 0] < i:
+            odd += 1
+            w += 1
     return _share(odd, n_words)
 
 

@@ -66,6 +66,8 @@ def char_repetition(codes, n_chars, n, keys, slots, by_count):  # noqa: PLR0917
     if total <= 0:
         return 0.0
     size = table_size(total)
+    if size < 2 * total and 2 * size <= len(keys):  # the scratch is that of the longest text: others get emptier tables
+        size *= 2
     keys[:size] = 0
     mask = np.uint64(size - 1)
     power = np.uint64(1)
@@ -82,7 +84,9 @@ def char_repetition(codes, n_chars, n, keys, slots, by_count):  # noqa: PLR0917
             old = codes[i - n]
             rolling -= np.uint64((SPACE if old == NEWLINE else old) + 1) * power
         key = rolling if rolling else np.uint64(1)
-        slot = find(keys, mask, key)
+        slot = (key ^ (key >> np.uint64(32))) & mask  # a hash already: mixed no further, unlike in `find`
+        while keys[slot] != 0 and keys[slot] != key:
+            slot = (slot + np.uint64(1)) & mask
         if keys[slot] == 0:
             keys[slot], slots[slot] = key, 1
             distinct += 1

@@ -146,8 +146,8 @@ def line_signals(codes, n, bits, spans, n_words, item_words, hashes, lengths, ke
                     run = run_letters = 0
             part_word, part_start = word, i + 1
             part_letters, part_kinds, plain = 0, np.uint8(0), True
-        elif kind & SPECIAL and not kind & SPACE:
-            plain = plain and code < len(IN_ITEM) and IN_ITEM[code]
+        elif kind & SPECIAL and not kind & SPACE and (code >= len(IN_ITEM) or not IN_ITEM[code]):
+            plain = False
         if code == NEWLINE:
             if kept_length:
                 bullet += starts_bullet

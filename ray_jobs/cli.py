@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from cluster.kernel_files import drop_stale
 from ray_jobs import exits
 from ray_jobs.commands import completion, convert
 from ray_jobs.errors import UserError
@@ -50,6 +51,7 @@ class _Version(argparse.Action):
 def main(arguments: list[str] | None = None) -> None:
     def run() -> int | None:
         options = _parser().parse_args(arguments)
+        drop_stale()
         return options.command(options)
 
     exits.guarded(run)

@@ -8,6 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from cluster.kernel_files import drop_stale
+
+drop_stale()
+
 
 def pytest_make_parametrize_id(val, argname):
     """Bytes name no test: those that gzip made hold the time, and two workers that collect other names stop the run."""

@@ -45,7 +45,17 @@ FLOORS = {
         ("deploy", "doctor"),
         ("fetch", "spark"),
         ("engines", "shards"),
-        ("chatml", "document_tokens", "gauges", "kenlm", "storage", "strict_yaml", "terminal", "user_code"),
+        (
+            "chatml",
+            "document_tokens",
+            "gauges",
+            "kenlm",
+            "kernel_files",
+            "storage",
+            "strict_yaml",
+            "terminal",
+            "user_code",
+        ),
     ],
 }
 BELOW = {"ray_jobs": ("curation", "mixture", "train", "cluster")}  # of the others each imports cluster alone

@@ -26,6 +26,7 @@ OUTSIDE = (
     "cluster.engines",
     "cluster.fetch",
     "cluster.gauges",
+    "cluster.kernel_files",
     "cluster.spark",
     "cluster.storage",
     "cluster.terminal",
@@ -61,7 +62,7 @@ OUTSIDE = (
 DATA = {
     "curation.policy.policy": "curation/languages/*.yaml",
     "curation.extract.judge": "curation/extract/model.npy",
-    "curation.lid.synthesis": "curation/lid/[ns]*.yaml",
+    "curation.lid.synthesis": "curation/lid/[ens]*.yaml",
     "curation.lid.telltales": "curation/lid/telltales.yaml",
     "ray_jobs.report.model_card": "ray_jobs/templates/*.md",
     "ray_jobs.report.page": "ray_jobs/templates/*.html",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 
+from cluster.kernel_files import drop_stale
 from ray_jobs import exits
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--address", help="a Ray cluster to join: auto, HOST:6379 or ray://HOST:10001 (default: a private one)"
     )
     options = parser.parse_args(arguments)
+    drop_stale()
     exits.guarded(lambda: _run(options))
 
 

@@ -102,6 +102,8 @@ class Extractor:
         in_form, done = forms(pa.array(texts, pa.string()))  # of pages and of documents that came as text alike
         columns = {"text": in_form, "form": done, "title": in_one_form(pa.array(titles, pa.string()))}
         columns |= {"lang_hint": hints, "published": days}
+        if "truncated" not in batch.schema.names:  # a crawl of before this column is not fetched again for it
+            columns["truncated"] = [""] * batch.num_rows
         arrays = [
             pa.array(columns[field.name], field.type) if field.name in columns else batch[field.name]
             for field in DOCUMENT

@@ -103,6 +103,12 @@ def test_day_of_publication_comes_from_the_page_unless_the_row_has_one(extract):
     assert extract(table(b"<p>some text", None, text="x"))[0]["published"].to_pylist() == ["", ""]
 
 
+def test_a_crawl_of_before_a_column_is_read(extract):
+    batch = table(None, text="A plain text of some words.")
+    documents, _ = extract(batch.drop_columns(["truncated"]))
+    assert documents["truncated"].to_pylist() == [""]
+
+
 def test_empty_batch(extract):
     documents, ledger = extract(table())
     assert documents.schema == DOCUMENT and documents.num_rows == ledger.num_rows == 0

@@ -75,6 +75,8 @@ def rows():
 
 def readable(row):
     row = {key: value for key, value in row.items() if key not in ("detail", "threshold", "value")}
+    if row.get("truncated") == "":  # the column came later; what was fetched without it is read as whole
+        del row["truncated"]
     return {key: value.hex() if isinstance(value, bytes) else value for key, value in row.items()}
 
 

@@ -63,7 +63,7 @@ def main() -> None:
     for batch in batches(text for text in good if not text["held_out"]):
         sample.add(normalise(batch))
     kernel = signals_kernel(languages(), None, sample.learn())
-    write("curation-policy", [*kept(good, kernel), *caught(rubbish(good), kernel)])
+    write("curation-policy", [*kept(good, kernel), *caught(rubbish(good), kernel)], tuned_on=TUNED)
 
 
 def read(path: Path, lang: str) -> list[dict]:

@@ -43,9 +43,8 @@ BLOCK = 8
 LEVEL = {WORD: 3, LETTER: 7, HAN: 4}
 """Units of a shingle that spans 3 words, by the kind of most of a text: a word is 3.7 letters or 1.6 Han characters."""
 WORDS_OF_LEVEL = 3
-PART_OF_WORD = np.array(
-    [0, 0, 222, 60, 0, 0, 139]
-)  # what a unit of each kind counts when the kind of a document is asked
+# What a unit of each kind counts when the kind of a document is asked.
+PART_OF_WORD = np.array([0, 0, 222, 60, 0, 0, 139])
 MARGIN = 1.5  # a document of n words has e n edits in the mean: so many times as many in few documents
 bits = np.uint32  # numba widens sums to 64 bits; cut back at once, they stay 32 bits wide in the vector registers
 EMPTY = np.uint32(0xFFFFFFFF)

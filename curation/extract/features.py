@@ -282,7 +282,6 @@ def _features(  # noqa: PLR0917
         row[17] = since
         row[18] = head_kept
         row[19] = prose[k]
-        at_column = 20
         f = first[k]
         g = best[f]
         if g > 0:

@@ -36,43 +36,17 @@ SCRIPTS = {
     **dict.fromkeys(("ceb", "en", "id", "ilo", "jv", "ms", "su", "tl", "vi", "war"), ("Latn",)),
     **{"th": ("Thai",), "lo": ("Laoo",), "km": ("Khmr",), "my": ("Mymr",), "zh": ("Hans", "Hant", "Hani")},
 }
-# ISO 639 codes of these languages in identifiers; zlm is the Malay that GlotLID knows beside the standard one
-CODES = {
-    **{
-        "ceb": "ceb",
-        "eng": "en",
-        "en": "en",
-        "ind": "id",
-        "id": "id",
-        "ilo": "ilo",
-        "jav": "jv",
-        "jv": "jv",
-        "jw": "jv",
-    },
-    **{
-        "zsm": "ms",
-        "msa": "ms",
-        "may": "ms",
-        "zlm": "ms",
-        "ms": "ms",
-        "sun": "su",
-        "su": "su",
-        "tgl": "tl",
-        "tl": "tl",
-    },
-    **{
-        "fil": "tl",
-        "vie": "vi",
-        "vi": "vi",
-        "war": "war",
-        "tha": "th",
-        "th": "th",
-        "lao": "lo",
-        "lo": "lo",
-        "khm": "km",
-    },
-    **{"km": "km", "mya": "my", "bur": "my", "my": "my", "zho": "zh", "cmn": "zh", "chi": "zh", "zh": "zh"},
+ISO_639 = {
+    **{"mya": "my", "bur": "my", "ind": "id", "jav": "jv", "jw": "jv", "khm": "km", "lao": "lo", "eng": "en"},
+    **{"msa": "ms", "may": "ms", "zsm": "ms", "sun": "su", "fil": "tl", "tgl": "tl", "tha": "th", "vie": "vi"},
+    **{"zho": "zh", "chi": "zh", "cmn": "zh"},
 }
+"""Tags of the 15 languages in three letters, and an old one in two, to their codes here."""
+CODES = {
+    **ISO_639,
+    **{code: code for code in SCRIPTS},
+    "zlm": "ms",
+}  # zlm: the Malay that GlotLID knows beside the standard one
 _PUNCTUATION = re.compile(rf"[{re.escape(string.punctuation)}\d]")
 _MAGIC, _SUPERVISED = 793712314, 3
 _HEADER = struct.Struct("<14i d 3i")  # magic, version, 12 arguments, t; words and labels, words, labels

@@ -38,11 +38,7 @@ LIKELY, UNLIKELY = 0.4, 0.15  # that it is in the one language, and that it is i
 MIN_SCRIPT_SHARE = {"default": 0.3, "zh": 0.15}
 
 # What publishers write for a language that the identifier calls otherwise: ISO 639-2/3 codes, old codes, country codes.
-ALIASES = {
-    **{"mya": "my", "bur": "my", "ind": "id", "in": "id", "jav": "jv", "jw": "jv", "khm": "km", "lao": "lo"},
-    **{"msa": "ms", "may": "ms", "zsm": "ms", "sun": "su", "fil": "tl", "tgl": "tl", "tha": "th", "vie": "vi"},
-    **{"vn": "vi", "eng": "en", "zho": "zh", "chi": "zh", "cmn": "zh", "cn": "zh"},
-}
+ALIASES = {**fasttext_file.ISO_639, "in": "id", "vn": "vi", "cn": "zh"}
 
 
 class ModelName(NamedTuple):

@@ -112,6 +112,22 @@ def claim(hashes, bits):
 MOST_NGRAMS = (MAX_WORD + 2) * LONGEST_NGRAM
 
 
+@numba.njit
+def _next_word(data, i, end, fold, word):
+    """Read the next word of `data[i:end]` to `word[1:length+1]`: (the place behind it, its length, 0 where there is none)."""
+    length = 0
+    while i < end:
+        code, size = decode(data, i, end)
+        letter = fold[code]
+        i += size
+        if letter > SKIPPED:
+            length += 1
+            word[length] = letter
+        if length and (letter == SEPARATOR or length == MAX_WORD):
+            break
+    return i, length
+
+
 @numba.njit(cache=True)
 def _read(data, offsets, fold, mask, pointers, ids):  # noqa: PLR0917
     """Fill `pointers`, and `ids` unless it is empty, with the n-grams of each text."""
@@ -120,25 +136,14 @@ def _read(data, offsets, fold, mask, pointers, ids):  # noqa: PLR0917
     ngrams = np.empty(MOST_NGRAMS, np.uint32)
     n = 0
     for d in range(len(offsets) - 1):
-        i, end, length = offsets[d], offsets[d + 1], 0
-        while i <= end:
-            letter = np.uint32(SEPARATOR)
-            if i < end:
-                code, size = decode(data, i, end)
-                letter = fold[code]
-                i += size
-            else:
-                i += 1
-            if letter > SKIPPED:
-                length += 1
-                word[length] = letter
-            if length and (letter == SEPARATOR or length == MAX_WORD):
-                word[length + 1] = BOUNDARY
-                count = word_ngrams(word, length, mask, ngrams, 0)
-                if len(ids):
-                    ids[n : n + count] = ngrams[:count]
-                n += count
-                length = 0
+        i, length = _next_word(data, offsets[d], offsets[d + 1], fold, word)
+        while length:
+            word[length + 1] = BOUNDARY
+            count = word_ngrams(word, length, mask, ngrams, 0)
+            if len(ids):
+                ids[n : n + count] = ngrams[:count]
+            n += count
+            i, length = _next_word(data, i, offsets[d + 1], fold, word)
         pointers[d + 1] = n
 
 
@@ -158,24 +163,13 @@ def _read_words(data, offsets, fold, texts, hashes):
     word = np.empty(MAX_WORD + 2, np.uint32)
     n = 0
     for d in range(len(offsets) - 1):
-        i, end, length = offsets[d], offsets[d + 1], 0
-        while i <= end:
-            letter = np.uint32(SEPARATOR)
-            if i < end:
-                code, size = decode(data, i, end)
-                letter = fold[code]
-                i += size
-            else:
-                i += 1
-            if letter > SKIPPED:
-                length += 1
-                word[length] = letter
-            if length and (letter == SEPARATOR or length == MAX_WORD):
-                h = word_hash(word, length)
-                if h and len(hashes):
-                    texts[n], hashes[n] = d, h
-                n += h != 0
-                length = 0
+        i, length = _next_word(data, offsets[d], offsets[d + 1], fold, word)
+        while length:
+            h = word_hash(word, length)
+            if h and len(hashes):
+                texts[n], hashes[n] = d, h
+            n += h != 0
+            i, length = _next_word(data, i, offsets[d + 1], fold, word)
     return n
 
 

@@ -94,9 +94,13 @@ def follow(keys, nexts, node, word):
 
 
 @numba.njit(cache=True)
-def near_phrases(ids, n_words, first, hash_of_id, keys, nexts, entry, seen, stamp, reach):  # noqa: PLR0917
-    """(words in matched entries or at most `reach` from one, distinct entries matched); arguments as of `count_phrases`."""
-    near = distinct = 0
+def count_phrases(ids, n_words, first, hash_of_id, keys, nexts, entry, seen, stamp, reach):  # noqa: PLR0917
+    """(words inside matched entries or at most `reach` from one, distinct entries matched) among the words `ids[:n_words]`.
+
+    `first[id]` is the node that a word leads to from the root, `hash_of_id` its hash; `seen` (int64 [entries]) remembers the
+    entries already met under this `stamp`.
+    """
+    covered = distinct = 0
     done = 0  # words before this are counted
     i = 0
     while i < n_words:
@@ -112,37 +116,8 @@ def near_phrases(ids, n_words, first, hash_of_id, keys, nexts, entry, seen, stam
             j += 1
         if found >= 0:
             last = min(n_words, end + reach)
-            near += last - max(done, i - reach)
+            covered += last - max(done, i - reach)
             done = last
-            if seen[found] != stamp:
-                seen[found] = stamp
-                distinct += 1
-        i = end
-    return near, distinct
-
-
-@numba.njit(cache=True)
-def count_phrases(ids, n_words, first, hash_of_id, keys, nexts, entry, seen, stamp):  # noqa: PLR0917
-    """(words inside matched entries, distinct entries matched) among the words `ids[:n_words]`.
-
-    `first[id]` is the node that a word leads to from the root, `hash_of_id` its hash; `seen` (int64 [entries]) remembers the
-    entries already met under this `stamp`.
-    """
-    covered = distinct = 0
-    i = 0
-    while i < n_words:
-        node = first[ids[i]]
-        found, end = -1, i + 1
-        j = i + 1
-        while node >= 0:
-            if entry[node] >= 0:
-                found, end = entry[node], j
-            if j >= n_words:
-                break
-            node = follow(keys, nexts, node, hash_of_id[ids[j]])
-            j += 1
-        if found >= 0:
-            covered += end - i
             if seen[found] != stamp:
                 seen[found] = stamp
                 distinct += 1

@@ -24,7 +24,7 @@ from curation.policy.policy import load, of_language
 from curation.policy.signal_schema import FIELDS, MEASURED, SIGNALS
 from curation.signals.edit import normalise
 from curation.signals.line_signals import ITEM_SYLLABLES, ITEM_WORDS, line_signals
-from curation.signals.phrases import count_phrases, follow, near_phrases, phrase_tables
+from curation.signals.phrases import count_phrases, follow, phrase_tables
 from curation.signals.word_order import Order, together, word_order
 from curation.text.characters import ALPHABETIC, BITS, SCRIPT, SPACE, SPECIAL, script_number
 from curation.text.ngrams import char_repetition, number, table_size, word_ngrams
@@ -182,7 +182,7 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
         out[LONGEST_WORD] = longest
         n_ids = _number(word_hash, n_words, keys, slots, ids, hash_of_id)
         covered, distinct = _listed(
-            ids, n_words, n_ids, hash_of_id, gram, phrases, settings.roots[lang, 0], entries_met, 2 * d
+            ids, n_words, n_ids, hash_of_id, gram, phrases, settings.roots[lang, 0], entries_met, 2 * d, 0
         )
         out[STOPWORD_RATIO] = _share(covered, n_words) if distinct >= 0 else np.nan
         out[STOPWORD_KINDS] = distinct if distinct >= 0 else np.nan
@@ -234,24 +234,17 @@ def _measure(data, offsets, langs, settings, phrases, orders, by_word, by_cluste
             n_clusters, _ = read_words(codes, n, by_cluster, keys, gram, counts, word_hash, word_chars, None)
             n_ids = _number(word_hash, n_clusters, keys, slots, ids, hash_of_id)
         covered, distinct = _listed(
-            ids,
-            n_clusters,
-            n_ids,
-            hash_of_id,
-            gram,
-            phrases,
-            settings.roots[lang, 1],
-            entries_met,
-            2 * d + 1,
+            ids, n_clusters, n_ids, hash_of_id, gram, phrases, settings.roots[lang, 1], entries_met, 2 * d + 1, 0
         )
         out[FLAGGED_RATIO] = min(1.0, _share(covered + distinct, n_clusters)) if distinct >= 0 else np.nan
 
-        reach = NOTICE_REACH_CLUSTERS if by_dictionary else NOTICE_REACH
-        root = settings.roots[lang, 2]
         if n_words <= LONG:
-            out[NOTICE_WORDS] = _near_notices(
-                ids, n_clusters, n_ids, hash_of_id, gram, phrases, root, entries_met, 2 * d, reach
+            reach, least = (NOTICE_REACH_CLUSTERS, FEW_CLUSTERS) if by_dictionary else (NOTICE_REACH, FEW_WORDS)
+            covered, distinct = _listed(
+                ids, n_clusters, n_ids, hash_of_id, gram, phrases, settings.roots[lang, 2], entries_met, 2 * d, reach
             )
+            enough = distinct >= MIN_NOTICES - (n_clusters < least)
+            out[NOTICE_WORDS] = _share(covered, n_clusters) if enough else 0.0
 
         # The arrays of words are free now: they take the lines.
         line_signals(
@@ -280,25 +273,15 @@ def _number(word_hash, n_words, keys, slots, ids, hash_of_id):  # noqa: PLR0917
 
 
 @numba.njit(cache=True)
-def _listed(ids, n_words, n_ids, hash_of_id, gram, phrases, root, entries_met, stamp):  # noqa: PLR0917
-    """(Words inside entries of the list at `root`, distinct entries), (0, -1) without a list. `gram`: scratch."""
+def _listed(ids, n_words, n_ids, hash_of_id, gram, phrases, root, entries_met, stamp, reach):  # noqa: PLR0917
+    """(Words inside entries of the list at `root` or at most `reach` from one, distinct entries), (0, -1) without a list.
+    `gram`: scratch."""
     if root < 0:
         return 0, -1
     for i in range(n_ids):
         gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
-    return count_phrases(ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp)
-
-
-@numba.njit(cache=True)
-def _near_notices(ids, n_words, n_ids, hash_of_id, gram, phrases, root, entries_met, stamp, reach):  # noqa: PLR0917
-    """Share of the words that are near entries of the list at `root`, 0 with fewer than `MIN_NOTICES`; scratch as `_listed`."""
-    for i in range(n_ids):
-        gram[i] = follow(phrases.keys, phrases.nexts, root, hash_of_id[i])
-    near, distinct = near_phrases(
-        ids, n_words, gram, hash_of_id, phrases.keys, phrases.nexts, phrases.entry, entries_met, stamp, reach
-    )
-    few = n_words < (FEW_WORDS if reach == NOTICE_REACH else FEW_CLUSTERS)
-    return near / n_words if distinct >= MIN_NOTICES - few else 0.0
+    tables = phrases.keys, phrases.nexts, phrases.entry
+    return count_phrases(ids, n_words, gram, hash_of_id, *tables, entries_met, stamp, reach)
 
 
 @numba.njit(cache=True)

@@ -66,13 +66,17 @@ class Sample:
         self.groups: dict[str, list[str]] = {}
         self.bytes: dict[str, int] = {}
 
+    def wants(self, lang: str) -> bool:
+        """Whether it takes more documents of a language."""
+        return self.bytes.get(lang, 0) < MAX_BYTES
+
     def add(self, batch: pa.RecordBatch) -> None:
         """Take documents of a batch with `lang`, `text` (edited), `url` and `source`."""
         columns = (batch[name].to_pylist() for name in ("lang", "text", "url", "source"))
         for lang, text, url, source in zip(*columns, strict=True):
-            if text and self.bytes.setdefault(lang, 0) < MAX_BYTES:
+            if text and self.wants(lang):
                 start = text[:MAX_CHARS]
-                self.bytes[lang] += len(start.encode())
+                self.bytes[lang] = self.bytes.get(lang, 0) + len(start.encode())
                 self.texts.setdefault(lang, []).append(start)
                 self.groups.setdefault(lang, []).append(_host(url) or source or "")
 

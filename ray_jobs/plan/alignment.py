@@ -133,10 +133,9 @@ def _pruning(train: Train, grown: Model, step) -> list[Step]:
     if own is None:
         return []
     names = ("hidden_size", "num_attention_heads", "intermediate_size")
-    shape = {**grown.shape, **{name: getattr(own, name) for name in names}}
-    shape = {
-        name: value for name, value in shape.items() if not name.startswith("layer_")
-    }  # parameters of wider layers
+    of_layers = {name for name in grown.shape if name.startswith("layer_")}  # parameters of wider ones
+    kept = {name: value for name, value in grown.shape.items() if name not in of_layers}
+    shape = {**kept, **{name: getattr(own, name) for name in names}}
     small = flops.per_token(shape, grown.vocab_size, train.context)
     pruned = Model(shape, grown.vocab_size, flops.parameters(shape, grown.vocab_size), small)
     masked = own.mask_steps * own.optimiser.rows_per_step * train.context

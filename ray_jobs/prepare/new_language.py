@@ -155,7 +155,7 @@ def _others(patterns: Sequence[str], out: str, lang: str) -> list[tuple[str, str
     parts = storage.glob(storage.join(out, "documents", "*.jsonl.gz"))
     parts += files.named(list(patterns), "--others") if patterns else []
     for part in parts:
-        for row in seeds.rows(part):
+        for row in files.rows(part):
             if not isinstance(row.get("text"), str) or not isinstance(row.get("lang"), str | None):
                 raise UserError(f"{part}: a row has no text in the fields `lang` and `text`")
             if row.get("lang"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ def read(patterns: Sequence[str], lang: str) -> Seed:
     seen: set[str] = set()
     seed = Seed([])
     for part in files.named(list(patterns), "--documents"):
-        for row in rows(part):
+        for row in files.rows(part):
             text, said = row.get("text"), row.get("lang")
             if not isinstance(text, str | None) or "text" not in row:
                 raise UserError(f"{part}: a row has no text in the field `text`")
@@ -60,18 +60,6 @@ def read(patterns: Sequence[str], lang: str) -> Seed:
                 seen.add(plain)
                 seed.documents.append((str(row.get("source") or "seed"), text or ""))
     return seed
-
-
-def rows(part: str) -> Iterable[dict]:
-    """The rows of one file, JSON Lines or Parquet."""
-    from cluster import storage
-    from ray_jobs.run import files
-
-    if not part.endswith(".parquet"):
-        return files.rows(part)
-    with storage.open_parquet(part) as parquet:
-        names = set(parquet.schema_arrow.names)
-        return parquet.read(columns=sorted(names & {"text", "lang", "source"})).to_pylist()
 
 
 def reads_as(texts: Sequence[str], models: Iterable[Model], lang: str) -> str | None:
@@ -141,11 +129,3 @@ def known_documents() -> list[tuple[str, str, str]]:
         for row in map(json.loads, path.read_text("utf-8").splitlines()):
             found.append((row["lang"], "contexts", row["context"]))
     return found
-
-
-def by_language(documents: Iterable[tuple[str, str, str]]) -> dict[str, int]:
-    """Characters of each language."""
-    sizes: dict[str, int] = defaultdict(int)
-    for lang, _, text in documents:
-        sizes[lang] += len(text)
-    return dict(sorted(sizes.items()))

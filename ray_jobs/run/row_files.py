@@ -11,6 +11,7 @@ import codecs
 import json
 import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -36,51 +37,56 @@ def read(uri: str) -> Iterator[Found]:
     try:
         if is_hf(uri):
             yield from _hf(uri)
+        elif uri.endswith(".parquet"):
+            yield from _parquet(uri)
         else:
-            with storage.opened(uri) as file:
-                parquet = file.read(len(PARQUET)) == PARQUET or uri.endswith(".parquet")
-            yield from _parquet(uri) if parquet else _json(uri)
+            with storage.opened(uri) as file:  # once: what lies at an http(s) address is fetched for it
+                parquet = file.read(len(PARQUET)) == PARQUET
+                file.seek(0)
+                if not parquet:
+                    yield from _json(uri, file)
+            if parquet:
+                yield from _parquet(uri)
     except (OSError, EOFError, pa.ArrowException) as error:
         raise ValueError(f"{uri}: cannot be read: {error}") from None
 
 
-def _json(uri: str) -> Iterator[Found]:
+def _json(uri: str, file: BinaryIO) -> Iterator[Found]:
     """One object a line, or all rows in one array."""
     number, first = 0, True
-    with storage.opened(uri) as file:
-        for line, n_bytes in (found := lines(file, MAX_LINE_BYTES)):
-            if isinstance(line, str):
-                yield f"{uri}, after line {number}", None, line
-                continue
-            number += 1
-            where = f"{uri}, line {number}"
-            if n_bytes > MAX_LINE_BYTES:
-                yield where, None, f"{n_bytes:,} bytes: the most is {MAX_LINE_BYTES:,}"
-                continue
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            if first and line.lstrip().startswith(b"["):
-                rest = (one for one, _ in found if isinstance(one, bytes))
-                try:
-                    rows = json.loads(b"\n".join([line, *rest]))
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{uri}: not JSON: {error}") from None
-                for number, row in enumerate(rows, 1):
-                    yield _object(f"{uri}, item {number}", row)
-                return
-            first = False
+    for line, n_bytes in (found := lines(file, MAX_LINE_BYTES)):
+        if isinstance(line, str):
+            yield f"{uri}, after line {number}", None, line
+            continue
+        number += 1
+        where = f"{uri}, line {number}"
+        if n_bytes > MAX_LINE_BYTES:
+            yield where, None, f"{n_bytes:,} bytes: the most is {MAX_LINE_BYTES:,}"
+            continue
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
+        if first and line.lstrip().startswith(b"["):
+            rest = (one for one, _ in found if isinstance(one, bytes))
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield where, None, f"not JSON: {error.msg}"
-            except UnicodeDecodeError:
-                yield where, None, "not UTF-8"
-            except RecursionError:
-                yield where, None, "not JSON: nested too deep"
-            else:
-                yield _object(where, row)
+                rows = json.loads(b"\n".join([line, *rest]))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{uri}: not JSON: {error}") from None
+            for number, row in enumerate(rows, 1):
+                yield _object(f"{uri}, item {number}", row)
+            return
+        first = False
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield where, None, f"not JSON: {error.msg}"
+        except UnicodeDecodeError:
+            yield where, None, "not UTF-8"
+        except RecursionError:
+            yield where, None, "not JSON: nested too deep"
+        else:
+            yield _object(where, row)
 
 
 def _object(where: str, row: object) -> Found:

@@ -74,7 +74,11 @@ def learnt_orders(parts: list[str], languages: list[str], folder: str | None = N
     for part in parts[::step][:ORDER_PARTS]:
         with storage.open_parquet(part) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, columns=["lang", "text", "url", "source"]):
-                sample.add(normalise(batch, policies))
+                wanted = [lang for lang in languages if sample.wants(lang)]
+                if not wanted:
+                    break
+                some = batch.filter(pc.is_in(batch["lang"], pa.array(wanted)))  # editing takes time
+                sample.add(normalise(some, policies))
     found = sample.learn()
     return {lang: found[lang] for lang in languages if lang in found}
 

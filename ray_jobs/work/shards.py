@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from cluster import storage
 from cluster.shards import Counts, Kernel, Marker, Shard, finished, run_shard
@@ -11,6 +12,10 @@ from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray
 
 BATCH_ROWS = 256  # of pages, so that a batch of large ones still fits in memory
+
+Task = tuple[Callable[..., Kernel], tuple, Shard]
+"""(what makes the kernel, its arguments, the part)."""
+R = TypeVar("R")
 
 _kernels: dict[str, Kernel] = {}
 
@@ -27,12 +32,17 @@ def shard(job: Job, name: str, source: str) -> Shard:
 
 def run_kernel(job: Job, stage: str, make: Callable[..., Kernel], *arguments) -> dict:
     """Run the kernel `make(*arguments)` over the parts of `stage` as Ray tasks; it is made once per worker process."""
+    return totals(run_parts(job, stage, run_one, make, *arguments), docs_in=job.manifest(stage)["docs_out"])
+
+
+def run_parts(job: Job, stage: str, run: Callable[[Task], R], make: Callable[..., Kernel], *arguments) -> list[R]:
+    """`run` of a task for each part of `stage`, such as `run_one`, or that and more about the part that it made."""
     shards = shards_of(job, stage)
-    markers = map_on_ray(job, _run_one, [(make, arguments, one) for one in shards], finished=finished(shards))
-    return totals(markers, docs_in=job.manifest(stage)["docs_out"])
+    return map_on_ray(job, run, [(make, arguments, one) for one in shards], finished=finished(shards))
 
 
-def _run_one(task: tuple[Callable[..., Kernel], tuple, Shard]) -> Marker:
+def run_one(task: Task) -> Marker:
+    """The kernel of a task over its part."""
     make, arguments, one = task
     key = f"{one.output}:{one.fingerprint}"
     if key not in _kernels:

@@ -35,10 +35,13 @@ def of_kind(config) -> None:
 
 def check(net: CausalLM) -> None:
     """The same of a model with our attention, in fp32 on any device, with the weights that it has."""
-    found = difference(net)
+    _equal(net.config, difference(net))
+
+
+def _equal(config, found: float) -> None:
     if not found < TOLERANCE:
         raise shape.refused(
-            net.config, f"on two packed documents its loss here is off from that of plain transformers by {found:.1e}"
+            config, f"on two packed documents its loss here is off from that of plain transformers by {found:.1e}"
         )
 
 
@@ -85,10 +88,7 @@ def _of_kind(values: str) -> None:
         found = difference(net)
     except Exception as error:  # whatever the code of a model does with documents that it does not know
         raise shape.refused(config, f"it cannot read packed documents ({shape.first_line(error)})") from error
-    if not found < TOLERANCE:
-        raise shape.refused(
-            config, f"on two packed documents its loss here is off from that of plain transformers by {found:.1e}"
-        )
+    _equal(config, found)
 
 
 def _plain(config) -> dict:

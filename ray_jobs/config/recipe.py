@@ -15,11 +15,23 @@ from ray_jobs.config.training import Train
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
 
 
+class Tasks(Section):
+    """Public tasks and one's own, asked of the models of a run."""
+
+    rows: list[str]  # globs of files, or hf: data sets; a row's task and language are what it or its path names
+    include: list[str] = []  # names of tasks; empty: all that rows are found for
+    own: list[str] = []  # globs of YAML files with tasks of one's own
+    models: list[str] = []  # stages whose models are asked; empty: all
+    shots: Annotated[int, Field(ge=0)] | None = None  # solved examples; None: what each task says
+    limit: Positive | None = None  # items of a task and language, chosen by a hash of their id
+
+
 class Evaluate(Section):
     sample_prompt_chars: Positive = 60
     sample_tokens: Positive = 40
     sample_temperature: Annotated[float, Field(ge=0)] = 0.5  # 0: the most likely token each time
     sample_top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    tasks: Tasks | None = None
 
 
 class Export(Section):

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from ray_jobs.config.alignment import Dpo, OnPolicy
 from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Evaluate as EvaluateSection
 from ray_jobs.config.recipe import Recipe
 
 
@@ -61,6 +62,7 @@ ON_POLICY = "dpo/on_policy"
 DPO_WATCH = "dpo/watch"
 PRUNE = "prune"
 EVALUATE = "evaluate"
+TASKS = "tasks"
 EXPORT = "export"
 REPORT = "report"
 
@@ -246,8 +248,19 @@ STAGES = (
             ON_POLICY,
             PRUNE,
         ),
-        ("evaluate", "languages", "train.context", "seed"),
+        (
+            *(f"evaluate.{key}" for key in EvaluateSection.model_fields if key != "tasks"),
+            *("languages", "train.context", "seed"),
+        ),
         lambda recipe: _train(recipe) and _corpus(recipe),
+    ),
+    Stage(
+        TASKS,
+        "evaluate_tasks",
+        (TOKENIZE, BASE, FOUNDATION, CONTROL_2, SFT_1, SFT_2, ON_POLICY, PRUNE),
+        ("evaluate.tasks", "languages"),
+        lambda recipe: _train(recipe) and recipe.evaluate.tasks is not None,
+        ("evaluate.tasks.rows", "evaluate.tasks.own"),
     ),
     Stage(
         EXPORT,

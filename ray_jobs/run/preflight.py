@@ -19,7 +19,7 @@ from cluster.spark import java
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
-from ray_jobs.run.graph import Stage
+from ray_jobs.run.graph import TASKS, TOKENIZE, Stage
 from train.methods.prune_target import Target
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
@@ -43,6 +43,7 @@ def check(
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
     missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_base(recipe, waiting, address)]
+    missing += _tasks(recipe, waiting)
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
     if waiting and not address:
@@ -79,6 +80,16 @@ def _base(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> Iter
         wanted = train.prune
         target = Target(wanted.hidden_size, wanted.num_attention_heads, wanted.intermediate_size)
         yield from (f"train.prune: {sentence}" for sentence in _said(target.check, train.base.shape))
+
+
+def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """What is wrong with the tasks that the models are asked."""
+    for stage in waiting:
+        if stage.name == TASKS and (settings := recipe.evaluate.tasks):
+            from ray_jobs.run import task_choice  # takes seconds, so only where there are tasks
+
+            yield from _said(task_choice.specifications, settings)
+            yield from _said(task_choice.models, settings, [name for name in stage.inputs if name != TOKENIZE])
 
 
 def _files(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:

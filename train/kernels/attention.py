@@ -81,7 +81,23 @@ def shared_prompt(doc_ids_BT: Tensor) -> Mask:
     return mask
 
 
-MASKS = {"intra_document": intra_document, "anchor": anchor, "shared_prompt": shared_prompt}
+BRANCHES = 64
+"""Of the mask `tree`: document 64 i is the trunk of its branches 64 i + 1, 64 i + 2, …; document 0 that of all."""
+
+
+def tree(doc_ids_BT: Tensor) -> Mask:
+    """As `intra_document`, and a branch also sees its trunk, and everything document 0 of its row: many questions behind the
+    same examples, each with its options (train/tasks/options.py)."""
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        of_q, of_k = doc_ids_BT[b, q], doc_ids_BT[b, k]
+        return (q >= k) & ((of_q == of_k) | (of_k == of_q - of_q % BRANCHES) | (of_k == 0))
+
+    return mask
+
+
+MASKS = {"intra_document": intra_document, "anchor": anchor, "shared_prompt": shared_prompt, "tree": tree}
+TREES = ("shared_prompt", "tree")  # positions of one text are not neighbours in the row
 
 
 def windowed(mask: Mask, window: int, position_ids_BT: Tensor | None = None) -> Mask:
@@ -174,7 +190,7 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
             f"doc_ids have shape {tuple(doc_ids_BT.shape)}, but the tokens {tuple(inputs.shape[:2])}; give one for each token."
         )
     backend = getattr(module, _BACKEND, None) or backend_of(doc_ids_BT.device)
-    if backend == "varlen" and name == "shared_prompt":
+    if backend == "varlen" and name in TREES:
         backend = "sdpa"  # varlen knows documents only; rows of pairs are short enough for a mask
     if backend == "varlen":
         if name != "intra_document":
@@ -182,7 +198,7 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
         if part:
             raise ValueError("attention: varlen cannot share a row among ranks (context_parallel); leave it at auto.")
         return args, kwargs | {"attention_mask": _ready(doc_ids_BT), "documents": varlen.documents(doc_ids_BT)}
-    shared = kwargs.get("position_ids") if name == "shared_prompt" else None
+    shared = kwargs.get("position_ids") if name in TREES else None
     if part:
         kwargs["context_part"] = part
     made: dict[int | None, Tensor | BlockMask] = {}

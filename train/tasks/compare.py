@@ -1,0 +1,82 @@
+"""How sure the mean score of items is, and the difference of two models on the same items.
+
+Intervals are of 95 %. Of a share of right answers Wilson's (1927); of other scores the mean ± Student's t times its standard
+error. Differences are paired, item by item; of right and wrong answers McNemar's exact test (1947) must also leave 5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest, t
+
+LEVEL = 0.95
+
+
+class Mean(NamedTuple):
+    """`value` with the bounds of its interval, and the number of items. Without two items the bounds are nan."""
+
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+class Difference(NamedTuple):
+    """`value`: the later model's mean less the earlier one's; `p`: McNemar's, nan where scores are not only 0 and 1."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    items: int
+
+    @property
+    def certain(self) -> bool:
+        """Whether these items separate the models."""
+        return bool((self.low > 0 or self.high < 0) and not self.p > 1 - LEVEL)
+
+
+def mean(scores: Sequence[float]) -> Mean:
+    """Of the scores of one item or more."""
+    x_N = np.asarray(scores, np.float64)
+    n, value = len(x_N), float(x_N.mean())
+    if _binary(x_N):
+        found = binomtest(int(x_N.sum()), n).proportion_ci(LEVEL, "wilson")
+        return Mean(value, float(found.low), float(found.high), n)
+    low, high = _around(x_N)
+    return Mean(value, max(low, 0.0), high, n)  # no score is below 0
+
+
+def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """Of two models' scores of the same items, in one order."""
+    a_N, b_N = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    assert a_N.shape == b_N.shape
+    d_N = b_N - a_N
+    p = float("nan")
+    if _binary(a_N) and _binary(b_N):
+        won, lost = int((d_N > 0).sum()), int((d_N < 0).sum())
+        p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return Difference(float(d_N.mean()), *_around(d_N), p, len(d_N))
+
+
+def macro(differences: Sequence[Difference]) -> Difference:
+    """The mean of differences on sets of their own items; p is not known of it."""
+    value = float(np.mean([one.value for one in differences]))
+    reach = np.array([(one.high - one.low) / 2 for one in differences])
+    half = float(np.sqrt(np.square(reach).sum()) / len(differences))
+    return Difference(value, value - half, value + half, float("nan"), sum(one.items for one in differences))
+
+
+def _binary(x_N: np.ndarray) -> bool:
+    return bool(np.isin(x_N, (0.0, 1.0)).all())
+
+
+def _around(x_N: np.ndarray) -> tuple[float, float]:
+    n = len(x_N)
+    if n < 2:
+        return float("nan"), float("nan")
+    reach = float(t.ppf((1 + LEVEL) / 2, n - 1) * x_N.std(ddof=1) / np.sqrt(n))
+    return float(x_N.mean() - reach), float(x_N.mean() + reach)

@@ -93,7 +93,7 @@ def _questions(args, tokenizer, shots: int):
         return [ids.tolist() for ids in tokenizers.encode(tokenizer, texts)]
 
     for path in sorted(name for pattern in args.rows for name in glob(pattern)):
-        found = [json.loads(line) for line in open(path, encoding="utf-8")]
+        found = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
         name = rows.task_of(found[0], path, {key: one.known_as for key, one in known.items()})
         items = [known[name].item(one, rows.language_of(one, path, ())) for one in found]
         examples, items = task.shots(items, shots)

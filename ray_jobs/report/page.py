@@ -15,6 +15,7 @@ from ray_jobs.report import chats as chats_section
 from ray_jobs.report import curves, intervals, notices, plots, summary, verdict, web
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
+from ray_jobs.report import tasks as tasks_section
 from ray_jobs.report import watch as watch_section
 from ray_jobs.report.names import language
 from ray_jobs.run.graph import (
@@ -34,6 +35,7 @@ from ray_jobs.run.graph import (
     SFT_2,
     SFT_DATA,
     SFT_SELECT,
+    TASKS,
     TOKENIZE,
     WEIGHTS,
 )
@@ -79,6 +81,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         commands=summary.commands(first, "pinisi"),
         verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
         web=web.section(uri, recipe, manifests),
+        tasks=tasks_section.section(uri) if TASKS in manifests else None,
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),
         reward=selection_section.reward(uri) if REWARD in manifests else None,

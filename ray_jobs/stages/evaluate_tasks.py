@@ -179,7 +179,7 @@ def _rows(uri: str) -> Iterator[row_files.Found]:
         raise UserError(f"evaluate.tasks.rows: {error}") from None
 
 
-def _add(cells: dict, rejects: list[dict], task: Task, lang: str, row: dict, where: str) -> None:
+def _add(cells: dict, rejects: list[dict], task: Task, lang: str, row: dict, where: str) -> None:  # noqa: PLR0917
     try:
         item = task.item(row, lang)
     except RowError as error:

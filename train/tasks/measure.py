@@ -86,7 +86,7 @@ def measure(
     return [{**result, "prompt": digest} for result, digest in zip(found, digests, strict=True)], long  # type: ignore[typeddict-item]
 
 
-def written(
+def written(  # noqa: PLR0917
     model: CausalLM,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],

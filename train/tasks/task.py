@@ -270,9 +270,7 @@ def _label(option: str) -> str:
     return found.group(1) if found else option
 
 
-_JINJA = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-)  # text, not HTML
+_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # text, not HTML
 _JINJA.filters |= {"open": _open, "inside": _inside, "label": _label}
 
 

@@ -32,6 +32,7 @@ FLOORS = {
     ],
     "mixture": [("order", "regmix", "sailor2", "tokenizer"), ("bpe", "store", "weights")],
     "train": [
+        ("tasks",),
         ("methods", "export", "generation"),
         ("loader", "loop"),
         ("model", "monitor"),

@@ -24,6 +24,8 @@ class Tasks(Section):
     models: list[str] = []  # stages whose models are asked; empty: all
     shots: Annotated[int, Field(ge=0)] | None = None  # solved examples; None: what each task says
     limit: Positive | None = None  # items of a task and language, chosen by a hash of their id
+    lm_eval: list[str] = []  # tasks of lm-eval by name, run by it (extra `eval`)
+    lm_eval_tasks: str | None = None  # folder with tasks of lm-eval's own YAML, for its include_path
 
 
 class Evaluate(Section):

@@ -61,6 +61,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
     warnings += [f"{name}: {said}" for name, found in forgetting.items() if name not in manifests for said in found]
     first = summary.of(uri, recipe, stages)
     documents = intervals.read(uri)
+    warnings += verdict.forgotten(evaluation, _json(uri, "tasks/metrics.json"), recipe, documents)
     page = environment.get_template("report.html").render(
         recipe=recipe,
         manifests=manifests,

@@ -36,6 +36,29 @@ def sentences(evaluation: dict, recipe: Recipe, documents: Documents) -> list[st
     return said
 
 
+def forgotten(evaluation: dict | None, tasks: dict | None, recipe: Recipe, documents: Documents) -> list[str]:
+    """A sentence for each later model and language of replay whose loss against the base leaves out 0: in bits per byte on the
+    same documents, and in each task on the same items (`tasks`: tasks/metrics.json)."""
+    said = []
+    bpb = (evaluation or {}).get("bits_per_byte", {})
+    replay = recipe.mixture.replay_languages
+    for name in bpb if BASE in bpb else ():
+        for lang in (lang for lang in replay if lang in bpb[name] and lang in bpb[BASE] and name != BASE):
+            one = change(evaluation or {}, documents, BASE, name, [lang])
+            if one.certain and one.value > 0:
+                said.append(f"{name}: {lang} is being forgotten: {one} bits per byte against the base")
+    for task, languages in (tasks or {}).items():
+        for lang in (lang for lang in replay if lang in languages):
+            for name, one in languages[lang]["differences"].items():
+                if one["certain"] and one["value"] < 0:
+                    interval = f"{one['low']:+.3f} to {one['high']:+.3f}"
+                    said.append(
+                        f"{name}: {lang} is being forgotten: {task} {one['value']:+.3f} (95 % interval {interval}) against "
+                        f"{languages[lang]['against']} on {one['items']:,} items"
+                    )
+    return said
+
+
 def split(langs: Sequence[str] | dict, recipe: Recipe) -> tuple[list[str], list[str]]:
     """(languages of replay, all others, sorted) of those that were measured."""
     replay = [lang for lang in recipe.mixture.replay_languages if lang in langs]

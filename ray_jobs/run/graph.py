@@ -87,6 +87,7 @@ class Stage:
 
 GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
 FOUNDATION = "(pretrain/stage2, or base)"  # stands for the model that is aligned
+TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
 # What a round depends on: not how many there are, nor how they are judged, so a round more leaves the others as they are.
 DPO = (
@@ -237,7 +238,7 @@ STAGES = (
     Stage(PRUNE, "prune", (PRETRAIN_2, MIXTURE), ("train.prune", *LOOP), _has("prune")),
     Stage(
         EVALUATE,
-        "evaluate",
+        "evaluation.bits_per_byte",
         (
             TOKENIZE,
             BASE,
@@ -245,6 +246,7 @@ STAGES = (
             PRETRAIN_1,
             PRETRAIN_2,
             CONTROL_2,
+            TUNED,
             ON_POLICY,
             PRUNE,
         ),
@@ -256,8 +258,8 @@ STAGES = (
     ),
     Stage(
         TASKS,
-        "evaluate_tasks",
-        (TOKENIZE, BASE, FOUNDATION, CONTROL_2, SFT_1, SFT_2, ON_POLICY, PRUNE),
+        "evaluation.tasks",
+        (TOKENIZE, BASE, FOUNDATION, CONTROL_2, TUNED, ON_POLICY, PRUNE),
         ("evaluate.tasks", "languages"),
         lambda recipe: _train(recipe) and recipe.evaluate.tasks is not None,
         ("evaluate.tasks.rows", "evaluate.tasks.own"),
@@ -304,7 +306,11 @@ def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
     before."""
     if recipe.train is None:
         return [stage]
-    names: dict[str, tuple[str, ...]] = {GROWN: (grown(recipe),), FOUNDATION: (foundation(recipe),)}
+    names: dict[str, tuple[str, ...]] = {
+        GROWN: (grown(recipe),),
+        FOUNDATION: (foundation(recipe),),
+        TUNED: (SFT_2 if recipe.train.reward else SFT_1,),
+    }
     if stage.name == ON_POLICY:
         start, *others = (name for one in stage.inputs for name in names.get(one, (one,)))
         return [

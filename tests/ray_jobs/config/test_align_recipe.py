@@ -44,7 +44,7 @@ def test_documents_without_pretraining_measure_the_base_and_the_chat_model():
     found = stages("demo", "train.pretrain=null", "train.expand=null", "train.prune=null")
     assert not [name for name in found if name.startswith(("pretrain", "control", "expand"))]
     assert found["sft/stage1"] == ("sft/data", "base")
-    assert found["evaluate"] == ("tokenize", "base", "dpo/on_policy")
+    assert found["evaluate"] == ("tokenize", "base", "sft/stage2", "dpo/on_policy")
 
 
 def test_pretraining_without_expansion_starts_from_the_base():
@@ -60,7 +60,8 @@ def test_the_stages_of_a_whole_recipe_are_named_as_ever():
     assert found["pretrain/stage1"] == ("expand", "mixture")
     assert found["reward"] == ("pretrain/stage2",)
     assert found["evaluate"][1:] == (
-        "base", "expand", "pretrain/stage1", "pretrain/stage2", "control/stage2", "dpo/on_policy", "prune",
+        "base", "expand", "pretrain/stage1", "pretrain/stage2", "control/stage2", "sft/stage2",
+        "dpo/on_policy", "prune",
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ LANGUAGES = ("th", "en")
 JOBS = sorted({stage.job for stage in STAGES})
 ROWS = {"dpo", "dpo_watch", "reward", "sft", "sft_data", "sft_select", "tokenize"}  # read conversations of the user
 TRAINED = {"base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
-SCORED = {"dpo_watch", "evaluate", "export", "sft_select"}  # measure a model
+SCORED = {"dpo_watch", "evaluation.bits_per_byte", "evaluation.tasks", "export", "sft_select"}  # measure a model
 
 EDITS = {
     "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
@@ -29,6 +29,8 @@ EDITS = {
     "curation/languages/th.yaml": {"filter_policy", "filter_signals"},
     "curation/languages/vi.yaml": set(),
     "curation/sources/warc.py": {"crawl"},
+    "train/tasks/options.py": {"evaluation.tasks"},
+    "train/tasks/sets/xcopa.yaml": {"evaluation.tasks", "report"},
     "ray_jobs/commoncrawl/blocks.py": {"crawl"},
     "ray_jobs/report/page.py": {"report"},
     "ray_jobs/templates/report.html": {"report"},

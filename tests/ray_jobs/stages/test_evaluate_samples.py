@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_jobs.stages.evaluate import beginning, readability
+from ray_jobs.stages.evaluation.bits_per_byte import beginning, readability
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 items.parquet                     every item that was asked, as the models read it
 models/MODEL/TASK.LANGUAGE.json   answers of one model; a killed run goes on behind the last
 results.parquet                   all answers, item by item
+lm_eval.json                      {model: {task: {metric: value}}}, of tasks that lm-eval runs
 metrics.json                      {task: {language: {items, chance, models: {model: …}, differences: {model: …}}}}
 """
 
@@ -29,7 +30,7 @@ from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokeni
 from ray_jobs.work import device
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
-from train.tasks import answers, compare, measure, rows
+from train.tasks import answers, compare, harness, measure, rows
 from train.tasks import task as task_files
 from train.tasks.task import Item, RowError, Task
 
@@ -65,7 +66,7 @@ class Work(TokenizerSetting):
     model: str
     items: str
     specification: dict[str, str]  # task: YAML
-    shots: int | None
+    lm_eval: harness.Setting | None
     cells: list[Cell]
 
 
@@ -87,7 +88,15 @@ def run(job: Job) -> dict:
             "model": job.input(stage, "model"),
             "items": job.path("items.parquet"),
             "specification": {name: known[name][1] for name, _ in found},
-            "shots": settings.shots,
+            "lm_eval": {
+                "tasks": settings.lm_eval,
+                "include_path": settings.lm_eval_tasks,
+                "shots": settings.shots,
+                "limit": settings.limit,
+                "out": job.path("models", _folder(stage), "lm_eval.json"),
+            }
+            if settings.lm_eval
+            else None,
             "cells": [
                 {"task": name, "lang": lang, "out": job.path("models", _folder(stage), f"{name}.{lang}.json")}
                 for name, lang in found
@@ -95,7 +104,7 @@ def run(job: Job) -> dict:
         }
         for stage in stages
     ]
-    done = written([cell["out"] for cell in one["cells"]] for one in work)
+    done = written(_outputs(one) for one in work)
     map_on_ray(job, _answer, work, "models", gpus=device.wants_gpus(job), finished=done)
     answered = {
         stage: {(cell["task"], cell["lang"]): storage.read_json(cell["out"]) for cell in one["cells"]}
@@ -119,6 +128,13 @@ def run(job: Job) -> dict:
         for result in said["results"]
     ]
     storage.write_table(job.path(RESULTS), pa.Table.from_pylist(every, COLUMNS))
+    if settings.lm_eval:
+        theirs = {
+            stage: storage.read_json(path)
+            for stage, one in zip(stages, work, strict=True)
+            for path in _outputs(one)[-1:]
+        }
+        storage.write_json(job.path("lm_eval.json"), theirs)
     metrics = {name: {} for name, _ in found} | _metrics(answered, {name: known[name][0] for name, _ in found}, found)
     storage.write_json(job.path(METRICS), metrics)
     rules = Counter(one["rule"] for one in (*rejects, *too_long))
@@ -172,6 +188,10 @@ def _items(job: Job, settings: Tasks, known: dict[str, tuple[Task, str]]):
     return out, rejects
 
 
+def _outputs(work: Work) -> list[str]:
+    return [cell["out"] for cell in work["cells"]] + ([work["lm_eval"]["out"]] if work["lm_eval"] else [])
+
+
 def _rows(uri: str) -> Iterator[row_files.Found]:
     try:
         yield from row_files.read(uri)
@@ -211,6 +231,9 @@ def _write_items(job: Job, found: dict[tuple[str, str], tuple[list[Item], list[I
 
 def _answer(work: Work) -> dict:
     """The answers of one model, a file a cell; those that are there are not made again."""
+    if work["lm_eval"] and not storage.exists(work["lm_eval"]["out"]):
+        found = harness.run(storage.localize(work["model"]), work["lm_eval"], device.here())
+        storage.write_json(work["lm_eval"]["out"], found)
     waiting = [cell for cell in work["cells"] if not storage.exists(cell["out"])]
     if not waiting:
         return {}

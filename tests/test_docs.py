@@ -24,6 +24,7 @@ from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.plan import tokens as token_plan
 from ray_jobs.run.graph import STAGES
+from train.tasks import task
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -286,6 +287,8 @@ def test_shown_yaml_is_read(number, tmp_path, monkeypatch):
         policy._from_files.cache_clear()
         assert policy.load("mine").name == values["name"]
         policy._from_files.cache_clear()
+    elif body.startswith("# capitals.yaml"):
+        assert task.load(str(path), body).name == values["name"]
     elif body.startswith("# pools.yaml"):
         assert token_plan.of_file(str(path)).stage1
     else:

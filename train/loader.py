@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 
-from train.batches.parts import Batch, BatchFn, micro_batches
+from train.batches.parts import Batch, BatchFn
 from train.distributed import data_parallel
 from train.loop_config import LoopConfig
 
@@ -73,7 +73,7 @@ def calls_of(config: LoopConfig, rank: int, world: int) -> Callable[[list[int]],
 
     def following(numbers: list[int]) -> Iterator[list[int]]:
         for step in range(numbers[0] // config.rows_per_step, config.steps):
-            for rows in micro_batches(step, config.rows_per_step, config.micro_rows, rank, world):
+            for rows in config.micro_batches(step, rank, world):
                 if rows[0] > numbers[-1]:
                     yield rows
 
@@ -84,7 +84,7 @@ def calls_of(config: LoopConfig, rank: int, world: int) -> Callable[[list[int]],
 def ahead(batch_fn: BatchFn, config: LoopConfig) -> Iterator[Loader]:
     """`batch_fn` for `fit` with this config on this rank, made ahead by the micro-batches of an update."""
     rank, world = data_parallel.data_rank_world(config.context_parallel)
-    per_step = -(-config.rows_per_step // (world * config.micro_rows))
+    per_step = len(config.micro_batches(0, rank, world))
     loader = Loader(batch_fn, calls_of(config, rank, world), max(LEAST_AHEAD, per_step))
     try:
         yield loader

@@ -2,7 +2,8 @@
 
 Step s is made of rows s R .. (s + 1) R - 1 (R = `rows_per_step`); rank r of W takes every W-th of them from the r-th, in
 micro-batches of `micro_rows`. So the rows of a step, and with them the learning-rate curve, do not depend on the world size.
-With `context_parallel` n, a group of n ranks that share their rows counts as one here.
+With `context_parallel` n, a group of n ranks that share their rows counts as one here. With `exact` a rank takes neighbouring
+rows, and the sums do not depend on the world size either (train/distributed/exact.py).
 The loss of a step is the sum over all its rows divided by their global count, known before the first backward pass because
 the batches of a step are built first. Gradients of replicated parameters live in one flat fp32 buffer that is summed over
 ranks in one call; with `parallel="fsdp"` parameters and gradients are sharded by FSDP2 instead.
@@ -27,9 +28,9 @@ from torch import Tensor, nn
 
 from cluster import storage
 from train.batches.decoder import Decoder
-from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra, micro_batches
+from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra
 from train.checkpoint import checkpoint
-from train.distributed import data_parallel
+from train.distributed import data_parallel, exact
 from train.kernels import adamw, attention, context_parallel, cross_entropy, layers
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
@@ -85,8 +86,8 @@ def fit(
 ) -> dict:
     """Train `model` (fp32 weights) in place for `config.steps` updates; returns a summary. Call it on every rank.
 
-    Continues from the newest complete checkpoint in `out_uri`/checkpoints; at the same world size on CPU the result is
-    bit-identical to a run that was never stopped.
+    Continues from the newest complete checkpoint in `out_uri`/checkpoints; at the same world size on CPU, with
+    `config.exact` at any, the result is bit-identical to a run that was never stopped.
 
     - `device` is where it is trained; left out, where the model is.
     - `on_log(record)` on rank 0 every `log_every` steps and at the last one: step (1-based: updates done), loss (mean since
@@ -109,7 +110,9 @@ def fit(
     precision, compiled = _placed(model, config, device)
     named, groups = named_tensors(model, extra_params or [])
     checkpoints = storage.join(out_uri, "checkpoints")
+    tree = exact.Sum(config.rows_per_step, config.micro_rows, *data) if config.exact else None
     with (
+        exact.threads(config.exact_threads if config.exact and device.type == "cpu" else None),
         context_parallel.shared(model, config.context_parallel, device) as part,
         checkpoint.Writer(
             checkpoints,
@@ -130,7 +133,9 @@ def fit(
             data=data,
             part=part,
             named=named,
-            gradients=data_parallel.Gradients(model.parameters(), [p for group in groups for p in group["params"]]),
+            gradients=data_parallel.Gradients(
+                model.parameters(), [p for group in groups for p in group["params"]], tree
+            ),
             optimizer=adamw.adamw(
                 model.named_parameters(),
                 lr=config.lr,
@@ -140,7 +145,7 @@ def fit(
                 extra=groups,
                 states=config.optimiser_states,
             ),
-            averages=Averages(device, languages),
+            averages=Averages(device, languages, config.exact),
             guard=Guard(Limits(**config.guard), checkpoints) if config.guard else None,
             validation=validation,
             writer=writer,
@@ -171,7 +176,17 @@ def _checked_ranks(model: nn.Module, config: LoopConfig) -> tuple[int, int]:
     if any(p.dtype != torch.float32 for p in model.parameters()):
         raise ValueError("The loop trains fp32 weights: load the model in fp32, precision='bf16' gives bf16 products.")
     rank, world = data_parallel.data_rank_world(config.context_parallel)
-    if config.rows_per_step < world or (config.parallel == "fsdp" and config.rows_per_step % world):
+    leaves = len(exact.leaves(config.rows_per_step, config.micro_rows))
+    if config.exact and leaves < world and not rank:
+        log.warning(
+            "exact: an update has %d leaves of rows, so %d of %d ranks wait; lower micro_rows where it has more rows",
+            leaves,
+            world - leaves,
+            world,
+        )
+    if (config.rows_per_step < world and not config.exact) or (
+        config.parallel == "fsdp" and config.rows_per_step % world
+    ):
         raise ValueError(f"rows_per_step {config.rows_per_step} cannot be shared by {world} ranks.")
     return rank, world
 
@@ -179,7 +194,7 @@ def _checked_ranks(model: nn.Module, config: LoopConfig) -> tuple[int, int]:
 def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple[str, bool]:
     """Bring `model` to `device`, with the kernels that `config` names: (precision, whether its layers are compiled)."""
     precision = data_parallel.native_precision(device) if config.precision == "auto" else config.precision
-    data_parallel.choose_algorithms(config.deterministic)
+    data_parallel.choose_algorithms(config.deterministic or config.exact)
     attention.choose(model, config.attention, device, precision, config.context_parallel)
     cross_entropy.choose(model, config.cross_entropy, device)
     layers.checkpoint_activations(model, config.activation_checkpointing)
@@ -200,6 +215,7 @@ class _Update(NamedTuple):
 
     step: int
     left_out: bool
+    calls: list[list[int]]  # the rows of the batches
     batches: list[Batch]
     counts: list[float]
     total: float  # what the loss is divided by; from here on of all ranks
@@ -251,7 +267,7 @@ class _Run(Generic[Model]):
         step, config = self.progress.step, self.config
         left_out = self.guard is not None and self.guard.leaves_out(step)
         began = time.perf_counter()
-        calls = [] if left_out else micro_batches(step, config.rows_per_step, config.micro_rows, *self.data)
+        calls = [] if left_out else config.micro_batches(step, *self.data)
         batches = [self.batch_fn(rows) for rows in calls]
         if self.part:
             batches = [self.part.of(batch) for batch in batches]
@@ -266,15 +282,18 @@ class _Run(Generic[Model]):
         count, all_tokens, all_attended, stopping, saving, busy, failed = totals
         self.writer.settle(busy, failed)
         agreed = (max(count, 1.0), all_tokens, all_attended, bool(stopping), bool(saving))
-        return _Update(step, left_out, batches, counts, *agreed)
+        return _Update(step, left_out, calls, batches, counts, *agreed)
 
     def backward(self, update: _Update, check_count: bool) -> None:
         """Gradients of the loss of all ranks' rows, divided by their count."""
-        # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks.
+        # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks, or between
+        # micro-batches where these are the same on any rank.
         torch.manual_seed(noise_seed(self.config.seed, update.step, self.rank))
         self.gradients.zero()
         self.averages.begin_step()
-        for batch, count in zip(update.batches, update.counts, strict=True):
+        for i, (batch, count) in enumerate(zip(update.batches, update.counts, strict=True)):
+            if self.config.exact:
+                torch.manual_seed(noise_seed(self.config.seed, update.step, update.calls[i][0]))
             with self.autocast:
                 here = on_device(batch, self.device) | {"step": torch.tensor(update.step)}
                 parts = self.loss_fn(self.model, here)
@@ -283,7 +302,9 @@ class _Run(Generic[Model]):
             parts.loss_sum.backward()
             self.gradients.loss += parts.loss_sum.detach()
             self.averages.add(parts)
-        self.gradients.reduce(update.total)
+            self.gradients.added(i)
+        if not update.left_out:
+            self.gradients.reduce(update.total)
 
     def optimise(self, update: _Update) -> tuple[float, float]:
         """Clip and take the optimiser's step, or skip the update where a gradient is not finite: (gradient norm, rate)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from train.batches import parts
+from train.distributed import exact
 from train.kernels import adamw, attention, layers
 from train.kernels.cross_entropy import KERNELS
 
@@ -21,6 +23,8 @@ class LoopConfig:
     `attention`: "auto" or another of `train.attention.BACKENDS`; `cross_entropy`: "chunked" or "liger" (train/kernels/liger.py).
     `activation_checkpointing`: "none", "selective" or "full"; `compile`: each decoder layer, where that works (both
     train/kernels/layers.py). `deterministic`: only algorithms that give the same bits each time, also on a GPU.
+    `exact`: that too, and gradients are summed in a fixed tree (train/distributed/exact.py), by `exact_threads` threads of each
+    rank on a CPU, so that weights have the same bits at any number of ranks.
     """
 
     steps: int
@@ -51,10 +55,13 @@ class LoopConfig:
     activation_checkpointing: str = "none"
     compile: bool = False
     deterministic: bool = False
+    exact: bool = False
+    exact_threads: int = 1
     context_parallel: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows_per_step", "micro_rows", "log_every", "keep_checkpoints", "context_parallel"):
+        counts = ("steps", "rows_per_step", "micro_rows", "log_every", "keep_checkpoints", "context_parallel")
+        for name in (*counts, "exact_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not self.lr > 0:
@@ -75,5 +82,19 @@ class LoopConfig:
             raise ValueError("guard goes back to checkpoints, so checkpoint_every must be above 0.")
         if self.guard and self.keep_checkpoints < 2:
             raise ValueError("guard may need the checkpoint before the last, so keep_checkpoints must be at least 2.")
+        if self.exact and (self.parallel == "fsdp" or self.context_parallel > 1):
+            key, instead = ("context_parallel", "1") if self.context_parallel > 1 else ("parallel", "replicate")
+            raise ValueError(
+                f"exact sums whole gradients of whole rows, which {key} {getattr(self, key)} cuts among ranks; set {key} to "
+                f"{instead}, or exact to False."
+            )
         if self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(f"warmup_steps + decay_steps must not exceed the {self.steps} steps of the run.")
+
+    def micro_batches(self, step: int, rank: int, world: int) -> list[list[int]]:
+        """The row numbers of each micro-batch that `rank` of `world`, as in `data_parallel.data_rank_world`, makes in update
+        `step` (from 0)."""
+        if not self.exact:
+            return parts.micro_batches(step, self.rows_per_step, self.micro_rows, rank, world)
+        found = exact.micro_batches(self.rows_per_step, self.micro_rows, rank, world)
+        return [[step * self.rows_per_step + row for row in rows] for _, rows in found]

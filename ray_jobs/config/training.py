@@ -116,6 +116,8 @@ class Train(Section):
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     compile: bool = False
     deterministic: bool = False
+    exact: bool = False  # the same weights at any number of workers
+    exact_threads: Positive = 1  # of each worker on a CPU, with `exact`
     workers: Positive = 2
     min_workers: Positive | None = None  # on a cluster, go on with as few as this while nodes are missing
     resize_seconds: Rate = 60.0  # how often to look whether there are nodes for more
@@ -156,6 +158,14 @@ class Train(Section):
         ):
             if n > 1 and value and value % step:
                 raise ValueError(f"context_parallel {n} needs {key} to be a multiple of {step}, not {value}")
+        if self.exact and (n > 1 or self.parallel == "fsdp"):
+            key, instead = ("context_parallel", "1") if n > 1 else ("parallel", "replicate")
+            raise ValueError(
+                f"exact sums whole gradients of whole rows, which {key}: {getattr(self, key)} cuts among workers; "
+                f"set {key} to {instead}, or exact to false"
+            )
+        if self.exact_threads > 1 and not self.exact:
+            raise ValueError("exact_threads has no effect without `exact: true`; take it away")
         if self.guard and self.checkpoints.keep < 2:
             raise ValueError("guard may need the checkpoint before the last, so checkpoints.keep must be at least 2")
         if self.attention == "varlen" and self.precision == "fp32":

@@ -4,6 +4,7 @@ Bytes, of each worker:
 
     weights, gradients, Adam's two moments    4 each a parameter that is held, learns, learns (with 8-bit moments 1 each and
                                               their scales); divided by the workers under `parallel: fsdp`
+    sums that wait (exact)                    4 a parameter that learns, for each open level of the tree
     gathered (fsdp)                           two layers in the precision of the products, the head whole in fp32 with it
     activations                               what the layers keep of `micro_rows` rows (train/kernels/layers.py), and, with
                                               checkpointing, all of the one layer that is computed again; both divided
@@ -24,6 +25,7 @@ import torch
 
 from ray_jobs.config.given import given
 from ray_jobs.config.training import Train
+from train.distributed import exact
 from train.kernels import adamw, cross_entropy, layers
 from train.monitor import flops
 
@@ -57,6 +59,10 @@ def of_worker(train: Train, shape: Mapping, vocab_size: int) -> Memory:
         "gradients (fp32)": 4 * learning / ranks,
         f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learning / ranks,
     }
+    if train.exact and train.pretrain:
+        asked = train.pretrain.stage1.rows_per_step, train.pretrain.micro_rows
+        waiting = max(exact.Sum(*asked, rank, train.workers).most_open for rank in range(train.workers))
+        state["sums that wait (exact)"] = 4 * waiting * learning
     rest = {
         "gathered by FSDP": fsdp * (2 * number * layer + 4 * head),
         f"logits, chunks of {chunk}": chunk * vocab_size * (4 + 2 * number),

@@ -68,6 +68,8 @@ def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dic
         "activation_checkpointing": train.activation_checkpointing,
         "compile": train.compile,
         "deterministic": train.deterministic,
+        "exact": train.exact,
+        "exact_threads": train.exact_threads,
         "async_checkpoints": train.checkpoints.asynchronous,
         "keep_checkpoints": train.checkpoints.keep,
         "checkpoint_errors": train.checkpoints.on_error,

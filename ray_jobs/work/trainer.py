@@ -132,7 +132,8 @@ class _Group:
         fewest = job.train.min_workers if job.address is not None else None  # here nothing is ever missing
         if fewest is not None:  # Ray may count on a node that was just lost: then it must soon give up and count again
             os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_SECONDS)
-        threads = placement.cpus_per_worker(workers, gpus)
+        # with `exact` as many at any number of workers
+        threads = job.train.exact_threads if job.train.exact else placement.cpus_per_worker(workers, gpus)
         per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
         self.folder = folder
         trainer = TorchTrainer(

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from train.batches.decoder import Decoder, layers_of
-from train.distributed import vocabulary
+from train.distributed import exact, vocabulary
 
 
 def rank_world() -> tuple[int, int]:
@@ -92,9 +92,14 @@ def shard(model: Decoder, precision: str, device: torch.device) -> None:
 
 
 class Gradients:
-    """The gradients of a model's parameters and of extra ones, which are outside the norm and never clipped."""
+    """The gradients of a model's parameters and of extra ones, which are outside the norm and never clipped.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], extra: Iterable[nn.Parameter] = ()) -> None:
+    With a `tree` they are summed in its order, and `added` is called after every micro-batch."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], extra: Iterable[nn.Parameter] = (), tree: exact.Sum | None = None
+    ) -> None:
+        self._tree = tree
         parameters, extra = [p for p in parameters if p.requires_grad], list(extra)
         self.sharded = [p for p in parameters if isinstance(p, DTensor)]
         replicated = [p for p in parameters if not isinstance(p, DTensor)]
@@ -113,10 +118,17 @@ class Gradients:
         for p in self.sharded:
             p.grad = None
 
+    def added(self, micro_batch: int) -> None:
+        """The gradients and the loss of this rank's `micro_batch`-th are in the buffer."""
+        if self._tree:
+            self._tree.added(micro_batch, self._flat)
+
     def reduce(self, count: float) -> None:
         """Sum over ranks (the sharded gradients already are) and divide by `count`, and with them `loss`, which the caller
         added up."""
-        if dist.is_initialized():
+        if self._tree:
+            self._tree.total(self._flat)
+        elif dist.is_initialized():
             dist.all_reduce(self._flat)
         self._flat.mul_(1 / count)
         for gradient in self._sharded_gradients():

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -21,11 +22,17 @@ from train.distributed import data_parallel
 
 BY_LANGUAGE = "by_language"
 
+GRID = 1 << 24
+"""Of exact sums: values rounded to multiples of 1 / GRID have the same fp64 sum in any order, up to 2^53 / GRID = 5e8."""
+
 
 class Averages:
-    """`languages[p]` is the language of pool p; several pools may be of one. Without it there is no loss per language."""
+    """`languages[p]` is the language of pool p; several pools may be of one. Without it there is no loss per language.
 
-    def __init__(self, device: torch.device, languages: Sequence[str] = ()) -> None:
+    `exact`: the means do not depend on which rank added what, and a rank may have added nothing."""
+
+    def __init__(self, device: torch.device, languages: Sequence[str] = (), exact: bool = False) -> None:
+        self._exact = exact
         self._device = device
         self._names = sorted(set(languages))
         self._language_of_pool = torch.tensor([self._names.index(name) for name in languages], device=device)
@@ -43,6 +50,8 @@ class Averages:
             values[BY_LANGUAGE] = member_LB @ torch.stack([loss_B.double(), count_B.double()], 1)
         for name, value in values.items():
             value = value.detach().double()
+            if self._exact:
+                value = (value * GRID).round() / GRID
             self._step[name] = self._step[name] + value if name in self._step else value
 
     def end_step(self) -> None:
@@ -52,6 +61,11 @@ class Averages:
     def reduced(self) -> dict[str, float | list]:
         """The sums over all ranks, plain data; rank 0 goes on with them and the others with zeros, as after a resume."""
         shapes = {name: value.shape for name, value in self._sums.items()}
+        if self._exact and dist.is_initialized():
+            of_first = [shapes]
+            dist.broadcast_object_list(of_first, 0, device=self._device)
+            shapes = of_first[0]
+            self._sums = {name: self._sums.get(name, self._zeros(shape)) for name, shape in shapes.items()}
         flat = [x for value in self._sums.values() for x in value.flatten().tolist()]
         pieces = torch.tensor(data_parallel.sum_over_ranks(flat, self._device), dtype=torch.float64).split(
             [shape.numel() for shape in shapes.values()]
@@ -65,6 +79,9 @@ class Averages:
         self._sums = {
             name: torch.tensor(value, dtype=torch.float64, device=self._device) * mine for name, value in sums.items()
         }
+
+    def _zeros(self, shape: torch.Size) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self._device)
 
     def means(self) -> dict[str, float | dict]:
         """Every sum over all ranks divided by the count, and begin anew; loss is nan if all was skipped.

@@ -58,7 +58,8 @@ class LossValidation(Generic[Model]):
     @torch.no_grad()
     def _means(self, model: Model, precision: str) -> dict[str, dict[str, float]]:
         languages = sorted({language for language, _ in self.batches})
-        sums = torch.zeros(len(languages), 2 + len(self.metrics), dtype=torch.float64)  # loss, count, metrics
+        # loss, count, metrics; by batch, so that the sum over batches has one order, whichever rank has measured them
+        sums = torch.zeros(len(self.batches), 2 + len(self.metrics), dtype=torch.float64)
         part = context_parallel.of(model)
         rank, world = data_parallel.data_rank_world(part.n if part else 1)
         device = next(model.parameters()).device
@@ -67,15 +68,19 @@ class LossValidation(Generic[Model]):
         for first in range(0, len(self.batches), world):
             mine = first + rank < len(self.batches)
             # all ranks go through the model equally often, as FSDP needs
-            language, batch = self.batches[first + rank if mine else 0]
+            _, batch = self.batches[first + rank if mine else 0]
             batch = part.of(batch) if part else batch
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 parts = self.loss_fn(model, {name: value.to(device) for name, value in batch.items()})
             if mine:
                 values = (parts.loss_sum, parts.count, *(parts.metrics[name] for name in self.metrics))
-                sums[languages.index(language)] += torch.tensor([float(value) for value in values])
+                sums[first + rank] = torch.tensor([float(value) for value in values], dtype=torch.float64)
         model.train(training)
-        totals = torch.tensor(data_parallel.sum_over_ranks(sums.flatten().tolist(), device)).view_as(sums).tolist()
+        sums = torch.tensor(data_parallel.sum_over_ranks(sums.flatten().tolist(), device), dtype=torch.float64).view_as(
+            sums
+        )
+        of_language = [[i for i, (of_batch, _) in enumerate(self.batches) if of_batch == one] for one in languages]
+        totals = [sums[rows].sum(0).tolist() for rows in of_language]
         found = {
             language: (loss, count, more) for language, (loss, count, *more) in zip(languages, totals, strict=True)
         }

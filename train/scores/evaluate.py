@@ -84,7 +84,8 @@ def pack(
 def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[str, dict]:
     """`bits_per_byte` of packed documents. With torch.distributed every rank calls it, scores its share of the batches,
     and gets the whole."""
-    bits = dict.fromkeys(heldout.sizes, 0.0)
+    # by batch, so that the sum over batches has one order, whichever rank has scored them
+    bits = [dict.fromkeys(heldout.sizes, 0.0) for _ in heldout.batches]
     part = context_parallel.of(model)
     rank, world = data_parallel.data_rank_world(part.n if part else 1)
     device = next(model.parameters()).device
@@ -113,10 +114,11 @@ def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[st
             start = 0
             for window in row:
                 stop = start + window.positions
-                bits[window.lang] -= float(logp[r, start:stop].sum()) / math.log(2)
+                bits[first + rank][window.lang] -= float(logp[r, start:stop].sum()) / math.log(2)
                 start = stop
     model.train(training)
-    totals = data_parallel.sum_over_ranks(bits.values(), device)
+    found = data_parallel.sum_over_ranks((value for of_batch in bits for value in of_batch.values()), device)
+    totals = [math.fsum(found[i :: len(heldout.sizes)]) for i in range(len(heldout.sizes))]
     return {
         lang: {"bits_per_byte": total / size["bytes"] if size["bytes"] else math.nan, "bits": total, **size}
         for (lang, size), total in zip(heldout.sizes.items(), totals, strict=True)

@@ -118,8 +118,12 @@ def test_a_training_group_of_gpus_speaks_nccl_and_leaves_cpu_nodes(monkeypatch, 
     monkeypatch.setattr(trainer.placement, "cpus_per_worker", lambda workers, on_gpus: 4)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
     monkeypatch.setattr(ray, "remote", lambda **options: lambda kind: SimpleNamespace(remote=kind))
-    for key, backend, role in (("gpu", "cpu:gloo,cuda:nccl", "!cpu"), ("cpu", "gloo", "!gpu")):
-        recipe = recipes.load("demo", [f"train.device={key}", "train.workers=3"])
+    for key, backend, role, cpus, more in (
+        ("gpu", "cpu:gloo,cuda:nccl", "!cpu", None, []),
+        ("cpu", "gloo", "!gpu", 4, []),
+        ("cpu", "gloo", "!gpu", 2, ["train.exact=true", "train.exact_threads=2"]),  # whatever the nodes have
+    ):
+        recipe = recipes.load("demo", [f"train.device={key}", "train.workers=3", *more])
         group = trainer._Group(
             SimpleNamespace(recipe=recipe, train=recipe.train, run_uri=str(tmp_path), address="auto")
         )
@@ -128,7 +132,8 @@ def test_a_training_group_of_gpus_speaks_nccl_and_leaves_cpu_nodes(monkeypatch, 
         assert asked["torch_config"].backend == backend
         scaling = asked["scaling_config"]
         assert (scaling.use_gpu, scaling.num_workers, scaling.label_selector) == (key == "gpu", 3, {"role": role})
-        assert (scaling.resources_per_worker or {}).get("CPU") == (None if key == "gpu" else 4)
+        assert (scaling.resources_per_worker or {}).get("CPU") == cpus
+        assert asked["train_loop_config"]["threads"] == (cpus or 4)
 
 
 @pytest.mark.parametrize(("gpus", "address", "warm"), [(False, None, 1), (True, None, 0), (False, "auto", 0)])

@@ -149,7 +149,7 @@ def test_ranks_share_the_batches_and_each_counts_once(tiny_model, monkeypatch, w
     alone = LossValidation(held, sft.loss, 1)
     alone.begin(net)
     parts, passes = [], []
-    monkeypatch.setattr(parallel, "sum_over_ranks", lambda values, device: parts.append(values) or [1.0] * 4)
+    monkeypatch.setattr(parallel, "sum_over_ranks", lambda values, device: parts.append(values) or [1.0] * len(values))
     for rank in range(world):
         monkeypatch.setattr(parallel, "rank_world", lambda rank=rank: (rank, world))
         calls: list[int] = []
@@ -161,6 +161,9 @@ def test_ranks_share_the_batches_and_each_counts_once(tiny_model, monkeypatch, w
         found = LossValidation(held, counted, 1)
         found.begin(net)
         passes.append(len(calls))
-    total = np.sum(parts, 0).reshape(2, 2)
+    of_batch = np.sum(parts, 0).reshape(-1, 2)
+    languages = np.array([language for language, _ in held])
+    total = np.stack([of_batch[languages == language].sum(0) for language in np.unique(languages)])
+    assert len(total) == 2 < len(of_batch)
     assert (total[:, 0] / total[:, 1]).tolist() == pytest.approx(list(alone.start["validation_loss"].values()))
     assert len(set(passes)) == 1  # as FSDP needs

@@ -31,7 +31,7 @@ from train.batches.decoder import Decoder
 from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra
 from train.checkpoint import checkpoint
 from train.distributed import data_parallel, exact
-from train.kernels import adamw, attention, context_parallel, cross_entropy, layers
+from train.kernels import adamw, attention, context_parallel, cross_entropy, layers, varlen
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
 from train.monitor.averages import Averages
@@ -66,7 +66,10 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     """`batch` on `device`, without waiting for what a GPU still has to do: it copies from page-locked memory only so."""
     if device.type == "cuda":
         batch = {name: value.pin_memory() for name, value in batch.items()}
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    if "doc_ids" in batch:
+        varlen.keep(moved["doc_ids"], batch["doc_ids"])
+    return moved
 
 
 def fit(

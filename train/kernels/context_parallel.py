@@ -40,6 +40,10 @@ _PART = "context_part"  # attribute of a model's body
 CUT = ("input_ids", "labels", "position_ids")
 """What a batch has a value of for each position. `doc_ids` stay whole: the mask is of the row."""
 
+# torch 2.11 has only the second name of each, which 2.13 still has and warns of
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 @dataclass(frozen=True)
 class Part:
@@ -125,7 +129,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, both: Tensor, n: int, chunk: int, group: dist.ProcessGroup) -> Tensor:
         ctx.n, ctx.chunk, ctx.group, ctx.dtype = n, chunk, group, both.dtype
         parts = both.new_empty(n, *both.shape)
-        dist.all_gather_single(parts.flatten(0, 1), both.contiguous(), group=group)
+        _all_gather(parts.flatten(0, 1), both.contiguous(), group=group)
         parts = parts.unflatten(-2, (-1, 2, chunk))  # n, 2, B, K, M, 2, C, N: of each 2 n chunks two
         chunks = both.new_empty(*parts.shape[1:5], 2 * n, chunk, both.shape[-1])
         for i in range(n):
@@ -140,5 +144,5 @@ class _Gather(torch.autograd.Function):
         each = [torch.stack([chunks[..., i, :, :], chunks[..., 2 * n - 1 - i, :, :]], -3) for i in range(n)]
         parts = torch.stack(each).flatten(-4, -2).float()
         own = parts.new_empty(parts.shape[1:])
-        dist.reduce_scatter_single(own, parts.flatten(0, 1), group=ctx.group)
+        _reduce_scatter(own, parts.flatten(0, 1), group=ctx.group)
         return own.to(ctx.dtype), None, None, None

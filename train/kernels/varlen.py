@@ -3,17 +3,31 @@
 The rows of a batch become one sequence of B T positions, and `boundaries` say where each document begins in it: each attends
 causally to itself. Nothing is computed of pairs in different documents, and no mask is built. The kernel takes 16-bit numbers
 and knows no mask but this one, so what else attention can do (train/kernels/attention.py) is left to flex_attention or refused.
+Where documents begin is found on the host, from the batch before it was moved (`keep`): on a GPU each look at a value waits
+for all that is queued there.
 
 Axes: B batch, T position, H query heads, K key/value heads, N head width, S = B T.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
+
+_HOST = "on_host"  # attribute of doc_ids on a GPU
+
+
+def names_groups(kernel) -> bool:
+    """Whether `varlen_attn` must be told that key/value heads are fewer: torch 2.11 sees it, from 2.12 on it wants the flag."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
+NAMES_GROUPS = names_groups(varlen_attn)
 
 
 class Documents(NamedTuple):
@@ -23,21 +37,32 @@ class Documents(NamedTuple):
     longest: int
 
 
+def keep(moved_BT: Tensor, doc_ids_BT: Tensor) -> None:
+    """Let `documents` of `moved_BT`, a copy of `doc_ids_BT` on another device, look at `doc_ids_BT` on the host."""
+    if moved_BT is not doc_ids_BT:
+        setattr(moved_BT, _HOST, doc_ids_BT)
+
+
 def documents(doc_ids_BT: Tensor) -> Documents:
     """The documents of packed rows: neighbours in a row with equal ids; none goes on in the next row.
 
-    Raises ValueError where an id stands in two places of a row, which the kernel cannot follow.
+    Waits for the device of `doc_ids_BT` where `keep` was not told of a copy on the host. Raises ValueError where an id stands
+    in two places of a row, which the kernel cannot follow.
     """
-    changes_BT = doc_ids_BT.diff(dim=1) != 0
-    begins_BT = torch.nn.functional.pad(changes_BT, (1, 0), value=True)
-    boundaries = torch.nn.functional.pad(begins_BT.flatten().nonzero().squeeze(1), (0, 1), value=doc_ids_BT.numel())
-    different = (doc_ids_BT.sort(dim=1).values.diff(dim=1) != 0).sum()
-    longest, split = torch.stack([boundaries.diff().max(), changes_BT.sum() - different]).tolist()
-    if split:
+    ids_BT = getattr(doc_ids_BT, _HOST, doc_ids_BT).cpu().numpy()
+    begins_BT = np.ones(ids_BT.shape, bool)
+    np.not_equal(ids_BT[:, 1:], ids_BT[:, :-1], out=begins_BT[:, 1:])
+    starts_n = np.flatnonzero(begins_BT)
+    runs = np.stack([starts_n // ids_BT.shape[1], ids_BT.flat[starts_n]])
+    if np.unique(runs, axis=1).shape[1] < len(starts_n):
         raise ValueError(
             "attention: varlen needs documents in one piece, but a row of doc_ids has one id in two places."
         )
-    return Documents(boundaries.to(torch.int32), longest)
+    host = torch.from_numpy(np.append(starts_n, ids_BT.size).astype(np.int32))
+    longest = int(host.diff().max())
+    if doc_ids_BT.device.type == "cuda":
+        host = host.pin_memory()
+    return Documents(host.to(doc_ids_BT.device, non_blocking=True), longest)
 
 
 def attention(  # noqa: PLR0917
@@ -55,6 +80,7 @@ def attention(  # noqa: PLR0917
     if dtype not in (torch.bfloat16, torch.float16):
         raise ValueError("attention: varlen needs 16-bit numbers (train.precision bf16); use flex or sdpa for fp32.")
     query, key, value = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (query_BHTN, key_BKTN, value_BKTN))
+    grouped = {"enable_gqa": key_BKTN.shape[1] != H} if NAMES_GROUPS else {}
     out_SHN = varlen_attn(
         query,
         key,
@@ -65,7 +91,7 @@ def attention(  # noqa: PLR0917
         found.longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),  # so many before a position, and none after it
-        enable_gqa=key_BKTN.shape[1] != H,
+        **grouped,
     )
     assert isinstance(out_SHN, Tensor)  # two only where they are asked for
     return out_SHN.view(B, T, H, N)

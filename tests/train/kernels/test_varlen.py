@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from shapes import TINY
@@ -6,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from train import model
 from train.kernels import attention, layers, varlen
+from train.loop import on_device
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
@@ -14,9 +17,18 @@ DOC_IDS = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [2, 2, 3, 3, 3, 3, -1, -1]])
 
 def twin(q_SHN, k_SKN, v_SKN, begins, begins_k, most, most_k, *, scale, window_size, enable_gqa):  # noqa: PLR0917
     """What `varlen_attn` is documented to do, one document after another."""
+    assert enable_gqa == (q_SHN.shape[1] != k_SKN.shape[1])
+    return twin_of_2_11(q_SHN, k_SKN, v_SKN, begins, begins_k, most, most_k, scale=scale, window_size=window_size)
+
+
+def twin_of_2_11(  # noqa: PLR0917
+    q_SHN, k_SKN, v_SKN, begins, begins_k, most, most_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+):
+    """The same with torch 2.11's arguments: heads are seen in the tensors."""
     assert begins is begins_k and begins.dtype == torch.int32 and most == most_k == int(begins.diff().max())
-    assert window_size == (-1, 0) and enable_gqa == (q_SHN.shape[1] != k_SKN.shape[1])
+    assert window_size == (-1, 0)
     assert q_SHN.dtype == k_SKN.dtype == v_SKN.dtype == torch.bfloat16
+    enable_gqa = q_SHN.shape[1] != k_SKN.shape[1]
     out = [
         scaled_dot_product_attention(
             *(x[a:b].transpose(0, 1) for x in (q_SHN, k_SKN, v_SKN)), is_causal=True, scale=scale, enable_gqa=enable_gqa
@@ -41,12 +53,56 @@ def test_documents_in_two_pieces_are_refused():
         varlen.documents(torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0]]))
 
 
+def naive(doc_ids):
+    """(boundaries, longest, whether an id is in two places of a row), position by position."""
+    begins, split = [], False
+    for b, row in enumerate(doc_ids.tolist()):
+        runs = [t for t in range(len(row)) if t == 0 or row[t] != row[t - 1]]
+        split |= len({row[t] for t in runs}) < len(runs)
+        begins += [b * len(row) + t for t in runs]
+    begins.append(doc_ids.numel())
+    return begins, max(b - a for a, b in itertools.pairwise(begins)), split
+
+
+def test_documents_are_those_of_a_naive_twin_in_random_rows():
+    g = torch.Generator().manual_seed(5)
+    splits = 0
+    for trial in range(200):
+        rows, length = (int(torch.randint(1, n, (), generator=g)) for n in (5, 40))
+        p = [0.02, 0.2, 0.7][trial % 3]
+        ids = torch.rand(rows, length, generator=g).lt(p).cumsum(1) + torch.randint(-3, 9, (rows, 1), generator=g)
+        if trial % 4 == 0:
+            ids[:, -1] = ids[:, 0]  # often an id in two places
+        begins, longest, split = naive(ids)
+        splits += split
+        if split:
+            with pytest.raises(ValueError, match="one id in two places"):
+                varlen.documents(ids)
+            continue
+        found = varlen.documents(ids)
+        assert (found.boundaries.tolist(), found.longest) == (begins, longest)
+    assert 10 < splits < 100
+
+
+def test_documents_of_a_batch_that_was_moved_are_found_on_the_host():
+    """A tensor without values stands for one on a GPU: to look at it would be an error, as on a GPU it would be a wait."""
+    moved = on_device({"doc_ids": DOC_IDS, "input_ids": DOC_IDS}, torch.device("meta"))["doc_ids"]
+    found = varlen.documents(moved)
+    assert found.boundaries.device.type == "meta" and found.boundaries.shape == (7,) and found.longest == 4
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        varlen.documents(torch.empty_like(DOC_IDS, device="meta"))
+    here = on_device({"doc_ids": DOC_IDS}, torch.device("cpu"))["doc_ids"]
+    assert here is DOC_IDS and not vars(here)  # a tensor that holds itself would never be freed
+
+
 def heads(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def test_it_equals_sdpa_under_the_mask(monkeypatch):
-    monkeypatch.setattr(varlen, "varlen_attn", twin)
+@pytest.mark.parametrize("kernel", [twin, twin_of_2_11])
+def test_it_equals_sdpa_under_the_mask(monkeypatch, kernel):
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "NAMES_GROUPS", varlen.names_groups(kernel))
     q, k, v = heads(2, 4, 8, 16, seed=1), heads(2, 2, 8, 16, seed=2), heads(2, 2, 8, 16, seed=3)
     got, _ = attention.attention(None, q.float(), k, v, None, scaling=0.3, documents=varlen.documents(DOC_IDS))
     mask = attention.dense_mask(attention.intra_document(DOC_IDS), 2, 8)

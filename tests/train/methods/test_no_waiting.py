@@ -10,7 +10,7 @@ from torch import nn
 from train import model
 from train.batches.examples import Example
 from train.distributed import data_parallel as parallel
-from train.kernels import attention
+from train.kernels import attention, varlen
 from train.kernels import cross_entropy as loss
 from train.loop import on_device
 from train.methods import dpo, pretrain, prune, reward
@@ -28,6 +28,10 @@ def meta_is_cuda(monkeypatch):
     monkeypatch.setattr(loss, "_matmul_dtype", lambda hidden: hidden.dtype)  # autocast knows no meta tensors
     # a kernel is not needed to see what is given to it
     monkeypatch.setattr(attention, "_flex", lambda: lambda q, k, v, block_mask, scale, enable_gqa: q * (k * v).mean())
+    monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, *where, **how: q * (k * v).mean())
+    halves = lambda q, k, v, *how: plain(q.bfloat16(), k.bfloat16(), v.bfloat16(), *how).float()  # noqa: E731
+    plain = varlen.attention
+    monkeypatch.setattr(varlen, "attention", halves)
 
 
 def moved(net: nn.Module) -> nn.Module:
@@ -73,7 +77,7 @@ def case(name: str):
     return net, lambda *of: pretrain.loss(*of, z_loss=0.1 if name == "z-loss" else 0.0), packed(), []
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flex"])
+@pytest.mark.parametrize("backend", ["sdpa", "flex", "varlen"])
 @pytest.mark.parametrize("name", ["pretrain", "z-loss", "dpo", "dpo padded", "reward", "prune"])
 def test_a_micro_batch_waits_for_nothing(name, backend):
     net, loss_fn, batch, extra = case(name)

@@ -288,7 +288,7 @@ class _Run(Generic[Model]):
         return _Update(step, left_out, calls, batches, counts, *agreed)
 
     def backward(self, update: _Update, check_count: bool) -> None:
-        """Gradients of the loss of all ranks' rows, divided by their count."""
+        """Gradients of the loss of all ranks' rows: a sum, and the count that it has to be divided by."""
         # Seeded anew each step, so dropout and noise are the same after a resume; they differ between ranks, or between
         # micro-batches where these are the same on any rank.
         torch.manual_seed(noise_seed(self.config.seed, update.step, self.rank))
@@ -317,9 +317,8 @@ class _Run(Generic[Model]):
         if update.left_out:
             progress.skipped += 1
         elif math.isfinite(grad_norm):
-            if self.config.clip and grad_norm > self.config.clip:
-                self.gradients.scale(self.config.clip / grad_norm)
-            self.optimizer.step()
+            clipped = self.config.clip and grad_norm > self.config.clip
+            adamw.step(self.optimizer, self.gradients.divisor(self.config.clip / grad_norm if clipped else 1.0))
             self.averages.end_step()
             progress.skips_in_a_row = 0
         else:

@@ -1,8 +1,10 @@
 """Data parallelism: who takes part, and how gradients of the ranks become one.
 
 Replicated parameters share one flat fp32 gradient buffer (`.grad` of each is a view of it), so that a step has one
-all-reduce, one norm and one scaling whatever the number of tensors. With FSDP2 parameters are DTensors, whose gradients are
-summed over ranks as each layer's backward pass ends.
+all-reduce and one norm whatever the number of tensors. With FSDP2 parameters are DTensors, whose gradients are summed over
+ranks as each layer's backward pass ends. Gradients stay sums: what they are divided by, the count and the factor of clipping,
+is one number that the optimiser takes as it reads them. So beside the backward pass and the optimiser's own reading a buffer is
+passed over three times in an update, 4 bytes a parameter each: set to zero, its norm, and written back by the optimiser.
 """
 
 from __future__ import annotations
@@ -91,9 +93,14 @@ def shard(model: Decoder, precision: str, device: torch.device) -> None:
         head.weight = body.embed_tokens.weight
 
 
+ROW = 1 << 16
+"""Numbers of the gradient buffer whose norm is taken in one fp32 sum."""
+
+
 class Gradients:
     """The gradients of a model's parameters and of extra ones, which are outside the norm and never clipped.
 
+    An update calls `zero`, backward passes, `reduce`, `norm` and `divisor`, and hands the last to `train.kernels.adamw.step`.
     With a `tree` they are summed in its order, and `added` is called after every micro-batch."""
 
     def __init__(
@@ -107,6 +114,7 @@ class Gradients:
         device = (parameters or extra)[0].device
         self._flat = torch.zeros(n + n_extra + 1, dtype=torch.float32, device=device)
         self._model, self._extra, self.loss = self._flat[:n], self._flat[n:-1], self._flat[-1]
+        self._count = 1.0
         start = 0
         for p in [*replicated, *extra]:
             p.grad = self._flat[start : start + p.numel()].view_as(p)
@@ -124,36 +132,36 @@ class Gradients:
             self._tree.added(micro_batch, self._flat)
 
     def reduce(self, count: float) -> None:
-        """Sum over ranks (the sharded gradients already are) and divide by `count`, and with them `loss`, which the caller
-        added up."""
+        """Sum over ranks (the sharded gradients already are). Of these sums `loss`, which the caller added up, is divided by
+        `count` here, and the gradients as the optimiser reads them (`divisor`)."""
         if self._tree:
             self._tree.total(self._flat)
         elif dist.is_initialized():
             dist.all_reduce(self._flat)
-        self._flat.mul_(1 / count)
-        for gradient in self._sharded_gradients():
-            gradient.mul_(1 / count)
+        self.loss.mul_(1 / count)
+        self._count = count
 
     def norm(self) -> float:
-        """L2 norm of the model's gradients, equal on every rank; not finite if any gradient or the loss is not."""
-        # pieces: one fp32 sum over millions of squares would lose digits, and an fp64 one would copy the buffer
-        pieces = torch._foreach_norm(self._model.split(1 << 16))
-        squares = (
-            torch.stack(pieces).double().square().sum() if pieces else self._model.new_zeros((), dtype=torch.float64)
-        )
+        """L2 norm of the model's gradients, divided by the count, equal on every rank; not finite if any gradient or the loss
+        is not."""
+        # rows: one fp32 sum over millions of squares would lose digits, and an fp64 one would copy the buffer
+        whole = self._model[: len(self._model) // ROW * ROW].view(-1, ROW)
+        rest = self._model[len(whole) * ROW :]
+        pieces = [torch.linalg.vector_norm(whole, dim=1), torch.linalg.vector_norm(rest).view(1)]
+        squares = torch.cat(pieces).double().square().sum()
         if self.sharded:
-            local = [torch.linalg.vector_norm(gradient) for gradient in self._sharded_gradients()]
+            local = torch._foreach_norm(self._sharded_gradients())
             squares_sharded = (torch.stack(local).double() ** 2).sum()
             dist.all_reduce(squares_sharded)
             squares = squares + squares_sharded
         # 0 * inf and 0 * nan are nan: what is outside the norm must be finite too
-        return float(squares.sqrt() + 0 * (self.loss + self._extra.sum()))
+        return float(squares.sqrt() / self._count + 0 * (self.loss + self._extra.sum()))
 
-    def scale(self, factor: float) -> None:
-        """Multiply the model's gradients by `factor`."""
-        self._model.mul_(factor)
-        for gradient in self._sharded_gradients():
-            gradient.mul_(factor)
+    def divisor(self, factor: float = 1.0) -> float:
+        """What the optimiser has to divide all gradients by, so that they are means, and the model's means times `factor`."""
+        if factor != 1 and self._extra.numel():
+            self._extra.mul_(1 / factor)  # the factor is not for them
+        return self._count / factor
 
     def _sharded_gradients(self) -> list[Tensor]:
         """What this rank has of each."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from train.kernels.adamw_8bit import BYTES, AdamW8bit
+from train.kernels.adamw_8bit import BYTES, AdamW8bit, divided
 
 STATES = {"fp32": 8.0, "8bit": BYTES}
 """How Adam's moments are kept, and their bytes a parameter (with "8bit" of matrices; the few vectors keep 8)."""
@@ -93,6 +93,14 @@ def adamw(
                 "exp_avg_sq": torch.zeros_like(p),
             }
     return optimizer
+
+
+def step(optimizer: Optimizer, divisor: float = 1.0) -> None:
+    """One update by the gradients divided by `divisor`, which costs no pass over them: each is divided as it is read."""
+    if isinstance(optimizer, AdamW8bit):
+        optimizer.step(divisor)
+    else:
+        divided(optimizer, divisor)
 
 
 def set_learning_rate(optimizer: Optimizer, step: int, config) -> float:

@@ -63,14 +63,22 @@ class AdamW8bit:
                 self.state[p] = {"step": torch.zeros((), dtype=torch.float32), **zeros(p)}
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update of all parameters that have a gradient."""
+    def step(self, divisor: float = 1.0) -> None:
+        """One update of all parameters that have a gradient, by their gradients divided by `divisor`."""
         if self._exact:
-            self._exact.step()
+            divided(self._exact, divisor)
         for group in self._groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    update(p, self.state[p], group)
+                    update(p, self.state[p], group, divisor)
+
+
+def divided(optimizer: torch.optim.AdamW, divisor: float) -> None:
+    """A step of fused AdamW by gradients divided by `divisor`. The kernel does it, as for torch's GradScaler, and leaves the
+    quotients in the gradients."""
+    device = optimizer.param_groups[0]["params"][0].device
+    optimizer.grad_scale = torch.full((), divisor, device=device)  # type: ignore[attr-defined]  # torch looks for it
+    optimizer.step()
 
 
 def zeros(p: Tensor) -> dict[str, Tensor]:
@@ -87,8 +95,8 @@ def zeros(p: Tensor) -> dict[str, Tensor]:
     }
 
 
-def update(p: Tensor, state: dict[str, Tensor], group: dict) -> None:
-    """One update of `p` by `p.grad`, in place, as AdamW does it."""
+def update(p: Tensor, state: dict[str, Tensor], group: dict, divisor: float = 1.0) -> None:
+    """One update of `p` by `p.grad` / `divisor`, in place, as AdamW does it."""
     state["step"] += 1
     step, first_row = int(state["step"]), 0
     assert p.grad is not None
@@ -102,7 +110,7 @@ def update(p: Tensor, state: dict[str, Tensor], group: dict) -> None:
     kernel = _kernel(p.device)
     at_once = max(1, _CHUNK[p.device.type] // columns) if kernel is _update else rows
     numbers, updates = _numbers(
-        p.device, step, group["lr"], group["weight_decay"], group["eps"], *group["betas"], group["maximize"]
+        p.device, step, group["lr"], group["weight_decay"], group["eps"], *group["betas"], group["maximize"], divisor
     )
     for start in range(0, rows, at_once):
         kernel(*(tensor[start : start + at_once] for tensor in tensors), numbers, updates, first_row + start, blocks)
@@ -116,9 +124,9 @@ def decode(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _update(p, grad, u, a, c, s, r, numbers, updates, row: int, blocks: int) -> None:  # noqa: PLR0917
-    keep, rate, correction, eps, beta1, beta2 = numbers.unbind()
+    keep, rate, correction, eps, beta1, beta2, divisor = numbers.unbind()
     m, root = _decode(u, a, c, s, r)
-    g = _blocks(grad.float(), blocks)
+    g = _blocks(grad.float() / divisor, blocks)
     m = torch.lerp(g, m, beta1)
     v = torch.lerp(g.square(), root.square(), beta2)
     root, columns = v.sqrt(), p.shape[1]
@@ -173,11 +181,19 @@ def _noise(updates: Tensor, row: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(8)
 def _numbers(  # noqa: PLR0917
-    device: torch.device, step: int, lr: float, decay: float, eps: float, beta1: float, beta2: float, maximize: bool
+    device: torch.device,
+    step: int,
+    lr: float,
+    decay: float,
+    eps: float,
+    beta1: float,
+    beta2: float,
+    maximize: bool,
+    divisor: float,
 ) -> tuple[Tensor, Tensor]:
     """What an update needs, as tensors: numbers that change would be compiled anew each time."""
     rate = lr / (1 - beta1**step) * (-1 if maximize else 1)
-    numbers = [1 - lr * decay, rate, math.sqrt(1 - beta2**step), eps, beta1, beta2]
+    numbers = [1 - lr * decay, rate, math.sqrt(1 - beta2**step), eps, beta1, beta2, divisor]
     return torch.tensor(numbers, device=device), torch.tensor(step, dtype=torch.int32, device=device)
 
 

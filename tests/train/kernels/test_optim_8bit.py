@@ -115,7 +115,7 @@ def test_rows_may_be_cut_anywhere():
     parts = [whole.detach()[:3].clone(), whole.detach()[3:].clone()]
     states = [optim_8bit.zeros(part) for part in (whole, *parts)]
     for step, grad in enumerate(gradients(3, 10, 300), start=1):
-        numbers = optim_8bit._numbers(torch.device("cpu"), step, 0.01, 0.1, 1e-8, 0.9, 0.95, False)
+        numbers = optim_8bit._numbers(torch.device("cpu"), step, 0.01, 0.1, 1e-8, 0.9, 0.95, False, 1.0)
         for tensor, got, state, row in (
             (whole.detach(), grad, states[0], 0),
             (parts[0], grad[:3], states[1], 0),
@@ -133,7 +133,7 @@ def test_traced_as_on_a_gpu_it_makes_the_same_bits_and_compiles_nothing_after_th
     shapes = [(61, 32, 0), (32, 96, 0), (64, 896, 0), (16, 4864, 5), (1, 256, 3), (30, 300, 0), (7, 300, 9)]
     compiled = []
     for step in (1, 2):
-        numbers = optim_8bit._numbers(torch.device("cpu"), step, 0.01, 0.1, 1e-8, 0.9, 0.95, False)
+        numbers = optim_8bit._numbers(torch.device("cpu"), step, 0.01, 0.1, 1e-8, 0.9, 0.95, False, 1.0)
         for rows, columns, first in shapes:
             p, grad = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(columns))
             results = []

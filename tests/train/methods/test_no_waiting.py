@@ -90,7 +90,7 @@ def test_a_micro_batch_waits_for_nothing(name, backend):
     gradients.loss += parts.loss_sum.detach()
     averages.add(parts)
     gradients.reduce(2.0)
-    gradients.scale(0.5)
+    gradients.divisor(0.5)
     averages.end_step()
     with pytest.raises(RuntimeError, match="item"):  # so would anything above that looked at a value
         float(parts.loss_sum.detach())

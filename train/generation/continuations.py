@@ -1,6 +1,6 @@
 """What a model writes after the beginning of a text: seeded, from the nucleus, without halves of characters.
 
-The most likely continuation of a small model runs in circles; a draw from the nucleus (`train.generation.generate`) does not,
+The most likely continuation of a small model runs in circles; a draw from the nucleus (`train.generation.nucleus`) does not,
 and the seed makes it the same in each run.
 """
 

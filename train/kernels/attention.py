@@ -299,12 +299,16 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
             query_BHTN, key_BKTN, value_BKTN, block_mask=attention_mask, scale=scaling, enable_gqa=grouped, **more
         )
         return out.transpose(1, 2).contiguous(), None
-    groups = query_BHTN.shape[1] // key_BKTN.shape[1]
-    if groups > 1:
+    groups, shape = query_BHTN.shape[1] // key_BKTN.shape[1], query_BHTN.shape
+    # One query against a cache sees everything; only a whole row needs the triangle.
+    causal = attention_mask is None and shape[2] > 1
+    if (
+        groups > 1 and shape[2] == 1
+    ):  # decoding: heads that share a key are so many queries, and no key is copied for them
+        query_BHTN = query_BHTN.reshape(shape[0], -1, groups, shape[3])
+    elif groups > 1:
         key_BKTN = key_BKTN.repeat_interleave(groups, dim=1)
         value_BKTN = value_BKTN.repeat_interleave(groups, dim=1)
-    # One query against a cache sees everything; only a whole row needs the triangle.
-    causal = attention_mask is None and query_BHTN.shape[2] > 1
     if softcap:
         out = _capped(query_BHTN, key_BKTN, value_BKTN, attention_mask, causal, dropout, scaling, softcap)
     else:
@@ -317,7 +321,7 @@ def attention(  # noqa: PLR0917 (the convention of transformers)
             scale=scaling,
             is_causal=causal,
         )
-    return out.transpose(1, 2).contiguous(), None
+    return out.reshape(*shape[:3], -1).transpose(1, 2).contiguous(), None
 
 
 def _capped(  # noqa: PLR0917

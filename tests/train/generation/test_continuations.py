@@ -3,7 +3,8 @@
 import torch
 
 from train.generation.continuations import BROKEN, continuations
-from train.generation.generate import Sampling, draw, uniforms
+from train.generation.generate import Sampling, uniforms
+from train.generation.nucleus import draw
 
 PROMPTS = {"id": "ikan itu", "th": "ข้าว", "empty": ""}
 

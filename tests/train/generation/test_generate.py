@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from train.chat.conversations import encode_prompts, im_end_id
-from train.generation.generate import Sampling, draw, generate, logprob_gap, uniforms
+from train.generation.generate import Sampling, generate, logprob_gap, uniforms
+from train.generation.nucleus import draw
 
 TEXTS = ["ikan", "apa itu perahu layar yang besar sekali?", "ข้าว", "nasi goreng"]
 PROMPTS = [

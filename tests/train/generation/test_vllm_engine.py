@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from train.chat.conversations import encode_prompts
-from train.generation import generate, vllm_engine
+from train.generation import generate, nucleus, vllm_engine
 
 FAKE = """
 import random, time
@@ -125,7 +125,7 @@ class OfOurs:
                 with torch.no_grad():
                     logp = self.net(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
                 u = torch.tensor([draw.random()], dtype=torch.float64)
-                ids.append(int(generate.draw(logp[None], u, params.temperature, params.top_p)))
+                ids.append(int(nucleus.draw(logp[None], u, params.temperature, params.top_p)))
                 logprobs.append({ids[-1]: SimpleNamespace(logprob=float(logp[ids[-1]]))})
             new = ids[len(prompt["prompt_token_ids"]) :]
             outputs.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(new), logprobs=logprobs)]))

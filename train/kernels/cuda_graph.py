@@ -6,9 +6,12 @@ What it computes is the same as without a graph.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
+
+log = logging.getLogger(__name__)
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """From a step to what repeats it; the step itself is recorded, not done."""
@@ -38,8 +41,13 @@ def for_device(device: torch.device) -> Capture | None:
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:
+    """The graph of `step`; the step itself where it cannot be recorded, which changes nothing but the time."""
     torch.cuda.synchronize()  # nothing else may be under way while it is recorded
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        log.warning("a CUDA graph cannot be recorded here, so each kernel is queued: %s", str(error).splitlines()[0])
+        return step
     return graph.replay

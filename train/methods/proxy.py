@@ -2,7 +2,8 @@
 
 RegMix (arXiv 2407.01492) trains hundreds of 1M models for one run. A model so small leaves a core waiting
 for Python and a GPU almost idle, so models can be trained several at a time: every parameter of M models is one tensor
-[M, ...], a matrix product is a batched one, and each model has its own rows, loss, gradient norm and clipping. `one_by_one`
+[M, ...], a matrix product is a batched one, and each model has its own rows, loss, gradient norm and clipping. On a GPU an
+update of all of them is one CUDA graph. `one_by_one`
 trains the same models through `transformers` instead; both give the same losses within fp32 rounding.
 All start from the same weights, so that losses differ by the mixture alone.
 
@@ -25,8 +26,9 @@ from train import model
 from train.batches.decoder import kv_heads
 from train.batches.labels import IGNORE
 from train.batches.parts import Batch, BatchFn
-from train.kernels import adamw, attention
+from train.kernels import adamw, attention, cuda_graph
 from train.kernels.cross_entropy import linear_cross_entropy
+from train.loop import on_device
 from train.methods import pretrain
 from train.monitor import flops
 
@@ -127,21 +129,51 @@ def _batched(
     decayed = [p for name, p in stack.parameters.items() if not name.endswith(UNDECAYED)]
     others = [p for name, p in stack.parameters.items() if name.endswith(UNDECAYED)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
-    for step in range(config.steps):
-        _set_rate(optimizer, step, config)
-        optimizer.zero_grad()
-        each = [_step_batches(batch_fn, step, config, torch.device("cpu")) for batch_fn in batches]
-        count_M = torch.stack([_labels(micro) for micro in each]).to(device)
-        for micro in zip(*each, strict=True):
-            together = {name: torch.stack([batch[name] for batch in micro]).to(device) for name in micro[0]}
+    capture = cuda_graph.for_device(device)
+    betas, keeps = (config.beta1, config.beta2), capture is not None
+    # a recorded step reads its rate from the device
+    lr = torch.tensor(config.lr, device=device) if keeps else config.lr
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=config.eps, fused=True, capturable=keeps)
+    inputs: list[Batch] = []  # of a step: its micro-batches, and the number of labels of each model
+
+    def update() -> None:
+        optimizer.zero_grad(set_to_none=not keeps)
+        *micro, counts = inputs
+        for batch in micro:
             with _autocast(config, device):
-                loss_M = stack.losses(together)
-            (loss_M / count_M).sum().backward()
+                loss_M = stack.losses(batch)
+            (loss_M / counts["labels_M"]).sum().backward()
         stack.clip(config.clip)
         optimizer.step()
+
+    repeated = cuda_graph.Repeated(update, capture)
+    for step in range(config.steps):
+        _set_rate(optimizer, step, config)
+        each = [_step_batches(batch_fn, step, config, torch.device("cpu")) for batch_fn in batches]
+        new = [
+            {name: torch.stack([one[name] for one in micro]) for name in micro[0]} for micro in zip(*each, strict=True)
+        ]
+        new.append({"labels_M": torch.stack([_labels(micro) for micro in each])})
+        if not _put(new, inputs):
+            inputs[:] = [{name: value.to(device) for name, value in batch.items()} for batch in new]
+            repeated = cuda_graph.Repeated(update, capture)
+        repeated()
     everywhere = [_heldout_loss(one, stack.same_rows, config, device) for one in heldout.values()]
     return torch.stack(everywhere, 1).double().cpu().numpy()
+
+
+def _put(new: list[Batch], into: list[Batch]) -> bool:
+    """Copy tensors to where others of their shape lie; False, and nothing is copied, where there are none."""
+    if [_shapes(batch) for batch in new] != [_shapes(batch) for batch in into]:
+        return False
+    for source, target in zip(new, into, strict=True):
+        for name, value in on_device(source, next(iter(target.values())).device).items():
+            target[name].copy_(value)
+    return True
+
+
+def _shapes(batch: Batch) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in batch.items()}
 
 
 def _autocast(config: ProxyConfig, device: torch.device) -> torch.autocast:
@@ -156,7 +188,10 @@ def _labels(batches: Sequence[Batch]) -> Tensor:
 def _set_rate(optimizer: adamw.Optimizer, step: int, config: ProxyConfig) -> None:
     rate = adamw.learning_rate(step, lr=config.lr, steps=config.steps, warmup_steps=config.warmup_steps)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _step_batches(batch_fn: BatchFn, step: int, config: ProxyConfig, device: torch.device) -> list[Batch]:

@@ -27,11 +27,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster import storage
-from train.batches.decoder import Decoder
+from train.batches.decoder import CausalLM, Decoder
 from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra
 from train.checkpoint import checkpoint
 from train.distributed import data_parallel, exact
-from train.kernels import adamw, attention, context_parallel, cross_entropy, layers, varlen
+from train.kernels import adamw, attention, context_parallel, cross_entropy, fp8, layers, varlen
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
 from train.monitor.averages import Averages
@@ -197,6 +197,9 @@ def _checked_ranks(model: nn.Module, config: LoopConfig) -> tuple[int, int]:
 def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple[str, bool]:
     """Bring `model` to `device`, with the kernels that `config` names: (precision, whether its layers are compiled)."""
     precision = data_parallel.native_precision(device) if config.precision == "auto" else config.precision
+    if precision == "fp8":  # of products in decoder layers; all else is as with bf16
+        fp8.convert(cast(CausalLM, model), device)
+        precision = "bf16"
     data_parallel.choose_algorithms(config.deterministic or config.exact)
     attention.choose(model, config.attention, device, precision, config.context_parallel)
     cross_entropy.choose(model, config.cross_entropy, device)

@@ -14,8 +14,8 @@ from train.kernels.cross_entropy import KERNELS
 class LoopConfig:
     """One run. `steps`, `warmup_steps` and `decay_steps` (of wsd) count updates; `micro_rows` rows fit in memory.
 
-    `precision`: "fp32", "bf16" (fp32 weights, bf16 matrix products by autocast), or "auto": bf16 where the hardware
-    multiplies it natively. `parallel`: "replicate" or "fsdp".
+    `precision`: "fp32", "bf16" (fp32 weights, bf16 matrix products by autocast), "auto": bf16 where the hardware multiplies it
+    natively, or "fp8": bf16 with fp8 products in the decoder layers (train/kernels/fp8.py). `parallel`: "replicate" or "fsdp".
     `checkpoint_every` = 0 writes no checkpoint; `async_checkpoints` writes them while training goes on; `checkpoint_errors`
     is what a full disk does: "stop" the run or "warn". `guard` has the fields of `train.guard.Limits`; None is no guard.
     `context_parallel` neighbouring ranks share the positions of each row (train/kernels/context_parallel.py).
@@ -68,7 +68,7 @@ class LoopConfig:
             raise ValueError(f"lr must be above 0, not {self.lr}.")
         for name, allowed in (
             ("schedule", adamw.SCHEDULES),
-            ("precision", ("fp32", "bf16", "auto")),
+            ("precision", ("fp32", "bf16", "auto", "fp8")),
             ("parallel", ("replicate", "fsdp")),
             ("checkpoint_errors", ("stop", "warn")),
             ("activation_checkpointing", layers.CHECKPOINTING),

@@ -108,7 +108,7 @@ class Guard(Section):
 class Train(Section):
     context: Positive = 4096
     context_parallel: Positive = 1  # neighbouring workers that share each row of pre-training and SFT
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device computes it natively
+    precision: Literal["fp32", "bf16", "auto", "fp8"] = "fp32"  # auto: bf16 where the device computes it natively
     parallel: Literal["replicate", "fsdp"] = "replicate"
     optimiser_states: Literal["fp32", "8bit"] = "fp32"  # Adam's moments in 8 bytes a parameter, or in 2
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"  # within documents

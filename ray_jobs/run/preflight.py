@@ -178,6 +178,16 @@ def _packages(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> 
         return
     if train.cross_entropy == "liger" and importlib.util.find_spec("liger_kernel") is None:
         yield "train.cross_entropy: liger is not installed: pip install 'pinisi[gpu]', or set it to chunked"
+    if train.precision == "fp8":
+        from ray_jobs.run import bases
+        from train.kernels import fp8
+
+        config = train.base.shape or bases.config_of(str(train.base.model))
+        widths = [
+            config.hidden_size if config else fp8.LEAST_WIDTH,
+            *([train.prune.hidden_size] if train.prune else []),
+        ]
+        yield from _said(fp8.require, min(widths))
     own = train.dpo.on_policy if train.dpo else None
     if own and own.engine == "vllm":
         if own.vllm_python and shutil.which(own.vllm_python) is None:

@@ -60,7 +60,8 @@ def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dic
     loop = {
         **optimiser.model_dump(),
         "seed": job.recipe.seed,
-        "precision": train.precision,
+        # a reference's log-probabilities, and what scores answers, are of bf16 products
+        "precision": "bf16" if train.precision == "fp8" and kind not in SPLIT else train.precision,
         "parallel": train.parallel,
         "optimiser_states": train.optimiser_states,
         "attention": "auto" if beyond_varlen else train.attention,

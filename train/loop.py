@@ -30,7 +30,7 @@ from cluster import storage
 from train.batches.decoder import CausalLM, Decoder
 from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra
 from train.checkpoint import checkpoint
-from train.distributed import data_parallel, exact
+from train.distributed import data_parallel, exact, weights
 from train.kernels import adamw, attention, context_parallel, cross_entropy, fp8, layers, varlen
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
@@ -207,8 +207,9 @@ def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple
     compiled = config.compile and layers.compile_layers(model, device)
     if _sharded(config):
         data_parallel.shard(cast(Decoder, model), precision, device)
-    else:
+    elif not weights.are_missing(model):
         model.to(device)
+    weights.fill(model, device)
     return precision, compiled
 
 

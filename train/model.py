@@ -29,7 +29,7 @@ from cluster.chatml import IM_END
 from train.bases import rope, same_loss
 from train.bases.shape import first_line, weights_fault
 from train.batches.decoder import CausalLM, Decoder, kv_heads
-from train.distributed import data_parallel, vocabulary
+from train.distributed import data_parallel, vocabulary, weights
 from train.kernels import attention
 
 transformers_logging.disable_progress_bar()  # one line per file loaded or saved is noise in a job's log
@@ -93,6 +93,24 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     if fault := weights_fault(info["missing_keys"], info["unexpected_keys"], config.model_type):
         raise ValueError(f"{folder}: {fault}")
     return _attached(model)
+
+
+def on_meta(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
+    """The model of `load` without its weights, which the loop reads once it lies where it is trained: on rank 0, a tensor
+    at a time, for all ranks (train/distributed/weights.py). Where the folder's tensors are not those of the model by name, so
+    that `transformers` renames them, it is `load`."""
+    path = storage.localize(folder) if storage.exists(folder) else folder
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        same_loss.of_kind(config)
+        with weights.without_memory():
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
+        if Path(path, "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder}: {first_line(error)}") from error
+    made = _attached(model.eval())
+    return made if weights.from_folder(made, path) else load(folder, dtype)
 
 
 def _attached(model: nn.Module) -> CausalLM:

@@ -56,7 +56,7 @@ def run(job: Job) -> dict:
 
 
 def train_worker(settings: Settings) -> dict:
-    net = model.load(settings["model"])
+    net = fit.start_model(settings)
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)

@@ -8,7 +8,6 @@ from ray_jobs.run.job import Job
 from ray_jobs.training import fit
 from ray_jobs.training.tokenizer import load_tokenizer
 from ray_jobs.work.trainer import launch
-from train import model
 from train.batches import examples
 from train.batches.parts import BatchFn
 from train.chat import conversations
@@ -57,7 +56,7 @@ def train_worker(settings: Settings) -> dict:
     settings["loop"] = fit.with_steps(settings["loop"], steps)
     batch_fn = sft.batch_fn(fitting, packed, settings["context"], settings["seed"])
     validation = _validation(tokenizer, settings)
-    summary = fit.fit_and_save(model.load(settings["model"]), batch_fn, sft.loss, settings, validation=validation)
+    summary = fit.fit_and_save(fit.start_model(settings), batch_fn, sft.loss, settings, validation=validation)
     used = sum(example.positions for example in fitting) / (len(packed) * settings["context"])
     return {**summary, "packed_rows": len(packed), "positions_used": round(used, 4), "left_out": len(too_long)}
 

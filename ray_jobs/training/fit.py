@@ -19,7 +19,7 @@ from ray_jobs.training import data_order, watch
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from train import loader, model
-from train.batches.decoder import Decoder
+from train.batches.decoder import CausalLM, Decoder
 from train.batches.parts import BatchFn, LossFn
 from train.checkpoint import checkpoint
 from train.loop import HeldOut, LoopConfig, fit
@@ -41,6 +41,10 @@ class Settings(TokenizerSetting):
     seed: int
     watch: watch.WatchSettings
     metrics_uri: str
+
+
+class StartSettings(Settings):
+    model: str  # that a stage starts from
 
 
 class PackedSettings(Settings):
@@ -120,6 +124,14 @@ def packed_rows(settings: data_order.OrderOfPools) -> BatchFn:
 def heldout_text(settings: Settings) -> Validation | None:
     """What a stage that reads the mixture is measured by while it trains."""
     return watch.validation(settings["watch"], settings["context"], load_tokenizer(settings))
+
+
+def start_model(settings: StartSettings, dtype: torch.dtype = torch.float32) -> CausalLM:
+    """The model that a stage starts from. Of several workers one reads the weights, a tensor at a time, when the model
+    lies where it is trained (train/distributed/weights.py); so no node holds a copy for each of its workers."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        return model.on_meta(settings["model"], dtype)
+    return model.load(settings["model"], dtype)
 
 
 def fit_and_save(

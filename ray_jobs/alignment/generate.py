@@ -191,7 +191,7 @@ def score(task: Task) -> dict:
         return {}
     tokenizer = load_tokenizer(task)
     by_shard = [_answers(tokenizer, shard) for shard in left]
-    net = model.load(task["policy"]).to(device.here())
+    net = model.load(task["policy"], getattr(torch, task["dtype"])).to(device.here())
     gap = probe(net, [row for rows in by_shard for row in rows], task)
     del net  # a GPU may hold one model, not two
     rewards_of = reward_model.scorer(task["reward"])

@@ -37,6 +37,7 @@ class Perplexities(TokenizerSetting):
     rows: list[dict]
     share: float
     context: int
+    precision: str
 
 
 def off_policy(job: Job) -> tuple[list[dict], dict]:
@@ -52,6 +53,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
         "rows": rows,
         "share": recipe.drop_worst_perplexity,
         "context": job.train.context,
+        "precision": job.train.precision,
     }
     kept, rejects = map_on_ray(job, _by_perplexity, [task], "perplexities", gpus=device.wants_gpus(job))[0]
     chats.write_ledger(job, too_long + rejects, "part-perplexity")
@@ -60,7 +62,8 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
 
 
 def _by_perplexity(task: Perplexities) -> tuple[list[dict], list[dict]]:
-    tokenizer, net = load_tokenizer(task), model.load(task["model"]).to(device.here())
+    tokenizer, where = load_tokenizer(task), device.here()
+    net = model.load(task["model"], device.dtype(task["precision"], where)).to(where)
     rows, long = _fitting(tokenizer, task["rows"], task["context"])
     perplexities = pair_perplexity(net, tokenizer, rows)
     kept, rejects = preference.drop_worst_perplexity(rows, perplexities, task["share"])

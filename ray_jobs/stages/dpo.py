@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
 from cluster import storage
 from ray_jobs.alignment import chats, held_out, pairs
@@ -24,7 +26,7 @@ from train import model
 from train.batches import examples
 from train.batches.decoder import Decoder
 from train.batches.parts import BatchFn, LossFn
-from train.distributed import data_parallel
+from train.distributed import data_parallel, weights
 from train.methods import dpo
 from train.monitor.heldout_rows import LossValidation
 from train.preference_losses.table import LOSSES
@@ -71,15 +73,11 @@ def train_worker(settings: Settings) -> dict:
     rows, unseen = held_out.split(chats.read_rows(settings["rows"]), settings["eval_every"], settings["eval_rows"])
     measured, _ = dpo.encode_pairs(tokenizer, unseen, settings["context"])
     encoded, not_fitting = dpo.encode_pairs(tokenizer, rows, settings["context"])
-    policy = model.load(settings["model"]).to(device.here())
     objective = dpo.Objective(**settings["objective"])
     cached = measured_cached = None
     if LOSSES[objective.loss].reference:
-        precision = settings["loop"]["precision"]
-        precision = data_parallel.native_precision(device.here()) if precision == "auto" else precision
-        cached = dpo.reference_logprobs(policy, encoded, settings["out"], precision)
-        if measured.chosen:
-            measured_cached = dpo.reference_logprobs(policy, measured, settings["out"], precision)
+        cached, measured_cached = _reference(settings, encoded, measured)
+    policy = fit.start_model(settings)
     steps = examples.steps(len(encoded.chosen), 1, settings["loop"]["rows_per_step"])
     settings["loop"] = fit.with_steps(settings["loop"], steps)
     batch_fn = dpo.batch_fn(encoded, cached, settings["seed"])
@@ -88,6 +86,19 @@ def train_worker(settings: Settings) -> dict:
     snapshot = _snapshots(settings, tokenizer)
     summary = fit.fit_and_save(policy, batch_fn, loss_fn, settings, validation=validation, after_step=snapshot)
     return {**summary, "left_out": len(not_fitting)}
+
+
+def _reference(settings: Settings, *of: dpo.Pairs) -> list[np.ndarray | None]:
+    """Log-probabilities of pairs under the model that the round starts from, computed as the policy's are: with bf16 products
+    FSDP computes with weights in bf16, and so is the reference loaded (2 bytes a parameter); else it is autocast's work."""
+    loop, where = settings["loop"], device.here()
+    precision = data_parallel.native_precision(where) if loop["precision"] == "auto" else loop["precision"]
+    in_bf16 = precision == "bf16" and loop["parallel"] == "fsdp" and dist.is_initialized()
+    frozen = fit.start_model(settings, torch.bfloat16 if in_bf16 else torch.float32)
+    weights.fill(frozen, where)
+    frozen.to(where)
+    autocast = "fp32" if in_bf16 else precision
+    return [dpo.reference_logprobs(frozen, pairs, settings["out"], autocast) if pairs.chosen else None for pairs in of]
 
 
 def _snapshots(settings: Settings, tokenizer) -> Callable[[int, Decoder], None] | None:

@@ -40,6 +40,7 @@ class Task(TokenizerSetting):
     prompts: list[dict]
     context: int
     model: str
+    precision: str
     out: str
 
 
@@ -132,6 +133,7 @@ def _answers(job: Job, points: list[Point], prompts: list[dict]) -> list[list[di
             "prompts": prompts,
             "context": job.train.context,
             "model": point["model"],
+            "precision": job.train.precision,
             "out": storage.join(point["folder"], "logprobs.json"),
         }
         for point in points
@@ -151,7 +153,8 @@ def _logprobs(task: Task) -> dict:
     if storage.exists(task["out"]):
         return {}
     encoded, _ = dpo.encode_pairs(load_tokenizer(task), task["prompts"], task["context"])
-    net = model.load(task["model"]).to(device.here())
+    where = device.here()
+    net = model.load(task["model"], device.dtype(task["precision"], where)).to(where)
     chosen, rejected = logprobs.logprobs(net, encoded.examples).astype(np.float64).reshape(2, -1).tolist()
     storage.write_json(task["out"], {"chosen": chosen, "rejected": rejected})
     return {}

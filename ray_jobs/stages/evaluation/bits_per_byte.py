@@ -38,6 +38,7 @@ COLUMNS = pa.schema(
 class Task(TokenizerSetting):
     stage: str
     model: str
+    precision: str
     heldout: str
     context: int
     prompt_chars: int
@@ -63,6 +64,7 @@ def run(job: Job) -> dict:
             **tokenizer_of(job),
             "heldout": job.input(TOKENIZE, "heldout.parquet"),
             "context": job.train.context,
+            "precision": job.train.precision,
             "prompt_chars": settings.sample_prompt_chars,
             "sampling": sampling if stage in sampled else None,
             "out": job.path("models", f"{stage.replace('/', '-')}.json"),
@@ -143,7 +145,8 @@ def _measure(task: Task) -> dict:
     tokens = tokenizers.encode(tokenizer, [row["text"] for row in rows])
     # each document stands for a language of its own
     one_by_one = [(str(i), ids, row["bytes"]) for i, (row, ids) in enumerate(zip(rows, tokens, strict=True))]
-    net = model.load(task["model"]).to(device.here())
+    where = device.here()
+    net = model.load(task["model"], device.dtype(task["precision"], where)).to(where)
     begin, eod = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
     scores = evaluate.bits_per_byte(net, one_by_one, context=task["context"], eod=eod, begin=begin)
     documents = [

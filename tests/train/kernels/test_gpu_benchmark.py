@@ -1,6 +1,7 @@
-"""benchmarks/gpu_train.py, which a GPU is seldom lent for, runs here in every variant that a CPU can have."""
+"""benchmarks/gpu_train.py, which a GPU is seldom lent for, runs here in every item, at shapes of a CPU."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -23,27 +24,18 @@ def script():
 
 
 @pytest.mark.slow
-def test_every_variant_and_peer_runs_or_says_that_it_needs_a_gpu(script, monkeypatch, capsys):
-    def traced(model, device) -> bool:
-        """Compiled without machine code, which takes a CPU minutes."""
-        for layer in layers._layers(model):
-            layer.compile(backend="eager")
-        return True
-
+def test_every_item_runs_and_what_is_right_here_is_said_to_be(script, capsys):
     torch.set_num_threads(1)
-    monkeypatch.setattr(layers, "compile_layers", traced)
-    rows = script.main(["--tiny", "--steps", "1"])
-    capsys.readouterr()
-    of = {row["metric"].split(": ")[1] for row in rows if row["unit"] == "tokens/s" and row["ours"] > 0}
-    failed = {row["metric"].split(": ")[1]: row["metric"] for row in rows if ": failed" in row["metric"]}
-    needs = {name for name, o in script.VARIANTS.items() if o.get("attention") in {"flex", "varlen"}}
-    needs |= {name for name, o in script.VARIANTS.items() if o.get("cross_entropy") == "liger"}
-    assert failed.keys() == needs and all(" needs " in text for text in failed.values())
-    assert of - {n for n in of if n.startswith("best")} == {*script.VARIANTS, "hf", "trl"} - needs
-    (best,) = [row for row in rows if "best" in row["metric"] and row["unit"] == "tokens/s" and not row["peer"]]
-    measured = [r["ours"] for r in rows if r["unit"] == "tokens/s" and r["metric"].split(": ")[1] in script.VARIANTS]
-    assert best["ours"] == max(measured)
-    assert len([row for row in rows if row["peer"]]) == 4  # speed and memory beside two peers
+    rows = script.main(["--tiny"])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert printed == rows
+    assert {script.item_of(row) for row in rows} == {*script.ITEMS}
+    assert not [row["metric"] for row in rows if "failed" in row["metric"] or "skipped" in row["metric"]]
+    speed = [name for name in script.ITEMS if "beside" in name]
+    missed = [row["metric"] for row in rows if row["met"] is False and script.item_of(row) not in speed]
+    assert missed == []
+    assert sum(row["met"] is True for row in rows) > 20
+    assert [row for row in rows if row["peer"]]  # beside trainers that are installed
 
 
 def test_without_a_gpu_it_measures_nothing_and_says_so(script, capsys):
@@ -52,13 +44,35 @@ def test_without_a_gpu_it_measures_nothing_and_says_so(script, capsys):
     assert script.main([]) == [] and "no CUDA device here" in capsys.readouterr().out
 
 
-def test_a_second_run_of_some_variants_keeps_the_others(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "__file__", str(tmp_path / "gpu_train.py"))
+def test_items_that_do_not_fit_the_budget_are_skipped_and_said(script, capsys):
+    rows = script.main(["--tiny", "--budget", "0", "--only", "rates", "proxies"])
+    assert [row["metric"] for row in rows] == ["rates: skipped, out of time", "proxies: skipped, out of time"]
+
+
+def test_each_item_and_the_whole_fit_twelve_minutes(script):
+    assert max(item.seconds for item in script.ITEMS.values()) <= 120
+    assert all(item.least < item.seconds for item in script.ITEMS.values())
+    right = ["rates", "attention", "cross-entropy", "curves", "resume and FSDP2", "8-bit moments", "decoding"]
+    assert list(script.ITEMS)[:7] == right and sum(script.ITEMS[name].seconds for name in right) <= 420
+
+
+def test_a_process_that_hangs_or_fails_keeps_the_rows_that_it_printed(script):
+    line = 'import json, sys, time; print(json.dumps({"metric": "x: a"}), flush=True); print("noise"); '
+    assert script.in_process([sys.executable, "-c", line], 60) == ([{"metric": "x: a"}], "")
+    rows, why = script.in_process([sys.executable, "-c", line + "time.sleep(60)"], 3)
+    assert rows == [{"metric": "x: a"}] and why == "over its limit of 3 s"
+    rows, why = script.in_process([sys.executable, "-c", line + "raise ValueError('no memory')"], 60)
+    assert rows == [{"metric": "x: a"}] and why == "ValueError: no memory"
+
+
+def test_items_that_were_not_measured_now_keep_their_rows(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
     from table import row
 
-    assert script.merged([row("a", "GB", 1.0)]) == [row("a", "GB", 1.0)]
-    (tmp_path / "results").mkdir()
-    old = [row("0.5b: x: failed, no memory", "tokens/s", 0.0), row("0.5b: y", "tokens/s", 5.0)]
-    (tmp_path / "results" / "training-gpu.json").write_text(script.json.dumps({"rows": old}))
-    new = [row("0.5b: x", "tokens/s", 7.0)]
-    assert script.merged(new) == [old[1], *new]
+    script.write([row("a: x", "GB", 1.0), row("b: y", "GB", 1.0), row("c: z", "GB", 1.0)])
+    script.write(
+        [row("a: failed, no memory", "", 0.0), row("b: y", "GB", 2.0), row("c: skipped, out of time", "", 0.0)]
+    )
+    found = json.loads((tmp_path / "training-gpu.json").read_text())["rows"]
+    assert {r["metric"]: r["ours"] for r in found} == {"a: failed, no memory": 0, "b: y": 2, "c: z": 1}
+    assert all(r["date"] and "torch" in r["hardware"] for r in found)

@@ -144,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("cluster", metavar="CLUSTER", help="a cluster.yaml; cluster/cluster.yaml is an example")
     render.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
-    render.add_argument("--recipe", default="demo", help="what the RayJob and the SparkApplication run")
+    text = "what the RayJob and the SparkApplication run (%(default)s): a shipped recipe, or a file of yours, which travels along"
+    render.add_argument("--recipe", default="demo", help=text)
     trial = command("policy", _policy, "what another policy would keep and drop, and why, from stored signals")
     trial.add_argument("run", metavar="RUN", help="run directory (any URI)")
     trial.add_argument("--try", dest="file", required=True, metavar="FILE", help="YAML in the shape of filter.policy")
@@ -327,9 +328,11 @@ def _report(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from cluster.deploy import render, spec
+    from ray_jobs.commands import travel
 
     try:
-        paths = render.render(spec.load(options.cluster), options.out, options.target, options.recipe)
+        recipe = travel.as_image(options.recipe)
+        paths = render.render(spec.load(options.cluster), options.out, options.target, *recipe)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     for path in paths:

@@ -25,7 +25,12 @@ RESOURCES = fields(
     limits={"type": "object", "additionalProperties": QUANTITY},
 )
 VOLUME = fields(
-    "name", name=NAME, emptyDir=fields(medium=TEXT, sizeLimit=QUANTITY), persistentVolumeClaim=ANY, secret=ANY
+    "name",
+    name=NAME,
+    emptyDir=fields(medium=TEXT, sizeLimit=QUANTITY),
+    persistentVolumeClaim=ANY,
+    secret=ANY,
+    configMap=ANY,
 )
 MOUNT = fields("name mountPath", name=NAME, mountPath={"type": "string", "pattern": "^/"}, readOnly={"type": "boolean"})
 ENV_FROM = fields(secretRef=fields("name", name=TEXT), configMapRef=fields("name", name=TEXT), prefix=TEXT)

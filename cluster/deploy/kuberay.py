@@ -11,6 +11,7 @@ from cluster.deploy.ray_up import PORT
 from cluster.deploy.spec import Cluster, Group, Kubernetes, Node
 
 SPILL_VOLUME = "spill"
+RECIPE_VOLUME, RECIPE_FOLDER, RECIPE_FILE = "recipe", "/etc/pinisi", "recipe.yaml"
 GRACE_SECONDS = 120  # between the notice and the kill of a pod: the last checkpoint lands
 
 CLUSTER_HEADER = """\
@@ -52,21 +53,45 @@ def ray_cluster(cluster: Cluster, ray_version: str) -> dict:
     }
 
 
-def ray_job(cluster: Cluster, ray_version: str, recipe: str) -> dict:
-    """A RayJob that runs `recipe` on a cluster of its own."""
+def ray_job(cluster: Cluster, ray_version: str, recipe: str, own: bool = False) -> dict:
+    """A RayJob that runs `recipe` on a cluster of its own: one that ships with Pinisi, or with `own` that of `recipe_map`."""
+    spec, file = _spec(cluster, ray_version), recipe
+    if own:
+        pod = spec["headGroupSpec"]["template"]["spec"]
+        pod["volumes"].append({"name": RECIPE_VOLUME, "configMap": {"name": _map_name(cluster, recipe)}})
+        pod["containers"][0]["volumeMounts"].append(
+            {"name": RECIPE_VOLUME, "mountPath": RECIPE_FOLDER, "readOnly": True}
+        )
+        file = f"{RECIPE_FOLDER}/{RECIPE_FILE}"
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": job_name(cluster, recipe), "namespace": _kubernetes(cluster).namespace},
         "spec": {
-            "entrypoint": f"pinisi run {recipe} --address auto --run-dir {cluster.run_dir}/{recipe}",
+            "entrypoint": f"pinisi run {file} --address auto --run-dir {cluster.run_dir}/{recipe}",
+            # a job that is stopped has the time that its pod has, for a last checkpoint
+            "runtimeEnvYAML": f'env_vars:\n  RAY_JOB_STOP_WAIT_TIME_S: "{GRACE_SECONDS}"\n',
             "submissionMode": "K8sJobMode",
             "backoffLimit": 3,  # each retry is a new cluster, on which the run continues
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 300,
-            "rayClusterSpec": _spec(cluster, ray_version),
+            "rayClusterSpec": spec,
         },
     }
+
+
+def recipe_map(cluster: Cluster, recipe: str, text: str) -> dict:
+    """The ConfigMap with the text of a recipe of one's own, which the head's pod reads."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": _map_name(cluster, recipe), "namespace": _kubernetes(cluster).namespace},
+        "data": {RECIPE_FILE: text},
+    }
+
+
+def _map_name(cluster: Cluster, recipe: str) -> str:
+    return f"{job_name(cluster, recipe)}-recipe"
 
 
 def base(cluster: Cluster) -> list[dict]:

@@ -14,11 +14,11 @@ TARGETS = (*CLOUDS, "kuberay", "spark")
 SECTION = {"kuberay": "kubernetes", "spark": "kubernetes"}
 
 
-def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo") -> list[str]:
+def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo", text: str | None = None) -> list[str]:
     """Write the files of `target` (aws, gcp, azure, kuberay, spark or all that the cluster has a section for) into `out`.
 
-    `recipe` is what the RayJob and the SparkApplication run. Returns the paths. Raises ValueError for a target whose
-    section is missing.
+    `recipe` is what the RayJob and the SparkApplication run: the name of a shipped recipe, or of the recipe whose `text` travels
+    with the job. Returns the paths. Raises ValueError for a target whose section is missing.
     """
     present = [t for t in TARGETS if getattr(cluster, SECTION.get(t, t)) is not None]
     if target != "all" and target not in present:
@@ -28,14 +28,14 @@ def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo"
     wanted = present if target == "all" else [target]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: text for t in wanted for name, text in _files(cluster, t, out, recipe).items()}
+    files = {name: file for t in wanted for name, file in _files(cluster, t, out, recipe, text).items()}
     files |= _image(cluster, out)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    for name, file in files.items():
+        (folder / name).write_text(file, encoding="utf-8")
     return [str(folder / name) for name in sorted(files)]
 
 
-def _files(cluster: Cluster, target: str, out: str, recipe: str) -> dict[str, str]:
+def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | None) -> dict[str, str]:
     ray = version("ray")
     if target in CLOUDS:
         name = f"ray-{target}.yaml"
@@ -45,11 +45,13 @@ def _files(cluster: Cluster, target: str, out: str, recipe: str) -> dict[str, st
         "kubernetes.yaml": kuberay.header(kuberay.BASE_HEADER, cluster, ray, recipe) + _yaml(*kuberay.base(cluster))
     }
     if target == "kuberay":
-        job = kuberay.ray_job(cluster, ray, recipe)
+        job = [kuberay.ray_job(cluster, ray, recipe, own=text is not None)]
+        if text is not None:
+            job.insert(0, kuberay.recipe_map(cluster, recipe, text))
         return base | {
             "raycluster.yaml": kuberay.header(kuberay.CLUSTER_HEADER, cluster, ray, recipe)
             + _yaml(kuberay.ray_cluster(cluster, ray)),
-            "rayjob.yaml": kuberay.header(kuberay.JOB_HEADER, cluster, ray, recipe) + _yaml(job),
+            "rayjob.yaml": kuberay.header(kuberay.JOB_HEADER, cluster, ray, recipe) + _yaml(*job),
         }
     spark = version("pyspark")
     header = spark_operator.header(cluster, spark, recipe)
@@ -70,6 +72,14 @@ class _Plain(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+
+_Plain.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if text.count("\n") > 1 else None
+    ),
+)  # a text of lines, such as a recipe, as the lines that it is
 
 
 def _yaml(*documents: dict) -> str:

@@ -16,7 +16,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -159,11 +158,14 @@ def java_options() -> dict:
 
 def spill_disk() -> dict:
     """Objects that do not fit in memory are written to Ray's temporary folder; a full one fails tasks at random."""
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    free, wanted = shutil.disk_usage(folder).free, MIN_SPILL_GB * 1e9
     fix = "export RAY_TMPDIR=/a/larger/disk   (on a cluster: spill_dir in cluster.yaml)"
-    found = f"{terminal.size(free)} free in {folder}"
-    return result(f"{MIN_SPILL_GB} GB to spill objects", free >= wanted, found, fix)
+    name = f"{MIN_SPILL_GB} GB to spill objects"
+    try:
+        folder = embedded.temporary()
+    except ValueError as error:
+        return result(name, False, str(error), fix)
+    free, wanted = shutil.disk_usage(folder).free, MIN_SPILL_GB * 1e9
+    return result(name, free >= wanted, f"{terminal.size(free)} free in {folder}", fix)
 
 
 def shared_memory() -> dict:

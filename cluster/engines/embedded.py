@@ -8,20 +8,28 @@ read, and nowhere else: in no file and on no command line.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import fcntl
 import logging
 import os
 import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from cluster.engines import join
 
 TRAIN_SLOT = "train_slot"  # a resource of the embedded Ray: training workers that wait for work hold one, and no CPU
+PREFIX = "pinisi-ray-"
+LOCK = "lock"  # held in a private folder for as long as the process lives that made it
+MAX_FOLDER = 36 if sys.platform == "darwin" else 40
+"""Bytes of the path of a private folder: its sockets lie 66 deeper, and the path of one has at most 103 (macOS) or 107."""
 OBJECT_STORE_BYTES = 512 << 20  # stages exchange data through storage, so little lies in the object store
 
 _started = ExitStack()  # what `stop` undoes
@@ -31,8 +39,8 @@ def start(address: str | None = None, cpus: int | None = None, say: Callable[[st
     """Join the cluster at `address` (`auto`, `HOST:PORT`, `ray://…`), or start a private Ray of `cpus` cores (all by default).
 
     Nothing happens when this process has a Ray already. Which cluster was joined is told to `say`. The private one has its own
-    token, whatever this environment says of others, its own temporary folder, and ends with `stop` or this process. Raises
-    ValueError for a cluster that cannot be joined.
+    token, whatever this environment says of others, its own temporary folder below `RAY_TMPDIR` (else `TMPDIR`), and ends with
+    `stop` or this process. Raises ValueError for a cluster that cannot be joined, and for a folder that cannot be written.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -101,8 +109,7 @@ def _start(ray, cpus: int | None) -> None:
         stack.enter_context(environment(**{name: os.environ.get(name, "0") for name in unwanted}))
         # with the last, Kubernetes would be asked whether it knows our token
         stack.enter_context(environment(**token, RAY_ENABLE_K8S_TOKEN_AUTH=None))
-        private = tempfile.mkdtemp(prefix="pinisi-ray-")  # of mode 700; Ray opens its own folder to all users
-        stack.callback(shutil.rmtree, private, ignore_errors=True)
+        private = _private_folder(stack)
         stack.callback(ray.shutdown)
         ray.init(
             "local",
@@ -110,13 +117,68 @@ def _start(ray, cpus: int | None) -> None:
             resources={TRAIN_SLOT: 1024},
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=os.path.join(private, "r"),  # short: the paths of sockets are limited
+            _temp_dir=os.path.join(private, "r"),
             _node_ip_address="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
         _started.push(stack.pop_all())
     atexit.register(stop)
+
+
+def temporary() -> Path:
+    """The folder below which the embedded Ray keeps its session and spills objects. Raises ValueError for one that cannot be
+    written."""
+    variable = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    folder = Path(os.path.abspath(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ValueError(
+            f"{variable}: {folder} cannot be written ({error.strerror}); set it to a folder of yours"
+        ) from None
+
+
+def _private_folder(stack: ExitStack) -> str:
+    """A folder of mode 700 for one Ray, which opens its own to all users. Where its path would be too long for sockets, a short
+    one leads to it."""
+    folder = _locked(temporary(), stack)
+    if len(os.fsencode(folder)) <= MAX_FOLDER:
+        return folder
+    (Path(folder) / "r").mkdir()
+    short = _locked(Path("/tmp"), stack)
+    os.symlink(Path(folder) / "r", Path(short) / "r")
+    return short
+
+
+def _locked(base: Path, stack: ExitStack) -> str:
+    """A new folder in `base` that goes with `stack`; those of killed processes, whose locks are free, go now."""
+    for left in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # of another user, or just gone
+            if _free(left / LOCK):
+                shutil.rmtree(left, ignore_errors=True)
+    made = tempfile.mkdtemp(prefix="pinisi-new-", dir=base)  # it gets its name when its lock is held
+    lock = os.open(os.path.join(made, LOCK), os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = made.replace("pinisi-new-", PREFIX)
+    os.rename(made, folder)
+    stack.callback(os.close, lock)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _free(lock: Path) -> bool:
+    """Whether nobody holds a lock that is there."""
+    number = os.open(lock, os.O_RDWR)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(number)
+    return True
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import yaml
 
 from cluster import storage
 from cluster.engines import join
-from ray_jobs.commands import package
+from ray_jobs.commands import package, travel
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
@@ -44,7 +44,9 @@ def submit(
     Raises UserError for a recipe that cannot be read, a run directory that only this machine has, a package too large, a
     cluster that does not answer or refuses the token, and a run whose last attempt still works."""
     name, text = recipes.portable(recipe, overrides)
-    asked = Recipe.model_validate(yaml.safe_load(text))
+    asked = Recipe.model_validate(yaml.safe_load(text)["base"])
+    for sentence in travel.left_behind(asked, shared_disk=True, package=package.ROOT if code else None):
+        raise UserError(f"submit: {sentence}")
     contact.settle(asked)  # a job on the cluster has nobody to ask
     own = {contact.VARIABLE: contact.known(asked)} if contact.needed(asked) else {}
     if run_dir is None or (storage.is_local(run_dir) and not os.path.isabs(storage.local(run_dir))):

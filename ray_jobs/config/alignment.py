@@ -120,7 +120,7 @@ class Sft(Section):
     eval_rows_per_language: Positive = 32  # of them, and at most a tenth of a language's
     stage1: SftStage
     select: Select = Select()
-    stage2: SftStage
+    stage2: SftStage | None = None  # of the selected rows; without a reward model nothing is selected
 
 
 class OnPolicy(Section):

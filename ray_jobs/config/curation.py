@@ -28,6 +28,15 @@ class PageSelect(Section):
         return self
 
 
+SOURCE_KEYS = {
+    ("text_field", "id_field", "url_field", "lang_field"): ("jsonl", "parquet", "hf"),
+    ("split",): ("hf",),
+    ("crawl",): ("warc", "wet", "commoncrawl"),
+    ("optional",): ("warc", "wet", "jsonl", "parquet", "hf", "html"),
+}
+"""Keys of a source that are read of some types only."""
+
+
 class Source(Section):
     """Where documents come from. `path` is a glob at any URI; for `hf` the name of a data set."""
 
@@ -59,13 +68,19 @@ class Source(Section):
     def _one_or_more(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    def _differs(self, key: str) -> bool:
+        return getattr(self, key) != type(self).model_fields[key].default
+
     @model_validator(mode="after")
     def _fits_type(self) -> Source:
         own = ("snapshots", "kind", "index", "select", "max_records", "max_files", "max_index_files", "collinfo")
+        for keys, kinds in SOURCE_KEYS.items():
+            if self.type not in kinds and (given := [key for key in keys if self._differs(key)]):
+                raise ValueError(f"source {self.name!r}: `{given[0]}` is for sources of type {', '.join(kinds)}")
         if self.type != "commoncrawl":
             if not self.path:
                 raise ValueError(f"source {self.name!r} needs a `path`")
-            if given := [key for key in own if getattr(self, key) != type(self).model_fields[key].default]:
+            if given := [key for key in own if self._differs(key)]:
                 raise ValueError(f"source {self.name!r}: `{given[0]}` is for sources of type commoncrawl")
             return self
         if given := [key for key in ("path", "crawl") if getattr(self, key)]:
@@ -169,7 +184,8 @@ class Dedup(Section):
 
     @model_validator(mode="after")
     def _bands_fit(self) -> Dedup:
-        both = sorted({"bands", "rows", "ngram", "threshold"} & self.model_fields_set)
+        fields = type(self).model_fields
+        both = [k for k in ("bands", "ngram", "rows", "threshold") if getattr(self, k) != fields[k].default]
         if self.edit_share is not None and both:
             raise ValueError(f"give edit_share or {', '.join(both)}, not both: it decides them")
         if self.bands * self.rows > self.num_perm:

@@ -6,16 +6,18 @@ other as its `base:` and change parts of it.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
 
 from cluster import strict_yaml
+from ray_jobs.config import asked
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 
@@ -39,34 +41,81 @@ def find(recipe: str) -> Path:
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, its `base:`, and `key.path=value` overrides. Raises UserError naming the file, line and key."""
-    return parse(*_merged(recipe, overrides))
+    """Read a recipe, its `base:`, and `key.path=value` overrides. Raises UserError naming the file, line and key, also for a key
+    that is given and that nothing reads."""
+    merged, path = _merged(recipe, overrides)
+    found = parse(merged.values, path)
+    _check_asked(found, merged, path)
+    return found
 
 
 def portable(recipe: str, overrides: Sequence[str] = ()) -> tuple[str, str]:
     """The name of a recipe and its text for another machine: base and overrides merged, and `${NAME}` filled in where this
-    machine has that variable, left for the other one where not. Raises UserError as `load` does."""
-    values, path = _merged(recipe, overrides)
-    values = _expand_variables(values, str(path), leave=True)
+    machine has that variable, left for the other one where not. Raises UserError as `load` does.
+
+    All of it is the `base:` of that text, as what was asked for is looked at here."""
+    merged, path = _merged(recipe, overrides)
+    values = _expand_variables(merged.values, str(path), leave=True)
     try:
-        name = Recipe.model_validate(values).name
+        found = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(strict_yaml.explain(error, Recipe, path)) from None
-    return name, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    _check_asked(found, merged, path)
+    return found.name, yaml.safe_dump({"base": _placeless(values)}, sort_keys=False, allow_unicode=True)
 
 
-def _merged(recipe: str, overrides: Sequence[str]) -> tuple[dict, Path]:
+class Merged(NamedTuple):
+    """The plain values of a recipe, those before overrides, and the values that its own file and the overrides say, by dotted
+    key. Of a shipped recipe, of the base of another and of the copy that a run keeps, which has every key, none is its own."""
+
+    values: dict
+    without: dict
+    own: dict[str, Any]
+    overridden: dict[str, Any]
+
+
+def _check_asked(recipe: Recipe, merged: Merged, path: Path) -> None:
+    """Raises UserError for a key that was given and that nothing reads. An override may turn off what the keys of a file need."""
+    for sentence in asked.not_read(recipe, merged.overridden.items()):
+        raise UserError(f"--set {sentence}")
+    for sentence in asked.not_read(recipe, merged.own.items()):
+        if not merged.overridden or list(asked.not_read(parse(merged.without, path), merged.own.items())):
+            raise UserError(f"{path}: {sentence}")
+
+
+def _merged(recipe: str, overrides: Sequence[str]) -> tuple[Merged, Path]:
     path = find(recipe)
     values = _read(path)
-    if base := values.pop("base", None):
+    base = values.pop("base", None)
+    whole = path.resolve().parent == RECIPES.resolve() or values.keys() >= Recipe.model_fields.keys()
+    own = {} if whole else dict(asked.leaves(values))
+    if isinstance(base, dict):
+        values = _merge(base, values)
+    elif base:
         base_path = find(str(path.parent / base) if (path.parent / str(base)).is_file() else str(base))
         below = _read(base_path)
         if "base" in below:
             raise UserError(f"{path}: base: {base_path.name} has a base of its own; only one level is allowed")
         values = _merge(below, values)
+    without = copy.deepcopy(values)
     for override in overrides:
         _override(values, override)
-    return values, path
+    overridden = {key: value for override in overrides for key, value in _given(values, override.partition("=")[0])}
+    own = {key: value for key, value in own.items() if key not in overridden and dict(_given(values, key))}
+    return Merged(values, without, own, overridden), path
+
+
+def _given(values: dict, key: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of what lies at or below a dotted key, none where an override took it away."""
+    *parents, last = key.split(".")
+    node: Any = values
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if isinstance(node, dict) and last in node:
+        nested = {last: node[last]}
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        yield from asked.leaves(nested)
 
 
 def parse(values: dict, path: Path | str) -> Recipe:

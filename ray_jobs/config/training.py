@@ -181,6 +181,8 @@ class Train(Section):
         for key, why in (("sft", "it starts from"), ("reward", "its answers are scored by")):
             if self.dpo and getattr(self, key) is None:
                 raise ValueError(f"dpo needs `{key}`, whose model {why}; give it, or set `dpo: null`")
+        if self.sft and self.reward and self.sft.stage2 is None:
+            raise ValueError("sft.stage2 is required with `reward`, by which its rows are selected; give it")
         if self.pretrain is None:
             for key, why in (
                 ("expand", "fills the new blocks"),

@@ -72,7 +72,7 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
             passes = f"{read}; a forward pass for rewards, one for perplexity and embeddings"
             tasks = 2 * math.ceil(rows / (measures.ROWS * measures.SHARDS))
             steps.append(step(SFT_SELECT, rows * chat, passes, 2 * FORWARD, gpus=tasks))
-            rows, epochs = _rows(n, "chat_rows_stage2", rows), train.sft.stage2.epochs
+            rows, epochs = _rows(n, "chat_rows_stage2", rows), given(train.sft.stage2).epochs
             taken = said(rows, "conversations", "train.sft.max_rows, if all are taken", "chat_rows_stage2")
             steps.append(step(SFT_2, rows * chat * epochs, f"{taken} x {epochs} epochs"))
     if train.dpo and train.sft and train.reward:

@@ -21,6 +21,7 @@ from ray_jobs.plan import alignment, rates, training
 from ray_jobs.plan import corpus as plan_corpus
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.simulate import Phase, Span, simulate
+from ray_jobs.run import bases
 from ray_jobs.run.run import Run
 
 SEEDS = 20
@@ -56,6 +57,8 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
 
     Raises ValueError with a sentence that names the key when the run cannot fit, or a price or a GPU's speed is missing.
     """
+    for sentence in bases.faults(recipe, weights=False, elsewhere=True):
+        raise ValueError(sentence)
     n = rates.numbers(recipe.extract.engine, cluster.assume, run, recipe.fetch.gap_bytes)
     cpus = _group(cluster, "cpu")
     corpus = plan_corpus.plan(recipe, n) if recipe.sources else plan_corpus.NONE

@@ -19,7 +19,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Pretrain, PretrainStage, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan import training as plan_training
-from ray_jobs.run import bases
+from ray_jobs.run import bases, graph, preflight
 from ray_jobs.training import budget, fit
 from train import model
 from train.batches.decoder import CausalLM
@@ -35,12 +35,14 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     train = recipe.train
     if train is None:
         raise ValueError("This recipe has no `train`, so there is nothing to try; `pinisi plan` is for the rest.")
-    for sentence in bases.faults(recipe, weights=False):
+    stages = graph.enabled(recipe)
+    for sentence in (*bases.faults(recipe, weights=False), *preflight.languages(recipe, stages)):
         raise ValueError(sentence)
     base, grown = models(recipe)
     pretrain = train.pretrain
     _, of_model = plan_training.model(recipe)
     return {
+        "missing": list(preflight.absent(recipe, stages, stages)),
         "added_tokens": bases.added_tokens(recipe),
         "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
         "workers": train.workers,
@@ -104,6 +106,8 @@ def show(described: dict) -> None:
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
+    for sentence in described["missing"]:
+        lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")
     terminal.show(lines)
 
 

@@ -60,7 +60,7 @@ def model(recipe: Recipe) -> tuple[Model, Model]:
     train = given(recipe.train)
     base = train.base
     if base.shape is not None:
-        shape, vocabulary = base.shape.model_dump(), recipe.tokenize.vocab_size
+        shape, vocabulary = base.shape.model_dump(), bases.vocabulary(recipe)
     elif base.model in QWEN:
         *fields, vocabulary = QWEN[base.model]
         shape = dict(zip(FIELDS, fields, strict=True))

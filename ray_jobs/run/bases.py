@@ -1,4 +1,4 @@
-"""What a recipe asks of a base that the base cannot give, said before the first stage: kind of model, weights, tokenizer, shape.
+"""What a recipe asks of its base that this cannot give, said before the first stage: kind, weights, tokenizer, shape, functions.
 
 The model is made on torch's meta device, and of the weights the names are read. A name on the hub that cannot be read here and
 now is left to the stage `base`.
@@ -7,19 +7,22 @@ now is left to the stage `base`.
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
 
 from safetensors import safe_open
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from cluster import storage
+from cluster import storage, user_code
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.given import given
+from ray_jobs.config.reader import lookup
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
+from ray_jobs.run import graph
 from train import model
 from train.bases import rope, same_loss, shape
 from train.batches.decoder import CausalLM
@@ -35,6 +38,7 @@ QWEN = {
 }
 """Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied, vocabulary
 (their config.json on the Hugging Face hub)."""
+ANY_VOCABULARY = 512  # of a new model whose tokenizer cannot be read here: its other shapes are looked at
 ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 FIELDS = (
     "hidden_size",
@@ -78,9 +82,16 @@ def _on_hub(name: str):
 def faults(recipe: Recipe, weights: bool = True, elsewhere: bool = False) -> Iterator[str]:
     """What is wrong, each as a sentence that begins with the key; with `weights` also what their files lack. `elsewhere`: the run
     is on other machines, whose folders may not be here."""
-    train = given(recipe.train)
-    name, own = train.base.model, recipe.tokenize.tokenizer
-    tokenizer = tokenizers.load(own) if own != "train" and storage.is_local(own) and storage.exists(own) else None
+    yield from functions_faults(recipe)
+    own, train = recipe.tokenize.tokenizer, recipe.train
+    tokenizer = None
+    try:
+        tokenizer = _tokenizer(own, elsewhere)
+    except ValueError as error:
+        yield f"tokenize.tokenizer: {error}"
+    if train is None:
+        return
+    name = train.base.model
     lacking = [] if tokenizer is None else tokenizers.chat_tokens_lacking(tokenizer)
     added = len(lacking) if recipe.tokenize.add_chat_tokens else 0
     if lacking and not added and (train.sft or train.reward):
@@ -88,7 +99,14 @@ def faults(recipe: Recipe, weights: bool = True, elsewhere: bool = False) -> Ite
             f"tokenize.tokenizer: {own} has no token {' and no '.join(lacking)}, which chats are written with; set "
             "tokenize.add_chat_tokens: true"
         )
+    tokens = (recipe.tokenize.vocab_size if own == "train" else None) if tokenizer is None else len(tokenizer)
+    named = "tokenize.vocab_size: the trained tokenizer" if own == "train" else f"tokenize.tokenizer: {own}"
     if name is None:
+        try:
+            config = model.config_from({**given(train.base.shape).model_dump(), "vocab_size": tokens or ANY_VOCABULARY})
+            yield from _shapes(train, shape.on_meta(config), tokens, added, named)
+        except ValueError as error:
+            yield f"train.base.shape: {error}"
         return
     try:
         config = config_of(name)
@@ -113,23 +131,59 @@ def faults(recipe: Recipe, weights: bool = True, elsewhere: bool = False) -> Ite
         )
     if train.reward and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         yield f"train.reward: transformers has no reward head for models of kind {config.model_type}; set it to null"
-    yield from _shapes(train, net, None if tokenizer is None else len(tokenizer), added, own)
+    yield from _shapes(train, net, tokens, added, named)
+
+
+def functions_faults(recipe: Recipe) -> Iterator[str]:
+    """Functions of the user that stages of this run call and that cannot be imported from here."""
+    asked = {key for stage in graph.enabled(recipe) for key in stage.functions} - {
+        "filter.signals"
+    }  # read with its policy
+    for key in sorted(asked):
+        if function := lookup(recipe, key):
+            try:
+                user_code.function(function, os.getcwd(), key)
+            except ValueError as error:
+                yield str(error)
+
+
+def _tokenizer(name: str, elsewhere: bool) -> PreTrainedTokenizerFast | None:
+    """The tokenizer of a folder, None for one that is trained or cannot be read here and now. Raises ValueError for a folder
+    that is not there or holds none."""
+    if name == "train" or not storage.is_local(name):
+        return None
+    if not storage.exists(name):
+        if not elsewhere and not ON_HUB.fullmatch(name):
+            raise ValueError(f"{name} is no folder here; correct the path")
+        return None
+    try:
+        return tokenizers.load(name)
+    except Exception as error:  # of the library, which raises bare ones for a broken file
+        cause = error.__cause__ or error
+        raise ValueError(f"{name}: its tokenizer cannot be read ({shape.first_line(cause)}); fetch it again") from error
 
 
 def added_tokens(recipe: Recipe) -> list[str]:
     """The tokens that `tokenize.add_chat_tokens` adds, as far as the tokenizer can be read here."""
-    own = recipe.tokenize.tokenizer
-    if not recipe.tokenize.add_chat_tokens or own == "train" or not (storage.is_local(own) and storage.exists(own)):
-        return []
-    return tokenizers.chat_tokens_lacking(tokenizers.load(own))
+    found = _tokenizer(recipe.tokenize.tokenizer, elsewhere=True) if recipe.tokenize.add_chat_tokens else None
+    return [] if found is None else tokenizers.chat_tokens_lacking(found)
 
 
-def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, tokenizer: str) -> Iterator[str]:
+def vocabulary(recipe: Recipe) -> int:
+    """Tokens of the run's tokenizer as far as they are known here: of one that is trained those that it may have at most."""
+    found = _tokenizer(recipe.tokenize.tokenizer, elsewhere=True)
+    if found is None:
+        return recipe.tokenize.vocab_size
+    return len(found) + len(added_tokens(recipe))
+
+
+def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, named: str) -> Iterator[str]:
+    """`named`: the key of the tokenizer, and the tokenizer, which has `tokens`, and `added` more."""
     rows = net.config.vocab_size
     if tokens and tokens > rows:
         yield (
-            f"tokenize.tokenizer: {tokenizer} has {tokens:,} tokens, but train.base.model {train.base.model} embeddings for "
-            f"{rows:,}; name the model's own tokenizer"
+            f"{named} has {tokens:,} tokens, but train.base.model {train.base.model} embeddings for {rows:,}; name the "
+            "model's own tokenizer"
         )
     grown, pruned = train.expand, train.prune
     if pruned:
@@ -143,7 +197,7 @@ def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, tokeniz
         if tokens and grown.vocab_size and grown.vocab_size < tokens + added:
             yield (
                 f"train.expand.vocab_size: {grown.vocab_size:,} rows are fewer than the {tokens + added:,} tokens of "
-                f"{tokenizer}; give at least as many"
+                f"{named.partition(': ')[2]}; give at least as many"
             )
         try:
             expand.expand(

@@ -20,7 +20,6 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
 from ray_jobs.run.graph import TASKS, TOKENIZE, Stage
-from train.methods.prune_target import Target
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune")
@@ -42,7 +41,7 @@ def check(
 
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
-    missing = [*_files(recipe, chosen, waiting), *_languages(recipe, waiting), *_base(recipe, waiting, address)]
+    missing = [*absent(recipe, chosen, waiting), *languages(recipe, waiting), *_base(recipe, waiting, address)]
     missing += _tasks(recipe, waiting)
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
@@ -68,18 +67,14 @@ def _said(function: Callable, *arguments: object) -> Iterator[str]:
 
 
 def _base(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> Iterator[str]:
-    """What a base cannot give, or a shape to prune to that a model of the recipe's own shape cannot take."""
-    train = recipe.train
-    if train is None or not any(stage.job in TRAINS for stage in waiting):
-        return
-    if train.base.model is not None:
-        from ray_jobs.run import bases  # takes seconds, so only where there is a base to look at
+    """What the base, a new model, or the tokenizer cannot give, and functions of the user that are not there."""
+    trains = any(stage.job in TRAINS for stage in waiting)
+    if trains or (recipe.tokenize.tokenizer != "train" and any(stage.name == TOKENIZE for stage in waiting)):
+        from ray_jobs.run import bases  # takes seconds, so only where there is something to look at
 
-        yield from bases.faults(recipe, elsewhere=address is not None)
-    elif train.prune and train.base.shape and any(stage.job == "prune" for stage in waiting):
-        wanted = train.prune
-        target = Target(wanted.hidden_size, wanted.num_attention_heads, wanted.intermediate_size)
-        yield from (f"train.prune: {sentence}" for sentence in _said(target.check, train.base.shape))
+        yield from bases.faults(
+            recipe if trains else recipe.model_copy(update={"train": None}), elsewhere=address is not None
+        )
 
 
 def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
@@ -90,12 +85,14 @@ def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
 
             yield from _said(task_choice.specifications, settings)
             yield from _said(task_choice.models, settings, [name for name in stage.inputs if name != TOKENIZE])
+            if settings.lm_eval and importlib.util.find_spec("lm_eval") is None:
+                yield "evaluate.tasks.lm_eval: lm-eval is not installed: pip install 'pinisi[eval]', or leave the key out"
 
 
-def _files(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:
+def absent(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:
     """Inputs that no file matches or that may not be read, also those that training will read perhaps weeks from now.
 
-    `_languages` reads language.model and says more."""
+    `languages` reads language.model and says more."""
     keys = {key for stage in chosen for key in stage.files if key.startswith("train.")}
     for key in sorted(keys | {key for stage in waiting for key in stage.files} - {"dedup.indexes", "language.model"}):
         if key == "sources":
@@ -146,7 +143,7 @@ def _readable(uris: list[str], key: str) -> None:
             raise UserError(f"{key}: {path} may not be read by this user; chmod u+r {path}")
 
 
-def _languages(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+def languages(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
     """Languages, rules and models that a stage would refuse after all the crawling."""
     # of a language without a file the identifier does not know either, so that is said first, and alone
     for job in ("filter_policy", "language", "filter_signals"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_jobs.alignment import chats, held_out
+from ray_jobs.config.given import given
 from ray_jobs.run.graph import SFT_1, SFT_DATA, SFT_SELECT, foundation
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit
@@ -32,7 +33,7 @@ def run(job: Job) -> dict:
         chats.write_rows(job.path("heldout.jsonl"), measured)
         heldout = job.path("heldout.jsonl")
     else:
-        stage, start = recipe.stage2, job.input(SFT_1, "model")
+        stage, start = given(recipe.stage2), job.input(SFT_1, "model")
         rows = chats.read_rows(job.input(SFT_SELECT, "rows.jsonl"))
         heldout = job.input(SFT_1, "heldout.jsonl")  # selection sees only what stage 1 was trained on
     chats.write_rows(job.path("rows.jsonl"), rows)

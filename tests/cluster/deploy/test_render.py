@@ -126,6 +126,35 @@ def test_azure_parameters_exist_in_the_template_that_ray_ships(rendered):
         assert set(kind["node_config"]["azure_arm_parameters"]) <= known
 
 
+def test_a_recipe_of_ones_own_travels_with_its_job(tmp_path):
+    text = "base:\n  name: mine\n  seed: 3\n"
+    render.render(spec.load(str(EXAMPLE)), str(tmp_path), "kuberay", "mine", text)
+    written = (tmp_path / "rayjob.yaml").read_text()
+    config, job = read(tmp_path, "rayjob.yaml")
+    assert config["kind"] == "ConfigMap" and config["data"] == {"recipe.yaml": text} and "    name: mine" in written
+    jsonschema.validate(job, RAY_JOB)
+    assert job["spec"]["entrypoint"].split()[2] == "/etc/pinisi/recipe.yaml"
+    assert job["spec"]["entrypoint"].endswith("/mine")
+    head, *workers = (
+        group["template"]["spec"]
+        for group in (
+            job["spec"]["rayClusterSpec"]["headGroupSpec"],
+            *job["spec"]["rayClusterSpec"]["workerGroupSpecs"],
+        )
+    )
+    volume = {"name": "recipe", "configMap": {"name": config["metadata"]["name"]}}
+    assert volume in head["volumes"] and not any(volume in pod["volumes"] for pod in workers)
+    (mount,) = [one for one in head["containers"][0]["volumeMounts"] if one["name"] == "recipe"]
+    assert mount["mountPath"] == "/etc/pinisi"
+
+
+def test_a_job_that_is_stopped_has_the_time_that_its_pod_has(rendered):
+    job = read(rendered, "rayjob.yaml")["spec"]
+    pod = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    variables = yaml.safe_load(job["runtimeEnvYAML"])["env_vars"]
+    assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": str(pod["terminationGracePeriodSeconds"])}
+
+
 @pytest.mark.parametrize(
     ("file", "schema"),
     [("raycluster.yaml", RAY_CLUSTER), ("rayjob.yaml", RAY_JOB), ("sparkapplication.yaml", SPARK_APPLICATION)],

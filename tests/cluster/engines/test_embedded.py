@@ -221,6 +221,45 @@ def test_the_handler_of_sigterm_is_put_back_even_when_ray_does_not_start():
         signal.signal(signal.SIGTERM, former)
 
 
+def test_its_folder_lies_where_ray_tmpdir_says_and_goes_when_its_process_was_killed(tmp_path, monkeypatch):
+    """Without Ray: each folder is of mode 700 and short enough for sockets, and only those of the living stay."""
+    deep = tmp_path / ("deep" * 20)
+    for base in (tmp_path, deep):
+        monkeypatch.setenv("RAY_TMPDIR", str(base))
+        assert embedded.temporary() == base and base.is_dir()
+        hold = "import contextlib, sys; from cluster.engines import embedded; "
+        hold += "print(embedded._private_folder(contextlib.ExitStack()), flush=True); sys.stdin.read()"
+        killed, living = (
+            subprocess.Popen(
+                [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            )
+            for _ in range(2)
+        )
+        folders = [Path(process.stdout.readline().strip()) for process in (killed, living)]
+        assert all(len(str(folder)) <= embedded.MAX_FOLDER or folder.parent == base for folder in folders)
+        (folders[0] / "r").mkdir(exist_ok=True)
+        (folders[0] / "r" / "spilled").write_text("x")
+        killed.kill()
+        killed.wait()
+        with contextlib.ExitStack() as stack:
+            own = Path(embedded._private_folder(stack))
+            assert own.stat().st_mode & 0o077 == 0
+            assert (
+                (own / "r").resolve().is_relative_to(base.resolve()) and not folders[0].exists() and folders[1].exists()
+            )
+            left = [path for path in base.glob("pinisi-*") if path.is_dir()]
+            assert len(left) == 2 and all(path.stat().st_mode & 0o077 == 0 for path in left)
+        assert not own.exists() and len(list(base.glob("pinisi-*"))) == 1
+        living.communicate()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file" / "below"))
+    with pytest.raises(ValueError, match=r"RAY_TMPDIR: .* cannot be written"):
+        embedded.temporary()
+
+
 def test_what_was_set_for_a_ray_that_does_not_start_is_put_back(monkeypatch):
     import ray
 

@@ -79,7 +79,7 @@ def test_variables_that_only_the_cluster_knows_stay(tmp_path, monkeypatch):
         "base: demo\nname: mine\nquality: {positives: [], negatives: []}\nsources: [{name: a, type: jsonl, path: 's3://${BUCKET}/${THERE}/*.jsonl'}]\n"
     )
     name, text = recipes.portable(str(tmp_path / "mine.yaml"), ["seed=7"])
-    sent = yaml.safe_load(text)
+    sent = yaml.safe_load(text)["base"]  # so that nothing of it counts as asked for on the other machine
     assert name == "mine" and sent["seed"] == 7 and "base" not in sent
     assert sent["sources"][0]["path"] == "s3://corpus/${THERE}/*.jsonl"
     assert sent["train"]["sft"]["instruct"].startswith("${PINISI_SAMPLE_DIR}/")

@@ -1,0 +1,68 @@
+"""What a recipe names that only this machine has: it goes to a cluster without it, so it is said before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from cluster import storage, user_code
+from ray_jobs.config import reader as recipes
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.errors import UserError
+from ray_jobs.run import graph, row_files
+
+PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model")
+"""Keys that name a folder or a model of the Hugging Face hub; what is read as files each stage says."""
+ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def as_image(recipe: str) -> tuple[str, str | None]:
+    """The name of a recipe, and its text where it is none that ships with Pinisi. Raises UserError for one that cannot be read,
+    or names files that the pods of a cluster do not have."""
+    path = recipes.find(recipe)
+    if path.resolve().parent == recipes.RECIPES.resolve():
+        return path.stem, None
+    name, text = recipes.portable(recipe)
+    asked = Recipe.model_validate(yaml.safe_load(text)["base"])
+    for sentence in left_behind(asked, shared_disk=False):
+        raise UserError(f"{recipe}: {sentence}")
+    return name, text
+
+
+def left_behind(recipe: Recipe, *, shared_disk: bool, package: Path | None = None) -> Iterator[str]:
+    """A sentence for each key whose files or functions lie on this machine alone. With a `shared_disk` absolute paths are taken
+    to lie on one; what lies in the folder `package` is sent."""
+    stages = graph.enabled(recipe)
+    where = "a disk that all nodes share, or a bucket" if shared_disk else "a bucket"
+    for key in sorted({key for stage in stages for key in stage.files} | set(PLACES)):
+        for place in _places(recipe, key):
+            if not _local(place) or (shared_disk and os.path.isabs(storage.local(place))):
+                continue
+            if not (package and (package / place.split("*")[0]).exists() and not os.path.isabs(place)):
+                yield f"{key}: {place} is a path of this machine, which the nodes do not have; put it on {where}"
+    for key in sorted({key for stage in stages for key in stage.functions}):
+        value = recipes.lookup(recipe, key)
+        for name in value if isinstance(value, list) else [value] if value else []:
+            for file in user_code.files(name, os.getcwd())[:1]:
+                installed = "site-packages" in file.parts or (package and file.is_relative_to(package))
+                if not installed:
+                    yield f"{key}: {name} lies in {file}, which the nodes do not have; install it there as a package"
+
+
+def _places(recipe: Recipe, key: str) -> list[str]:
+    if key == "sources":
+        return [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
+    value = recipes.lookup(recipe, key)
+    return [one for one in (value if isinstance(value, list) else [value]) if one and not row_files.is_hf(one)]
+
+
+def _local(place: str) -> bool:
+    """Whether it is a path here: no other storage, variable of the other machine, part of Pinisi, name of a shipped model or of
+    one on the hub."""
+    if not storage.is_local(place) or "${" in place or place in ("train", "lid.176"):
+        return False
+    return os.path.exists(place) or not ON_HUB.fullmatch(place)

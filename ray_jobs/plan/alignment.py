@@ -14,10 +14,22 @@ from ray_jobs.alignment import measures
 from ray_jobs.config.alignment import Dpo
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import Train
+from ray_jobs.config.training import Prune, Train
+from ray_jobs.plan.model import Model, model, pruned
 from ray_jobs.plan.rates import Number
-from ray_jobs.plan.training import Model, Step, flops_per_second, model
-from ray_jobs.run.graph import EVALUATE, OFF_POLICY, ON_POLICY, PROXIES, REWARD, ROUNDS, SFT_1, SFT_2, SFT_SELECT
+from ray_jobs.plan.training import Step, flops_per_second
+from ray_jobs.run.graph import (
+    DPO_WATCH,
+    EVALUATE,
+    OFF_POLICY,
+    ON_POLICY,
+    PROXIES,
+    REWARD,
+    ROUNDS,
+    SFT_1,
+    SFT_2,
+    SFT_SELECT,
+)
 from train.monitor import flops
 from train.preference_losses.table import LOSSES
 
@@ -58,6 +70,10 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         return f"{rows:,.0f} {what} ({source}) x {chat:.0f} tokens ({n['chat_tokens'].source})"
 
     steps = []
+    if train.reward and train.reward.model and train.reward.preference:
+        rows = min(train.reward.heldout_rows, n["preference_rows"].value)
+        source = f"{rows:,.0f} held-out pairs (train.reward.heldout_rows) x {chat:.0f} tokens; a forward pass"
+        steps.append(step(REWARD, 2 * rows * chat, source, FORWARD, gpus=1))
     if train.reward and not train.reward.model:
         rows = _rows(n, "preference_rows", train.reward.max_rows)
         source = said(rows, "pairs of two answers", "train.reward.max_rows", "preference_rows")
@@ -80,7 +96,8 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         steps += _preferences(
             train.dpo, n, step, rows, said(rows, "pairs of two answers", "train.dpo.max_rows", "preference_rows")
         )
-    steps += _pruning(train, grown, step)
+        steps += _watching(train.dpo, n, step, rows, len(recipe.languages))
+    steps += _pruning(recipe, step)
     if not recipe.sources:  # nothing is held out
         return steps
     aligned = train.dpo.on_policy.rounds if train.dpo and train.sft and train.reward else 0
@@ -94,6 +111,29 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         step(EVALUATE, models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
     )
     return steps
+
+
+def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, float, int]:
+    """(tokens, rows or pairs, how many of these an update has) of a stage of alignment or pruning, rows of chats packed. Where
+    nothing says how many rows there are, as many as `n` assumes."""
+    train, chat = given(recipe.train), n["chat_tokens"].value
+    if stage == REWARD:
+        reward = given(train.reward)
+        rows = _rows(n, "preference_rows", reward.max_rows) * reward.epochs
+        return 2 * rows * chat, rows, given(reward.optimiser).rows_per_step
+    if stage in (SFT_1, SFT_2):
+        sft = given(train.sft)
+        own = sft.stage1 if stage == SFT_1 else given(sft.stage2)
+        rows = _rows(n, "chat_rows_stage1" if stage == SFT_1 else "chat_rows_stage2", sft.max_rows) * own.epochs
+        return rows * chat, rows * chat / train.context, own.optimiser.rows_per_step
+    if stage == OFF_POLICY:
+        dpo = given(train.dpo)
+        rows = _rows(n, "preference_rows", dpo.max_rows)
+        return 2 * rows * chat, rows, dpo.optimiser.rows_per_step
+    prune = given(train.prune)
+    masked = prune.mask_steps * prune.optimiser.rows_per_step * train.context
+    tokens = masked if stage.endswith("masks") else _healing(prune, train, masked)[0]
+    return tokens, tokens / train.context, prune.optimiser.rows_per_step
 
 
 def _rows(n: Mapping[str, Number], name: str, most: float | None) -> float:
@@ -128,20 +168,53 @@ def _preferences(dpo: Dpo, n: Mapping[str, Number], step, rows: float, source: s
     return steps
 
 
-def _pruning(train: Train, grown: Model, step) -> list[Step]:
+def _watching(dpo: Dpo, n: Mapping[str, Number], step, rows: float, languages: int) -> list[Step]:
+    """The answers of each round's model, and of snapshots of it, to prompts that are held out, and their rewards."""
+    own = dpo.watch
+    if own is None:
+        return []
+    prompts, rate, size = own.per_language * languages, n["generate_rate"], dpo.optimiser.rows_per_step
+    updates = [math.ceil(rows * (1 - dpo.drop_worst_perplexity) / size)]
+    updates += [math.ceil(dpo.on_policy.prompts / size)] * dpo.on_policy.rounds
+    models = 1 + len(updates) + (sum(count // own.every for count in updates) if own.every else 0)
+    length = min(float(dpo.on_policy.max_new_tokens), n["chat_tokens"].value)
+    tokens = models * prompts * length
+    source = (
+        f"{models:,} models x {prompts:,} prompts x {length:.0f} tokens; {rate.value:,.0f} {rate.unit}, {rate.source}"
+    )
+    scores = step(DPO_WATCH, tokens, "", FORWARD)
+    seconds = tokens / rate.value + scores.gpu_seconds
+    return [Step(DPO_WATCH, tokens, seconds, f"{source}, and a forward pass of the reward model", models)]
+
+
+def _healing(prune: Prune, train: Train, masked: float) -> tuple[float, str]:
+    """Tokens after pruning, and where that is from."""
+    if prune.heal_tokens != "auto":
+        return prune.heal_tokens, "train.prune.heal_tokens"
+    stage2 = given(train.pretrain).stage2
+    bounds = {
+        "train.prune.max_heal_tokens": prune.max_heal_tokens,
+        "what stage 2 reads, less the masks'": stage2.tokens if stage2.tokens != "auto" else stage2.max_tokens,
+    }
+    known = {what: most for what, most in bounds.items() if most is not None}
+    if not known:
+        raise ValueError(
+            "train.prune.max_heal_tokens: heal_tokens and train.pretrain.stage2.tokens are auto; give a bound to plan"
+        )
+    what = min(known, key=lambda name: known[name])
+    return max(masked, known[what]), f"train.prune.heal_tokens is auto: at most {what}"
+
+
+def _pruning(recipe: Recipe, step) -> list[Step]:
+    train = given(recipe.train)
     own = train.prune
     if own is None:
         return []
-    names = ("hidden_size", "num_attention_heads", "intermediate_size")
-    of_layers = {name for name in grown.shape if name.startswith("layer_")}  # parameters of wider ones
-    kept = {name: value for name, value in grown.shape.items() if name not in of_layers}
-    shape = {**kept, **{name: getattr(own, name) for name in names}}
-    small = flops.per_token(shape, grown.vocab_size, train.context)
-    pruned = Model(shape, grown.vocab_size, flops.parameters(shape, grown.vocab_size), small)
+    small = pruned(recipe)
     masked = own.mask_steps * own.optimiser.rows_per_step * train.context
     return [
         step("prune/masks", masked, "train.prune.mask_steps x optimiser.rows_per_step x train.context"),
-        step("prune/heal", own.heal_tokens, "train.prune.heal_tokens", of=pruned),
+        step("prune/heal", *_healing(own, train, masked), of=small),
     ]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from rich.text import Text
 
 from cluster import terminal
@@ -17,9 +16,10 @@ from mixture.weights import Auto
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Pretrain, PretrainStage, Train
-from ray_jobs.plan import gpu_memory
-from ray_jobs.plan import training as plan_training
+from ray_jobs.plan import alignment, gpu_memory, rates
+from ray_jobs.plan.model import nets
 from ray_jobs.run import bases, graph, preflight
+from ray_jobs.run.graph import BASE, CONTROL_1, PRETRAIN_1
 from ray_jobs.training import budget, fit
 from train import model
 from train.batches.decoder import CausalLM
@@ -38,40 +38,24 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     stages = graph.enabled(recipe)
     for sentence in (*bases.faults(recipe, weights=False), *preflight.languages(recipe, stages)):
         raise ValueError(sentence)
-    base, grown = models(recipe)
+    base, grown = nets(recipe)
     pretrain = train.pretrain
-    _, of_model = plan_training.model(recipe)
+    tables = list(gpu_memory.rows_of(recipe))
+    shown = gpu_memory.main([work for work, _ in tables])
     return {
         "missing": list(preflight.absent(recipe, stages, stages)),
         "added_tokens": bases.added_tokens(recipe),
         "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
         "workers": train.workers,
         "part": f", a part of {train.context_parallel} of each," if train.context_parallel > 1 else "",
-        "memory": gpu_memory.table(train, of_model.shape, of_model.vocab_size),
+        "memory_of": shown.stage,
+        "memory": next(table for work, table in tables if work is shown),
+        "training": [_trained(recipe, work, table, run_uri) for work, table in tables],
         "stages": [
             {**_stage(train, stage, grown, *_tokens(train, name, run_uri)), "name": f"pretrain/{name}"}
             for name, stage in (_stages(pretrain) if pretrain else ())
         ],
     }
-
-
-def models(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
-    """The base and the model that is trained, on the meta device."""
-    of_base, of_model = plan_training.model(recipe)
-    train = given(recipe.train)
-
-    def made() -> CausalLM:
-        if train.base.model and train.base.model not in plan_training.QWEN:
-            return plan_training.on_meta(train.base.model)
-        with torch.device("meta"):
-            return model.build({**of_base.shape, "vocab_size": of_base.vocab_size})
-
-    if train.expand is None:
-        base = made()
-        return base, base
-    base, grown = made(), plan_training.grown_as(made(), train)
-    assert model.parameters(grown) == of_model.parameters, "the plan counts other parameters than the model has"
-    return base, grown
 
 
 def show(described: dict) -> None:
@@ -88,8 +72,31 @@ def show(described: dict) -> None:
         lines += [*terminal.paragraph(text), Text()]
     workers = described["workers"]
     title = "memory of the GPU" if workers == 1 else f"memory of each of {workers} GPUs"
+    title += f" in {described['memory_of']}"
     memory = [(what, size * GB) for what, size in described["memory"].items()]
     lines += [*terminal.table([Column("what"), terminal.sizes("size")], memory, title=title), Text()]
+    columns = [
+        Column("stage"),
+        terminal.numbers("layers"),
+        Column("parameters", terminal.short, right=True),
+        Column("tokens", right=True),
+        Column("steps", right=True),
+        Column("rows x positions", right=True),
+        terminal.sizes("a GPU"),
+    ]
+    trained = [
+        (
+            one["name"],
+            one["layers"],
+            one["parameters"],
+            _bound(one["tokens"], one["at_most"]),
+            _bound(one["steps"], one["at_most"]),
+            f"{one['rows']} x {one['length']:,}",
+            one["memory"] * GB,
+        )
+        for one in described["training"]
+    ]
+    lines += [*terminal.table(columns, trained, title="what is trained, and a micro-batch of it"), Text()]
     if not described["stages"]:
         text = (
             "no pre-training; the steps of reward, SFT and DPO follow from their rows (`--only sft/data` counts them)"
@@ -109,6 +116,46 @@ def show(described: dict) -> None:
     for sentence in described["missing"]:
         lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")
     terminal.show(lines)
+
+
+def _bound(value: float | None, at_most: bool) -> str:
+    return "auto" if value is None else f"{'at most ' * at_most}{terminal.short(value)}"
+
+
+def _trained(recipe: Recipe, work: gpu_memory.Work, table: dict[str, float], run_uri: str | None) -> dict:
+    """What one kind of training is: its model, tokens and updates as far as they are known here, a micro-batch, memory in GB.
+
+    Rows of chats and pairs are counted by the run, so theirs are the numbers that a plan assumes."""
+    train = given(recipe.train)
+    tokens, steps, at_most = _size(recipe, train, work, run_uri)
+    return {
+        "name": work.stage,
+        "layers": work.model.shape["num_hidden_layers"],
+        "hidden_size": work.model.shape["hidden_size"],
+        "vocabulary": work.model.vocab_size,
+        "parameters": work.model.parameters,
+        "tokens": tokens,
+        "steps": steps,
+        "at_most": at_most,
+        "rows": work.rows,
+        "length": work.length,
+        "memory": table["in all"],
+        "memory_by_part": table,
+    }
+
+
+def _size(
+    recipe: Recipe, train: Train, work: gpu_memory.Work, run_uri: str | None
+) -> tuple[float | None, float | None, bool]:
+    """(tokens, updates, whether these are only bounds)."""
+    names: dict[str, budget.PlanStage] = {BASE: "base", PRETRAIN_1: "stage1", CONTROL_1: "stage1"}
+    if work.stage in names:
+        tokens, at_most = _tokens(train, names[work.stage], run_uri)
+        own = given(train.base.optimiser) if work.stage == BASE else given(train.pretrain).stage1
+        return tokens, None if tokens is None else fit.steps_for(tokens, own.rows_per_step, train.context), at_most
+    numbers = rates.numbers(recipe.extract.engine, {}, None, recipe.fetch.gap_bytes)
+    tokens, rows, rows_per_step = alignment.size(recipe, work.stage, numbers)
+    return tokens, max(1, math.ceil(rows / rows_per_step)), True
 
 
 def _model(net: CausalLM) -> dict:

@@ -1,35 +1,40 @@
-"""Memory of a GPU in pre-training, from the model's shape: what the dry run prints and the plan checks.
+"""Memory of a GPU in each training stage: what the dry run prints and the plan checks.
 
 Bytes, of each worker:
 
     weights, gradients, Adam's two moments    4 each a parameter that is held, learns, learns (with 8-bit moments 1 each and
                                               their scales); divided by the workers under `parallel: fsdp`
     sums that wait (exact)                    4 a parameter that learns, for each open level of the tree
-    gathered (fsdp)                           two layers in the precision of the products, the head whole in fp32 with it
-    activations                               what the layers keep of `micro_rows` rows (train/kernels/layers.py), and, with
-                                              checkpointing, all of the one layer that is computed again; both divided
-                                              by `context_parallel` n, then with the keys and values of the other parts
-                                              of the row, 2 K T (n - 1) / n numbers in each layer that keeps all
-    head                                      a chunk of logits, its gradient, and the gradient of the head's matrix
+    gathered (fsdp)                           two layers and the embedding in the precision of the products
+    activations, and the rest                 the peak of a forward and backward pass of a micro-batch, counted on the real
+                                              modules without memory (ray_jobs/plan/traced.py); with `context_parallel` n that of
+                                              a part, and the keys and values of the other parts, 2 K T (n - 1) / n numbers
+                                              in each layer that keeps all
 
-An estimate of what is live at the end of a forward pass: fragments and the libraries' own buffers come on top.
+Beside it a host holds copies of what checkpoints write, in buffers whose sizes are powers of two, and reads models.
+What the libraries take for themselves, and fragments, come on top.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import SimpleNamespace
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
-
 from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
+from ray_jobs.plan import traced
+from ray_jobs.plan.model import Model, model, pruned
+from ray_jobs.run.graph import BASE, CONTROL_1, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
-from train.kernels import adamw, cross_entropy, layers
-from train.monitor import flops
+from train.kernels import adamw
+from train.methods.prune_target import Target
 
 GB = 1e9
+READ_TOKENS = (
+    65_536  # of a batch that a model only reads, or of the answers that it writes together (ray_jobs/work/device.py)
+)
 
 
 class Memory(NamedTuple):
@@ -39,55 +44,151 @@ class Memory(NamedTuple):
     row: float
     rest: dict[str, float]
 
+    def total(self, rows: int) -> float:
+        return sum(self.state.values()) + rows * self.row + sum(self.rest.values())
 
-def of_worker(train: Train, shape: Mapping, vocab_size: int) -> Memory:
-    """What one of `train.workers` needs for the model of `shape`, expanded if the recipe expands."""
-    fsdp = train.parallel == "fsdp"
+
+class Work(NamedTuple):
+    """The model that a stage trains, and its micro-batch: `rows` of `length` positions, a number that `key` gives."""
+
+    stage: str
+    model: Model
+    key: str
+    rows: int
+    length: int
+    what: str = "packed"
+    whole: bool = False  # weights are not sharded, whatever `train.parallel` says
+    target: Target | None = None
+    per_row: int = 1  # rows of a number in the recipe: two of a pair
+    update: tuple[int, int] = (0, 0)  # rows of an update, and of a micro-batch
+
+
+def works(recipe: Recipe) -> list[Work]:
+    """Of each kind of training that the recipe asks for, in the order of the stages; of stages that need the same the first."""
+    train, (base, grown) = given(recipe.train), model(recipe)
+    context, found = train.context, []
+
+    def add(stage: str, of: Model, key: str, own, factor: int = 1, **more) -> None:
+        most = math.ceil(own.rows_per_step * train.context_parallel / train.workers)
+        micro = train.pretrain.micro_rows if key == "train.pretrain" and train.pretrain else own.micro_rows
+        rows = factor * min(micro, most)
+        found.append(
+            Work(
+                stage, of, f"{key}.micro_rows", rows, context, per_row=factor, update=(own.rows_per_step, micro), **more
+            )
+        )
+
+    if train.base.optimiser and train.base.shape:
+        add(BASE, base, "train.base.optimiser", train.base.optimiser)
+    if train.pretrain:
+        widest = max(train.pretrain.stage1, train.pretrain.stage2, key=lambda stage: stage.rows_per_step)
+        add(PRETRAIN_1, grown, "train.pretrain", widest)
+        if train.pretrain.control:
+            add(CONTROL_1, base, "train.pretrain", widest)
+    if train.reward and train.reward.optimiser and not train.reward.model:
+        add(REWARD, grown, "train.reward.optimiser", train.reward.optimiser, 2, what="reward")
+    if train.sft:
+        add(SFT_1, grown, "train.sft.stage1.optimiser", train.sft.stage1.optimiser)
+        if (
+            train.reward
+            and train.sft.stage2
+            and train.sft.stage2.optimiser.micro_rows > train.sft.stage1.optimiser.micro_rows
+        ):
+            add("sft/stage2", grown, "train.sft.stage2.optimiser", train.sft.stage2.optimiser)
+    if train.dpo:  # both sides of the longest pairs, at most a context each
+        add(OFF_POLICY, grown, "train.dpo.optimiser", train.dpo.optimiser, 2, what="pairs")
+    if train.prune:
+        own = train.prune
+        target = Target(own.hidden_size, own.num_attention_heads, own.intermediate_size)
+        add(f"{PRUNE}/masks", grown, "train.prune.optimiser", own.optimiser, what="masks", whole=True, target=target)
+        add(f"{PRUNE}/heal", pruned(recipe), "train.prune.optimiser", own.optimiser)
+    return found
+
+
+def main(found: list[Work]) -> Work:
+    """The work that a table is shown of: pre-training, else SFT, else what there is."""
+    order = (PRETRAIN_1, SFT_1, *(work.stage for work in found))
+    return min(found, key=lambda work: order.index(work.stage))
+
+
+def of_worker(train: Train, work: Work) -> Memory:
+    """What one of `train.workers` needs for `work`."""
+    fsdp = train.parallel == "fsdp" and not work.whole
     ranks = train.workers if fsdp else 1
     number = 4 if train.precision == "fp32" else 2
-    total, count = flops.parameters(shape, vocab_size), shape["num_hidden_layers"]
-    layer = total - flops.parameters({**shape, "num_hidden_layers": count - 1}, vocab_size)
-    grown = train.expand
-    learning = grown.new_layers * layer if grown and grown.trainable == "new_blocks" else total
-    head = shape["hidden_size"] * vocab_size
-    config, mode = SimpleNamespace(**shape), train.activation_checkpointing
-    kept = layers.kept_bytes_per_token(config, mode, number)
-    again = layers.kept_bytes_per_token(config, "none", number) if mode != "none" else 0
-    chunk = cross_entropy.default_chunk(torch.empty(vocab_size, 0, device="meta"))
+    of, n = work.model, train.context_parallel if work.what == "packed" else 1
+    one = traced.Pass(
+        rows=work.rows,
+        length=work.length // n,
+        what=work.what,  # type: ignore[arg-type]
+        bf16=number == 2,
+        sharded=fsdp,
+        checkpointing=train.activation_checkpointing,
+        gpu=train.device != "cpu",
+        z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
+    )
+    peak = traced.peak(of.config, one, work.target)
+    more = traced.peak(of.config, one._replace(rows=2 * work.rows), work.target)
+    keys = of.keys_width
+    count = of.shape["num_hidden_layers"] if train.activation_checkpointing == "none" else 1
+    row = (more - peak) / work.rows
+    gathered_keys = number * 2 * keys * work.length * (n - 1) / n * count
+    trained = of.parameters - (of.head if work.what == "reward" and not of.tied else 0)
+    learning = min(of.learning, trained)
     state = {
-        "weights (fp32)": 4 * total / ranks,
+        "weights (fp32)": 4 * trained / ranks,
         "gradients (fp32)": 4 * learning / ranks,
         f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learning / ranks,
     }
-    if train.exact and train.pretrain:
-        asked = train.pretrain.stage1.rows_per_step, train.pretrain.micro_rows
-        waiting = max(exact.Sum(*asked, rank, train.workers).most_open for rank in range(train.workers))
+    if train.exact and work.update[0]:
+        waiting = max(exact.Sum(*work.update, rank, train.workers).most_open for rank in range(train.workers))
         state["sums that wait (exact)"] = 4 * waiting * learning
     rest = {
-        "gathered by FSDP": fsdp * (2 * number * layer + 4 * head),
-        f"logits, chunks of {chunk}": chunk * vocab_size * (4 + 2 * number),
-        "gradient of the head, and its cast": head * ((4 if fsdp else 0) + (2 if number == 2 else 0)),
+        "gathered by FSDP": fsdp * number * (2 * of.layer + of.head),
+        "logits, casts of weights, what one layer needs": max(0.0, peak - work.rows * row),
     }
-    n = train.context_parallel
-    keys = shape["hidden_size"] // shape["num_attention_heads"] * shape["num_key_value_heads"]
-    gathered = number * 2 * keys * train.context * (n - 1) / n * (count if mode == "none" else 1)
-    row = train.context * (kept * count + again) / n + gathered
-    return Memory({k: v / GB for k, v in state.items()}, row / GB, {k: v / GB for k, v in rest.items()})
+    return Memory(
+        {k: v / GB for k, v in state.items()}, (row + gathered_keys) / GB, {k: v / GB for k, v in rest.items()}
+    )
 
 
-def micro_rows(train: Train) -> tuple[str, int]:
-    """The key that says how many rows a micro-batch has, and its value: of pre-training; of SFT where there is none."""
-    if train.pretrain:
-        return "train.pretrain.micro_rows", train.pretrain.micro_rows
-    if train.sft:
-        return "train.sft.stage1.optimiser.micro_rows", train.sft.stage1.optimiser.micro_rows
-    optimiser = given(train.reward).optimiser
-    return "train.reward.optimiser.micro_rows", optimiser.micro_rows if optimiser else 0
-
-
-def table(train: Train, shape: Mapping, vocab_size: int) -> dict[str, float]:
+def table(train: Train, work: Work) -> dict[str, float]:
     """The same by part for the rows of a micro-batch, and the sum `in all`."""
-    found = of_worker(train, shape, vocab_size)
-    activations = {f"activations ({train.activation_checkpointing})": micro_rows(train)[1] * found.row}
-    made = found.state | activations | found.rest
+    found = of_worker(train, work)
+    made = found.state | {f"activations ({train.activation_checkpointing})": work.rows * found.row} | found.rest
     return made | {"in all": sum(made.values())}
+
+
+def read_only(train: Train, of: Model, gpu: bool = True) -> dict[str, float]:
+    """GB of a GPU that holds a model whole and only reads with it or lets it write: its weights, in 2 bytes a number on a GPU
+    unless `train.precision` is fp32, the keys and values of its answers, and a batch."""
+    number = 2 if gpu and train.precision != "fp32" else 4
+    cache = number * 2 * of.keys_width * of.shape["num_hidden_layers"] * READ_TOKENS
+    rows = max(1, READ_TOKENS // train.context)
+    one = traced.Pass(rows, min(train.context, READ_TOKENS), what="read", bf16=number == 2)
+    # a pass reads, or writes with a cache
+    return {
+        "weights": number * of.parameters / GB,
+        "a batch, or keys and values": max(cache, traced.peak(of.config, one)) / GB,
+    }
+
+
+def pinned(train: Train, of: Model, workers_here: int) -> float:
+    """GB of host memory of a node that `workers_here` workers take for copies of a checkpoint's tensors, each in a buffer of a
+    power of two."""
+    if not train.checkpoints.asynchronous:
+        return 0.0
+    fsdp = train.parallel == "fsdp"
+    moments = adamw.STATES[train.optimiser_states] / 2
+    total = 0.0
+    for size, learns in of.sizes:
+        part = size / train.workers if fsdp else size
+        each = (4.0, *((moments, moments) if learns else ()))
+        total += sum(2 ** math.ceil(math.log2(max(1.0, width * part))) for width in each)
+    return total * (workers_here if fsdp else workers_here / train.workers) / GB
+
+
+def rows_of(recipe: Recipe) -> Iterator[tuple[Work, dict[str, float]]]:
+    """Each work of the recipe with its table."""
+    for work in works(recipe):
+        yield work, table(given(recipe.train), work)

@@ -16,17 +16,12 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
+from ray_jobs.plan.model import Model, model
 from ray_jobs.plan.rates import Number
-from ray_jobs.run import bases
-from ray_jobs.run.bases import FIELDS, QWEN
-from ray_jobs.run.graph import BASE
+from ray_jobs.run.graph import BASE, PRETRAIN_1
 from ray_jobs.training import budget
-from train.bases import shape as shape_of_base
-from train.batches.decoder import CausalLM
-from train.methods import expand
-from train.monitor import flops
 
-WEIGHT_BYTES = 4
+WEIGHT_BYTES = 4  # of a model in a host's memory
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's and fragments
 
 
@@ -42,39 +37,6 @@ class Step:
     gpu_seconds: float
     source: str
     gpus: int | None = None
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model by its shape."""
-
-    shape: Mapping
-    vocab_size: int
-    parameters: int
-    flops_per_token: float
-
-
-def model(recipe: Recipe) -> tuple[Model, Model]:
-    """The base and the model that is trained, which is the base where nothing is expanded. Raises ValueError for a base whose
-    shape is not known here."""
-    train = given(recipe.train)
-    base = train.base
-    if base.shape is not None:
-        shape, vocabulary = base.shape.model_dump(), bases.vocabulary(recipe)
-    elif base.model in QWEN:
-        *fields, vocabulary = QWEN[base.model]
-        shape = dict(zip(FIELDS, fields, strict=True))
-    else:
-        net = on_meta(str(base.model))
-        of_base = _of_net(net, train)
-        return of_base, of_base if train.expand is None else _of_net(grown_as(net, train), train)
-    if train.expand is None:
-        same = _model(shape, vocabulary, train)
-        return same, same
-    grown = {**shape, "num_hidden_layers": shape["num_hidden_layers"] + train.expand.new_layers}
-    if train.expand.untie_embeddings:
-        grown["tie_word_embeddings"] = False
-    return _model(shape, vocabulary, train), _model(grown, train.expand.vocab_size or vocabulary, train)
 
 
 def tokens(recipe: Recipe, stage: budget.PlanStage, corpus: float) -> tuple[float, str]:
@@ -130,87 +92,87 @@ def usable_gb(group: Group) -> float:
 
 
 def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
-    """GB that one GPU needs, and how that is made up. Raises ValueError naming the key when it does not fit."""
+    """GB that one GPU needs in pre-training, or what is trained instead, and how that is made up.
+
+    Raises ValueError naming the key when that or any other training stage does not fit."""
     train = given(recipe.train)
-    _, grown = model(recipe)
     workers = train.workers
     if workers > group.max_nodes * group.gpus:
         raise ValueError(
             f"train.workers: {workers} workers need a GPU each, but groups ({group.name}) has at most "
             f"{group.max_nodes} nodes of {group.gpus}; lower train.workers or raise max_nodes"
         )
-    room = usable_gb(group)
-    found = gpu_memory.of_worker(train, grown.shape, grown.vocab_size)
-    state, per_row, rest = sum(found.state.values()), found.row, sum(found.rest.values())
-    key, rows = gpu_memory.micro_rows(train)
+    works = gpu_memory.works(recipe)
+    for work in sorted(works, key=lambda work: work is not gpu_memory.main(works)):
+        _check_stage(train, work, group)
+    _check_whole_models(recipe, group)
+    work = gpu_memory.main(works)
+    found = gpu_memory.of_worker(train, work)
     made = (
-        f"{state:,.1f} GB weights, gradients, Adam ({train.parallel}, {workers} workers) + {rows} rows of {per_row:,.1f} GB "
-        f"({train.activation_checkpointing}) + {rest:,.1f} GB of logits and gathered weights; as in --dry-run"
+        f"{sum(found.state.values()):,.1f} GB weights, gradients, Adam ({train.parallel}, {workers} workers) + {work.rows} rows "
+        f"of {found.row:,.1f} GB ({train.activation_checkpointing}) + {sum(found.rest.values()):,.1f} GB of logits, casts and "
+        f"gathered weights ({work.stage}); as in --dry-run"
     )
+    return found.total(work.rows), made
+
+
+def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
+    """Raises ValueError where a micro-batch of a stage does not fit into a GPU of `group`."""
+    room, found = usable_gb(group), gpu_memory.of_worker(train, work)
+    state, per_row, rest = sum(found.state.values()), found.row, sum(found.rest.values())
+    if state + work.rows * per_row + rest <= room:
+        return
+    where = "" if work.stage == PRETRAIN_1 else f" in {work.stage}"
+    if work.whole and state + per_row + rest > room:
+        raise ValueError(
+            f"train.prune: masks are learnt by the whole model on every GPU, {state:,.0f} GB of weights, gradients and Adam's "
+            f"moments and {per_row + rest:,.0f} GB for one row, but {group.name} has {room:,.0f} GB to use; set train.prune: "
+            "null, or prune a smaller model"
+        )
     if state + per_row + rest > room:
         if train.parallel == "replicate":
             raise ValueError(
-                f"train.parallel: every GPU holds all {state:,.0f} GB of weights, gradients and Adam's moments, but "
+                f"train.parallel: every GPU holds all {state:,.0f} GB of weights, gradients and Adam's moments{where}, but "
                 f"{group.name} has {room:,.0f} GB to use; set train.parallel: fsdp"
             )
         raise ValueError(
-            f"train.workers: {state:,.0f} GB of state on each of {workers} GPUs and {per_row:,.1f} GB for one row do not fit "
-            f"into {room:,.0f} GB; set train.workers to at least {math.ceil(state * workers / (room - per_row - rest))}"
+            f"train.workers: {state:,.0f} GB of state on each of {train.workers} GPUs and {per_row:,.1f} GB for one row{where} "
+            f"do not fit into {room:,.0f} GB; set train.workers to at least "
+            f"{math.ceil(state * train.workers / (room - per_row - rest))}"
             if room > per_row + rest
-            else f"train.context: one row of {train.context} tokens needs {per_row:,.0f} GB of activations, {group.name} has "
-            f"{room:,.0f} GB; lower train.context, set train.activation_checkpointing: selective or raise "
+            else f"train.context: one row of {train.context} tokens needs {per_row:,.0f} GB of activations{where}, {group.name} "
+            f"has {room:,.0f} GB; lower train.context, set train.activation_checkpointing: selective or raise "
             "train.context_parallel"
         )
-    if state + rows * per_row + rest > room:
-        fit = int((room - state - rest) / per_row)
-        raise ValueError(
-            f"{key}: {rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state do not fit into the "
-            f"{room:,.0f} GB of a GPU of {group.name}; set it to {fit} or less"
-        )
-    _check_whole_models(recipe, group)
-    return state + rows * per_row + rest, made
-
-
-def _check_whole_models(recipe: Recipe, group: Group) -> None:
-    """Evaluation, scoring and sampling hold a model on one GPU; every worker, expansion and export hold one in memory."""
-    train = given(recipe.train)
-    base, grown = model(recipe)
-    one = grown.parameters * WEIGHT_BYTES / 1e9
-    if one > usable_gb(group):
-        raise ValueError(
-            f"groups ({group.name}).gpu_memory_gb: evaluation holds the whole model on one GPU, {one:,.0f} GB in fp32, but "
-            f"{group.gpu_memory_gb} GB have room for {usable_gb(group):,.0f}; take larger GPUs"
-        )
-    needed = max(min(train.workers, group.gpus) * one, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9)
-    if needed > group.memory_gb * USABLE:
-        raise ValueError(
-            f"groups ({group.name}).memory_gb: the workers of a node read {needed:,.0f} GB of weights before they share them, "
-            f"but it has {group.memory_gb} GB; take nodes with at least {needed / USABLE:,.0f}"
-        )
-
-
-def _model(shape: Mapping, vocabulary: int, train: Train) -> Model:
-    return Model(
-        shape, vocabulary, flops.parameters(shape, vocabulary), flops.per_token(shape, vocabulary, train.context)
+    fit = max(1, int((room - state - rest) / per_row / work.per_row))
+    raise ValueError(
+        f"{work.key}: {work.rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state{where} do not fit into the "
+        f"{room:,.0f} GB of a GPU of {group.name}; set it to {fit} or less"
     )
 
 
-def on_meta(name: str) -> CausalLM:
-    """The base of that name without memory. Raises ValueError for one that cannot be read here."""
-    config = bases.config_of(name)
-    if config is None:
-        known = ", ".join(QWEN)
-        raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}")
-    return shape_of_base.on_meta(config)
-
-
-def grown_as(net: CausalLM, train: Train) -> CausalLM:
-    """`net`, expanded as the recipe says."""
-    own = given(train.expand)
-    return expand.expand(net, own.new_layers, own.trainable, untie=own.untie_embeddings, vocab_size=own.vocab_size)
-
-
-def _of_net(net: CausalLM, train: Train) -> Model:
-    shape, vocabulary = flops.shape_of(net), net.config.vocab_size
-    parameters = sum(p.numel() for p in net.parameters())
-    return Model(shape, vocabulary, parameters, flops.per_token(shape, vocabulary, train.context))
+def _check_whole_models(recipe: Recipe, group: Group) -> None:
+    """Evaluation, scoring, sampling and reference passes hold a model on one GPU; hosts read models and copy what checkpoints
+    write."""
+    train = given(recipe.train)
+    base, grown = model(recipe)
+    one = sum(gpu_memory.read_only(train, grown).values())
+    if one > usable_gb(group):
+        raise ValueError(
+            f"groups ({group.name}).gpu_memory_gb: evaluation, scoring and sampling hold the whole model on one GPU, "
+            f"{one:,.0f} GB with a batch, but {group.gpu_memory_gb} GB have room for {usable_gb(group):,.0f}; take larger GPUs"
+        )
+    here = min(train.workers, group.gpus)
+    whole = grown.parameters * WEIGHT_BYTES / 1e9
+    copies = gpu_memory.pinned(train, grown, here)
+    needed = max(here * whole, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9, copies)
+    if needed > group.memory_gb * USABLE:
+        what = (
+            f"the copies of a checkpoint that its workers write take {needed:,.0f} GB"
+            if needed == copies
+            else f"the workers of a node read {needed:,.0f} GB of weights before they share them"
+        )
+        raise ValueError(
+            f"groups ({group.name}).memory_gb: {what}, but it has {group.memory_gb} GB; take nodes with at least "
+            f"{needed / USABLE:,.0f}"
+        )

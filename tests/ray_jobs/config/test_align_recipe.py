@@ -104,7 +104,7 @@ def test_the_plan_has_alignment_alone():
     made = plan.make(recipes.load("align"), cluster)
     assert [phase.name for phase in made.phases] == [
         "reward", "sft/stage1", "sft/select", "sft/stage2", "dpo/perplexity", "dpo/off_policy", "dpo/samples", "dpo/rewards",
-        "dpo/on_policy",
+        "dpo/on_policy", "dpo/watch",
     ]  # fmt: skip
     assert not [row for row in made.rows if row.what == "parameters before expansion"]
     with pytest.raises(

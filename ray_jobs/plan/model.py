@@ -1,0 +1,110 @@
+"""The models of a recipe: the base, the one that is expanded from it, the one that is pruned, from the real modules without
+memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from transformers import PreTrainedConfig
+
+from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Expand, Train
+from ray_jobs.run import bases
+from train import model as models
+from train.bases import shape as shape_of_base
+from train.batches.decoder import CausalLM, layers_of
+from train.methods import expand
+from train.monitor import flops
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its shape; `layer` and `head` are the parameters of one layer and of the embedding, `sizes` those of each tensor
+    and whether it learns."""
+
+    shape: Mapping
+    vocab_size: int
+    parameters: int
+    flops_per_token: float
+    config: PreTrainedConfig = field(repr=False, compare=False)
+    learning: int
+    layer: int
+    head: int
+    tied: bool
+    sizes: tuple[tuple[int, bool], ...] = field(repr=False)
+
+    @property
+    def keys_width(self) -> int:
+        """Numbers of a position's keys in one layer, or of its values."""
+        return flops.attention_widths(self.shape)[1]
+
+
+def model(recipe: Recipe) -> tuple[Model, Model]:
+    """The base and the model that is trained, which is the base where nothing is expanded. Raises ValueError for a base whose
+    shape is not known here."""
+    train, nets_of = given(recipe.train), nets(recipe)
+    base = _of(nets_of[0], train.context)
+    return base, base if train.expand is None else _of(nets_of[1], train.context)
+
+
+def nets(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
+    """The same as modules on torch's meta device."""
+    train = given(recipe.train)
+    config = _config(train, bases.vocabulary(recipe) if train.base.shape else 0)
+    return _nets(config.to_json_string(), type(config), train.expand)
+
+
+def pruned(recipe: Recipe) -> Model:
+    """The model that `train.prune` makes. Raises ValueError where it cannot."""
+    train, own = given(recipe.train), given(given(recipe.train).prune)
+    config = copy.deepcopy(nets(recipe)[1].config)
+    config.hidden_size, config.num_attention_heads = own.hidden_size, own.num_attention_heads
+    config.intermediate_size = own.intermediate_size
+    return _of(shape_of_base.on_meta(config), train.context)
+
+
+def _config(train: Train, vocabulary: int) -> PreTrainedConfig:
+    if train.base.shape is not None:
+        return models.config_from({**train.base.shape.model_dump(), "vocab_size": vocabulary})
+    name = str(train.base.model)
+    config = bases.config_of(name)
+    if config is None:
+        known = ", ".join(bases.QWEN)
+        raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}")
+    return config
+
+
+@lru_cache(maxsize=16)
+def _nets(text: str, kind: type[PreTrainedConfig], own: Expand | None) -> tuple[CausalLM, CausalLM]:
+    import json
+
+    def made() -> CausalLM:
+        return shape_of_base.on_meta(kind.from_dict(json.loads(text)))
+
+    base = made()
+    if own is None:
+        return base, base
+    grown = made()
+    return base, expand.expand(
+        grown, own.new_layers, own.trainable, untie=own.untie_embeddings, vocab_size=own.vocab_size
+    )
+
+
+def _of(net: CausalLM, context: int) -> Model:
+    shape, vocabulary = flops.shape_of(net), net.config.vocab_size
+    return Model(
+        shape=shape,
+        vocab_size=vocabulary,
+        parameters=models.parameters(net),
+        flops_per_token=flops.per_token(shape, vocabulary, context),
+        config=net.config,
+        learning=sum(p.numel() for p in net.parameters() if p.requires_grad),
+        layer=sum(p.numel() for p in layers_of(net)[0].parameters()),
+        head=net.model.embed_tokens.weight.numel(),
+        tied=net.lm_head.weight is net.model.embed_tokens.weight,
+        sizes=tuple((p.numel(), p.requires_grad) for p in net.parameters()),
+    )

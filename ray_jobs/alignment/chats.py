@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import pyarrow as pa
 import xxhash
@@ -16,45 +18,52 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
 from ray_jobs.run.job import Job
 from train.chat import conversations as chat
-from train.chat import formats
+from train.chat import formats, pair_formats
 from train.selection import preference
 
 BATCH_ROWS = 5000
 REPEATED = {"rule": "repeated_id", "detail": "an earlier row has the same id"}
 
 
+class Pairs(NamedTuple):
+    """Valid preference rows; how many rows were read, how many of them each rule dropped, and how many have each ignored key."""
+
+    rows: list[dict]
+    rows_in: int
+    rules: Counter[str]
+    ignored: Counter[str]
+
+
 def batches(
-    uri: str, languages: Collection[str], default: str | None = None
+    uri: str, languages: Collection[str], default: str | None = None, ignored: Counter[str] | None = None
 ) -> Iterator[tuple[list[dict], list[dict]]]:
     """Rows of one file in any layout (`train.chat.formats`), `BATCH_ROWS` at a time: (valid rows, ledger rows).
 
-    `default`: the language of rows that name none. Raises UserError for a file that cannot be read at all.
+    `default`: the language of rows that name none. `ignored` counts the keys that nobody reads. Raises UserError for a file
+    that cannot be read at all.
     """
+    for raw, rejects in _rows(uri):
+        inside, outside = _in_languages([formats.row(one, default, ignored) for one in raw], languages)
+        kept, faults = chat.validate(inside)
+        yield kept, rejects + outside + faults
+
+
+def _rows(uri: str) -> Iterator[tuple[list[dict], list[dict]]]:
+    """(rows of one file as they stand, ledger rows of what is no row), `BATCH_ROWS` at a time."""
     found = row_files.read(uri)
     while True:
-        rows, rejects, n = [], [], 0
         try:
-            for where, raw, wrong in islice(found, BATCH_ROWS):
-                n += 1
-                if raw is None:
-                    rejects.append({"doc_id": where, "lang": None, "rule": "not_a_row", "detail": wrong})
-                    continue
-                row = formats.row(raw, default)
-                if row["lang"] not in languages:
-                    row["lang"] = code(row["lang"] or "") or None
-                rows.append(row)
+            batch = list(islice(found, BATCH_ROWS))
         except ValueError as error:
             raise UserError(str(error)) from None
-        if not n:
+        if not batch:
             return
-        inside = [row for row in rows if row["lang"] in languages]
-        rejects += [
-            {"doc_id": row["id"], "lang": row["lang"], "rule": "language_outside"}
-            for row in rows
-            if row["lang"] not in languages
+        wrong = [
+            {"doc_id": where, "lang": None, "rule": "not_a_row", "detail": why}
+            for where, raw, why in batch
+            if raw is None
         ]
-        kept, faults = chat.validate(inside)
-        yield kept, rejects + faults
+        yield [raw for _, raw, _ in batch if raw is not None], wrong
 
 
 def conversations(job: Job, pattern: str, limit: int | None) -> list[dict]:
@@ -77,16 +86,47 @@ def conversations(job: Job, pattern: str, limit: int | None) -> list[dict]:
     return sample(kept, limit)
 
 
-def preferences(job: Job, pattern: str, limit: int | None) -> list[dict]:
-    """Valid rows {id, lang, prompt: messages, chosen, rejected}; at most `limit`, chosen by a hash of their id."""
-    kept, rejects = _in_languages(files.rows(pattern), job)
-    kept, faults = preference.validate(kept)
+def preferences(job: Job, pattern: str) -> Pairs:
+    """Pairs of any layout (`train.chat.pair_formats`) in the recipe's languages: {id, lang, prompt: messages, chosen, rejected}.
+
+    A row that names no language has that of `train.sft.data.language`, as a chat has. Raises UserError when none is valid.
+    """
+    sft = job.train.sft
+    default = sft.data.language if sft else None
+    rows, rejects, n, ignored = [], [], 0, Counter[str]()
+    if not (uris := files.expand(pattern)):
+        raise UserError(f"{pattern}: no file matches; correct the path")
+    for uri in uris:
+        for raw, wrong in _rows(uri):
+            n += len(raw) + len(wrong)
+            inside, outside = _in_languages([_identified(one, default) for one in raw], job.recipe.languages)
+            rows += inside
+            rejects += wrong + outside
+    kept, faults = preference.validate(rows, ignored=ignored)
     write_ledger(job, rejects + faults)
     if not kept:
         raise UserError(
             f"{pattern}: no valid preference pair in the recipe's languages; see {job.ledger} for what is wrong"
         )
-    return sample(kept, limit)
+    return Pairs(kept, n, Counter(row["rule"] for row in rejects + faults), ignored)
+
+
+def _identified(raw: dict, default: str | None) -> dict:
+    """A preference row with `id` and `lang`, whatever names them; an id that is missing is a hash of the row."""
+    rest = {key: value for key, value in raw.items() if key not in (*pair_formats.IDS, *formats.LANGS)}
+    return {**rest, **formats.identity(raw, default, raw, pair_formats.IDS)}
+
+
+def account(
+    rows_in: int, rules: Counter[str] | dict[str, int], ignored: Counter[str] | dict[str, int] | None = None
+) -> dict:
+    """What a manifest says of the rows that a stage read: each is kept, or dropped by one rule."""
+    found = {
+        "rows_in": rows_in,
+        "rows_kept": rows_in - sum(rules.values()),
+        "dropped_by_rule": dict(sorted((rule, n) for rule, n in rules.items() if n)),
+    }
+    return found if ignored is None else {**found, "ignored_keys": dict(sorted(ignored.items()))}
 
 
 def sample(rows: list[dict], limit: int | None) -> list[dict]:
@@ -101,13 +141,16 @@ def sampled(ids: list[str], limit: int | None) -> list[int]:
     return sorted(sorted(range(len(ids)), key=lambda i: xxhash.xxh3_64_intdigest(ids[i].encode()))[:limit])
 
 
-def _in_languages(rows: list[dict], job: Job) -> tuple[list[dict], list[dict]]:
-    inside = [row for row in rows if row.get("lang") in job.recipe.languages]
-    outside = [
-        {"doc_id": str(row.get("id")), "lang": str(row.get("lang")), "rule": "language_outside"}
-        for row in rows
-        if row.get("lang") not in job.recipe.languages
-    ]
+def _in_languages(rows: list[dict], languages: Collection[str]) -> tuple[list[dict], list[dict]]:
+    """(rows of these languages, ledger rows of the others); `th-TH` and `tha` become `th`."""
+    inside, outside = [], []
+    for row in rows:
+        if row["lang"] not in languages:
+            row["lang"] = code(row["lang"] or "") or None
+        if row["lang"] in languages:
+            inside.append(row)
+        else:
+            outside.append({"doc_id": row["id"], "lang": row["lang"], "rule": "language_outside"})
     return inside, outside
 
 
@@ -117,7 +160,9 @@ def write_ledger(job: Job, rows: list[dict], part: str = "part-chats") -> None:
 
 
 def write_rows(uri: str, rows: list[dict]) -> None:
-    storage.write_text(uri, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """As JSON Lines; what JSON has no form for (a date of a Parquet file) becomes text, half a surrogate pair is replaced."""
+    lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    storage.write_bytes(uri, lines.encode("utf-8", "replace"))
 
 
 def read_rows(uri: str) -> list[dict]:

@@ -118,7 +118,9 @@ def _rewards(task: Task) -> Measure:
     score = reward_model.scorer(task["reward"])
 
     def function(found: list[dict]) -> pa.Table:
-        return pa.table({"id": _ids(found), "reward": score([row["messages"] for row in found])})
+        return pa.table(
+            {"id": _ids(found), "reward": score([conversations.up_to_trained(row["messages"]) for row in found])}
+        )
 
     return function
 

@@ -43,7 +43,8 @@ class Perplexities(TokenizerSetting):
 def off_policy(job: Job) -> tuple[list[dict], dict]:
     """The recipe's pairs without the share per language that the base finds least likely (bad translations), and counts."""
     recipe = job.dpo
-    held_out, rows = _with_probe(job)
+    read = chats.preferences(job, recipe.preference)
+    held_out, rows = _split(job, read.rows)
     chats.write_rows(job.path(PROBE), held_out)
     rows = chats.sample(rows, recipe.max_rows)
     rows, too_long = preference.cut_prompts(rows, _tokenizer(job), recipe.max_prompt_tokens)
@@ -58,7 +59,8 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
     kept, rejects = map_on_ray(job, _by_perplexity, [task], "perplexities", gpus=device.wants_gpus(job))[0]
     chats.write_ledger(job, too_long + rejects, "part-perplexity")
     scrubbed = chats.per_language([row for row in kept if row["scrubbed"]])
-    return kept, {"scrubbed_per_language": scrubbed, "dropped_by_rule": _by_rule(too_long + rejects)}
+    facts = chats.account(read.rows_in, read.rules + _by_rule(too_long + rejects), read.ignored)
+    return kept, {"scrubbed_per_language": scrubbed, **facts}
 
 
 def _by_perplexity(task: Perplexities) -> tuple[list[dict], list[dict]]:
@@ -94,7 +96,9 @@ def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
         "samples_finished": sum(row["finished"] for row in samples),
         "samples_with_emoji": sum(emoji_count(row["answer"]) > 0 for row in samples),
         "engine_logprob_gap": max((row["gap"] for row in samples), default=0.0),
-        "dropped_by_rule": _by_rule(rejects + dropped + long),
+        "rows_in": len(prompts),
+        "rows_kept": len(kept),
+        "dropped_by_rule": dict(sorted(_by_rule(rejects + dropped + long).items())),
     }
     return kept, facts
 
@@ -104,7 +108,7 @@ def _prompts(job: Job) -> tuple[list[dict], list[dict]]:
     recipe = job.dpo
     first: dict[str, dict] = {}
     repeated = []
-    for row in _with_probe(job)[1]:
+    for row in _split(job, chats.preferences(job, recipe.preference).rows)[1]:
         text = conversations.render(row["prompt"])[0]
         if text in first:
             detail = f"the prompt of {first[text]['id']}"
@@ -115,15 +119,14 @@ def _prompts(job: Job) -> tuple[list[dict], list[dict]]:
     return chats.sample(fitting, recipe.on_policy.prompts), repeated + too_long
 
 
-def _with_probe(job: Job) -> tuple[list[dict], list[dict]]:
+def _split(job: Job, rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """(the pairs that dpo/watch measures, the pairs of all other prompts)"""
-    recipe = job.dpo
-    rows = chats.preferences(job, recipe.preference, None)
-    return probe.split(rows, recipe.watch.per_language if recipe.watch else 0)
+    watch = job.dpo.watch
+    return probe.split(rows, watch.per_language if watch else 0)
 
 
-def _by_rule(rejects: list[dict]) -> dict[str, int]:
-    return dict(sorted(Counter(reject["rule"] for reject in rejects).items()))
+def _by_rule(rejects: list[dict]) -> Counter[str]:
+    return Counter(reject["rule"] for reject in rejects)
 
 
 def _tokenizer(job: Job):

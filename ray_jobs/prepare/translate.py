@@ -154,7 +154,7 @@ def translate_shard(task: dict) -> dict:
     messages: list[list[dict]] = [[] for _ in rows]
     wrong: dict[int, str] = {}
     for (i, turn), (text, why) in zip(turns, done, strict=True):
-        messages[i].append({"role": turn["role"], "content": text})
+        messages[i].append({**turn, "content": text})
         if why:
             wrong.setdefault(i, why)
     made, dropped = [], []

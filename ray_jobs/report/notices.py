@@ -42,6 +42,11 @@ KINDS = (
         "Choose other sources for quality.positives, such as pages by many hands.",
     ),
     (
+        r"keeps [\d,]+ of [\d,]+ rows",
+        "Most rows are dropped",
+        "Look at dropped/ in the run; docs/alignment.md says what each rule means and which layouts are read.",
+    ),
+    (
         r"answers are in the prompt's language",
         "Answers leave the prompt's language",
         "Raise train.dpo.beta, or make fewer updates.",

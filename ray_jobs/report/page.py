@@ -91,6 +91,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         alignment=_alignment(uri, manifests),
         watch=watch_section.section(uri) if DPO_WATCH in manifests else None,
         notices=notices.grouped(warnings),
+        ignored=[(name, found) for name, one in manifests.items() if (found := one.get("ignored_keys"))],
     )
     target = storage.join(uri, REPORT, "index.html")
     storage.write_text(target, page)

@@ -213,6 +213,9 @@ class Run:
             module = importlib.import_module(f"ray_jobs.stages.{stage.job}")
             result = module.run(Job(self.recipe, self.uri, stage, fingerprint, progress, address))
             _check_counts(stage.name, result)
+        few = _few(result)
+        if few:
+            result = {**result, "warnings": [*result.get("warnings", ()), f"{stage.name}: {few}"]}
         manifest = {
             "stage": stage.name,
             **same,
@@ -228,7 +231,9 @@ class Run:
             manifest["bytes"] = storage.size(folder)
         storage.write_json(storage.join(folder, superseded.MANIFEST), manifest)
         gauges.stage(stage.name, manifest)
-        say(f"{stage.name}: done in {terminal.duration(manifest['seconds'])}{_summary(manifest)}")
+        say(
+            f"{stage.name}: done in {terminal.duration(manifest['seconds'])}{_summary(manifest)}{f'; {few}' if few else ''}"
+        )
         for note in result.get("notes", ()):
             say(f"{stage.name}: {note}")
 
@@ -303,6 +308,15 @@ def _reachable(uri: str):
 
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ENGINES}
+
+
+def _few(result: dict) -> str:
+    """What is said of a stage that keeps under half of its rows of conversations or pairs; empty for any other."""
+    rows, kept, rules = result.get("rows_in", 0), result.get("rows_kept", 0), result.get("dropped_by_rule", {})
+    if 2 * kept >= rows:
+        return ""
+    most = max(rules, key=lambda rule: rules[rule], default=None)
+    return f"keeps {kept:,} of {rows:,} rows{f', most go by {most} ({rules[most]:,})' if most else ''}"
 
 
 def _summary(manifest: dict) -> str:

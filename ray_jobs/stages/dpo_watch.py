@@ -56,9 +56,12 @@ class Point(TypedDict):
 
 def run(job: Job) -> dict:
     recipe = job.dpo
-    prompts = _prompts(job)
+    held_out = chats.read_rows(job.input(OFF_POLICY, pairs.PROBE))
+    prompts = _prompts(job, held_out)
+    rows = chats.account(len(held_out), {"too_long": len(held_out) - len(prompts)})
     if not prompts:
-        return {"prompts": 0, "note": "no language has four prompts, so none is held out to watch"}
+        why = "no held-out prompt fits" if held_out else "no language has four prompts, so none is held out to watch"
+        return {"prompts": 0, "note": why, **rows}
     points = _points(job, prompts)
     wanted = {point["folder"].rsplit("/", 1)[1] for point in points}
     for stale in {
@@ -78,7 +81,7 @@ def run(job: Job) -> dict:
     _publish(job, records)
     chats.write_rows(job.path(QUESTIONS), _questions(answers[0], answers[-1]))
     warnings = [sentence for record in records for sentence in probe.warnings(record, records[0])]
-    return {"prompts": len(prompts), "models": len(points), "warnings": warnings, "last": records[-1]}
+    return {"prompts": len(prompts), "models": len(points), **rows, "warnings": warnings, "last": records[-1]}
 
 
 def _questions(first: list[dict], last: list[dict]) -> list[dict]:
@@ -91,12 +94,10 @@ def _questions(first: list[dict], last: list[dict]) -> list[dict]:
     return [found[lang] for lang in sorted(found)]
 
 
-def _prompts(job: Job) -> list[dict]:
+def _prompts(job: Job, held_out: list[dict]) -> list[dict]:
     """The rows of the probe that all models can read."""
     tokenizer = load_tokenizer(tokenizer_of(job))
-    rows, _ = preference.cut_prompts(
-        chats.read_rows(job.input(OFF_POLICY, pairs.PROBE)), tokenizer, job.dpo.max_prompt_tokens
-    )
+    rows, _ = preference.cut_prompts(held_out, tokenizer, job.dpo.max_prompt_tokens)
     fits = {pair.id for pair in dpo.encode_pairs(tokenizer, rows, job.train.context)[0].chosen}
     return [row for row in rows if row["id"] in fits]
 
@@ -166,7 +167,10 @@ def _judged(job: Job, answers: list[list[dict]]) -> list[dict]:
     job.progress.start(len(baseline) * (len(answers) - 1), "verdicts")
     found = []
     for i, rows in enumerate(answers[1:]):
-        compared = [{**row, "baseline": other["answer"]} for row, other in zip(rows, baseline, strict=True)]
+        compared = [
+            {**row, "baseline": other["answer"], "baseline_finished": other["finished"]}
+            for row, other in zip(rows, baseline, strict=True)
+        ]
 
         def on_done(done: int, before: int = i * len(baseline)) -> None:
             job.progress.set(before + done)

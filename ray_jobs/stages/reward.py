@@ -5,6 +5,8 @@ Either is measured on held-out pairs. These are chosen by a hash of their prompt
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import xxhash
@@ -41,10 +43,11 @@ class Settings(training.Settings):
 
 def run(job: Job) -> dict:
     recipe = job.reward
-    seen, held = split(chats.preferences(job, recipe.preference, None) if recipe.preference else [])
+    read = chats.preferences(job, recipe.preference) if recipe.preference else chats.Pairs([], 0, Counter(), Counter())
+    seen, held = split(read.rows)
     seen, held = chats.sample(seen, recipe.max_rows), chats.sample(held, recipe.heldout_rows)
     if recipe.model:
-        return {"model": recipe.model, **_measure(job, held)}
+        return {"model": recipe.model, **chats.account(*read[1:]), **_measure(job, held)}
     chats.write_rows(job.path("rows.jsonl"), seen)
     chats.write_rows(job.path("watched.jsonl"), _watched(held, recipe))
     settings: Settings = {
@@ -56,7 +59,8 @@ def run(job: Job) -> dict:
         "epochs": recipe.epochs,
     }
     result = launch(job, train_worker, settings)
-    return {"pairs": len(seen), "per_language": chats.per_language(seen), **result, **_measure(job, held)}
+    facts = chats.account(read.rows_in, read.rules + Counter(too_long=result["left_out"]), read.ignored)
+    return {"pairs": len(seen), "per_language": chats.per_language(seen), **facts, **result, **_measure(job, held)}
 
 
 def split(rows: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -45,7 +45,9 @@ def run(job: Job) -> dict:
         "eval_every": recipe.eval_every,
         "epochs": stage.epochs,
     }
-    return {"conversations": len(rows), "per_language": chats.per_language(rows), **launch(job, train_worker, settings)}
+    result = launch(job, train_worker, settings)
+    facts = chats.account(len(rows), {"too_long": result["left_out"]})
+    return {"conversations": len(rows), "per_language": chats.per_language(rows), **facts, **result}
 
 
 def train_worker(settings: Settings) -> dict:

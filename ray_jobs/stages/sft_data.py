@@ -80,6 +80,7 @@ def run(job: Job) -> dict:
     _write(job.path("rows.jsonl"), [task["out"] for task in tasks], set(chosen.tolist()))
     rules = sum((Counter({(rule, lang): n for rule, lang, n in part["rules"]}) for part in parts), Counter())
     rules.update((row["rule"], row["lang"]) for row in drops.values())
+    ignored = sum((Counter(part["ignored"]) for part in parts), Counter())
     kept = table.take(pa.array(chosen))
     cells = _cells(kept)
     dropped: dict[str, dict[str, int]] = {}
@@ -96,6 +97,7 @@ def run(job: Job) -> dict:
         "per_language": dict(sorted(Counter(kept["lang"].to_pylist()).items())),
         "dropped": rules.total(),
         "rules": {rule: sum(langs.values()) for rule, langs in dropped.items()},
+        **chats.account(sum(part["rows"] for part in parts), {r: sum(n.values()) for r, n in dropped.items()}, ignored),
         "not_sampled": len(left) - len(chosen),
     }
 
@@ -125,12 +127,12 @@ def _part(task: Task) -> dict:
     encoder = Encoder(load_tokenizer(task))
     frames = {role: len(_ids(encoder, f"{role}\n")) + len(_ids(encoder, "\n")) + 2 for role in chat.ROLES}
     schema = _schema(bands.bands if bands else 0)
-    ledger, n = [], 0
+    ledger, n, ignored = [], 0, Counter[str]()
     with ExitStack() as stack:
         path = stack.enter_context(storage.atomic(f"{task['out']}.jsonl"))
         out = stack.enter_context(open(path, "w", encoding="utf-8", errors="replace"))
         writer = stack.enter_context(storage.parquet_writer(f"{task['out']}.parquet", schema))
-        for rows, rejects in chats.batches(task["uri"], task["languages"], data.language):
+        for rows, rejects in chats.batches(task["uri"], task["languages"], data.language, ignored):
             n += len(rows) + len(rejects)
             rows, other = _in_own_language(rows, data, task["model"])
             ledger += rejects + other
@@ -142,7 +144,12 @@ def _part(task: Task) -> dict:
     batch = ledger_rows(task["stage"], ledger)
     storage.write_table(f"{task['ledger']}.parquet", pa.Table.from_batches([batch], LEDGER))
     rules = Counter((row["rule"], row["lang"] or "?") for row in ledger)
-    counts = {"rows": n, "rules": [[rule, lang, count] for (rule, lang), count in sorted(rules.items())]}
+    ignored.pop(data.category.key, None)
+    counts = {
+        "rows": n,
+        "ignored": dict(ignored),
+        "rules": [[rule, lang, count] for (rule, lang), count in sorted(rules.items())],
+    }
     storage.write_json(marker, counts)
     return counts
 
@@ -156,7 +163,7 @@ def _in_own_language(rows: list[dict], data: ChatData, model: str | ModelName) -
     if data.other_language is None:
         return rows, []
     asked = [row for row in rows if not is_translation(row)]
-    answers = ["\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "assistant") for row in asked]
+    answers = ["\n".join(turn["content"] for turn in row["messages"] if chat.scored(turn)) for row in asked]
     langs = [row["lang"] for row in asked]
     found = chat_language.wrong(answers, langs, model, data.other_language, data.min_letters)
     rejects = {
@@ -189,7 +196,7 @@ def _facts(rows: list[dict], encoder: Encoder, frames: dict[str, int], bands, sc
     answers: list[list[int]] = [[] for _ in rows]
     for (i, turn), size in zip(turns, sizes.tolist(), strict=True):
         tokens[i] += size + frames[turn["role"]]
-        if turn["role"] == "assistant":
+        if chat.scored(turn):
             answers[i].append(size)
     # A system turn is often the same for all rows of a set, so it says nothing about copies.
     texts = ["\n".join(turn["content"] for turn in row["messages"] if turn["role"] != "system") for row in rows]

@@ -201,6 +201,11 @@ def _write_instructions(job: Job, tokenizer) -> None:
     if train is None or train.sft is None:
         return
     rows = chats.conversations(job, train.sft.instruct, None)
+    # All of a text is trained here, so a conversation with a turn that is only to be read has no place in it.
+    left = [row for row in rows if any("train" in turn for turn in row["messages"])]
+    reason = {"rule": "turn_not_trained", "detail": "a turn is only to be read, and pre-training has no mask"}
+    chats.write_ledger(job, [{"doc_id": row["id"], "lang": row["lang"], **reason} for row in left], "part-instructions")
+    rows = [row for row in rows if not any("train" in turn for turn in row["messages"])]
     sizes = [len(conversations.render(row["messages"])[0].encode()) for row in rows]
     documents = (
         (e.id, e.lang, size, e.ids) for e, size in zip(conversations.encode(tokenizer, rows), sizes, strict=True)

@@ -1,124 +1,241 @@
 """Chat rows in the layouts that data sets come in, as {"id", "lang", "messages", …}.
 
     messages        [{"role", "content"}]                   OpenAI, Hugging Face, TRL
-    conversations   [{"from", "value"}] (and "system")      ShareGPT
+    conversations   [{"from", "value"}] (and "system")      ShareGPT; also [{"human": …, "assistant": …}]
+    data            [text, text, …]                         UltraChat
     prompt, response (or completion)                        texts, or turns as TRL has them
     instruction, input, output (and system, history)        Alpaca; `history` is [[question, answer], …]
+    instruction, context, response                          Dolly
+    question, answer
 
-Nothing is judged here: what a row has is put in place, and `train.chat.conversations.fault` then names what is wrong with it.
+Nothing is judged here: what a row has is put in place, and `train.chat.conversations.fault` then names what is wrong with it. A
+key that decides about a turn (`train.chat.keys`) stays in it. Layouts of preference pairs: `train.chat.pair_formats`.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 
 import xxhash
 
+from train.chat import keys
+from train.chat.keys import ROLES
+
 NAMES = {
     "human": "user",
+    "prompter": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "ai": "assistant",
     "bing": "assistant",
     "bard": "assistant",
+    "developer": "system",
 }
 """Roles of ShareGPT and its kin, and what they are called here."""
 
-LAYOUT = (
-    "messages",
-    "conversations",
-    "conversation",
-    "prompt",
-    "response",
-    "completion",
-    "instruction",
-    "input",
-    "output",
-    "history",
-    "system",
-    "system_prompt",
-)
+TURNS = ("messages", "conversations", "conversation", "items", "dialogue", "dialog", "data")
+SYSTEM = ("system", "system_prompt", "system_message")
+ASKED = ("prompt", "instruction", "question", "query", "input")
+ANSWERED = ("response", "completion", "output", "answer")
+MORE = ("input", "context")  # beside what is asked
+IDS = ("id", "uuid", "prompt_id", "conversation_id")
+LANGS = ("lang", "language")
+READ = ("category", "task")  # by what comes after
+
+LAYOUT = frozenset(("messages", "conversations", "conversation", *SYSTEM, *ASKED, *ANSWERED, "history"))
+_ROLE, _CONTENT = ("role", "from"), ("content", "value", "text")
 
 
-def row(raw: dict, lang: str | None = None) -> dict:
+def row(raw: dict, lang: str | None = None, ignored: Counter[str] | None = None) -> dict:
     """`raw` with `id`, `lang` and `messages`; `messages` is None where no layout fits. Keys of a layout leave.
 
     `lang`: of rows that name none. An id that is missing is a hash of the turns. `category`, `task` and whatever else
-    the row has stay.
+    the row has stay. `ignored`: counts each key that says something and is not read, those of turns as "messages.KEY".
     """
-    messages = _messages(raw)
-    rest = {key: value for key, value in raw.items() if key not in LAYOUT and key not in ("id", "lang", "language")}
-    found = next(
-        (raw[key] for key in ("id", "uuid", "prompt_id", "conversation_id") if raw.get(key) not in (None, "")), None
-    )
+    used: set[str] = set()
+    unread: set[str] = set()
+    messages = _messages(raw, used, unread)
+    rest = {
+        key: value for key, value in raw.items() if key not in LAYOUT and key not in used and key not in ("id", *LANGS)
+    }
+    if ignored is not None:
+        ignored.update(unread | not_read(raw, used, IDS))
+    return {**identity(raw, lang, messages, IDS), **rest, "messages": messages}
+
+
+def identity(raw: dict, lang: str | None, content: object, ids: Sequence[str]) -> dict:
+    """`id` and `lang` of a row as texts; `content` is hashed where none of `ids` names it."""
+    found = next((raw[key] for key in ids if raw.get(key) not in (None, "")), None)
     named = raw.get("lang") or raw.get("language") or lang
-    made = found if found is not None else _digest(messages)
+    made = found if found is not None else digest(content)
     # Half a surrogate pair, which JSON allows, can be written nowhere; in a turn it is a fault, here it is replaced.
     made, named = (str(value).encode("utf-8", "replace").decode() for value in (made, named or ""))
-    return {"id": made, "lang": named or None, **rest, "messages": messages}
+    return {"id": made, "lang": named or None}
 
 
-def _messages(raw: dict) -> object:
-    for key in ("messages", "conversations", "conversation"):
-        if raw.get(key) is not None:
-            turns = raw[key]
-            if isinstance(turns, dict) and turns and all(isinstance(column, list) for column in turns.values()):
-                # `datasets` gives a sequence of objects as an object of columns.
-                turns = [dict(zip(turns, values, strict=False)) for values in zip(*turns.values(), strict=False)]
-            if not isinstance(turns, list):
-                return turns
-            turns = [_turn(turn) for turn in turns]
-            return [*_system(raw), *turns] if not (turns and _role(turns[0]) == "system") else turns
-    answer = next((raw[key] for key in ("response", "completion") if raw.get(key) is not None), None)
-    if raw.get("prompt") is not None and answer is not None:
-        prompt = _as_turns(raw["prompt"], "user")
-        return [
-            *([] if prompt and _role(prompt[0]) == "system" else _system(raw)),
-            *prompt,
-            *_as_turns(answer, "assistant"),
-        ]
-    if raw.get("instruction") is not None and raw.get("output") is not None:
-        asked = raw["instruction"]
-        if isinstance(asked, str) and isinstance(raw.get("input"), str) and raw["input"].strip():
-            asked = f"{asked.rstrip()}\n\n{raw['input'].strip()}"
-        history = raw["history"] if isinstance(raw.get("history"), list) else []
-        before = [
-            turn
-            for pair in history
-            if isinstance(pair, list) and len(pair) == 2
-            for turn in ({"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]})
-        ]
-        last = [{"role": "user", "content": asked}, {"role": "assistant", "content": raw["output"]}]
-        return [*_system(raw), *before, *last]
-    return None
+def not_read(raw: dict, used: set[str], ids: Sequence[str]) -> set[str]:
+    """The keys of a row that say something, neither used nor deciding."""
+    named = [next((key for key in of if raw.get(key)), None) for of in (ids, LANGS)]
+    return {
+        str(key).encode("utf-8", "replace").decode()
+        for key, value in raw.items()
+        if key not in used
+        and key not in named
+        and key not in READ
+        and not keys.decides_row(key)
+        and not keys.empty(value)
+    }
 
 
-def _system(raw: dict) -> list[dict]:
-    text = raw.get("system") or raw.get("system_prompt")
-    return [{"role": "system", "content": text}] if isinstance(text, str) and text.strip() else []
+def _messages(raw: dict, used: set[str], unread: set[str]) -> object:
+    for key in TURNS:
+        if (found := raw.get(key)) is None or (key not in LAYOUT and not _are_turns(found)):
+            continue
+        used.add(key)
+        made = turns(found, key, unread)
+        return with_system(raw, made, used) if isinstance(made, list) else made
+    asked = next((key for key in ASKED if raw.get(key) is not None), None)
+    answered = next((key for key in ANSWERED if raw.get(key) is not None), None)
+    if asked is None or answered is None:
+        return None
+    used |= {asked, answered}
+    question = _asked(raw, asked, used, unread)
+    answer = as_turns(raw[answered], "assistant", answered, unread)
+    return with_system(raw, [*_history(raw, used), *question, *answer], used)
 
 
-def _as_turns(value: object, role: str) -> list:
-    return [_turn(turn) for turn in value] if isinstance(value, list) else [{"role": role, "content": value}]
+def _are_turns(value: object) -> bool:
+    """Whether a value under a name that may mean anything holds turns; texts in turn are user and assistant."""
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and (all(isinstance(one, str) for one in value) or all(isinstance(one, dict) and _roles(one) for one in value))
+    )
 
 
-def _turn(turn: object) -> object:
-    """{"role", "content"} of a turn in either naming; parts of text are joined; keys beside these two leave."""
+def _asked(raw: dict, key: str, used: set[str], unread: set[str]) -> list:
+    value = raw[key]
+    if not isinstance(value, str):
+        return as_turns(value, "user", key, unread)
+    for more in MORE:
+        if more == key or keys.empty(beside := raw.get(more)):
+            continue
+        used.add(more)
+        if not isinstance(beside, str):
+            return [{"role": "user", "content": beside}]
+        value = f"{value.rstrip()}\n\n{beside.strip()}"
+    return [{"role": "user", "content": value}]
+
+
+def question(raw: dict, used: set[str], unread: set[str]) -> list | None:
+    """What a row asks, as turns: the user's, behind a history."""
+    asked = next((key for key in ASKED if not keys.empty(raw.get(key))), None)
+    if asked is None:
+        return None
+    used.add(asked)
+    return [*_history(raw, used), *_asked(raw, asked, used, unread)]
+
+
+def _history(raw: dict, used: set[str]) -> list[dict]:
+    """Alpaca's [[question, answer], …]."""
+    if keys.empty(history := raw.get("history")):
+        return []
+    used.add("history")
+    pairs = history if isinstance(history, list) else [history]
+    found = []
+    for pair in pairs:
+        if isinstance(pair, dict) and isinstance(made := turns([pair], "history", set()), list):
+            found += made
+        elif isinstance(pair, list) and len(pair) == 2:
+            found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+        else:
+            found.append({"role": "user", "content": None})  # so that the row is refused
+    return found
+
+
+def with_system(raw: dict, messages: list, used: set[str]) -> list:
+    """`messages` behind the row's system text, where they have none of their own."""
+    key = next((key for key in SYSTEM if not keys.empty(raw.get(key))), None)
+    if key is None:
+        return messages
+    value = raw[key]
+    value = value.get("content") if isinstance(value, dict) and "content" in value else value
+    if messages and _role(messages[0]) == "system":
+        if messages[0].get("content") == value:
+            used.add(key)
+        return messages
+    used.add(key)
+    return [{"role": "system", "content": keys.text_of(value)}, *messages]
+
+
+def as_turns(value: object, role: str, key: str, unread: set[str]) -> list:
+    """A list of turns, or one turn or its text by `role`."""
+    if isinstance(value, dict | list) and isinstance(made := turns(value, key, unread), list):
+        return made
+    return [{"role": role, "content": value}]
+
+
+def turns(value: object, key: str, unread: set[str]) -> object:
+    """The turns of a list in any naming; what is no list stays as it is. `unread` gets the keys of turns that nobody reads."""
+    if isinstance(value, dict):
+        if isinstance(value.get("messages"), list):
+            value = value["messages"]
+        elif value and all(isinstance(column, list) for column in value.values()):
+            # `datasets` gives a sequence of objects as an object of columns.
+            value = [dict(zip(value, values, strict=False)) for values in zip(*value.values(), strict=False)]
+        elif _roles(value):
+            value = [value]
+    if not isinstance(value, list):
+        return value
+    if key == "data" and all(isinstance(one, str) for one in value):
+        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
+    found = []
+    for one in value:
+        found += _turn(one, key, unread)
+    return found
+
+
+def _roles(turn: dict) -> list[str]:
+    """What names the roles in a turn: a key that holds one, or, as in [{"human": …, "assistant": …}], the roles themselves."""
+    if any(turn.get(key) is not None for key in _ROLE):
+        return [key for key in _ROLE if turn.get(key) is not None][:1]
+    known = {_named(key): key for key in turn if isinstance(key, str) and not keys.empty(turn[key])}
+    return [known[role] for role in ROLES if role in known]
+
+
+def _turn(turn: object, key: str, unread: set[str]) -> list:
+    """{"role", "content"} of a turn in either naming; parts of text are joined; of other keys those stay that decide."""
     if not isinstance(turn, dict):
-        return turn
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "\n".join(str(part.get("text", "")) for part in content)
-    if isinstance(role, str):
-        role = NAMES.get(role.lower(), role.lower())
-    return {"role": role, "content": content}
+        return [turn]
+    named = _roles(turn)
+    if named and named[0] not in _ROLE:
+        unread.update(f"{key}.{name}" for name in turn if name not in named and not keys.empty(turn[name]))
+        return [{"role": _named(name), "content": turn[name]} for name in named]
+    role = _named(turn[named[0]]) if named else None
+    read = next((one for one in _CONTENT if turn.get(one) is not None), "content")
+    made = {"role": role, "content": keys.text_of(turn.get(read))}
+    for name, value in turn.items():
+        if name == read or name in named or keys.empty(value):
+            continue
+        if keys.decides(name):
+            made[name] = value
+        elif name not in ("role", "content"):
+            unread.add(f"{key}.{str(name).encode('utf-8', 'replace').decode()}")
+    return [made]
+
+
+def _named(role: object) -> object:
+    return NAMES.get(role.lower(), role.lower()) if isinstance(role, str) else role
 
 
 def _role(turn: object) -> object:
     return turn.get("role") if isinstance(turn, dict) else None
 
 
-def _digest(messages: object) -> str:
-    text = json.dumps(messages, ensure_ascii=False, sort_keys=True, default=str)
+def digest(content: object) -> str:
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, default=str)
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "replace"))

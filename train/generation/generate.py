@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from cluster import document_tokens
 from train.batches.decoder import CausalLM
 from train.batches.examples import Example
-from train.chat.conversations import encode_prompts, im_end_id
+from train.chat.conversations import encode_prompts
+from train.chat.tokens import im_end_id
 from train.generation.decode import decode
 from train.scores.logprobs import token_logprobs
 

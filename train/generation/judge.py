@@ -41,6 +41,7 @@ Give your reasons in a few sentences. Then end with a line that has nothing but 
 [[B>>A]] B is much better"""
 
 MAX_ANSWER_CHARS = 8000  # of each answer that the judge gets to see; SEA-WildBench cuts at 1,000 words
+CUT_OFF = "[Here the answer was cut off: it reached its limit of tokens before its end.]"
 MAX_REPLY_BYTES = 1 << 20
 MAX_PAUSE_SECONDS = 60.0
 GIVE_UP = 5  # pairs in a row without a reply
@@ -121,11 +122,16 @@ def order(rows: list[dict]) -> list[bool]:
 
 def messages(row: dict, answer_first: bool) -> list[dict]:
     """The judge's instructions, and a row's conversation and answers."""
-    answers = [row["answer"], row["baseline"]] if answer_first else [row["baseline"], row["answer"]]
-    a, b = (text.strip()[:MAX_ANSWER_CHARS] for text in answers)
+    answers = [_shown(row, "answer", "finished"), _shown(row, "baseline", "baseline_finished")]
+    a, b = answers if answer_first else answers[::-1]
     turns = "\n\n".join(f"<{turn['role']}>\n{turn['content']}\n</{turn['role']}>" for turn in row["prompt"])
     text = f"# Conversation\n\n{turns}\n\n# Answer A\n\n<A>\n{a}\n</A>\n\n# Answer B\n\n<B>\n{b}\n</B>"
     return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": text}]
+
+
+def _shown(row: dict, name: str, finished: str) -> str:
+    text = row[name].strip()[:MAX_ANSWER_CHARS]
+    return text if row.get(finished, True) else f"{text}\n{CUT_OFF}"
 
 
 def parse(reply: str) -> float | None:

@@ -62,7 +62,8 @@ def facts(
     consistent = np.array(
         [exempt(row) or language(row["answer"]) == language(row["prompt"][-1]["content"]) for row in rows], np.float64
     )
-    outcome = win_rate.by_reward(_column(rows, "reward"), _column(baseline, "reward"))
+    rewards, others = (win_rate.of_finished(_column(of, "reward"), _column(of, "finished")) for of in (rows, baseline))
+    outcome = win_rate.by_reward(rewards, others)
     means = {name: float(_column(rows, name).mean()) for name in ("chosen_logp", "rejected_logp", "reward", "finished")}
     return {
         "reward_margin": float(beta * (chosen - rejected).mean()),

@@ -30,6 +30,13 @@ def outcomes(verdicts: list[float]) -> np.ndarray:
     return (np.asarray(verdicts, np.float64) + 1) / 2
 
 
+def of_finished(rewards: np.ndarray, finished: np.ndarray) -> np.ndarray:
+    """Rewards of answers as they are compared: one that was cut off has lost, and ties with another such one.
+
+    A reward model reads its `<|im_end|>` behind any text, so what it says of a text that has no end is worth nothing."""
+    return np.where(finished > 0, rewards, -np.inf)
+
+
 def by_reward(rewards: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """Outcomes: 1 where the reward is above the baseline's, one half where they are equal."""
     return (rewards > baseline) + 0.5 * (rewards == baseline)

@@ -65,11 +65,7 @@ def loss(model: RewardModel, batch: Batch) -> LossParts:
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: list[dict], answers: list[str]) -> list[Example]:
     """One example a row {"id", "lang", "prompt"}: the whole conversation as the chat template renders it."""
-    newline = np.asarray(tokenizer("\n", add_special_tokens=False)["input_ids"], np.int64)
-    return [
-        e._replace(ids=np.concatenate([e.ids, newline]), scored=np.append(e.scored, np.zeros(len(newline), bool)))
-        for e in encode_answers(tokenizer, rows, answers)
-    ]
+    return encode_answers(tokenizer, rows, answers, newline=True)
 
 
 def batch_fn(chosen: list[Example], rejected: list[Example], seed: int, packed: bool = False) -> BatchFn:

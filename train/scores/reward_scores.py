@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from cluster import storage
 from train.batches.decoder import RewardModel
 from train.batches.examples import Example, token_batches
+from train.chat.tokens import template_tokens
 
 
 def load(
@@ -53,8 +54,7 @@ def score(
         return np.zeros(0, np.float32)
     model.eval()
     device = next(model.parameters()).device
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]  # the template has them
+    rows = template_tokens(tokenizer, conversations)
     config = model.config.get_text_config()
     if (context := getattr(config, "max_position_embeddings", None)) is not None:
         rows = [ids[-context:] for ids in rows]

@@ -6,7 +6,7 @@ Of a prompt's samples with
   exactly one               it is chosen, against the inconsistent one of lowest reward;
   none                      the prompt is dropped.
 For a prompt that asks for a translation every answer counts as consistent. Before that, of equal answers the first stays, and
-empty ones go.
+those go that are empty or were cut off: neither side of a pair may end where its author did not.
 
 Every function gives (what stays, ledger rows {doc_id, lang, rule, value, threshold, detail} of what does not).
 """
@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from train.chat.conversations import encode_prompts, fault, render, stripped
+from train.chat import pair_formats
+from train.chat.conversations import encode_prompts, fault, plain, render
 from train.chat.scrub import scrub
 
 # How a translation is asked for; left out is what is also a part of other words (Thai strange, Lao eight, Vietnamese service).
@@ -53,7 +55,7 @@ def pairs(
     consistent answers. Ties in reward go to the earlier sample.
 
     In the ledger are prompts without a pair (no_answer, no_consistent_answer, one_sample, equal_reward), and samples that
-    could not be part of one, as "prompt's id#number" (empty_answer, no_reward, equal_answer, other_language).
+    could not be part of one, as "prompt's id#number" (unfinished, empty_answer, no_reward, equal_answer, other_language).
     """
     kept, rejects = [], []
     for prompt_id, found in groupby(samples, key=lambda row: row["id"]):
@@ -62,7 +64,9 @@ def pairs(
         rows, faults = _distinct(group)
         rejects += [{**ledger, **_of(row), **fault} for row, fault in faults]
         if not rows:
-            rejects.append({**ledger, "rule": "no_answer", "detail": "every sample is empty or has no reward"})
+            rejects.append(
+                {**ledger, "rule": "no_answer", "detail": "every sample is empty, was cut off, or has no reward"}
+            )
             continue
         expected = language(rows[0]["prompt"][-1]["content"])
         named = [expected if exempt(row) else language(row["answer"]) for row in rows]
@@ -114,7 +118,13 @@ def _distinct(group: list[dict]) -> tuple[list[dict], list[tuple[dict, dict]]]:
     first: dict[str, dict] = {}
     faults = []
     for row in group:
-        if not row["answer"].strip():
+        if not row.get("finished", True):
+            reason = {
+                "rule": "unfinished",
+                "value": row.get("tokens"),
+                "detail": "the answer was cut off at max_new_tokens",
+            }
+        elif not row["answer"].strip():
             reason = {"rule": "empty_answer", "detail": "the answer is empty"}
         elif not math.isfinite(row["reward"]):
             reason = {"rule": "no_reward", "detail": f"the reward model gave {row['reward']}"}
@@ -127,24 +137,27 @@ def _distinct(group: list[dict]) -> tuple[list[dict], list[tuple[dict, dict]]]:
     return list(first.values()), faults
 
 
-def validate(rows: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Pairs {"id", "lang", "prompt", "chosen", "rejected", …}: format checked, answers scrubbed, no equal texts.
+def validate(
+    rows: list[dict], lang: str | None = None, ignored: Counter[str] | None = None
+) -> tuple[list[dict], list[dict]]:
+    """Pairs of any layout (`train.chat.pair_formats`) as {"id", "lang", "prompt", "chosen", "rejected", …}: format checked,
+    answers scrubbed, no equal texts. `lang`: of rows that name none; `ignored`: counts the keys that nobody reads.
 
     "scrubbed" says of what stays whether emoji or stray formatting were taken out of an answer.
     """
     kept, rejects, seen, pairs_seen = [], [], set(), set()
-    for row in rows:
-        pair_id = str(row.get("id"))
-        ledger = {"doc_id": pair_id, "lang": row.get("lang")}
-        found = fault(row.get("prompt"), ends_with="user")
+    for raw in rows:
+        row, found = pair_formats.pair(raw, lang, ignored)
+        ledger = {"doc_id": row["id"], "lang": row["lang"]}
+        found = found or fault(row["prompt"], ends_with="user")
         for side in ("chosen", "rejected"):
             if not found:
                 # An answer is judged as the turn it would be.
-                found = fault([{"role": "user", "content": "-"}, {"role": "assistant", "content": row.get(side)}])
+                found = fault([{"role": "user", "content": "-"}, {"role": "assistant", "content": row[side]}])
         if found:
             rejects.append({**ledger, "rule": found[0], "detail": found[1]})
             continue
-        if pair_id in seen:
+        if row["id"] in seen:
             rejects.append({**ledger, "rule": "repeated_id", "detail": "an earlier pair has the same id"})
             continue
         chosen, rejected = scrub(row["chosen"]), scrub(row["rejected"])
@@ -155,10 +168,10 @@ def validate(rows: list[dict]) -> tuple[list[dict], list[dict]]:
         elif (pair := (render(row["prompt"])[0], chosen, rejected)) in pairs_seen:
             rejects.append({**ledger, "rule": "repeated_pair", "detail": "an earlier pair is the same but for its id"})
         else:
-            seen.add(pair_id)
+            seen.add(row["id"])
             pairs_seen.add(pair)
             scrubbed = (chosen, rejected) != (row["chosen"].strip(), row["rejected"].strip())
-            own = {"id": pair_id, "prompt": stripped(row["prompt"]), "chosen": chosen, "rejected": rejected}
+            own = {"prompt": plain(row["prompt"]), "chosen": chosen, "rejected": rejected}
             kept.append({**row, **own, "scrubbed": scrubbed})
     return kept, rejects
 

@@ -2,6 +2,7 @@
 
 import json
 import types
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_a_given_reward_model_is_measured(run, job, words, monkeypatch):
          "chosen": f"{words[i % 8]} laut", "rejected": words[i % 8]}
         for i in range(200)
     ]  # fmt: skip
-    monkeypatch.setattr(chats, "preferences", lambda *_: rows)
+    monkeypatch.setattr(chats, "preferences", lambda *_: chats.Pairs(rows, len(rows), Counter(), Counter()))
     one = job("reward", given=str(run.root / "rm"))
     result = reward.run(one)
     held = reward.split(rows)[1]

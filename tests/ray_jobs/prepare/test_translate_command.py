@@ -57,6 +57,15 @@ def read(folder, lang="id"):
     return [json.loads(line) for line in (folder / f"{lang}.jsonl").read_text().splitlines()]
 
 
+def test_a_turn_that_is_only_read_stays_so(options, tmp_path):
+    messages = talk("boat", "fish", "sun", "rice")
+    messages[1]["weight"] = 0
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "a", "lang": "en", "messages": messages}))
+    translate.run(options(), in_order)
+    (row,) = read(tmp_path / "out")
+    assert [turn.get("train") for turn in row["messages"]] == [None, False, None, None]
+
+
 def test_rows_and_ledger(options, tmp_path, nllb, capsys):
     assert translate.run(options("--to", "id", "th"), in_order) == 0
     made = read(tmp_path / "out")

@@ -117,6 +117,27 @@ def test_what_stays_and_why_the_rest_went(run, chatml_tokenizer):
     assert cell["answer_tokens"]["p50"] == np.mean(lengths) and cell["turns"] == 4
 
 
+def test_turns_that_are_only_read_and_keys_that_nobody_reads(run):
+    rows = [{"id": "a", "lang": "th", "source": "x", "messages": talk("เล่าเรื่อง", ENGLISH, "อีก", "ครับ")}]
+    rows[0]["messages"][1]["weight"] = 0
+    rows.append(
+        {"id": "b", "lang": "id", "source": "x", "messages": talk("Cuaca?", "Sebentar."), "tools": [{"name": "f"}]}
+    )
+    result, kept, ledger, uri = run(rows=rows, files=1)
+    assert [turn.get("train") for turn in kept[0]["messages"]] == [None, False, None, None], (
+        "its language is not checked"
+    )
+    assert {row["rule"] for row in ledger} == {"tool_call", "not_a_row"}
+    assert (result["rows_in"], result["rows_kept"], result["dropped_by_rule"]) == (
+        3,
+        1,
+        {"not_a_row": 1, "tool_call": 1},
+    )
+    assert result["ignored_keys"] == {"source": 2}
+    (cell,) = storage.read_json(f"{uri}/sft/data/statistics.json")["cells"]
+    assert cell["answer_tokens"]["p50"] < 40, "only what is trained is an answer"
+
+
 def test_the_result_depends_neither_on_files_nor_on_batches(run, monkeypatch):
     once = run(name="one", files=1)[1:3]
     monkeypatch.setattr(sft_data.chats, "BATCH_ROWS", 2)

@@ -8,7 +8,8 @@ from tokenizers import processors
 
 from cluster.chatml import TEMPLATE
 from mixture.tokenizer.tokenizer import with_chat_template
-from train.chat.conversations import encode, encode_answers, encode_prompts, fault, im_end_id, render, validate
+from train.chat.conversations import encode, encode_answers, encode_prompts, fault, render, validate
+from train.chat.tokens import im_end_id
 
 TALK = [
     {"role": "system", "content": "Jawab singkat."},
@@ -31,7 +32,8 @@ def turns(*roles):
         (["hello"], "not_a_conversation"),
         ([{"role": "user", "content": None}], "not_a_conversation"),
         ([{"role": "user"}, {"role": "assistant", "content": "x"}], "not_a_conversation"),
-        (turns("user", "tool"), "unknown_role"),
+        (turns("user", "tool"), "tool_call"),
+        (turns("user", "narrator"), "unknown_role"),
         ([{"role": "user", "content": " \n\t"}, {"role": "assistant", "content": "x"}], "empty_turn"),
         ([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "x"}], "control_token"),
         (turns("user", "system", "assistant"), "system_not_first"),

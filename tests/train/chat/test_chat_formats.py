@@ -49,7 +49,7 @@ def test_layouts(raw, messages):
         ({"conversations": [{"from": "alien", "value": "x"}, {"from": "gpt", "value": "y"}]}, "unknown_role"),
         ({"prompt": "x", "response": None, "completion": ""}, "empty_turn"),
         ({"instruction": 3, "output": "x"}, "not_a_conversation"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, BOT]}, "not_a_conversation"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, BOT]}, "not_text"),
         ({"messages": [{"role": "user", "content": "half \ud800"}, BOT]}, "broken_unicode"),
         ({"conversations": [{"from": "gpt", "value": "x"}]}, "roles_do_not_alternate"),
     ],

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.chat.conversations import encode_prompts, im_end_id
+from train.chat.conversations import encode_prompts
+from train.chat.tokens import im_end_id
 from train.generation.generate import Sampling, generate, logprob_gap, uniforms
 from train.generation.nucleus import draw
 

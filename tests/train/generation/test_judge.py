@@ -104,6 +104,14 @@ def test_a_judge_that_only_sees_the_position_gives_one_half(mark, server, tmp_pa
     assert set(found) == {judge.VERDICTS[mark], -judge.VERDICTS[mark]}
 
 
+def test_a_judge_is_told_of_an_answer_that_was_cut_off():
+    row = {"prompt": [{"role": "user", "content": "x"}], "answer": "one", "baseline": "two", "finished": False}
+    shown = judge.messages(row, True)[1]["content"]
+    assert f"<A>\none\n{judge.CUT_OFF}\n</A>" in shown and "<B>\ntwo\n</B>" in shown
+    shown = judge.messages({**row, "finished": True, "baseline_finished": False}, False)[1]["content"]
+    assert f"<A>\ntwo\n{judge.CUT_OFF}\n</A>" in shown and "<B>\none\n</B>" in shown
+
+
 def test_the_order_is_decided_by_the_ids_not_by_the_places(server):
     first = dict(zip((row["id"] for row in rows()), judge.order(rows()), strict=True))
     again = dict(zip((row["id"] for row in rows()[::-1]), judge.order(rows()[::-1]), strict=True))

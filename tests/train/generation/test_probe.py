@@ -41,14 +41,14 @@ def test_at_most_a_quarter_of_a_language_is_held_out(n, held):
     assert probe.split([row(i) for i in range(n)], 0) == ([], [row(i) for i in range(n)])
 
 
-def answer(text, reward=0.0, chosen=-10.0, rejected=-10.0, lang="id", *, task=None):
+def answer(text, reward=0.0, chosen=-10.0, rejected=-10.0, lang="id", *, task=None, finished=True):
     return {
         "lang": lang,
         "task": task,
         "prompt": [{"role": "user", "content": "halo"}],
         "answer": text,
         "tokens": 3 * len(text),
-        "finished": len(text) < 6,
+        "finished": finished,
         "reward": reward,
         "chosen_logp": chosen,
         "rejected_logp": rejected,
@@ -79,7 +79,7 @@ def test_facts_by_hand():
             "chosen_logp": -32 / 3,
             "rejected_logp": -8,
             "reward": 5 / 3,
-            "finished": 1 / 3,
+            "finished": 1.0,
             "answer_chars": (7 + 2 + 6) / 3,
             "answer_tokens": 15.0,
             "language_consistency": 2 / 3,  # "no" is English; a translation may be
@@ -87,6 +87,12 @@ def test_facts_by_hand():
             "win_rate": 0.5,
         }
     )
+
+
+def test_an_answer_that_was_cut_off_cannot_win():
+    cut, ended = answer("halo", 9.0, finished=False), answer("ya", 1.0)
+    for ours, theirs, rate in ((cut, ended, 0.0), (ended, cut, 1.0), (cut, cut, 0.5), (ended, ended, 0.5)):
+        assert probe.facts([ours], [theirs], 0.1, named)["win_rate"] == rate
 
 
 def test_a_model_against_itself_has_no_margin_and_wins_one_half():

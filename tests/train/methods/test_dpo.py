@@ -164,10 +164,8 @@ def test_another_text_context_template_or_mask_has_another_cache(pairs, tiny_mod
     known.add(key([*rows[:5], {**rows[5], "rejected": rows[5]["rejected"] + "?"}]))
     unscored = pairs.chosen[0]._replace(scored=np.roll(pairs.chosen[0].scored, 1))
     known.add(dpo.reference_key(net, dpo.Pairs([unscored, *pairs.chosen[1:]], pairs.rejected)))
-    prompts = chat.encode_prompts
-    monkeypatch.setattr(
-        chat, "encode_prompts", lambda *a: [[*ids, 10] for ids in prompts(*a)]
-    )  # a frame with a token more
+    turns = chat.tokens.turns  # a frame with a token more
+    monkeypatch.setattr(chat.tokens, "turns", lambda *a: [turn._replace(ids=[*turn.ids, 10]) for turn in turns(*a)])
     known.add(key(rows))
     assert len(known) == 5
 

@@ -22,7 +22,7 @@ def samples(answers, prompt="ข้าวคืออะไร", prompt_id="p", 
     ]
 
 
-OF_SAMPLES = ("empty_answer", "no_reward", "equal_answer", "other_language")
+OF_SAMPLES = ("unfinished", "empty_answer", "no_reward", "equal_answer", "other_language")
 
 
 def outcome(answers, **more):
@@ -105,6 +105,20 @@ def test_the_prompts_language_is_that_of_its_last_turn():
 )
 def test_what_is_no_pair_says_why(answers, rule, dropped):
     assert outcome(answers) == (rule, dropped)
+
+
+def test_a_sample_that_was_cut_off_is_on_neither_side():
+    rows = samples([("ดี", 2.0), ("แย่", -1.0), ("กลาง", 0.0), ("สุด", 9.0)])
+    for k in (1, 3):
+        rows[k] |= {"finished": False, "tokens": 8}
+    (kept,), rejects = preference.pairs(rows, language)
+    assert (kept["chosen"], kept["rejected"]) == ("ดี", "กลาง")
+    assert [(r["doc_id"], r["rule"], r["value"]) for r in rejects] == [
+        ("p#1", "unfinished", 8),
+        ("p#3", "unfinished", 8),
+    ]
+    kept, rejects = preference.pairs([{**row, "finished": False} for row in rows], language)
+    assert kept == [] and [r["rule"] for r in rejects] == ["unfinished"] * 4 + ["no_answer"]
 
 
 def test_equal_answers_count_once():

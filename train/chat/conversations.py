@@ -38,7 +38,7 @@ def fault(messages: object, ends_with: str = "assistant") -> tuple[str, str] | N
         if not isinstance(turn, dict):
             return "not_a_conversation", f"turn {i} is not an object with role and text content"
         role = turn.get("role")
-        if isinstance(role, str) and role in keys.TOOL_ROLES:
+        if keys.by_tool(role):
             return "tool_call", f"turn {i} is by {role}"
         if found := keys.of_turn(turn):
             return found[0], f"turn {i} ({role!r}) {found[1]}"

@@ -44,9 +44,10 @@ ANSWERED = ("response", "completion", "output", "answer")
 MORE = ("input", "context")  # beside what is asked
 IDS = ("id", "uuid", "prompt_id", "conversation_id")
 LANGS = ("lang", "language")
-READ = ("category", "task")  # by what comes after
+READ = ("id", "category", "task")  # by what comes after
 
 LAYOUT = frozenset(("messages", "conversations", "conversation", *SYSTEM, *ASKED, *ANSWERED, "history"))
+_GONE = LAYOUT | {"id", *LANGS}
 _ROLE, _CONTENT = ("role", "from"), ("content", "value", "text")
 
 
@@ -59,9 +60,7 @@ def row(raw: dict, lang: str | None = None, ignored: Counter[str] | None = None)
     used: set[str] = set()
     unread: set[str] = set()
     messages = _messages(raw, used, unread)
-    rest = {
-        key: value for key, value in raw.items() if key not in LAYOUT and key not in used and key not in ("id", *LANGS)
-    }
+    rest = {key: value for key, value in raw.items() if key not in _GONE and key not in used}
     if ignored is not None:
         ignored.update(unread | not_read(raw, used, IDS))
     return {**identity(raw, lang, messages, IDS), **rest, "messages": messages}
@@ -79,16 +78,12 @@ def identity(raw: dict, lang: str | None, content: object, ids: Sequence[str]) -
 
 def not_read(raw: dict, used: set[str], ids: Sequence[str]) -> set[str]:
     """The keys of a row that say something, neither used nor deciding."""
-    named = [next((key for key in of if raw.get(key)), None) for of in (ids, LANGS)]
-    return {
-        str(key).encode("utf-8", "replace").decode()
-        for key, value in raw.items()
-        if key not in used
-        and key not in named
-        and key not in READ
-        and not keys.decides_row(key)
-        and not keys.empty(value)
-    }
+    left = [key for key in raw if key not in used and key not in READ and not keys.decides_row(key)]
+    left = [key for key in left if not keys.empty(raw[key])]
+    for names in (ids, LANGS):
+        if (found := next((name for name in names if raw.get(name)), None)) in left:
+            left.remove(found)
+    return {key.encode("utf-8", "replace").decode() for key in left}
 
 
 def _messages(raw: dict, used: set[str], unread: set[str]) -> object:
@@ -211,6 +206,8 @@ def _turn(turn: object, key: str, unread: set[str]) -> list:
     """{"role", "content"} of a turn in either naming; parts of text are joined; of other keys those stay that decide."""
     if not isinstance(turn, dict):
         return [turn]
+    if len(turn) == 2 and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str):
+        return [{"role": _named(turn["role"]), "content": turn["content"]}]
     named = _roles(turn)
     if named and named[0] not in _ROLE:
         unread.update(f"{key}.{name}" for name in turn if name not in named and not keys.empty(turn[name]))
@@ -223,6 +220,8 @@ def _turn(turn: object, key: str, unread: set[str]) -> list:
             continue
         if keys.decides(name):
             made[name] = value
+            if role != "assistant" and keys.is_weight(name) and keys.yes(value) is not False:
+                unread.add(f"{key}.{name}")  # only what the assistant says is trained
         elif name not in ("role", "content"):
             unread.add(f"{key}.{str(name).encode('utf-8', 'replace').decode()}")
     return [made]

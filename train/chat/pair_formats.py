@@ -94,7 +94,7 @@ def _of_answer(turn: object) -> Fault | None:
         return "not_a_conversation", "is not text or turns"
     if wrong := keys.of_turn(turn):
         return wrong
-    if _role(turn) in keys.TOOL_ROLES:
+    if keys.by_tool(_role(turn)):
         return "tool_call", f"ends with a turn by {_role(turn)}"
     if _role(turn) != "assistant":
         return "wrong_last_turn", "does not end with a turn by assistant"
@@ -192,13 +192,18 @@ def _role(turn: object) -> object:
 def _preferred(raw: dict, used: set[str]) -> Fault | None:
     """What is wrong with a row whose own scores do not prefer `chosen`."""
     by_name = {keys.name(key): key for key in raw}
+    for side in ("chosen", "rejected"):
+        own = {name.replace(side, ""): raw[key] for name, key in by_name.items() if side in name}
+        if why := keys.unfinished(own):
+            return "unfinished", f"{side} {why}"
     for names in SCORES:
-        if not all(name in by_name for name in names):
+        if not all(keys.name(name) in by_name for name in names):
             continue
-        scores = [raw[by_name[name]] for name in names]
+        names = [by_name[keys.name(name)] for name in names]
+        scores = [raw[name] for name in names]
         if not all(isinstance(score, int | float) and score == score for score in scores):  # noqa: PLR0124
             continue
-        used.update(by_name[name] for name in names)
+        used.update(names)
         if scores[0] == scores[1]:
             return "equal_score", f"both answers have the score {scores[0]}"
         if scores[0] < scores[1]:

@@ -81,10 +81,10 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     control = {number: token for number, token in added.items() if _is_control(token)}
     copy.add_special_tokens([_special(token) for token in control.values() if not token.special])
     copy.encode_special_tokens = True
-    marks = tuple("".join(chr(0xE000 + secrets.randbelow(0x1900)) for _ in range(12)) for _ in range(3))
+    marks = _drawn(), _drawn(), _drawn()
     flags = [added.get(start), added.get(end), None]  # a token of a base may take the spaces around it with it
     copy.add_tokens([_mark(mark, flag) for mark, flag in zip(marks, flags, strict=True)])
-    numbers = tuple(copy.token_to_id(mark) for mark in marks)
+    numbers = _number(copy, marks[0]), _number(copy, marks[1]), _number(copy, marks[2])
     named, opening = (
         [start, *copy.encode(f"{marks[0]}{text}", add_special_tokens=False).ids[1:]]
         for text in ("assistant", "assistant\n")
@@ -104,6 +104,17 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
         control=frozenset(control) - {tokenizer.unk_token_id},
         spelled=_spelled(list(control.values())),
     )
+
+
+def _number(copy: Tokenizer, mark: str) -> int:
+    found = copy.token_to_id(mark)
+    assert found is not None, "it has just been added"
+    return found
+
+
+def _drawn() -> str:
+    """Text that no row has: twelve letters for private use."""
+    return "".join(chr(0xE000 + secrets.randbelow(0x1900)) for _ in range(12))
 
 
 def _is_control(token: AddedToken) -> bool:
@@ -133,12 +144,14 @@ def turns(tokenizer: PreTrainedTokenizerBase, said: Sequence[tuple[str, str]]) -
     distinct = list(dict.fromkeys(said))
     found = dict(zip(distinct, _encode(own, distinct), strict=True))
     cut, spelled = own.marks[2], own.spelled
+    texts = {turn: turn for turn in distinct}
     if spelled:  # a model of pieces (Unigram) may still find one in the letters
         hidden = [turn for turn, made in found.items() if not own.control.isdisjoint(made.ids[1 : made.end])]
-        apart = [(role, spelled.sub(lambda found: f"{found[0][:1]}{cut}{found[0][1:]}", text)) for role, text in hidden]
-        found.update(zip(hidden, _encode(own, apart), strict=True))
+        for role, text in hidden:
+            texts[role, text] = role, spelled.sub(lambda name: f"{name[0][:1]}{cut}{name[0][1:]}", text)
+        found.update(zip(hidden, _encode(own, [texts[turn] for turn in hidden]), strict=True))
     merged = [turn for turn, made in found.items() if turn[0] == "assistant" and not _opens(own, made)]
-    found.update(zip(merged, _encode(own, merged, cut), strict=True))
+    found.update(zip(merged, _encode(own, [texts[turn] for turn in merged], cut), strict=True))
     return [found[turn] for turn in said]
 
 
@@ -149,7 +162,7 @@ def _opens(own: Frame, made: Turn) -> bool:
 def template_tokens(tokenizer: PreTrainedTokenizerBase, talks: list[list[dict]]) -> list[list[int]]:
     """The tokens of conversations in the tokenizer's own chat template, whichever it is; what a text calls a token is letters."""
     spelled = _spelled([token for token in tokenizer.added_tokens_decoder.values() if _is_control(token)])
-    drawn = "".join(chr(0xE000 + secrets.randbelow(0x1900)) for _ in range(12))
+    drawn = _drawn()
     hidden: list[str] = []
 
     def hide(found: re.Match) -> str:

@@ -35,7 +35,7 @@ def uri(request, tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Three stages in a line; each writes a file that says how often it ran. `fail` names the stage that dies."""
-    log = types.SimpleNamespace(ran=[], fail=None, error=RuntimeError)
+    log = types.SimpleNamespace(ran=[], fail=None, error=RuntimeError, more={})
 
     def make(name):
         def run(job):
@@ -43,7 +43,7 @@ def calls(monkeypatch):
             storage.write_text(job.path("part-00000.parquet"), job.fingerprint)
             if log.fail == job.stage.name:
                 raise log.error("killed")
-            return {"docs_in": 3, "docs_out": 2, "bytes": 10}
+            return {"docs_in": 3, "docs_out": 2, "bytes": 10, **log.more}
 
         monkeypatch.setitem(sys.modules, f"ray_jobs.stages.{name}", types.SimpleNamespace(run=run))
 
@@ -77,6 +77,20 @@ def test_manifest_says_how_a_stage_was_made(uri, calls):
     assert manifest["inputs"] == {"crawl": run.manifest("crawl")["fingerprint"]}
     assert (manifest["docs_in"], manifest["docs_out"]) == (3, 2)
     assert {"config_hash", "code", "seconds", "hosts", "versions"} <= set(manifest)
+
+
+def test_a_stage_that_keeps_under_half_of_its_rows_says_so(uri, calls):
+    calls.more = {
+        "rows_in": 80,
+        "rows_kept": 1,
+        "dropped_by_rule": {"too_long": 9, "repeated_id": 70},
+        "warnings": ["w"],
+    }
+    run = make_run(uri)
+    _, said = execute(run)
+    few = "keeps 1 of 80 rows, most go by repeated_id (70)"
+    assert said[0].endswith(f"; {few}")
+    assert run.manifest("crawl")["warnings"] == ["w", f"crawl: {few}"]
 
 
 def test_a_changed_key_reruns_only_what_depends_on_it(uri, calls):

@@ -32,6 +32,17 @@ SYSTEM = {"role": "system", "content": "Jawab singkat."}
             {"instruction": "Lagi", "input": "", "output": "Ya.", "history": [["Apa kabar?", "Baik."]]},
             [USER, BOT, {"role": "user", "content": "Lagi"}, {"role": "assistant", "content": "Ya."}],
         ),
+        ({"conversation": [{"human": "Apa kabar?", "assistant": "Baik."}]}, [USER, BOT]),
+        ({"conversations": {"from": ["human", "gpt"], "value": ["Apa kabar?", "Baik."]}}, [USER, BOT]),
+        ({"conversations": [{"from": "human", "value": "Apa kabar?", "role": None}, BOT]}, [USER, BOT]),
+        ({"data": ["Apa kabar?", "Baik."]}, [USER, BOT]),
+        ({"question": "Apa kabar?", "answer": "Baik.", "system_prompt": "Jawab singkat."}, [SYSTEM, USER, BOT]),
+        (
+            {"instruction": "Apa", "context": "kabar?", "response": "Baik."},
+            [{"role": "user", "content": "Apa\n\nkabar?"}, BOT],
+        ),
+        ({"input": [SYSTEM, USER], "output": "Baik."}, [SYSTEM, USER, BOT]),
+        ({"messages": [{"role": "developer", "content": "Jawab singkat."}, USER, BOT]}, [SYSTEM, USER, BOT]),
     ],
 )
 def test_layouts(raw, messages):

@@ -65,6 +65,15 @@ def test_a_weight_between_is_refused(value):
 @pytest.mark.parametrize("value", [0, 1, True, False])
 def test_a_mask_may_mean_either_and_is_refused(value):
     assert outcome(talk("mask", value)) == "turn_weight"
+    parts = [{"begin_offset": 0, "end_offset": 1, "train": value}]
+    assert outcome(talk("train_detail", parts)) == "turn_weight"
+
+
+def test_only_what_the_assistant_says_is_trained_and_a_weight_elsewhere_is_counted():
+    for value, counted in ((1, 1), (0.5, 1), (0, 0)):
+        ignored: Counter[str] = Counter()
+        kept, _ = validate([row(talk("weight", value, where=2), "en", ignored)])
+        assert kept and ignored["messages.weight"] == counted
 
 
 def test_weights_beside_the_turns_and_of_the_row():
@@ -102,6 +111,8 @@ def test_what_is_only_read_stays_so_in_the_row_that_is_written(chatml_tokenizer)
         ("finish_reason", "length", "unfinished"),
         ("stop_reason", "max_tokens", "unfinished"),
         ("truncated", True, "unfinished"),
+        ("toolCalls", CALL, "tool_call"),
+        ("finishReason", "MAX_TOKENS", "unfinished"),
     ],
 )
 def test_what_a_turn_says_beside_its_text_is_refused_by_name(key, value, rule, naming):
@@ -124,6 +135,7 @@ def test_what_a_turn_says_beside_its_text_is_refused_by_name(key, value, rule, n
         ("chat_template_kwargs", {"xml_tools": ["f"], "enable_thinking": False}, "tool_call"),
         ("finish_reason", "length", "unfinished"),
         ("truncated", 1, "unfinished"),
+        ("finish_reasons", ["stop", "length"], "unfinished"),
         ("label", False, "kto_label"),
         ("tools", "[]", "kept"),
         ("tools", [], "kept"),

@@ -115,6 +115,7 @@ def test_rows_without_id_are_told_apart_by_their_content():
         ({"prompt": [P], "chosen": [{**C, "tool_calls": [{"name": "f"}]}], "rejected": [R]}, "tool_call"),
         ({"prompt": [P], "chosen": [C], "rejected": [{**R, "reasoning_content": "hm"}]}, "reasoning"),
         ({"prompt": [P], "chosen": [C], "rejected": [{**R, "finish_reason": "length"}]}, "unfinished"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "chosen_finish_reason": "length"}, "unfinished"),
         ({"prompt": [P], "chosen": [{**C, "weight": 0}], "rejected": [R]}, "nothing_trained"),
         ({"prompt": [P, {**C, "tool_calls": [1]}, P], "chosen": [C], "rejected": [R]}, "tool_call"),
         ({"prompt": [{**P, "images": ["x"]}], "chosen": [C], "rejected": [R]}, "not_text"),

@@ -52,7 +52,7 @@ def pair(raw: dict, lang: str | None = None, ignored: Counter[str] | None = None
     )
     taken = formats.LAYOUT | used
     rest = {key: value for key, value in raw.items() if key not in taken and key not in ("id", *formats.LANGS)}
-    if ignored is not None:
+    if ignored is not None and not fault:
         ignored.update(unread | formats.not_read(raw, used, IDS))
     return {**formats.identity(raw, lang, made or raw, IDS), **rest, **made}, fault
 

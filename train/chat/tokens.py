@@ -22,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from cluster import document_tokens
-from cluster.chatml import IM_END, IM_START
+from cluster.chatml import IM_END, IM_START, TEMPLATE
 
 _BRACKETED = re.compile(r"[<\[{(«【>].+[>\]})»】<]", re.DOTALL)
 
@@ -160,7 +160,13 @@ def _opens(own: Frame, made: Turn) -> bool:
 
 
 def template_tokens(tokenizer: PreTrainedTokenizerBase, talks: list[list[dict]]) -> list[list[int]]:
-    """The tokens of conversations in the tokenizer's own chat template, whichever it is; what a text calls a token is letters."""
+    """The tokens of conversations in the tokenizer's own chat template; what a text calls a token is letters.
+
+    In our template they are those of `turns`; another is rendered, and of its texts the names of tokens are tokenised apart.
+    """
+    if str(tokenizer.chat_template).endswith(TEMPLATE):
+        found = iter(turns(tokenizer, [(turn["role"], turn["content"]) for talk in talks for turn in talk]))
+        return [[*frame(tokenizer).begin, *(number for _ in talk for number in next(found).ids)] for talk in talks]
     spelled = _spelled([token for token in tokenizer.added_tokens_decoder.values() if _is_control(token)])
     drawn = _drawn()
     hidden: list[str] = []

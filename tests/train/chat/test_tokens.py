@@ -78,6 +78,8 @@ def test_sft_dpo_reward_and_generation_have_the_same_tokens(tokenizer, pieces):
     whole, prompts = encode(tokenizer, found), encode_prompts(tokenizer, [row["prompt"] for row in asked])
     preferred = dpo.encode_pairs(tokenizer, asked, 10**6)[0].chosen
     rewarded = reward.encode(tokenizer, asked, answers)
+    scored = template_tokens(tokenizer, [row["messages"] for row in found])
+    assert scored == [example.ids.tolist() for example in rewarded], "a reward model is used as it was trained"
     for one, prompt, pair, read in zip(whole, prompts, preferred, rewarded, strict=True):
         assert one.ids[: len(prompt)].tolist() == prompt
         assert read.ids.tolist() == one.ids.tolist()

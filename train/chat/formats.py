@@ -61,7 +61,7 @@ def row(raw: dict, lang: str | None = None, ignored: Counter[str] | None = None)
     unread: set[str] = set()
     messages = _messages(raw, used, unread)
     rest = {key: value for key, value in raw.items() if key not in _GONE and key not in used}
-    if ignored is not None:
+    if ignored is not None and not keys.of_row(raw):  # a key that refuses its row is not passed over
         ignored.update(unread | not_read(raw, used, IDS))
     return {**identity(raw, lang, messages, IDS), **rest, "messages": messages}
 

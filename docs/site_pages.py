@@ -7,7 +7,6 @@ below a list, Python's Markdown wants four.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -20,10 +19,10 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "sample/README.md": "sample.md",
     "sample/source/README.md": "files/sample-source.md",
-    "examples": "examples/index.md",
+    "examples/README.md": "examples/index.md",
     **{f"examples/{path.name}": f"examples/{path.stem}.md" for path in sorted((ROOT / "examples").glob("*.py"))},
 }
-"""File or folder of the repository -> its page, below docs/."""
+"""File of the repository -> its page, below docs/."""
 
 CODE = re.compile(r"^ *(```+)\w*\n.*?^ *\1$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)|^(\[[^\]]+\]: )(\S+)$", re.MULTILINE)
@@ -63,23 +62,18 @@ def anchor(title: str) -> str:
 
 
 def page_of(path: str) -> str:
-    """The page, below docs/, of a file of the repository."""
+    """The page, below docs/, of a file of the repository; of a folder that of its README.md."""
+    path = f"{path}/README.md" if f"{path}/README.md" in PAGES else path
     if path in PAGES or path.startswith("docs/"):
         return PAGES.get(path) or path.removeprefix("docs/")
     return f"files/{path}.md"
 
 
 def written(path: str) -> str:
-    """The text of the page of a file or folder: Markdown as it is, of anything else the code."""
+    """The text of the page of a file: Markdown as it is, of anything else the code."""
     if path.endswith(".md"):
         return (ROOT / path).read_text("utf-8")
     hidden = "---\nsearch: {exclude: true}\n---\n\n"
-    if (ROOT / path).is_dir():
-        lines = ["# Examples", "", "Each package is a library. These programs use them without a run.", ""]
-        for file in sorted((ROOT / path).glob("*.py")):
-            said = (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").splitlines()[0]
-            lines.append(f"- [{file.name}]({file.stem}.md): {said}")
-        return "\n".join(lines) + "\n"
     text = (ROOT / path).read_text("utf-8")
     shown = f"# {path}\n\n````{LANGUAGES.get(Path(path).suffix, 'text')}\n{text.rstrip()}\n````\n"
     return shown if path in PAGES else hidden + shown
@@ -93,7 +87,7 @@ def rewritten(markdown: str, source: str, page: str) -> str:
         to = _path(target or of_defined, source)
         if to is None:
             return match[0]
-        if (ROOT / to).is_dir() and to not in PAGES:
+        if (ROOT / to).is_dir() and page_of(to).startswith("files/"):
             return words.strip("[]") if words else ""
         there = os.path.relpath(page_of(to), PurePosixPath(page).parent)
         _, hash_, fragment = (target or of_defined).partition("#")

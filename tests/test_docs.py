@@ -29,7 +29,10 @@ from train.tasks import task
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "sample" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (
+        *(ROOT / name for name in ("README.md", "sample/README.md", "examples/README.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
 NOW = {
     name: text for name, text in PAGES.items() if name != "docs/decisions.md"

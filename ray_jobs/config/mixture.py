@@ -10,7 +10,7 @@ from cluster.strict_yaml import Positive, Rate, Section, Share
 
 
 class Tokenize(Section):
-    tokenizer: str = "train"  # `train`, or a folder or Hugging Face name
+    tokenizer: str = "train"  # `train`, `base` (of `train.base.model`), or a folder or Hugging Face name
     add_chat_tokens: bool = False  # ChatML's two, where the given tokenizer lacks them
     vocab_size: Positive = 16_384
     train_bytes: Positive = 12_000_000

@@ -84,6 +84,21 @@ class Recipe(Section):
     cluster: Cluster = Cluster()
     run: Guarded = Guarded()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_tokenizer(cls, values: object) -> object:
+        """`tokenize.tokenizer: base` becomes the name of the base, so that all that reads the recipe sees a folder or name."""
+        if not isinstance(values, dict) or not isinstance(tokenize := values.get("tokenize"), dict):
+            return values
+        if tokenize.get("tokenizer") != "base":
+            return values
+        train = values.get("train")
+        base = train.get("base") if isinstance(train, dict) else None
+        model = base.get("model") if isinstance(base, dict) else None
+        if model is None:
+            raise ValueError("tokenize.tokenizer: base is that of `train.base.model`, which is not given")
+        return {**values, "tokenize": {**tokenize, "tokenizer": model}}
+
     @model_validator(mode="after")
     def _sources(self) -> Recipe:
         for label, code in self.language.labels.items():

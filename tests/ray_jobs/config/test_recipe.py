@@ -1,6 +1,7 @@
 """Recipes: strict keys, helpful errors, one base, overrides, variables."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_errors_are_one_sentence(tmp_path, text, message):
         recipes.load(write(tmp_path, text))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_tokenizer_of_the_base_is_its_folder():
+    example = str(Path(__file__).parents[3] / "examples" / "small_model.yaml")
+    recipe = recipes.load(example, ["train.base.model=models/mine"])
+    assert (recipe.name, recipe.tokenize.tokenizer, recipe.train.base.model) == (
+        "small-model",
+        "models/mine",
+        "models/mine",
+    )
+    for wrong in (["train=null"], [], ["train.base=null"]):
+        with pytest.raises(
+            UserError, match=r"tokenize\.tokenizer: base is that of `train\.base\.model`, which is not given"
+        ):
+            recipes.load(example, wrong)
 
 
 def test_a_model_over_the_shape_of_the_recipe_below():

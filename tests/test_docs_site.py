@@ -61,6 +61,7 @@ def test_the_index_itself_names_every_page_of_docs():
         ("docs/cluster.md", "cluster.md", "[a](../README.md#two-commands)", "[a](overview.md#two-commands)"),
         ("README.md", "overview.md", "[a](docs/cluster.md#rates)", "[a](cluster.md#rates)"),
         ("README.md", "overview.md", "[`train/`](train) [e](examples)", "`train/` [e](examples/index.md)"),
+        ("docs/index.md", "index.md", "[e](../examples) [s](../sample)", "[e](examples/index.md) [s](sample.md)"),
         ("README.md", "overview.md", "[r]: benchmarks/results/a.json", "[r]: files/benchmarks/results/a.json.md"),
         ("docs/curation.md", "curation.md", "![p](plots/a.svg)", "![p](plots/a.svg)"),
         ("sample/README.md", "sample.md", "[s](source/README.md)", "[s](files/sample-source.md)"),

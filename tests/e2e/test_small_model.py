@@ -24,18 +24,19 @@ from train import model
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 ROOT = Path(__file__).parents[2]
-REAL = os.environ.get("PINISI_TEST_MODEL")
+REAL = os.path.abspath(os.environ.get("PINISI_TEST_MODEL", "")) if os.environ.get("PINISI_TEST_MODEL") else None
 TEXT = "Pada 2023  12,5% warga pindah ke 東京.\n\n  It's x==1 ภาษา"
 FEW = (  # tokens, so that a model of 135 M parameters takes minutes
     "train.pretrain.stage1.max_tokens=12288",
     "train.pretrain.stage2.max_tokens=2048",
     "train.sft.max_rows=40",
+    "train.sft.eval_every=100",
     "tokenize.heldout_bytes_per_language=6000",
     "export.dtype=fp32",
     "cluster.engine=local",
     "train.device=cpu",
 )
-TINY = ("train.expand.new_layers=1", "train.pretrain.lr=3e-3")
+TINY = ("train.expand.new_layers=1", "train.pretrain.lr=3e-3", "train.sft.stage1.optimiser.lr=3e-3")
 
 
 @pytest.fixture(
@@ -57,7 +58,7 @@ def case(request, tmp_path_factory):
         folder = str(tmp_path_factory.mktemp("model") / "instruct")
         tiny(folder)
     few = FEW + (TINY if request.param == "tiny" else ())
-    sets = [word for one in (f"train.base.model={folder}", *few) for word in ("--set", one)]
+    sets = [word for one in (f"train.base.model={os.path.relpath(folder, ROOT)}", *few) for word in ("--set", one)]
     command = [sys.executable, "-m", "ray_jobs.cli", "run", "examples/small_model.yaml", "--run-dir", str(run), *sets]
     environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2800, check=False)
@@ -106,11 +107,13 @@ def test_it_is_loaded_and_expanded_as_itself(case):
 def test_the_tokens_are_its_own_and_documents_end_as_it_was_trained(case):
     folder, run, _ = case
     own = AutoTokenizer.from_pretrained(folder)
-    end, turn = own.convert_tokens_to_ids([END_OF_TEXT, IM_END])
+    end, begin, turn = own.convert_tokens_to_ids([END_OF_TEXT, IM_START, IM_END])
     for written in ("tokenize/tokenizer", "base/model", "sft/stage1/model", "export/base", "export/chat"):
         assert AutoTokenizer.from_pretrained(run / written)(TEXT)["input_ids"] == own(TEXT)["input_ids"], written
     store = run / "tokenize" / "pools" / "all" / "id"
     assert json.loads((store / "store.json").read_text())["eod"] == end != turn
+    documents = pq.read_table(sorted(run.glob("tokenize/part-*.parquet")), columns=["tokens"])["tokens"]
+    assert not {end, begin, turn} & set(documents.combine_chunks().flatten().to_pylist())
     stops = json.loads((run / "export" / "chat" / "generation_config.json").read_text())["eos_token_id"]
     assert set(stops) == {end, turn}
 
@@ -124,7 +127,7 @@ def test_it_learns(case):
     trained = pq.read_table(sorted(run.glob("tokenize/part-*.parquet")), columns=["doc_id", "heldout"]).to_pylist()
     assert heldout and not set(heldout) & {row["doc_id"] for row in trained if not row["heldout"]}
     records = [json.loads(line) for line in (run / "metrics" / "sft-stage1.jsonl").open()]
-    assert records[-1]["loss"] < records[0]["loss"]
+    assert all(change < 0 for change in records[-1]["validation_loss_change"].values())
 
 
 def test_what_is_exported_opens_in_plain_transformers(case):

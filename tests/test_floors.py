@@ -14,6 +14,7 @@ FLOORS = {
         ("cli",),
         ("plan", "commands"),
         ("stages",),
+        ("inspect",),
         ("prepare", "report"),
         ("alignment",),
         ("commoncrawl", "training"),

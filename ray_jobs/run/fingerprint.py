@@ -38,6 +38,7 @@ OUTSIDE = (
     "cluster.strict_yaml",
     "ray_jobs.config",
     "ray_jobs.errors",
+    "ray_jobs.inspect",
     "ray_jobs.run.bases",
     "ray_jobs.run.contact",
     "ray_jobs.run.fingerprint",

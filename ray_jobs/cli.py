@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cluster.kernel_files import drop_stale
 from ray_jobs import exits
-from ray_jobs.commands import completion, convert
+from ray_jobs.commands import completion, convert, inspect
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import translate
 
@@ -151,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--try", dest="file", required=True, metavar="FILE", help="YAML in the shape of filter.policy")
     trial.add_argument("--examples", type=int, default=5, metavar="N", help="of a language and side (%(default)s)")
     trial.add_argument("--json", action="store_true", help="print JSON for a program")
+    text = "speakers judge what was kept and dropped, on a page of this machine, and what their judgements come to"
+    inspect.add_arguments(command("inspect", inspect.main, text))
     train = commands.add_parser("train", help="make a model or a list that a recipe then names").add_subparsers(
         title="what to make", required=True, metavar="WHAT"
     )

@@ -33,7 +33,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     """
     spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     middle, scale = share + Z * Z / (2 * n), 1 + Z * Z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
 
 
 def weighted(values: Sequence[float], weights: Sequence[float] | None = None) -> Share | None:

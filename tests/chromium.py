@@ -13,7 +13,9 @@ from pathlib import Path
 
 import aiohttp
 
-PROGRAM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+PROGRAM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 
 
 class Browser:
@@ -104,7 +106,9 @@ class Browser:
                 found.append(json.dumps(of)[:300])
             if method == "Audits.issueAdded" and of["issue"]["code"] == "ContentSecurityPolicyIssue":
                 found.append(json.dumps(of)[:300])
-            if method == "Network.requestWillBeSent" and not re.match(r"http://localhost:|about:", of["request"]["url"]):
+            if method == "Network.requestWillBeSent" and not re.match(
+                r"http://localhost:|about:", of["request"]["url"]
+            ):
                 found.append(of["request"]["url"])
         return found
 

@@ -20,7 +20,7 @@ from cluster import storage
 from ray_jobs.inspect import annotations, samples
 from ray_jobs.inspect.annotations import CODES, FLAGS, NOISE, UNSURE
 from ray_jobs.inspect.samples import DROPPED, KEPT
-from ray_jobs.inspect.statistics import Share, kappa, newcombe, weighted
+from ray_jobs.inspect.statistics import Share, corrected, kappa, newcombe, weighted
 from ray_jobs.run.graph import LANGUAGE, POLICY
 from ray_jobs.run.run import Run
 
@@ -29,6 +29,7 @@ BY_TEXT = (LANGUAGE, POLICY)
 """Layers that drop a document for what its text is; the others drop copies, of which one text says nothing."""
 LOOSEN = 0.25  # the least that surely was good of what a rule dropped, from which on it is named
 LEAST = 5  # judgements of a rule before it is named
+LEAST_PAIRS = 30  # judgements of two people on one text before their errors are reckoned with
 ALL = "all"
 
 
@@ -52,9 +53,10 @@ def judged(everybody: Mapping[str, Mapping[str, Mapping]]) -> dict[str, float]:
 def compute(run: Run, per_layer: int) -> dict:
     """The scores of the run, also written to `scores.json`.
 
-    `layers`: layer -> language or `all` -> `kept`, `dropped` (shares of noise), `caught`, `change` (of noise since the layer
-    before), `documents`. `rules`: rows of what rules dropped. `agreement`: of each two people. `codes`: language -> what was
-    said how often. A share is {value, low, high, n, effective}, or null where nobody has judged."""
+    `layers`: layer -> language or `all` -> `kept`, `dropped` (shares of noise), `corrected` (`kept` less the errors of people,
+    as their disagreement tells), `caught`, `change` (of noise since the layer before), `documents`. `rules`: rows of what rules
+    dropped. `agreement`: of each two people. `codes`: language -> what was said how often. A share is {value, low, high, n,
+    effective}, or null where nobody has judged."""
     table, counts = samples.drawn(run, per_layer)
     everybody = annotations.everybody(run.uri)
     said = judged(everybody)
@@ -64,7 +66,7 @@ def compute(run: Run, per_layer: int) -> dict:
         "judged": sum(key in said for key in {row["key"] for row in rows}),
         "sample": len({row["key"] for row in rows}),
         "annotators": {name: len(found) for name, found in sorted(everybody.items()) if found},
-        "layers": _layers(rows, counts["layers"], said),
+        "layers": _layers(rows, counts["layers"], said, _alike(everybody)),
         "rules": _rules(rows, counts["layers"], said),
         "agreement": agreement(everybody, {row["key"]: row["lang"] for row in rows}),
         "codes": _codes(table, everybody),
@@ -86,7 +88,7 @@ def _share(pairs: list[tuple[Mapping, float]], said: Mapping[str, float]) -> Sha
     return weighted([said[row["key"]] for row, _ in pairs], [weight for _, weight in pairs])
 
 
-def _layers(rows: list[dict], sizes: dict, said: dict[str, float]) -> dict:
+def _layers(rows: list[dict], sizes: dict, said: dict[str, float], alike: Share | None) -> dict:
     of: dict[tuple[str, str, str], list[dict]] = defaultdict(list)
     for row in rows:
         of[row["layer"], row["side"], row["lang"]].append(row)
@@ -111,12 +113,26 @@ def _layers(rows: list[dict], sizes: dict, said: dict[str, float]) -> dict:
             result[layer][lang] = {
                 "documents": documents,
                 **{side: share and share._asdict() for side, share in shares.items()},
+                "corrected": kept and alike and _interval(corrected(kept, alike)),
                 "caught": caught(documents, shares),
-                "change": change and dict(zip(("value", "low", "high"), change, strict=True)),
+                "change": _interval(change),
             }
             if kept:
                 before[lang] = kept
     return result
+
+
+def _interval(found: tuple[float, float, float] | None) -> dict | None:
+    return found and dict(zip(("value", "low", "high"), found, strict=True))
+
+
+def _alike(everybody: Mapping[str, Mapping[str, Mapping]]) -> Share | None:
+    """How often two people said the same of noise, over all texts that two judged; None for fewer than `LEAST_PAIRS`."""
+    same = []
+    for one, other in combinations(everybody.values(), 2):
+        both = [(noise(one[key]), noise(other[key])) for key in one.keys() & other.keys()]
+        same += [float(a == b) for a, b in both if a is not None and b is not None]
+    return weighted(same) if len(same) >= LEAST_PAIRS else None
 
 
 def caught(documents: Mapping[str, int], shares: Mapping[str, Share | None]) -> dict | None:

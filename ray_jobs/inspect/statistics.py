@@ -73,3 +73,27 @@ def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
     chance = sum(first[one] * second[one] for one in first) / (n * n)
     agreed = sum(a == b for a, b in pairs) / n
     return None if chance == 1 else (agreed - chance) / (1 - chance)
+
+
+def error_rate(alike: float) -> float | None:
+    """How often each of two people errs, of two possible answers, who err alike and each for themselves, and agree in the share
+    `alike`: (1 - e)^2 + e^2 = alike. None where they agree no more than chance would.
+
+    >>> error_rate(0.82), error_rate(0.5)
+    (0.1..., None)
+    """
+    return (1 - math.sqrt(2 * alike - 1)) / 2 if alike > 0.5 else None
+
+
+def corrected(share: Share, alike: Share) -> tuple[float, float, float] | None:
+    """A share of yes, with its interval, less the errors that two people's agreement `alike` on yes and no tells of.
+
+    The bounds take the worst ends of both intervals. None where the people may agree no more than by chance."""
+    errors = [error for one in (alike.low, alike.value, alike.high) if (error := error_rate(one)) is not None]
+    if len(errors) < 3:
+        return None
+    lows, values, highs = (
+        [min(1.0, max(0.0, (bound - error) / (1 - 2 * error))) for error in errors]
+        for bound in (share.low, share.value, share.high)
+    )
+    return values[1], min(lows), max(highs)

@@ -41,25 +41,31 @@ def named(lang: str) -> str:
 def of_texts(found: Mapping) -> list[dict]:
     """Tables of `scores.compute`; of what nobody has judged there are no rows."""
     langs = sorted({lang for of in found["layers"].values() for lang in of} - {ALL})
-    rows = []
-    for lang in [*langs, ALL] if len(langs) > 1 else langs:
+    judged = [lang for lang in langs if any(of.get(lang, {}).get("kept") for of in found["layers"].values())]
+    rows, corrected = [], any(one["corrected"] for of in found["layers"].values() for one in of.values())
+    for lang in [*langs, ALL] if len(judged) > 1 else langs:
         for layer, of in found["layers"].items():
             one = of.get(lang)
             if one and (one["kept"] or one["dropped"]):
-                judged = sum(one[side]["n"] for side in ("kept", "dropped") if one[side])
-                cells = (share(one["kept"]), change(one["change"]), share(one["dropped"]), share(one["caught"]))
-                rows.append([named(lang), layer, *cells, f"{judged:,}"])
+                n = sum(one[side]["n"] for side in ("kept", "dropped") if one[side])
+                cells = [share(one["kept"]), *([share(one["corrected"])] if corrected else [])]
+                cells += [change(one["change"]), share(one["dropped"]), share(one["caught"])]
+                rows.append([named(lang), layer, *cells, f"{n:,}"])
     tables = [
         {
             "title": "Noise after each layer",
             "note": f"Noise: {', '.join(NOISE)} or pornographic; per cent with 95 % intervals. {found['judged']:,} of "
-            f"{found['sample']:,} texts are judged. 'Caught': of the noise that came to the layer.",
-            "heads": ["language", "layer", "noise kept", "change", "noise in what it dropped", "caught", "judged"],
+            f"{found['sample']:,} texts are judged. 'Caught': of the noise that came to the layer."
+            + (" 'Corrected': less the errors that disagreement tells of, if people err alike." if corrected else ""),
+            "heads": [
+                *("language", "layer", "noise kept", *(("corrected",) if corrected else ())),
+                *("change", "noise in what it dropped", "caught", "judged"),
+            ],
             "rows": rows,
         }
     ]
     # one language's rows say what its policy can change; those of all are there for rules of many languages
-    rules = [row for row in found["rules"] if row["lang"] != ALL or len(langs) > 1]
+    rules = [row for row in found["rules"] if row["lang"] != ALL or len(judged) > 1]
     rows = [
         [
             *(row["rule"], named(row["lang"]), share(row["good"]), share(row["alone"]), f"{row['good']['n']:,}"),

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from ray_jobs.inspect.statistics import Share, Z, kappa, newcombe, weighted, wilson
+from ray_jobs.inspect.statistics import Share, Z, corrected, error_rate, kappa, newcombe, weighted, wilson
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 50, 100, 3000])
@@ -67,3 +67,23 @@ def test_kappa_by_hand():
     assert kappa([]) is None and kappa([("a", "a")] * 3) is None
     chance = random.Random(0)
     assert abs(kappa([(chance.random() < 0.3, chance.random() < 0.6) for _ in range(20_000)])) < 0.02
+
+
+@pytest.mark.parametrize(("truth", "error"), [(0.02, 0.1), (0.3, 0.1), (0.5, 0.2), (0.9, 0.05)])
+def test_a_share_less_the_errors_of_two_people_holds_the_truth(truth, error):
+    chance, covered = random.Random(7), 0
+    for _ in range(200):
+        facts = [chance.random() < truth for _ in range(400)]
+        says = [[fact ^ (chance.random() < error) for fact in facts] for _ in range(2)]
+        alike = weighted([float(a == b) for a, b in zip(*says, strict=True)][:80])
+        value, low, high = corrected(weighted(list(map(float, says[0]))), alike) or (0, 0, 1)
+        assert 0 <= low <= value <= high <= 1
+        covered += low <= truth <= high
+    assert covered >= 190
+
+
+def test_the_error_rate_is_the_root_of_its_equation():
+    for alike in (0.51, 0.7, 0.9, 1.0):
+        error = error_rate(alike)
+        assert (1 - error) ** 2 + error**2 == pytest.approx(alike) and 0 <= error < 0.5
+    assert error_rate(0.4) is None and corrected(weighted([1, 0]), weighted([1, 0])) is None

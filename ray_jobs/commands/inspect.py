@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    from ray_jobs.inspect import samples, scores, tables
+    from ray_jobs.inspect import samples, tables
     from ray_jobs.inspect.desk import Texts
     from ray_jobs.run.run import open_run
 
@@ -40,11 +40,11 @@ def main(options: argparse.Namespace) -> int:
     run = open_run(options.run)
     try:
         if options.scores:
-            found = scores.compute(run, options.per_layer)
+            found = tables.written(run, options.per_layer)
             if options.json:
                 print(json.dumps(found, indent=1, ensure_ascii=False))
             elif found["judged"]:
-                tables.show(tables.of_texts(found))
+                tables.show(found["tables"])
             else:
                 print(f"nothing has been judged yet; `pinisi inspect {options.run}` opens the page")
             return 0

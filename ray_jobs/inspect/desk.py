@@ -11,7 +11,7 @@ from itertools import takewhile
 import pyarrow as pa
 
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, page_text, queue, scores, tables
+from ray_jobs.inspect import annotations, page_text, queue, tables
 from ray_jobs.inspect.annotations import CODES, FLAGS, UNSURE
 from ray_jobs.report.names import language
 from ray_jobs.run.run import Run
@@ -132,10 +132,10 @@ class Texts:
                 self.said[row["key"]] = row
 
     def scores(self) -> dict:
-        found = scores.compute(self.run, self.per_layer)
+        found = tables.written(self.run, self.per_layer)
         with self._lock:
             left = len(queue.waiting(self.order, self.said, self._of_others()))
         return {
             **{"view": "scores", "title": "scores", "name": self.name, "done": len(self.said), "left": left},
-            **{"pairs": False, "tables": tables.of_texts(found) if found["judged"] else []},
+            **{"pairs": False, "tables": found["tables"]},
         }

@@ -16,7 +16,6 @@ from itertools import combinations
 
 import pyarrow as pa
 
-from cluster import storage
 from ray_jobs.inspect import annotations, samples
 from ray_jobs.inspect.annotations import CODES, FLAGS, NOISE, UNSURE
 from ray_jobs.inspect.samples import DROPPED, KEPT
@@ -24,7 +23,6 @@ from ray_jobs.inspect.statistics import Share, corrected, kappa, newcombe, weigh
 from ray_jobs.run.graph import LANGUAGE, POLICY
 from ray_jobs.run.run import Run
 
-FILE = "inspect/scores.json"
 BY_TEXT = (LANGUAGE, POLICY)
 """Layers that drop a document for what its text is; the others drop copies, of which one text says nothing."""
 LOOSEN = 0.25  # the least that surely was good of what a rule dropped, from which on it is named
@@ -51,7 +49,7 @@ def judged(everybody: Mapping[str, Mapping[str, Mapping]]) -> dict[str, float]:
 
 
 def compute(run: Run, per_layer: int) -> dict:
-    """The scores of the run, also written to `scores.json`.
+    """The scores of the run.
 
     `layers`: layer -> language or `all` -> `kept`, `dropped` (shares of noise), `corrected` (`kept` less the errors of people,
     as their disagreement tells), `caught`, `change` (of noise since the layer before), `documents`. `rules`: rows of what rules
@@ -61,7 +59,7 @@ def compute(run: Run, per_layer: int) -> dict:
     everybody = annotations.everybody(run.uri)
     said = judged(everybody)
     rows = table.drop_columns(["text"]).to_pylist()
-    result = {
+    return {
         "per_layer": per_layer,
         "judged": sum(key in said for key in {row["key"] for row in rows}),
         "sample": len({row["key"] for row in rows}),
@@ -71,8 +69,6 @@ def compute(run: Run, per_layer: int) -> dict:
         "agreement": agreement(everybody, {row["key"]: row["lang"] for row in rows}),
         "codes": _codes(table, everybody),
     }
-    storage.write_json(storage.join(run.uri, FILE), result)
-    return result
 
 
 def weights(

@@ -6,11 +6,23 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from cluster import terminal
+from cluster import storage, terminal
 from cluster.terminal import Column
+from ray_jobs.inspect import scores
 from ray_jobs.inspect.annotations import NOISE
 from ray_jobs.inspect.scores import ALL, LEAST, LOOSEN
 from ray_jobs.report.names import language
+from ray_jobs.run.run import Run
+
+FILE = "inspect/scores.json"
+
+
+def written(run: Run, per_layer: int) -> dict:
+    """The scores of the run as they are now, with `tables` of them; also in `scores.json`, which the report shows."""
+    found = scores.compute(run, per_layer)
+    found["tables"] = of_texts(found) if found["judged"] else []
+    storage.write_json(storage.join(run.uri, FILE), found)
+    return found
 
 
 def share(found: Mapping | None) -> str:

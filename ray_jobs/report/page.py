@@ -89,6 +89,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         selection=selection_section.selection(uri) if SFT_SELECT in manifests else None,
         chats=chats_section.section(uri) if SFT_DATA in manifests else None,
         alignment=_alignment(uri, manifests),
+        labels=_json(uri, "inspect/scores.json"),
         watch=watch_section.section(uri) if DPO_WATCH in manifests else None,
         notices=notices.grouped(warnings),
         ignored=[(name, found) for name, one in manifests.items() if (found := one.get("ignored_keys"))],

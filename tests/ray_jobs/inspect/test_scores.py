@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspected_run
 import pytest
+from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from cluster import storage
-from ray_jobs.inspect import annotations, samples, scores
+from ray_jobs.inspect import annotations, samples, scores, tables
 from ray_jobs.inspect.statistics import Z, wilson
+from ray_jobs.report import page
 from ray_jobs.run.graph import DEDUP, LANGUAGE, POLICY
 
 BROKEN = [["a_min"]] * 20 + [["a_min", "b_max"]] * 10 + [["b_max"]] * 30
@@ -44,7 +46,6 @@ def test_every_number_by_hand(run):
     truth = {d["doc_id"]: d["noise"] for d in corpus()}
     judge(run, "a", rows, lambda row: "WL" if truth[row["doc_id"]] else "CS")
     found = scores.compute(run, 30)
-    assert found == storage.read_json(storage.join(run.uri, scores.FILE))
     after = {layer: found["layers"][layer]["km"] for layer in found["layers"]}
     # strata of what policy dropped: a_min 30 documents, b_max 30; 15 are drawn of each
     drawn = [r for r in rows if (r["layer"], r["side"]) == (POLICY, "dropped")]
@@ -91,6 +92,18 @@ def test_agreement_unsure_and_flags(run):
     assert [said[key] for key in keys] == [0.5] * 4 + [0] * 16  # the mean of both
     assert scores.noise({"label": "CC", "flags": ["porn"]}) == 1 and scores.noise({"label": "CC"}) == 0
     assert scores.noise({"label": "unsure"}) is None
+
+
+def test_the_report_shows_them_with_names_as_text(run):
+    environment = Environment(loader=FileSystemLoader(page.TEMPLATES), autoescape=select_autoescape())
+    template = environment.get_template("labels.html")
+    assert template.render(labels=None).strip() == template.render(labels=tables.written(run, 30)).strip() == ""
+    judge(run, "&b&", samples.drawn(run, 30)[0].to_pylist(), lambda row: "CB" if row["side"] == "kept" else "CC")
+    found = tables.written(run, 30)
+    assert found == storage.read_json(storage.join(run.uri, tables.FILE))
+    shown = template.render(labels=found)
+    assert "&amp;b&amp; (" in shown and "&b&" not in shown and "False drops by rule" in shown and "loosen" in shown
+    assert '"labels.html"' in (page.TEMPLATES / "report.html").read_text("utf-8")
 
 
 def test_nobody_has_judged(run):

@@ -148,7 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--recipe", default="demo", help=text)
     trial = command("policy", _policy, "what another policy would keep and drop, and why, from stored signals")
     trial.add_argument("run", metavar="RUN", help="run directory (any URI)")
-    trial.add_argument("--try", dest="file", required=True, metavar="FILE", help="YAML in the shape of filter.policy")
+    asked = trial.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--try", dest="file", metavar="FILE", help="YAML in the shape of filter.policy")
+    text = "propose bounds from what people said of documents (pinisi inspect), as a change of the recipe"
+    asked.add_argument("--from-labels", action="store_true", help=text)
     trial.add_argument("--examples", type=int, default=5, metavar="N", help="of a language and side (%(default)s)")
     trial.add_argument("--json", action="store_true", help="print JSON for a program")
     text = "speakers judge what was kept and dropped, on a page of this machine, and what their judgements come to"
@@ -314,9 +317,13 @@ def _trace(options: argparse.Namespace) -> None:
 
 
 def _policy(options: argparse.Namespace) -> None:
-    from ray_jobs.commands import policy_trial
+    from ray_jobs.commands import policy_labels, policy_trial
     from ray_jobs.run.run import open_run
 
+    if options.from_labels:
+        proposed = policy_labels.propose(open_run(options.run))
+        print(json.dumps(proposed, indent=1, ensure_ascii=False)) if options.json else policy_labels.show(proposed)
+        return
     result = policy_trial.compare(open_run(options.run), options.file, options.examples)
     print(json.dumps(result, indent=1, ensure_ascii=False)) if options.json else policy_trial.show(result)
 

@@ -24,12 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "texts of each language after each layer, and of what it dropped (%(default)s)"
     parser.add_argument("--per-layer", type=int, default=PER_LAYER, metavar="N", help=text)
+    text = (
+        "judge instead the answers of two models: rows {id, lang, prompt, answers: {model: text, model: text}, judge}"
+    )
+    parser.add_argument("--pairs", metavar="GLOB", help=text)
     parser.add_argument("--scores", action="store_true", help="open no page, only print what the judgements come to")
     parser.add_argument("--json", action="store_true", help="print --scores as JSON for a program")
 
 
 def main(options: argparse.Namespace) -> int:
-    from ray_jobs.inspect import samples, tables
+    from ray_jobs.inspect import pairs, samples, tables
     from ray_jobs.inspect.desk import Texts
     from ray_jobs.run.run import open_run
 
@@ -38,18 +42,21 @@ def main(options: argparse.Namespace) -> int:
     if options.json and not options.scores:
         raise UserError("--json goes with --scores")
     run = open_run(options.run)
+    langs = [lang.strip() for lang in (options.languages or "").split(",") if lang.strip()]
     try:
+        rows = pairs.read(options.pairs, langs) if options.pairs else None
         if options.scores:
-            found = tables.written(run, options.per_layer)
+            found = tables.written(run, options.per_layer) if rows is None else pairs.written(run, rows)
             if options.json:
                 print(json.dumps(found, indent=1, ensure_ascii=False))
             elif found["judged"]:
-                tables.show(found["tables"])
+                tables.show(found["tables"] if rows is None else pairs.tables(found))
             else:
                 print(f"nothing has been judged yet; `pinisi inspect {options.run}` opens the page")
             return 0
+        if rows is not None:
+            return _serve(pairs.Pairs(run, rows, _name(options.name)), options.port)
         sample, _ = samples.drawn(run, options.per_layer)
-        langs = [lang.strip() for lang in (options.languages or "").split(",") if lang.strip()]
         return _serve(Texts(run, sample, _name(options.name), langs, options.per_layer), options.port)
     except storage.faults() as error:
         raise UserError(f"{options.run}: cannot be read or written: {error}") from None

@@ -29,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pairs", metavar="GLOB", help=text)
     parser.add_argument("--scores", action="store_true", help="open no page, only print what the judgements come to")
+    text = "open no page, write the judged texts as good.jsonl and noise.jsonl, for quality.labels and `pinisi train`"
+    parser.add_argument("--export", metavar="FOLDER", help=text)
     parser.add_argument("--json", action="store_true", help="print --scores as JSON for a program")
 
 
 def main(options: argparse.Namespace) -> int:
-    from ray_jobs.inspect import pairs, samples, tables
+    from ray_jobs.inspect import export, pairs, samples, tables
     from ray_jobs.inspect.desk import Texts
     from ray_jobs.run.run import open_run
 
@@ -41,6 +43,10 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"--per-layer {options.per_layer}: must be at least 1")
     if options.json and not options.scores:
         raise UserError("--json goes with --scores")
+    if options.export and (options.scores or options.pairs):
+        raise UserError(
+            "--export goes neither with --scores nor with --pairs, whose choices are in inspect/preference.jsonl"
+        )
     run = open_run(options.run)
     langs = [lang.strip() for lang in (options.languages or "").split(",") if lang.strip()]
     try:
@@ -56,6 +62,10 @@ def main(options: argparse.Namespace) -> int:
             return 0
         if rows is not None:
             return _serve(pairs.Pairs(run, rows, _name(options.name)), options.port)
+        if options.export:
+            for name, n in export.write(run, options.per_layer, options.export).items():
+                print(f"{storage.join(options.export, name)}: {n:,} texts")
+            return 0
         sample, _ = samples.drawn(run, options.per_layer)
         return _serve(Texts(run, sample, _name(options.name), langs, options.per_layer), options.port)
     except storage.faults() as error:

@@ -210,6 +210,9 @@ class Quality(Section):
 
     positives: list[str] = []  # names of sources
     negatives: list[str] = []
+    labels: str | None = (
+        None  # glob of rows {lang, text, good}, as `pinisi inspect --export` writes: examples beside the sources
+    )
     native: list[str] = []  # good native texts that are never trained on: do they score above the median negative?
     per_side: Positive = 10_000
     min_examples: Positive = 50  # a language with fewer on either side gets no classifier

@@ -140,7 +140,7 @@ STAGES = (
         lambda recipe: _corpus(recipe) and bool(recipe.decontaminate.against),
         ("decontaminate.against",),
     ),
-    Stage(QUALITY, "quality", (DEDUP, DECONTAMINATE), ("quality", "seed", "languages"), _corpus),
+    Stage(QUALITY, "quality", (DEDUP, DECONTAMINATE), ("quality", "seed", "languages"), _corpus, ("quality.labels",)),
     Stage(
         TOKENIZE,
         "tokenize",

@@ -17,6 +17,8 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
 from curation import quality
+from ray_jobs.errors import UserError
+from ray_jobs.run import files
 from ray_jobs.run.graph import DECONTAMINATE, DEDUP
 from ray_jobs.run.job import Job
 from ray_jobs.work.shards import run_kernel
@@ -59,11 +61,22 @@ def warnings(classifiers: dict[str, dict]) -> list[str]:
 
 
 def _examples(job: Job, stage: str) -> dict[str, tuple[list[str], list[str], list[str]]]:
-    """Per language at most `per_side` positive, negative and native texts: those with the smallest ids, which are hashes."""
+    """Per language at most `per_side` positive, negative and native texts: those that people judged, then those with the smallest
+    ids, which are hashes."""
     settings = job.recipe.quality
     groups = (settings.positives, settings.negatives, settings.native)
     sides = {name: index for index, names in enumerate(groups) for name in names}
     rows: dict[tuple[str, int], list[tuple[str, str]]] = defaultdict(list)
+    for number, row in enumerate(files.rows(settings.labels) if settings.labels else []):
+        if (
+            not isinstance(row.get("lang"), str)
+            or not isinstance(row.get("text"), str)
+            or row.get("good") not in (True, False)
+        ):
+            raise UserError(
+                f"quality.labels: row {number + 1} of {settings.labels} must have `lang`, `text`, and `good` true or false"
+            )
+        rows[row["lang"], 0 if row["good"] else 1].append(("", row["text"]))
     for part in storage.glob(job.input(stage, "part-*.parquet")) if sides else []:
         table = storage.read_table(part, ["doc_id", "lang", "source", "text"])
         for row in table.to_pylist():

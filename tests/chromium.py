@@ -107,7 +107,7 @@ class Browser:
             if method == "Audits.issueAdded" and of["issue"]["code"] == "ContentSecurityPolicyIssue":
                 found.append(json.dumps(of)[:300])
             if method == "Network.requestWillBeSent" and not re.match(
-                r"http://localhost:|about:", of["request"]["url"]
+                r"http://127\.0\.0\.1:|about:", of["request"]["url"]
             ):
                 found.append(of["request"]["url"])
         return found

@@ -10,7 +10,6 @@ from cluster import storage
 from ray_jobs.errors import UserError
 
 PORT = 8421
-PER_LAYER = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages", metavar="CODES", help="those that you read, such as km,lo (default: all of the run)"
     )
-    text = "texts of each language after each layer, and of what it dropped (%(default)s)"
-    parser.add_argument("--per-layer", type=int, default=PER_LAYER, metavar="N", help=text)
+    text = "texts of each language after each layer, and of what it dropped (default: as many as were drawn before, else 100)"
+    parser.add_argument("--per-layer", type=int, metavar="N", help=text)
     text = (
         "judge instead the answers of two models: rows {id, lang, prompt, answers: {model: text, model: text}, judge}"
     )
@@ -39,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     from ray_jobs.inspect.desk import Texts
     from ray_jobs.run.run import open_run
 
-    if options.per_layer < 1:
+    if options.per_layer is not None and options.per_layer < 1:
         raise UserError(f"--per-layer {options.per_layer}: must be at least 1")
     if options.json and not options.scores:
         raise UserError("--json goes with --scores")
@@ -51,8 +50,9 @@ def main(options: argparse.Namespace) -> int:
     langs = [lang.strip() for lang in (options.languages or "").split(",") if lang.strip()]
     try:
         rows = pairs.read(options.pairs, langs) if options.pairs else None
+        per_layer = samples.size(run, options.per_layer)
         if options.scores:
-            found = tables.written(run, options.per_layer) if rows is None else pairs.written(run, rows)
+            found = tables.written(run, per_layer) if rows is None else pairs.written(run, rows)
             if options.json:
                 print(json.dumps(found, indent=1, ensure_ascii=False))
             elif found["judged"]:
@@ -63,11 +63,11 @@ def main(options: argparse.Namespace) -> int:
         if rows is not None:
             return _serve(pairs.Pairs(run, rows, _name(options.name)), options.port)
         if options.export:
-            for name, n in export.write(run, options.per_layer, options.export).items():
+            for name, n in export.write(run, per_layer, options.export).items():
                 print(f"{storage.join(options.export, name)}: {n:,} texts")
             return 0
-        sample, _ = samples.drawn(run, options.per_layer)
-        return _serve(Texts(run, sample, _name(options.name), langs, options.per_layer), options.port)
+        sample, _ = samples.drawn(run, per_layer)
+        return _serve(Texts(run, sample, _name(options.name), langs, per_layer), options.port)
     except storage.faults() as error:
         raise UserError(f"{options.run}: cannot be read or written: {error}") from None
 

@@ -25,15 +25,16 @@ from ray_jobs.stages.filter_policy import own_names, with_perplexity
 LEAST = 20  # judged documents of a language
 
 
-def propose(run: Run, per_layer: int | None = None) -> dict:
+def propose(run: Run) -> dict:
     """`rules`: rows {lang, signal, bound, …Proposal}, those with a proposal first; `languages`: language -> judged documents that
     the policy kept or dropped; `policy`: what to write below filter.policy. Raises UserError where there are too few judgements.
     """
     if run.manifest(POLICY) is None:
         raise UserError(f"{run.uri}: {POLICY} is not done, so there is no bound to move yet; `pinisi run` first")
-    per_layer = per_layer or known_size(run)
-    table, counts = samples.drawn(run, per_layer)
     said = scores.judged(annotations.everybody(run.uri))
+    if not said:
+        raise UserError(f"{run.uri}: nothing has been judged yet; `pinisi inspect` opens the page for it")
+    table, counts = samples.drawn(run, samples.size(run))
     rows: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for row in table.drop_columns(["text"]).to_pylist():
         if row["layer"] == POLICY and row["key"] in said:
@@ -67,14 +68,6 @@ def propose(run: Run, per_layer: int | None = None) -> dict:
         "rules": [dict(zip(("lang", "signal", "side"), key, strict=True)) | found[key]._asdict() for key in order],
         "policy": bounds.recipe(found),
     }
-
-
-def known_size(run: Run) -> int:
-    """The size of the sample that was drawn for judging. Raises UserError where none was."""
-    uri = storage.join(run.uri, samples.COUNTS)
-    if not storage.exists(uri):
-        raise UserError(f"{run.uri}: nothing has been judged yet; `pinisi inspect` opens the page for it")
-    return storage.read_json(uri)["per_layer"]
 
 
 def _of_rule(mine, signals, said, signal, side, now) -> Proposal | None:  # noqa: PLR0917

@@ -102,13 +102,9 @@ class Pairs:
             chosen = key or (left[0] if left else None)
             before = list(takewhile(lambda one: one != chosen, self.said))
             shared = {"name": self.name, "done": len(self.said), "left": len(left), "pairs": True, "last": None}
-            if before:
-                label, models = self.said[before[-1]]["label"], [model for model, _ in self._shown(before[-1])]
-                shared["last"] = {
-                    "key": before[-1],
-                    "said": TEXTS[label][1],
-                    "fate": [f"{models[0]}, then {models[1]}"],
-                }
+            if before:  # not whose answers they were: the next ones may be of the same models
+                label = self.said[before[-1]]["label"]
+                shared["last"] = {"key": before[-1], "said": TEXTS[label][1] if label in TEXTS else "?"}
             if chosen is None:
                 return {**shared, "view": "done", "title": "done"}
             row, now = self.rows[chosen], self.said.get(chosen, {})

@@ -32,6 +32,7 @@ SOURCE = {LANGUAGE: EXTRACT, POLICY: SIGNALS, DEDUP: POLICY, DECONTAMINATE: DEDU
 KEPT, DROPPED = "kept", "dropped"
 MAX_CHARS = 20_000  # of a text that are shown; as many as the quality classifier reads
 THREADS = 8  # parts that are read at a time
+PER_LAYER = 100
 FILE, COUNTS = "inspect/samples.parquet", "inspect/samples.json"
 
 SCHEMA = pa.schema(
@@ -145,6 +146,12 @@ def _name(uri: str) -> str:
 def layers(run: Run) -> list[str]:
     """The layers of the run that are done, in order."""
     return [layer for layer in SOURCE if run.manifest(layer) is not None]
+
+
+def size(run: Run, asked: int | None = None) -> int:
+    """Texts of each language and layer: as asked, else as they were drawn before, else 100."""
+    counts = storage.join(run.uri, COUNTS)
+    return asked or (storage.read_json(counts)["per_layer"] if storage.exists(counts) else PER_LAYER)
 
 
 def drawn(run: Run, per_layer: int) -> tuple[pa.Table, dict]:

@@ -56,7 +56,7 @@ class Desk(Protocol):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a desk at `http://localhost:<port>/<token>/`. Port 0 takes a free one. Raises UserError for a port that is taken."""
+    """Serves a desk at `http://127.0.0.1:<port>/<token>/`. Port 0 takes a free one. Raises UserError for a port that is taken."""
 
     daemon_threads = True
 
@@ -73,7 +73,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        return f"http://localhost:{self.server_address[1]}/{self.token}/"
+        return f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -92,7 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
         if key is None and place not in ("", "scores"):
             self._fail(HTTPStatus.NOT_FOUND)
             return
-        found = self.server.desk.scores() if place == "scores" else self.server.desk.page(key)
+        try:
+            found = self.server.desk.scores() if place == "scores" else self.server.desk.page(key)
+        except storage.faults() as error:
+            self._fail(HTTPStatus.SERVICE_UNAVAILABLE, f"the run cannot be read or written: {error}")
+            return
         if found is None:
             self._fail(HTTPStatus.NOT_FOUND)
             return

@@ -96,6 +96,7 @@ def test_survivors_stay_and_a_larger_sample_holds_the_smaller(tmp_path):
     by_id = {d["doc_id"]: d for d in documents}
     for before, after in pairwise(order):
         assert {i for i in ids[before] if inspected_run.reaches(by_id[i], after, order)} <= ids[after]
+    assert (samples.size(run), samples.size(run, 60)) == (30, 60)  # as it was drawn, unless another is asked for
     more = samples.drawn(run, 60)[0].to_pylist()
     assert {(r["key"], r["layer"], r["side"]) for r in rows} <= {(r["key"], r["layer"], r["side"]) for r in more}
 

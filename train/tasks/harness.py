@@ -28,7 +28,7 @@ def run(folder: str, setting: Setting, device: torch.device) -> dict[str, dict[s
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
     batch = "auto" if device.type == "cuda" else 16
     theirs = HFLM(pretrained=net, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=batch, device=str(device))
     manager = TaskManager(include_path=setting["include_path"])

@@ -56,7 +56,7 @@ class Work(NamedTuple):
     key: str
     rows: int
     length: int
-    what: str = "packed"
+    what: traced.What = "packed"
     whole: bool = False  # weights are not sharded, whatever `train.parallel` says
     target: Target | None = None
     per_row: int = 1  # rows of a number in the recipe: two of a pair
@@ -116,15 +116,15 @@ def of_worker(train: Train, work: Work) -> Memory:
     fsdp = train.parallel == "fsdp" and not work.whole
     ranks = train.workers if fsdp else 1
     number = 4 if train.precision == "fp32" else 2
-    of, n = work.model, train.context_parallel if work.what == "packed" else 1
+    of, n, gpu = work.model, train.context_parallel if work.what == "packed" else 1, train.device != "cpu"
     one = traced.Pass(
         rows=work.rows,
         length=work.length // n,
-        what=work.what,  # type: ignore[arg-type]
+        what="packed" if work.what == "pairs" and gpu else work.what,  # there the head holds the same
         bf16=number == 2,
         sharded=fsdp,
         checkpointing=train.activation_checkpointing,
-        gpu=train.device != "cpu",
+        gpu=gpu,
         z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
     )
     peak = traced.peak(of.config, one, work.target)

@@ -27,6 +27,7 @@ from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
 ON_GPU = "pinisi_on_gpu"  # attention as flex and varlen compute it: nothing of T x T, keys that are not repeated
+What = Literal["packed", "pairs", "reward", "masks", "read"]
 _aten = torch.ops.aten
 
 
@@ -36,7 +37,7 @@ class Pass(NamedTuple):
 
     rows: int
     length: int
-    what: Literal["packed", "pairs", "reward", "masks", "read"] = "packed"
+    what: What = "packed"
     bf16: bool = False
     sharded: bool = False  # by FSDP: weights are gathered in the precision of the products
     checkpointing: str = "none"
@@ -142,9 +143,7 @@ def _parts(net, inputs: dict[str, Tensor], ids: Tensor, one: Pass):
     weight = weight.float() if one.sharded else weight
     size = cross_entropy.default_chunk(torch.empty(len(weight), 0, device="meta")) if one.gpu else None
     scaled, cap = head.scaled(net, hidden), head.softcap(net)
-    if (
-        one.what == "pairs" and not one.gpu
-    ):  # a GPU takes the vocabulary in one tile, and holds what the sum below holds
+    if one.what == "pairs":
         return cross_entropy.token_logprobs(scaled, weight, ids, softcap=cap).sum(), 1, {}, None
     z_loss = 1e-4 if one.z_loss else 0.0
     return cross_entropy.linear_cross_entropy(scaled, weight, ids, size, z_loss, softcap=cap)[0], 1, {}, None

@@ -128,10 +128,11 @@ def of_worker(train: Train, work: Work) -> Memory:
         z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
     )
     peak = traced.peak(of.config, one, work.target)
-    more = traced.peak(of.config, one._replace(rows=2 * work.rows), work.target)
+    # of few positions the loss holds less than two chunks of logits, so what a row more takes is that of more rows
+    two, four = (traced.peak(of.config, one._replace(rows=times * work.rows), work.target) for times in (2, 4))
     keys = of.keys_width
     count = of.shape["num_hidden_layers"] if train.activation_checkpointing == "none" else 1
-    row = (more - peak) / work.rows
+    row = (four - two) / (2 * work.rows)
     gathered_keys = number * 2 * keys * work.length * (n - 1) / n * count
     trained = of.parameters - (of.head if work.what == "reward" and not of.tied else 0)
     learning = min(of.learning, trained)

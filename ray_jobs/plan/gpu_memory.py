@@ -21,6 +21,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
+
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
@@ -28,7 +30,7 @@ from ray_jobs.plan import traced
 from ray_jobs.plan.model import Model, model, pruned
 from ray_jobs.run.graph import BASE, CONTROL_1, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
-from train.kernels import adamw
+from train.kernels import adamw, cross_entropy
 from train.methods.prune_target import Target
 
 GB = 1e9
@@ -127,12 +129,9 @@ def of_worker(train: Train, work: Work) -> Memory:
         gpu=gpu,
         z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
     )
-    peak = traced.peak(of.config, one, work.target)
-    # of few positions the loss holds less than two chunks of logits, so what a row more takes is that of more rows
-    two, four = (traced.peak(of.config, one._replace(rows=times * work.rows), work.target) for times in (2, 4))
+    peak, row = _peak_and_row(of, one, work.target)
     keys = of.keys_width
     count = of.shape["num_hidden_layers"] if train.activation_checkpointing == "none" else 1
-    row = (four - two) / (2 * work.rows)
     gathered_keys = number * 2 * keys * work.length * (n - 1) / n * count
     trained = of.parameters - (of.head if work.what == "reward" and not of.tied else 0)
     learning = min(of.learning, trained)
@@ -153,6 +152,22 @@ def of_worker(train: Train, work: Work) -> Memory:
     )
 
 
+def _peak_and_row(of: Model, one: traced.Pass, target: Target | None) -> tuple[float, float]:
+    """(bytes of a pass, bytes that a row more takes). On a GPU both are linear in positions, from two chunks of logits on."""
+    if not one.gpu:
+        first, two, four = (traced.peak(of.config, one._replace(rows=times * one.rows), target) for times in (1, 2, 4))
+        return first, (four - two) / (2 * one.rows)
+    chunk = cross_entropy.default_chunk(torch.empty(of.vocab_size, 0, device="meta"))
+    some, positions = max(4096, 2 * chunk), one.rows * one.length
+
+    def of_positions(count: int) -> float:
+        return traced.peak(of.config, one._replace(rows=1, length=count), target)
+
+    each = (of_positions(2 * some) - of_positions(some)) / some
+    least = min(some, positions)
+    return of_positions(least) + (positions - least) * each, each * one.length
+
+
 def table(train: Train, work: Work) -> dict[str, float]:
     """The same by part for the rows of a micro-batch, and the sum `in all`."""
     found = of_worker(train, work)
@@ -162,16 +177,10 @@ def table(train: Train, work: Work) -> dict[str, float]:
 
 def read_only(train: Train, of: Model, gpu: bool = True) -> dict[str, float]:
     """GB of a GPU that holds a model whole and only reads with it or lets it write: its weights, in 2 bytes a number on a GPU
-    unless `train.precision` is fp32, the keys and values of its answers, and a batch."""
+    unless `train.precision` is fp32, and the keys and values of its answers."""
     number = 2 if gpu and train.precision != "fp32" else 4
     cache = number * 2 * of.keys_width * of.shape["num_hidden_layers"] * READ_TOKENS
-    rows = max(1, READ_TOKENS // train.context)
-    one = traced.Pass(rows, min(train.context, READ_TOKENS), what="read", bf16=number == 2)
-    # a pass reads, or writes with a cache
-    return {
-        "weights": number * of.parameters / GB,
-        "a batch, or keys and values": max(cache, traced.peak(of.config, one)) / GB,
-    }
+    return {"weights": number * of.parameters / GB, "keys and values": cache / GB}
 
 
 def pinned(train: Train, of: Model, workers_here: int) -> float:

@@ -27,13 +27,13 @@ from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
 ON_GPU = "pinisi_on_gpu"  # attention as flex and varlen compute it: nothing of T x T, keys that are not repeated
-What = Literal["packed", "pairs", "reward", "masks", "read"]
+What = Literal["packed", "pairs", "reward", "masks"]
 _aten = torch.ops.aten
 
 
 class Pass(NamedTuple):
     """`rows` of `length` positions through a model. `what`: packed text, preference pairs (`rows` of them lie in so many rows),
-    conversations that a reward is read from, packed text through masks that are learnt, or a model that is only read."""
+    conversations that a reward is read from, or packed text through masks that are learnt."""
 
     rows: int
     length: int
@@ -100,7 +100,7 @@ def _of_layers(config: PreTrainedConfig, count: int, one: Pass, target: Target |
         config.layer_types = types[:count]
     with FakeTensorMode(), Live() as live:
         name = ON_GPU if one.gpu else attention.NAME
-        small = one.bf16 and (one.sharded or one.what == "read")
+        small = one.bf16 and one.sharded
         dtype = torch.bfloat16 if small else torch.float32
         net = AutoModelForCausalLM.from_config(config, attn_implementation=name, dtype=dtype)
         if not one.gpu:
@@ -110,8 +110,6 @@ def _of_layers(config: PreTrainedConfig, count: int, one: Pass, target: Target |
 
 def _run(net, one: Pass, target: Target | None, live: Live) -> float:
     shape = (one.rows, one.length)
-    if one.what == "read":
-        return _read(net, shape, live)
     vocabulary.attach(net)
     net.train()
     layers.checkpoint_activations(net, one.checkpointing)
@@ -147,17 +145,6 @@ def _parts(net, inputs: dict[str, Tensor], ids: Tensor, one: Pass):
         return cross_entropy.token_logprobs(scaled, weight, ids, softcap=cap).sum(), 1, {}, None
     z_loss = 1e-4 if one.z_loss else 0.0
     return cross_entropy.linear_cross_entropy(scaled, weight, ids, size, z_loss, softcap=cap)[0], 1, {}, None
-
-
-def _read(net, shape: tuple[int, int], live: Live) -> float:
-    """A pass without gradients: hidden states of a batch, and logits of a chunk of it."""
-    ids, inputs = _inputs(shape, gpu=True)
-    live.peak = before = live.now
-    with torch.no_grad():
-        hidden = net.eval().model(**inputs, use_cache=False).last_hidden_state
-        size = cross_entropy.default_chunk(torch.empty(len(net.lm_head.weight), 0, device="meta"))
-        cross_entropy.linear_cross_entropy(hidden, net.lm_head.weight, ids, size, softcap=head.softcap(net))
-    return live.peak - before
 
 
 def _inputs(shape: tuple[int, int], gpu: bool) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, model
 from ray_jobs.plan.rates import Number
+from ray_jobs.run.bases import FIELDS, QWEN  # noqa: F401 (of a shape that a plan is made of)
 from ray_jobs.run.graph import BASE, PRETRAIN_1
 from ray_jobs.training import budget
 
@@ -102,10 +103,10 @@ def check_memory(recipe: Recipe, group: Group) -> tuple[float, str]:
             f"train.workers: {workers} workers need a GPU each, but groups ({group.name}) has at most "
             f"{group.max_nodes} nodes of {group.gpus}; lower train.workers or raise max_nodes"
         )
+    _check_whole_models(recipe, group)
     works = gpu_memory.works(recipe)
     for work in sorted(works, key=lambda work: work is not gpu_memory.main(works)):
         _check_stage(train, work, group)
-    _check_whole_models(recipe, group)
     work = gpu_memory.main(works)
     found = gpu_memory.of_worker(train, work)
     made = (

@@ -199,11 +199,11 @@ def _preferred(raw: dict, used: set[str]) -> Fault | None:
     for names in SCORES:
         if not all(keys.name(name) in by_name for name in names):
             continue
-        names = [by_name[keys.name(name)] for name in names]
-        scores = [raw[name] for name in names]
+        own_names = [by_name[keys.name(name)] for name in names]
+        scores = [raw[name] for name in own_names]
         if not all(isinstance(score, int | float) and score == score for score in scores):  # noqa: PLR0124
             continue
-        used.update(names)
+        used.update(own_names)
         if scores[0] == scores[1]:
             return "equal_score", f"both answers have the score {scores[0]}"
         if scores[0] < scores[1]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cluster import document_tokens
 from cluster.chatml import IM_END, IM_START, TEMPLATE
@@ -74,6 +74,7 @@ _FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Frame]] = WeakKey
 def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     end = im_end_id(tokenizer)
     start = tokenizer.get_vocab()[IM_START]
+    assert isinstance(tokenizer, PreTrainedTokenizerFast), "a run has no other"
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()

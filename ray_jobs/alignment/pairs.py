@@ -94,6 +94,7 @@ def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
     facts = {
         "samples": len(samples),
         "samples_finished": sum(row["finished"] for row in samples),
+        "rejected_unfinished": sum("rejected_finished" in row for row in kept),
         "samples_with_emoji": sum(emoji_count(row["answer"]) > 0 for row in samples),
         "engine_logprob_gap": max((row["gap"] for row in samples), default=0.0),
         "rows_in": len(prompts),

@@ -10,6 +10,7 @@ Sailor2 §5.1.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -158,21 +159,22 @@ def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict],
     answers: list[str],
-    score_end: bool = True,
+    score_end: bool | Sequence[bool] = True,
     newline: bool = False,
 ) -> list[Example]:
     """One example a row {"id", "lang", "prompt": messages}: its prompt, the answer and `<|im_end|>`, as `encode` has them.
 
-    Scored are the answer's tokens and, with `score_end`, its `<|im_end|>`. All answers to a prompt begin with the tokens that
-    generation starts from. `newline`: with what follows `<|im_end|>`, as in a conversation.
+    Scored are the answer's tokens and, with `score_end` (of all or of each), its `<|im_end|>`. All answers to a prompt begin
+    with the tokens that generation starts from. `newline`: with what follows `<|im_end|>`, as in a conversation.
     """
     talks = [[*row["prompt"], {"role": "assistant", "content": text}] for row, text in zip(rows, answers, strict=True)]
+    ends = [score_end] * len(rows) if isinstance(score_end, bool) else score_end
     examples = []
-    for row, made in zip(rows, _turns(tokenizer, talks), strict=True):
+    for row, made, end in zip(rows, _turns(tokenizer, talks), ends, strict=True):
         ids, parts = _laid(tokenizer, made)
         start, answer = parts[-1]
         is_scored = np.zeros(len(ids), bool)
-        is_scored[start + answer.content : start + answer.end + score_end] = True
+        is_scored[start + answer.content : start + answer.end + end] = True
         n = len(ids) if newline else start + answer.end + 1
         examples.append(Example(row["id"], row["lang"], ids[:n], is_scored[:n]))
     return examples

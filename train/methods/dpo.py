@@ -71,8 +71,13 @@ class Pairs(NamedTuple):
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict], length: int) -> tuple[Pairs, list[dict]]:
     """Rows {"id", "lang", "prompt", "chosen", "rejected"} as pairs whose sides both fit in `length` positions, and the
-    ledger rows {doc_id, lang, rule, …} of the others."""
-    sides = [encode_answers(tokenizer, rows, [row[side] for row in rows]) for side in ("chosen", "rejected")]
+    ledger rows {doc_id, lang, rule, …} of the others. The end of an answer with "rejected_finished": False is not scored."""
+    sides = [
+        encode_answers(
+            tokenizer, rows, [row[side] for row in rows], [row.get(f"{side}_finished", True) for row in rows]
+        )
+        for side in ("chosen", "rejected")
+    ]
     rejects = {reject["doc_id"]: reject for side in sides for reject in within(side, length)[1]}
     chosen, rejected = ([example for example in side if example.id not in rejects] for side in sides)
     return Pairs(chosen, rejected), list(rejects.values())

@@ -6,7 +6,8 @@ Of a prompt's samples with
   exactly one               it is chosen, against the inconsistent one of lowest reward;
   none                      the prompt is dropped.
 For a prompt that asks for a translation every answer counts as consistent. Before that, of equal answers the first stays, and
-those go that are empty or were cut off: neither side of a pair may end where its author did not.
+empty ones go. An answer that was cut off is never chosen; as the rejected one it says "rejected_finished": False, and its end is
+not scored.
 
 Every function gives (what stays, ledger rows {doc_id, lang, rule, value, threshold, detail} of what does not).
 """
@@ -54,8 +55,8 @@ def pairs(
     `language(text)` names a text's language; the prompt's is that of its last turn. `consistent` is the number of
     consistent answers. Ties in reward go to the earlier sample.
 
-    In the ledger are prompts without a pair (no_answer, no_consistent_answer, one_sample, equal_reward), and samples that
-    could not be part of one, as "prompt's id#number" (unfinished, empty_answer, no_reward, equal_answer, other_language).
+    In the ledger are prompts without a pair (no_answer, no_consistent_answer, unfinished, one_sample, equal_reward), and
+    samples that could not be part of one, as "prompt's id#number" (empty_answer, no_reward, equal_answer, other_language).
     """
     kept, rejects = [], []
     for prompt_id, found in groupby(samples, key=lambda row: row["id"]):
@@ -64,31 +65,37 @@ def pairs(
         rows, faults = _distinct(group)
         rejects += [{**ledger, **_of(row), **fault} for row, fault in faults]
         if not rows:
-            rejects.append(
-                {**ledger, "rule": "no_answer", "detail": "every sample is empty, was cut off, or has no reward"}
-            )
+            rejects.append({**ledger, "rule": "no_answer", "detail": "every sample is empty or has no reward"})
             continue
         expected = language(rows[0]["prompt"][-1]["content"])
         named = [expected if exempt(row) else language(row["answer"]) for row in rows]
         consistent = [row for row, lang in zip(rows, named, strict=True) if lang == expected]
         others = [(row, lang) for row, lang in zip(rows, named, strict=True) if lang != expected]
         losers = consistent if len(consistent) > 1 else [row for row, _ in others]
-        chosen = max(consistent, key=_reward, default=None)
+        # An answer that was cut off has no end of its own: it may be the worse one, never the one to learn from.
+        chosen = max((row for row in consistent if _finished(row)), key=_reward, default=None)
         rejected = min(losers, key=_reward, default=None)
         for row, lang in others:
             if chosen is None or row is not rejected:
                 detail = f"the answer is in {lang}, not in {expected}"
                 rejects.append({**ledger, **_of(row), "rule": "other_language", "detail": detail})
-        if chosen is None:
+        if chosen is None and consistent:
+            detail = f"every answer in {expected} was cut off at max_new_tokens"
+            rejects.append({**ledger, "rule": "unfinished", "value": 0, "threshold": 1, "detail": detail})
+        elif chosen is None:
             detail = f"no answer of {len(rows)} is in {expected}"
             rejects.append({**ledger, "rule": "no_consistent_answer", "value": 0, "threshold": 1, "detail": detail})
         elif rejected is None:
             detail = "there is nothing to compare the only answer with"
             rejects.append({**ledger, "rule": "one_sample", "value": 1, "threshold": 2, "detail": detail})
         elif losers is consistent and chosen["reward"] == rejected["reward"]:
-            detail = "no answer has a higher reward than another"
-            rejects.append({**ledger, "rule": "equal_reward", "value": float(chosen["reward"]), "detail": detail})
+            if any(row["reward"] > chosen["reward"] for row in consistent):
+                rule, detail = "unfinished", "only answers that were cut off at max_new_tokens have a higher reward"
+            else:
+                rule, detail = "equal_reward", "no answer has a higher reward than another"
+            rejects.append({**ledger, "rule": rule, "value": float(chosen["reward"]), "detail": detail})
         else:
+            ended = {} if _finished(rejected) else {"rejected_finished": False}
             kept.append(
                 {
                     "id": prompt_id,
@@ -100,9 +107,14 @@ def pairs(
                     "rejected_reward": float(rejected["reward"]),
                     "consistent": len(consistent),
                     "samples": len(rows),
+                    **ended,
                 }
             )
     return kept, rejects
+
+
+def _finished(row: dict) -> bool:
+    return row.get("finished", True)
 
 
 def _reward(row: dict) -> float:
@@ -118,13 +130,7 @@ def _distinct(group: list[dict]) -> tuple[list[dict], list[tuple[dict, dict]]]:
     first: dict[str, dict] = {}
     faults = []
     for row in group:
-        if not row.get("finished", True):
-            reason = {
-                "rule": "unfinished",
-                "value": row.get("tokens"),
-                "detail": "the answer was cut off at max_new_tokens",
-            }
-        elif not row["answer"].strip():
+        if not row["answer"].strip():
             reason = {"rule": "empty_answer", "detail": "the answer is empty"}
         elif not math.isfinite(row["reward"]):
             reason = {"rule": "no_reward", "detail": f"the reward model gave {row['reward']}"}

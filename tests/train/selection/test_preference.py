@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from train.chat.conversations import encode_prompts
+from train.methods import dpo
 from train.scores.pair_perplexity import pair_perplexity
 from train.selection import preference
 
@@ -22,7 +23,7 @@ def samples(answers, prompt="ข้าวคืออะไร", prompt_id="p", 
     ]
 
 
-OF_SAMPLES = ("unfinished", "empty_answer", "no_reward", "equal_answer", "other_language")
+OF_SAMPLES = ("empty_answer", "no_reward", "equal_answer", "other_language")
 
 
 def outcome(answers, **more):
@@ -107,18 +108,46 @@ def test_what_is_no_pair_says_why(answers, rule, dropped):
     assert outcome(answers) == (rule, dropped)
 
 
-def test_a_sample_that_was_cut_off_is_on_neither_side():
+def cut(rows, *numbers):
+    return [{**row, "finished": row["sample"] not in numbers} for row in rows]
+
+
+def test_a_sample_that_was_cut_off_is_never_chosen_and_its_end_is_not_scored(chatml_tokenizer):
     rows = samples([("ดี", 2.0), ("แย่", -1.0), ("กลาง", 0.0), ("สุด", 9.0)])
-    for k in (1, 3):
-        rows[k] |= {"finished": False, "tokens": 8}
-    (kept,), rejects = preference.pairs(rows, language)
-    assert (kept["chosen"], kept["rejected"]) == ("ดี", "กลาง")
-    assert [(r["doc_id"], r["rule"], r["value"]) for r in rejects] == [
-        ("p#1", "unfinished", 8),
-        ("p#3", "unfinished", 8),
-    ]
-    kept, rejects = preference.pairs([{**row, "finished": False} for row in rows], language)
-    assert kept == [] and [r["rule"] for r in rejects] == ["unfinished"] * 4 + ["no_answer"]
+    (kept,), rejects = preference.pairs(cut(rows, 1, 3), language)
+    assert (kept["chosen"], kept["rejected"], kept["rejected_finished"], rejects) == ("ดี", "แย่", False, [])
+    (pair,) = zip(*dpo.encode_pairs(chatml_tokenizer, [kept], 256)[0], strict=True)
+    assert [bool(side.scored[-1]) for side in pair] == [True, False] and all(side.scored[-2] for side in pair)
+    (kept,), _ = preference.pairs(cut(rows, 3), language)
+    assert "rejected_finished" not in kept and kept["chosen"] == "ดี"
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2, 3), (0, 2, 3)])
+def test_without_a_better_sample_that_ended_the_prompt_is_dropped(numbers):
+    rows = samples([("ดี", 2.0), ("แย่", -1.0), ("กลาง", 0.0), ("สุด", 9.0)])
+    kept, rejects = preference.pairs(cut(rows, *numbers), language)
+    assert kept == [] and [r["rule"] for r in rejects] == ["unfinished"]
+    kept, rejects = preference.pairs(cut(rows[2:], 3), language)
+    assert kept == [] and [r["rule"] for r in rejects] == ["unfinished"]
+
+
+def test_random_samples_never_teach_from_a_cut():
+    draw = np.random.default_rng(0)
+    found = 0
+    for _ in range(500):
+        n = int(draw.integers(1, 6))
+        texts = [(("ดี" if draw.random() < 0.7 else "baik") + str(k), float(draw.integers(-2, 3))) for k in range(n)]
+        rows = cut(samples(texts), *np.flatnonzero(draw.random(n) < 0.5).tolist())
+        kept, rejects = preference.pairs(rows, language)
+        assert kept or any(r["doc_id"] == "p" for r in rejects)
+        by_text = {row["answer"]: row for row in rows}
+        for pair in kept:
+            found += 1
+            chosen, rejected = by_text[pair["chosen"]], by_text[pair["rejected"]]
+            assert chosen["finished"] and chosen is not rejected
+            assert pair.get("rejected_finished", True) == rejected["finished"]
+            assert chosen["reward"] > rejected["reward"] or language(rejected["answer"]) != "th"
+    assert found > 100
 
 
 def test_equal_answers_count_once():

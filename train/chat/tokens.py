@@ -181,7 +181,7 @@ def template_tokens(tokenizer: PreTrainedTokenizerBase, talks: list[list[dict]])
         if spelled
         else talks
     )
-    texts = tokenizer.apply_chat_template(shown, tokenize=False)
+    texts = [str(text) for text in tokenizer.apply_chat_template(shown, tokenize=False)]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []  # the template has them
     for i, text in enumerate(texts if hidden else ()):
         if drawn not in text:

@@ -216,6 +216,8 @@ def test_a_date_is_a_seed(tmp_path):
         ({"schedule": "step"}, "schedule must be one of constant, cosine, linear, wsd, not 'step'"),
         ({"precision": "fp16"}, "precision must be one of fp32, bf16, auto"),
         ({"parallel": "pipeline"}, "parallel must be one of replicate, fsdp"),
+        ({"exact": True, "parallel": "fsdp"}, "which parallel fsdp cuts among ranks; set parallel to replicate"),
+        ({"exact": True, "context_parallel": 2}, "set context_parallel to 1, or exact to False"),
         ({"warmup_steps": 3, "decay_steps": 1}, "must not exceed the 3 steps"),
     ],
 )

@@ -21,8 +21,8 @@ def start(folder: Path, arguments: list[str] = (), **settings) -> subprocess.Com
     """Run the script in `folder`; `settings` are more fields of its LoopConfig."""
     section = DOCS.read_text(encoding="utf-8").split("## Without Ray", 1)[1]
     script = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
-    more = "".join(f", {name}={value!r}" for name, value in settings.items())
-    script, places = re.subn(r', parallel="fsdp"', lambda found: found.group() + more, script)
+    more = "".join(f", {name}={value!r}" for name, value in ({"parallel": "fsdp"} | settings).items())
+    script, places = re.subn(r', parallel="fsdp"', lambda _: more, script)
     assert places == 1
     folder.mkdir(exist_ok=True)
     (folder / "mine.py").write_text(script)
@@ -64,6 +64,16 @@ def test_two_processes_train_as_one(tmp_path, alone, context_parallel):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-5)
     for name, weight in want_weights.items():
         assert (weights[name] - weight).norm() <= 1e-4 * weight.norm() + 1e-5, name
+
+
+def test_with_exact_two_processes_train_as_one_to_the_last_bit(tmp_path):
+    exact = {"parallel": "replicate", "exact": True}
+    (want, want_weights), (got, weights) = (
+        result(tmp_path / name, start(tmp_path / name, arguments, **exact))
+        for name, arguments in (("one", []), ("two", TORCHRUN))
+    )
+    assert [(r["loss"], r["grad_norm"]) for r in got] == [(r["loss"], r["grad_norm"]) for r in want]
+    assert all(torch.equal(weights[name], weight) for name, weight in want_weights.items())
 
 
 def test_one_process_cannot_share_its_rows_and_says_so(tmp_path):

@@ -3,7 +3,11 @@
 Activation checkpointing: "full" keeps a layer's input and computes the layer again in the backward pass (a third more
 arithmetic); "selective" keeps the results of attention and of every second matrix product too, as torchtitan does, so that
 only cheap operations and the other half of the products are done again; and flex attention, unless layers are compiled, as its
-own compiled code hides what is in it. Neither changes a bit of the gradients.
+own compiled code hides what is in it. The last product, which is only added to the stream, is neither kept nor done again.
+Neither changes a bit of the gradients.
+
+A layer's `forward` is what is done again, and not its call: so it is a part of the graph of a compiled layer, which else would
+hide the products, and FSDP's hooks run once. `transformers` does it so from 5.2x on; in 5.17 it is the call, so this is ours.
 
 Regional compilation compiles one decoder layer and uses it for all: minutes become seconds, as layers are alike.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,6 +26,10 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 log = logging.getLogger(__name__)
 
 CHECKPOINTING = ("none", "selective", "full")
+
+_OWN = "class_without_checkpointing"  # attribute of a class
+_BEHIND = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""Norms that read a layer's last product, by the names of `transformers`."""
 
 _aten = torch.ops.aten
 _PRODUCTS = (_aten.mm.default, _aten.addmm.default)
@@ -41,12 +50,24 @@ def checkpoint_activations(model: nn.Module, mode: str) -> None:
     """
     if mode not in CHECKPOINTING:
         raise ValueError(f"activation_checkpointing must be one of {', '.join(CHECKPOINTING)}, not {mode!r}.")
-    again = functools.partial(checkpoint, use_reentrant=False)
-    if mode == "selective":
-        again = functools.partial(again, context_fn=_selective)
     for layer in _layers(model) if mode != "none" else ():
-        for name, value in (("gradient_checkpointing", True), ("_gradient_checkpointing_func", again)):
-            setattr(layer, name, value)  # as `transformers` does it
+        again = functools.partial(checkpoint, use_reentrant=False)
+        if mode == "selective":
+            linear = sum(isinstance(module, nn.Linear) for module in layer.modules())
+            needed = any(hasattr(layer, norm) for norm in _BEHIND)
+            again = functools.partial(again, context_fn=functools.partial(_selective, None if needed else linear))
+        layer.__class__ = _checkpointed(getattr(type(layer), _OWN, type(layer)), again)
+
+
+def _checkpointed(own: type[nn.Module], again: Callable) -> type[nn.Module]:
+    """The class of a layer, with a forward pass that goes through `again` while it trains."""
+
+    def forward(self, *args, **kwargs):
+        if self.training and torch.is_grad_enabled():
+            return again(functools.partial(own.forward, self, **kwargs), *args)
+        return own.forward(self, *args, **kwargs)
+
+    return type(own.__name__, (own,), {"forward": forward, _OWN: own})
 
 
 def kept_bytes_per_token(config, mode: str, number: int) -> float:
@@ -54,14 +75,14 @@ def kept_bytes_per_token(config, mode: str, number: int) -> float:
 
     With width D, queries Q, keys (or values) K, feed-forward F: "none" keeps both norms' input in fp32 (8 D), their outputs
     before and after the gain (4 D), queries, attention's output and its copy in rows (3 Q), keys and values (2 K), gate, its
-    SiLU, up and their product (4 F); "selective" the layer's input, attention's output, q, v, gate and down; "full" the input.
+    SiLU, up and their product (4 F); "selective" the layer's input, attention's output, q, v and gate; "full" the input.
     """
     D, F = config.hidden_size, config.intermediate_size
     width = getattr(config, "head_dim", None) or D // config.num_attention_heads
     Q, K = config.num_attention_heads * width, config.num_key_value_heads * width
     if mode == "none":
         return 8 * D + number * (4 * D + 3 * Q + 2 * K + 4 * F)
-    return number * (2 * D + 2 * Q + K + F if mode == "selective" else D)
+    return number * (D + 2 * Q + K + F if mode == "selective" else D)
 
 
 def compile_layers(model: nn.Module, device: torch.device) -> bool:
@@ -96,14 +117,14 @@ def _layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-def _selective() -> tuple:
-    """Contexts of the forward and of the repeated pass of one layer."""
+def _selective(last: int | None) -> tuple:
+    """Contexts of the forward and of the repeated pass of one layer, whose product number `last` nobody needs again."""
     products = {False: 0, True: 0}
 
     def policy(context, operation, *args, **kwargs) -> CheckpointPolicy:
         if operation in _PRODUCTS:
             products[context.is_recompute] += 1
-            kept = products[context.is_recompute] % 2 == 1
+            kept = products[context.is_recompute] % 2 == 1 and products[context.is_recompute] != last
         else:
             kept = operation in _ATTENTION
         return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -8,9 +8,10 @@ from shapes import TINY
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from train import model
-from train.kernels import layers, varlen
+from train.kernels import attention, layers, varlen
 from train.methods import pretrain
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -63,6 +64,50 @@ def test_a_mode_repeats_what_it_says(mode, products):
     assert counted.attention == (3 if mode == "full" else 0)
 
 
+@pytest.mark.parametrize(("kind", "kept"), [("qwen2", 3), ("olmo2", 4)])
+def test_selective_keeps_no_product_that_nobody_needs(monkeypatch, kind, kept):
+    """q, v and gate; down where a norm reads it."""
+    decided = []
+    contexts = layers.create_selective_checkpoint_contexts
+
+    def spied(policy):
+        def noted(context, operation, *args, **kwargs):
+            decision = policy(context, operation, *args, **kwargs)
+            if operation in layers._PRODUCTS and not context.is_recompute:
+                decided.append(decision == layers.CheckpointPolicy.MUST_SAVE)
+            return decision
+
+        return contexts(noted)
+
+    monkeypatch.setattr(layers, "create_selective_checkpoint_contexts", spied)
+    shape = SHAPE | {"num_hidden_layers": 1, "attention_dropout": 0.0}
+    if kind == "olmo2":
+        net = Olmo2ForCausalLM(Olmo2Config(**shape, attn_implementation=attention.NAME)).train()
+        attention.attach(net)
+    else:
+        net = model.build(shape, seed=2).train()
+    layers.checkpoint_activations(net, "selective")
+    pretrain.loss(net, batch()).loss_sum.backward()
+    assert len(decided) == 7 and sum(decided) == kept
+
+
+def test_a_mode_can_be_set_again_and_does_nothing_outside_training():
+    net = model.build(SHAPE, seed=2)
+    own = type(net.model.layers[0])
+    for mode in ("full", "selective"):
+        layers.checkpoint_activations(net, mode)
+        made = type(net.model.layers[0])
+        assert issubclass(made, own) and made.__mro__.count(own) == 1 and made.__mro__[1] is own
+    copied = copy.deepcopy(net)
+    with torch.no_grad():
+        for p in copied.parameters():
+            p.zero_()
+    ids = batch()["input_ids"]
+    hidden = [one.train()(ids, use_cache=False).logits for one in (net, copied)]
+    assert hidden[0].abs().sum() > 0 == hidden[1].abs().sum()  # a copy computes with its own weights
+    assert net.eval().generate(ids[:1], max_new_tokens=3, do_sample=False).shape == (1, 51)  # with a cache
+
+
 @pytest.mark.parametrize("number", [2, 4])
 def test_bytes_kept_of_a_token_are_as_the_formula_says(number):
     net = model.build(SHAPE | {"num_key_value_heads": 4, "attention_dropout": 0.0}, seed=2).train()
@@ -81,7 +126,7 @@ def test_bytes_kept_of_a_token_are_as_the_formula_says(number):
     formula = layers.kept_bytes_per_token(net.config, "none", number)
     assert hidden.requires_grad and 0.9 * measured < formula < 1.1 * measured
     selective, full = (layers.kept_bytes_per_token(net.config, mode, number) for mode in ("selective", "full"))
-    assert (full, selective) == (32 * number, (5 * 32 + 96) * number)
+    assert (full, selective) == (32 * number, (4 * 32 + 96) * number)
 
 
 def test_unknown_modes_and_models_without_layers_are_refused():

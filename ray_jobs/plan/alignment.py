@@ -17,7 +17,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Prune, Train
 from ray_jobs.plan.model import Model, model, pruned
 from ray_jobs.plan.rates import Number
-from ray_jobs.plan.training import Step, flops_per_second
+from ray_jobs.plan.training import Step, flops_per_second, utilisation
 from ray_jobs.run.graph import (
     DPO_WATCH,
     EVALUATE,
@@ -56,8 +56,9 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     train = given(recipe.train)
     _, grown = model(recipe)
     chat = n["chat_tokens"].value
-    speed = flops_per_second(group, n["mfu"])
-    mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
+    used = utilisation(train, n)
+    speed = flops_per_second(group, used)
+    mfu = f"MFU {used.value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {used.source}"
 
     def step(
         name: str, tokens: float, source: str, times: float = 1.0, *, of: Model = grown, gpus: int | None = None

@@ -17,7 +17,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, model
-from ray_jobs.plan.rates import Number
+from ray_jobs.plan.rates import ASSUMED, Number
 from ray_jobs.run.bases import FIELDS, QWEN  # noqa: F401 (of a shape that a plan is made of)
 from ray_jobs.run.graph import BASE, PRETRAIN_1
 from ray_jobs.training import budget
@@ -59,8 +59,9 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -
     """The training stages on GPUs of `group`, after a corpus of so many tokens."""
     train = given(recipe.train)
     base, grown = model(recipe)
-    speed = flops_per_second(group, n["mfu"])
-    mfu = f"MFU {n['mfu'].value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {n['mfu'].source}"
+    used = utilisation(train, n)
+    speed = flops_per_second(group, used)
+    mfu = f"MFU {used.value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {used.source}"
 
     def step(name: str, read: float, source: str, of: Model = grown, times: float = 1.0) -> Step:
         cost = f"{of.flops_per_token / 1e9:,.1f} GFLOP a token"
@@ -78,6 +79,11 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -
         if train.pretrain.control:
             steps.append(step(f"control/{name}", read, source, base))
     return steps
+
+
+def utilisation(train: Train, n: Mapping[str, Number]) -> Number:
+    """MFU of training: what was given or measured, or what is assumed with or without `train.compile`."""
+    return n["mfu_eager"] if n["mfu"] == ASSUMED["mfu"] and not train.compile else n["mfu"]
 
 
 def flops_per_second(group: Group, mfu: Number) -> float:

@@ -220,7 +220,15 @@ def test_half_the_snapshots_are_half_the_tokens(cluster):
         (["train.workers=65"], "train.workers: 65 workers need a GPU each"),
         (["train.pretrain.micro_rows=64"], "train.pretrain.micro_rows"),
         (["train.context=131072"], "train.context"),
-        (["train.workers=2", "train.base.model=Qwen/Qwen2.5-14B", "train.expand.new_layers=16"], "train.workers"),
+        (
+            [
+                "train.parallel=fsdp",
+                "train.workers=2",
+                "train.base.model=Qwen/Qwen2.5-14B",
+                "train.expand.new_layers=16",
+            ],
+            "train.workers",
+        ),
         (["dedup.max_driver_edges=2000000000"], "dedup.max_driver_edges"),
     ],
 )
@@ -268,6 +276,23 @@ def test_numbers_can_be_assumed(cluster):
     ratio = value(slower, "pretrain/stage1", "GPU-hours") / value(faster, "pretrain/stage1", "GPU-hours")
     assert ratio == pytest.approx(2.0)
     assert [row.source for row in faster.rows if row.what == "mfu"] == ["cluster file, assume.mfu"]
+
+
+def test_without_compile_the_plan_counts_on_less(cluster):
+    hours = {
+        c: value(plan.make(recipes.load("sailor2-8b", [f"train.compile={c}"]), cluster), "pretrain/stage1", "GPU-hours")
+        for c in ("true", "false")
+    }
+    assert hours["false"] / hours["true"] == pytest.approx(0.40 / 0.34)
+    own = cluster.model_copy(update={"assume": {"mfu": 0.8}})
+    both = [plan.make(recipes.load("sailor2-8b", [f"train.compile={c}"]), own) for c in ("true", "false")]
+    assert value(both[0], "pretrain/stage1", "GPU-hours") == value(both[1], "pretrain/stage1", "GPU-hours")
+
+
+def test_the_recipes_train_as_the_plan_assumes():
+    trains = {name: recipes.load(name).train for name in ("sailor2-1b", "sailor2-8b", "sailor2-20b")}
+    assert all(train.compile for train in trains.values())
+    assert [train.parallel for train in trains.values()] == ["replicate", "fsdp", "fsdp"]
 
 
 def test_wider_gaps_are_fewer_requests_and_more_bytes(cluster):

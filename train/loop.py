@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from cluster import storage
 from train.batches.decoder import CausalLM, Decoder
-from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra
+from train.batches.parts import Batch, BatchFn, LossFn, Model, Model_contra, on_device
 from train.checkpoint import checkpoint
 from train.distributed import data_parallel, exact, weights
-from train.kernels import adamw, attention, context_parallel, cross_entropy, fp8, layers, varlen
+from train.kernels import adamw, attention, context_parallel, cross_entropy, fp8, layers
 from train.loop_config import LoopConfig
 from train.monitor import flops, stop
 from train.monitor.averages import Averages
@@ -60,16 +60,6 @@ class HeldOut(Protocol[Model_contra]):
 def noise_seed(seed: int, step: int, rank: int) -> int:
     """A hash of the three in 64 bits, as a CPU's generator looks at the lower 32 only."""
     return int(np.random.SeedSequence((seed % (1 << 64), step, rank)).generate_state(1, np.uint64)[0])
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """`batch` on `device`, without waiting for what a GPU still has to do: it copies from page-locked memory only so."""
-    if device.type == "cuda":
-        batch = {name: value.pin_memory() for name, value in batch.items()}
-    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    if "doc_ids" in batch:
-        varlen.keep(moved["doc_ids"], batch["doc_ids"])
-    return moved
 
 
 def fit(
@@ -129,7 +119,7 @@ def fit(
             model=model,
             config=config,
             device=device,
-            precision="fp32" if _sharded(config) else precision,  # FSDP casts by itself
+            precision=precision,
             batch_fn=batch_fn,
             loss_fn=loss_fn,
             count_fn=count_fn,
@@ -206,7 +196,7 @@ def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple
     layers.checkpoint_activations(model, config.activation_checkpointing)
     compiled = config.compile and layers.compile_layers(model, device)
     if _sharded(config):
-        data_parallel.shard(cast(Decoder, model), precision, device)
+        data_parallel.shard(cast(Decoder, model), precision, device, config.shard_within)
     elif not weights.are_missing(model):
         model.to(device)
     weights.fill(model, device)
@@ -298,9 +288,12 @@ class _Run(Generic[Model]):
         torch.manual_seed(noise_seed(self.config.seed, update.step, self.rank))
         self.gradients.zero()
         self.averages.begin_step()
+        last = len(update.batches) - 1
         for i, (batch, count) in enumerate(zip(update.batches, update.counts, strict=True)):
             if self.config.exact:
                 torch.manual_seed(noise_seed(self.config.seed, update.step, update.calls[i][0]))
+            if self.config.shard_within and i in {0, last}:
+                data_parallel.sum_over_groups(self.model, i == last)
             with self.autocast:
                 here = on_device(batch, self.device) | {"step": torch.tensor(update.step)}
                 parts = self.loss_fn(self.model, here)

@@ -18,9 +18,11 @@ class LoopConfig:
     natively, or "fp8": bf16 with fp8 products in the decoder layers (train/kernels/fp8.py). `parallel`: "replicate" or "fsdp".
     `checkpoint_every` = 0 writes no checkpoint; `async_checkpoints` writes them while training goes on; `checkpoint_errors`
     is what a full disk does: "stop" the run or "warn". `guard` has the fields of `train.guard.Limits`; None is no guard.
+    `shard_within`: with "fsdp", groups of so many neighbouring ranks have the model between them; None is all of them.
     `context_parallel` neighbouring ranks share the positions of each row (train/kernels/context_parallel.py).
     `optimiser_states`: "fp32", or "8bit" for Adam's moments in 2 bytes a parameter (train/kernels/adamw_8bit.py).
-    `attention`: "auto" or another of `train.attention.BACKENDS`; `cross_entropy`: "chunked" or "liger" (train/kernels/liger.py).
+    `attention`: "auto" or another of `train.attention.BACKENDS`; `cross_entropy`: another of
+    `train.kernels.cross_entropy.KERNELS`, or "auto": "liger" (train/kernels/liger.py) on a GPU where it is installed.
     `activation_checkpointing`: "none", "selective" or "full"; `compile`: each decoder layer, where that works (both
     train/kernels/layers.py). `deterministic`: only algorithms that give the same bits each time, also on a GPU.
     `exact`: that too, and gradients are summed in a fixed tree (train/distributed/exact.py), by `exact_threads` threads of each
@@ -51,13 +53,14 @@ class LoopConfig:
     guard: dict | None = None
     optimiser_states: str = "fp32"
     attention: str = "auto"
-    cross_entropy: str = "chunked"
+    cross_entropy: str = "auto"
     activation_checkpointing: str = "none"
     compile: bool = False
     deterministic: bool = False
     exact: bool = False
     exact_threads: int = 1
     context_parallel: int = 1
+    shard_within: int | None = None
 
     def __post_init__(self) -> None:
         counts = ("steps", "rows_per_step", "micro_rows", "log_every", "keep_checkpoints", "context_parallel")
@@ -78,6 +81,8 @@ class LoopConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+        if self.shard_within is not None and (self.parallel != "fsdp" or self.shard_within < 1):
+            raise ValueError('shard_within needs parallel "fsdp" and must be at least 1.')
         if self.guard and not self.checkpoint_every:
             raise ValueError("guard goes back to checkpoints, so checkpoint_every must be above 0.")
         if self.guard and self.keep_checkpoints < 2:

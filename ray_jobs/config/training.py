@@ -110,9 +110,10 @@ class Train(Section):
     context_parallel: Positive = 1  # neighbouring workers that share each row of pre-training and SFT
     precision: Literal["fp32", "bf16", "auto", "fp8"] = "fp32"  # auto: bf16 where the device computes it natively
     parallel: Literal["replicate", "fsdp"] = "replicate"
+    shard_within: Positive | None = None  # with fsdp: neighbouring workers that have the model between them; none: all
     optimiser_states: Literal["fp32", "8bit"] = "fp32"  # Adam's moments in 8 bytes a parameter, or in 2
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"  # within documents
-    cross_entropy: Literal["chunked", "liger"] = "chunked"  # of pre-training and SFT
+    cross_entropy: Literal["auto", "chunked", "liger"] = "auto"  # of pre-training and SFT
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     compile: bool = False
     deterministic: bool = False
@@ -166,6 +167,11 @@ class Train(Section):
             )
         if self.exact_threads > 1 and not self.exact:
             raise ValueError("exact_threads has no effect without `exact: true`; take it away")
+        if self.shard_within and self.parallel != "fsdp":
+            raise ValueError("shard_within says how `parallel: fsdp` shards; set that, or leave it out")
+        for key, value in (("workers", self.workers), ("min_workers", self.min_workers)):
+            if self.shard_within and value and value % self.shard_within:
+                raise ValueError(f"shard_within {self.shard_within} does not divide {key}, {value}")
         if self.guard and self.checkpoints.keep < 2:
             raise ValueError("guard may need the checkpoint before the last, so checkpoints.keep must be at least 2")
         if self.attention == "varlen" and self.precision == "fp32":

@@ -5,7 +5,7 @@ Bytes, of each worker:
     weights, gradients, Adam's two moments    4 each a parameter that is held, learns, learns (with 8-bit moments 1 each and
                                               their scales); divided by the workers under `parallel: fsdp`
     sums that wait (exact)                    4 a parameter that learns, for each open level of the tree
-    gathered (fsdp)                           two layers and the embedding in the precision of the products
+    gathered (fsdp)                           two layers and the head in the precision of the products
     activations, and the rest                 the peak of a forward and backward pass of a micro-batch, counted on the real
                                               modules without memory (ray_jobs/plan/traced.py); with `context_parallel` n that of
                                               a part, and the keys and values of the other parts, 2 K T (n - 1) / n numbers
@@ -116,7 +116,7 @@ def main(found: list[Work]) -> Work:
 def of_worker(train: Train, work: Work) -> Memory:
     """What one of `train.workers` needs for `work`."""
     fsdp = train.parallel == "fsdp" and not work.whole
-    ranks = train.workers if fsdp else 1
+    ranks = (train.shard_within or train.workers) if fsdp else 1
     number = 4 if train.precision == "fp32" else 2
     of, n, gpu = work.model, train.context_parallel if work.what == "packed" else 1, train.device != "cpu"
     one = traced.Pass(

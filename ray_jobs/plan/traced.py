@@ -136,9 +136,8 @@ def _parts(net, inputs: dict[str, Tensor], ids: Tensor, one: Pass):
     hidden = net.model(**inputs, use_cache=False).last_hidden_state
     if one.what == "reward":
         return hidden[:, -1].float().sum(), 1, {}, None
-    # FSDP gathers the head whole, in fp32, and gives back its gradient so
-    weight = net.lm_head.weight.clone() if one.sharded and not one.bf16 else net.lm_head.weight
-    weight = weight.float() if one.sharded else weight
+    # FSDP gathers the head whole, in the precision of the products
+    weight = net.lm_head.weight.clone() if one.sharded else net.lm_head.weight
     size = cross_entropy.default_chunk(torch.empty(len(weight), 0, device="meta")) if one.gpu else None
     scaled, cap = head.scaled(net, hidden), head.softcap(net)
     if one.what == "pairs":

@@ -137,7 +137,7 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
             "null, or prune a smaller model"
         )
     if state + per_row + rest > room:
-        if train.parallel == "replicate":
+        if train.parallel == "replicate" and room > per_row + rest:
             raise ValueError(
                 f"train.parallel: every GPU holds all {state:,.0f} GB of weights, gradients and Adam's moments{where}, but "
                 f"{group.name} has {room:,.0f} GB to use; set train.parallel: fsdp"

@@ -23,6 +23,9 @@ from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 from train.monitor.metrics import JsonLines
 
+WHOLE = {"parallel": "replicate", "shard_within": None}
+"""How masks are trained: they are of whole weights, so each worker holds the model."""
+
 
 class Settings(training.PackedSettings):
     model: str
@@ -42,8 +45,11 @@ def run(job: Job) -> dict:
         **data_order.settle(job, job.recipe.seed + 3),
         "model": job.input(PRETRAIN_2, "model"),
         "target": {key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
-        # masks are of whole weights, so each worker holds the model
-        "mask_loop": {**training.loop_config(job, recipe.optimiser, recipe.mask_steps), "parallel": "replicate"},
+        "mask_loop": {
+            **training.loop_config(job, recipe.optimiser, recipe.mask_steps),
+            "parallel": "replicate",
+            "shard_within": None,
+        },
         "mask_lr": recipe.mask_lr,
         "warmup_steps": recipe.warmup_steps,
     }

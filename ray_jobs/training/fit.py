@@ -67,6 +67,7 @@ def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dic
         # a reference's log-probabilities, and what scores answers, are of bf16 products
         "precision": "bf16" if train.precision == "fp8" and kind not in SPLIT else train.precision,
         "parallel": train.parallel,
+        "shard_within": train.shard_within,
         "optimiser_states": train.optimiser_states,
         "attention": "auto" if beyond_varlen else train.attention,
         "cross_entropy": train.cross_entropy,

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_loop_equality import assert_same_run, batch_fn, build, train
+from torch.distributed.tensor import DTensor
 
 from train.kernels import attention
 from train.kernels import context_parallel as context
@@ -61,7 +62,8 @@ def rank_main(rank: int, world: int, folder: str) -> None:
         more = {"steps": steps, "context_parallel": n, "schedule": "constant", "parallel": "fsdp", "micro_rows": 2}
         records, weights, _ = train(f"{folder}/run", build(), **more)
         found["records"] += records
-    weights = {key: value.full_tensor().numpy() for key, value in weights.items()}
+    whole = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in weights.items()}
+    weights = {key: value.numpy() for key, value in whole.items()}
     if rank == 0:
         np.savez(f"{folder}/weights.npz", **weights)
         Path(f"{folder}/found.json").write_text(json.dumps(found))

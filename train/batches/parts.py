@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -50,3 +51,27 @@ def micro_batches(step: int, rows_per_step: int, micro_rows: int, rank: int, wor
     Ranks are counted as in `data_parallel.data_rank_world`."""
     rows = range(step * rows_per_step + rank, (step + 1) * rows_per_step, world)
     return [list(rows[i : i + micro_rows]) for i in range(0, len(rows), micro_rows)]
+
+
+_HOST = "on_host"  # attribute of a tensor that was moved
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """`batch` on `device`, without waiting for what a GPU still has to do. `on_host` finds what a copy was made from."""
+    found = {name: sent(value, device) for name, value in batch.items()}
+    for name, value in found.items():
+        if value is not batch[name]:
+            setattr(value, _HOST, batch[name])
+    return found
+
+
+def on_host(tensor: Tensor) -> Tensor | None:
+    """`tensor` on the CPU, where that needs no waiting: it is there, or `on_device` moved it; else None.
+
+    For what decides shapes or loops: a look at a value on a GPU waits for all that is queued there."""
+    return tensor if tensor.device.type == "cpu" else getattr(tensor, _HOST, None)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`, without waiting: a GPU copies so from page-locked memory only."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -9,15 +9,17 @@ passed over three times in an update, 4 bytes a parameter each: set to zero, its
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from train.batches.decoder import Decoder, layers_of
 from train.distributed import exact, vocabulary
@@ -70,31 +72,98 @@ def choose_algorithms(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def shard(model: Decoder, precision: str, device: torch.device) -> None:
-    """Shard the model over all ranks by FSDP2, in place: each layer, and the embedding with the final norm.
+def shard(model: Decoder, precision: str, device: torch.device, within: int | None = None) -> None:
+    """Shard the matrices of `model` over all ranks by FSDP2, in place: each layer's, and the embedding's.
 
-    A model that lies elsewhere goes to `device` layer by layer, so that no device must hold it whole.
+    With `within`, groups of so many neighbouring ranks (a node, say) have the model whole between them (hybrid sharding): only
+    within a group are weights gathered, and gradients are summed in it and then, shard by shard, over the groups.
+
+    Vectors (gains of norms, biases) stay whole and in fp32 on every rank: they are a ten-thousandth of a model, and bf16 would
+    round what they have learnt away. A model that lies elsewhere goes to `device` layer by layer, so that no device must hold
+    it whole.
 
     The head is a sharded group of its own (an `lm_head` is never called: its weight goes into the chunked loss), or the
-    embedding's parameter where the two are tied. Gradients are sums over ranks; `precision` "bf16" gathers and
-    computes in bf16 and reduces in fp32.
+    embedding's parameter where the two are tied. Gradients are sums over ranks; `precision` "bf16" gathers matrices in bf16,
+    for autocast to compute with (train/kernels/precision.py), and reduces in fp32.
     """
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16" else MixedPrecisionPolicy()
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    body = model.model
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    mesh, body = _mesh(device, within), model.model
     heads = [child for child in model.children() if child is not body]
     tied = [head for head in heads if head.weight is body.embed_tokens.weight]
+    vectors = {p for p in model.parameters() if p.ndim < 2}
+    for p in vectors:
+        p.data = p.data.to(device)
     parts = [*layers_of(model), body, *(head for head in heads if head not in tied)]
     for part in parts:
-        group = fully_shard(part, mesh=mesh, mp_policy=policy)
+        group = fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=vectors)
         group.set_force_sum_reduction_for_comms(True)
         group.set_gradient_divide_factor(1.0)
     for head in tied:
         head.weight = body.embed_tokens.weight
+    for head in heads:
+        if head is getattr(model, "lm_head", None):
+            body.register_forward_pre_hook(functools.partial(_prefetch, head.weight))
+
+
+def _mesh(device: torch.device, within: int | None) -> DeviceMesh:
+    world = dist.get_world_size()
+    if within is None or within == world:
+        return init_device_mesh(device.type, (world,))
+    if world % within:
+        raise ValueError(
+            f"shard_within {within} does not divide the number of workers, {world}; start a multiple of {within}, or leave it "
+            "out to shard over all."
+        )
+    return init_device_mesh(device.type, (world // within, within), mesh_dim_names=("replicate", "shard"))
+
+
+_GATHERING = "gathering"  # attribute of a sharded head
+
+
+def _prefetch(weight_VD: DTensor, module: nn.Module, args: tuple) -> None:
+    """Begin to gather the head as the forward pass of the body begins, to have it when that ends."""
+    device = weight_VD.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+    with torch.no_grad():
+        cast_VD = cast(DTensor, weight_VD.to(dtype))
+        whole_VD = cast_VD.redistribute(placements=[Replicate()] * cast_VD.device_mesh.ndim, async_op=True)
+    setattr(weight_VD, _GATHERING, whole_VD.to_local())
+
+
+def gathered(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in `dtype`, whole, outside autograd: a shard is rounded before it is sent. Every rank calls it."""
+    whole_VD = getattr(weight_VD, _GATHERING, None)
+    if whole_VD is not None:
+        delattr(weight_VD, _GATHERING)
+        whole_VD = whole_VD.wait() if hasattr(whole_VD, "wait") else whole_VD
+        if whole_VD.dtype == dtype:
+            return whole_VD
+    found = weight_VD.detach().to(dtype)
+    return found.full_tensor() if isinstance(found, DTensor) else found
+
+
+def scattered(gradient_VD: Tensor, weight_VD: Tensor) -> Tensor:
+    """The sum over ranks of each rank's whole `gradient_VD`, in the placement of `weight_VD`, which may be sharded or not."""
+    if not isinstance(weight_VD, DTensor):
+        return gradient_VD
+    mesh, placed = weight_VD.device_mesh, weight_VD.placements
+    partial = DTensor.from_local(gradient_VD, mesh, [Partial()] * mesh.ndim, run_check=False)
+    # within a group first, which leaves a shard to be summed over the groups
+    of_group = partial.redistribute(placements=[*[Partial()] * (mesh.ndim - 1), placed[-1]])
+    return of_group.redistribute(placements=placed)
 
 
 ROW = 1 << 16
 """Numbers of the gradient buffer whose norm is taken in one fp32 sum."""
+
+
+def sum_over_groups(model: nn.Module, wanted: bool) -> None:
+    """Whether the backward passes to come sum over the groups of `shard`'s `within`; only the last of an update has to."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_all_reduce(wanted, recurse=False)
 
 
 class Gradients:
@@ -152,7 +221,8 @@ class Gradients:
         if self.sharded:
             local = torch._foreach_norm(self._sharded_gradients())
             squares_sharded = (torch.stack(local).double() ** 2).sum()
-            dist.all_reduce(squares_sharded)
+            mesh = self.sharded[0].device_mesh
+            dist.all_reduce(squares_sharded, group=mesh.get_group(mesh.ndim - 1))  # groups of ranks have copies
             squares = squares + squares_sharded
         # 0 * inf and 0 * nan are nan: what is outside the norm must be finite too
         return float(squares.sqrt() / self._count + 0 * (self.loss + self._extra.sum()))

@@ -31,7 +31,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from train.batches.decoder import Decoder
-from train.kernels import layers, varlen
+from train.kernels import layers, precision, varlen
 from train.kernels.context_parallel import Part, of_body
 
 log = logging.getLogger(__name__)
@@ -142,27 +142,29 @@ def attach(model: Decoder) -> None:
     """Let `model.model(..., doc_ids=[B, T])` attend within documents; `mask="anchor"` takes another of `MASKS`.
 
     The mask is built once per forward pass. `model` is a causal LM of `transformers` with `attn_implementation="pinisi"`.
+    Under autocast it computes by the policy of train/kernels/precision.py.
     """
+    precision.attach(model)
     model.model.register_forward_pre_hook(_mask_from_doc_ids, with_kwargs=True)
 
 
-def choose(model: nn.Module, backend: str, device: torch.device, precision: str, context_parallel: int = 1) -> None:
+def choose(model: nn.Module, backend: str, device: torch.device, numbers: str, context_parallel: int = 1) -> None:
     """Set which of `BACKENDS` attends within documents; "auto" is sdpa on a CPU, and on a GPU flex, or, where torch.compile
     does not work there, varlen (bf16, whole rows) or sdpa. A model that was never given one takes flex or sdpa.
 
-    Raises ValueError for a backend that cannot work on `device` in `precision`.
+    Raises ValueError for a backend that cannot work on `device` with `numbers` "fp32" or "bf16".
     """
     if device.type != "cuda":
         if backend in {"flex", "varlen"}:
             raise ValueError(f"attention: {backend} needs a GPU; on a CPU leave it at auto, which is exact there.")
         return
-    if backend == "varlen" and precision != "bf16":
+    if backend == "varlen" and numbers != "bf16":
         raise ValueError("attention: varlen needs precision bf16, as its kernel takes 16-bit numbers only.")
     capped = getattr(getattr(model, "config", None), "attn_logit_softcapping", None)
     if backend == "varlen" and capped:
         raise ValueError("attention: varlen has no soft cap of scores, which this model has; leave it at auto.")
     if backend == "auto" and (reason := layers.why_not_compile(device)):
-        backend = "varlen" if precision == "bf16" and context_parallel == 1 and not capped else "sdpa"
+        backend = "varlen" if numbers == "bf16" and context_parallel == 1 and not capped else "sdpa"
         log.warning("flex_attention cannot be compiled here, so attention is %s: %s", backend, reason)
     if backend != "auto":
         setattr(model.get_submodule("model"), _BACKEND, backend)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -51,16 +50,18 @@ def checkpoint_activations(model: nn.Module, mode: str) -> None:
     if mode not in CHECKPOINTING:
         raise ValueError(f"activation_checkpointing must be one of {', '.join(CHECKPOINTING)}, not {mode!r}.")
     for layer in _layers(model) if mode != "none" else ():
-        again = functools.partial(checkpoint, use_reentrant=False)
-        if mode == "selective":
-            linear = sum(isinstance(module, nn.Linear) for module in layer.modules())
-            needed = any(hasattr(layer, norm) for norm in _BEHIND)
-            again = functools.partial(again, context_fn=functools.partial(_selective, None if needed else linear))
-        layer.__class__ = _checkpointed(getattr(type(layer), _OWN, type(layer)), again)
+        linear = sum(isinstance(module, nn.Linear) for module in layer.modules())
+        needed = any(hasattr(layer, norm) for norm in _BEHIND)
+        own = getattr(type(layer), _OWN, type(layer))
+        layer.__class__ = _checkpointed(own, mode, None if needed else linear)
 
 
-def _checkpointed(own: type[nn.Module], again: Callable) -> type[nn.Module]:
-    """The class of a layer, with a forward pass that goes through `again` while it trains."""
+@functools.cache  # layers of one class share a compiled graph
+def _checkpointed(own: type[nn.Module], mode: str, last: int | None) -> type[nn.Module]:
+    """The class of a layer, with a forward pass that keeps less while it trains; `last` as in `_selective`."""
+    again = functools.partial(checkpoint, use_reentrant=False)
+    if mode == "selective":
+        again = functools.partial(again, context_fn=functools.partial(_selective, last))
 
     def forward(self, *args, **kwargs):
         if self.training and torch.is_grad_enabled():

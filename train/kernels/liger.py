@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 
 
+def installed() -> bool:
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def works(device: torch.device) -> bool:
+    return device.type == "cuda" and installed()
+
+
 def require(device: torch.device) -> None:
     """Raises ValueError where Liger cannot run on `device`."""
-    if importlib.util.find_spec("liger_kernel") is None:
+    if not installed():
         raise ValueError(
             "cross_entropy: liger needs the package liger-kernel (pip install 'pinisi[gpu]'); it is not installed."
         )

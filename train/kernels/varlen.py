@@ -3,8 +3,7 @@
 The rows of a batch become one sequence of B T positions, and `boundaries` say where each document begins in it: each attends
 causally to itself. Nothing is computed of pairs in different documents, and no mask is built. The kernel takes 16-bit numbers
 and knows no mask but this one, so what else attention can do (train/kernels/attention.py) is left to flex_attention or refused.
-Where documents begin is found on the host, from the batch before it was moved (`keep`): on a GPU each look at a value waits
-for all that is queued there.
+Where documents begin is found on the host, from the batch before it was moved.
 
 Axes: B batch, T position, H query heads, K key/value heads, N head width, S = B T.
 """
@@ -12,14 +11,14 @@ Axes: B batch, T position, H query heads, K key/value heads, N head width, S = B
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-_HOST = "on_host"  # attribute of doc_ids on a GPU
+from train.batches.parts import on_host, sent
 
 
 def names_groups(kernel) -> bool:
@@ -37,19 +36,14 @@ class Documents(NamedTuple):
     longest: int
 
 
-def keep(moved_BT: Tensor, doc_ids_BT: Tensor) -> None:
-    """Let `documents` of `moved_BT`, a copy of `doc_ids_BT` on another device, look at `doc_ids_BT` on the host."""
-    if moved_BT is not doc_ids_BT:
-        setattr(moved_BT, _HOST, doc_ids_BT)
-
-
 def documents(doc_ids_BT: Tensor) -> Documents:
     """The documents of packed rows: neighbours in a row with equal ids; none goes on in the next row.
 
-    Waits for the device of `doc_ids_BT` where `keep` was not told of a copy on the host. Raises ValueError where an id stands
-    in two places of a row, which the kernel cannot follow.
+    Waits for the device of `doc_ids_BT` where `on_device` did not move it. Raises ValueError where an id stands in two places
+    of a row, which the kernel cannot follow.
     """
-    ids_BT = getattr(doc_ids_BT, _HOST, doc_ids_BT).cpu().numpy()
+    here = on_host(doc_ids_BT)
+    ids_BT = (doc_ids_BT.cpu() if here is None else here).numpy()
     begins_BT = np.ones(ids_BT.shape, bool)
     np.not_equal(ids_BT[:, 1:], ids_BT[:, :-1], out=begins_BT[:, 1:])
     starts_n = np.flatnonzero(begins_BT)
@@ -59,10 +53,7 @@ def documents(doc_ids_BT: Tensor) -> Documents:
             "attention: varlen needs documents in one piece, but a row of doc_ids has one id in two places."
         )
     host = torch.from_numpy(np.append(starts_n, ids_BT.size).astype(np.int32))
-    longest = int(host.diff().max())
-    if doc_ids_BT.device.type == "cuda":
-        host = host.pin_memory()
-    return Documents(host.to(doc_ids_BT.device, non_blocking=True), longest)
+    return Documents(sent(host, doc_ids_BT.device), int(host.diff().max()))
 
 
 def attention(  # noqa: PLR0917
@@ -80,7 +71,7 @@ def attention(  # noqa: PLR0917
     if dtype not in (torch.bfloat16, torch.float16):
         raise ValueError("attention: varlen needs 16-bit numbers (train.precision bf16); use flex or sdpa for fp32.")
     query, key, value = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (query_BHTN, key_BKTN, value_BKTN))
-    grouped = {"enable_gqa": key_BKTN.shape[1] != H} if NAMES_GROUPS else {}
+    grouped: dict[str, Any] = {"enable_gqa": key_BKTN.shape[1] != H} if NAMES_GROUPS else {}
     out_SHN = varlen_attn(
         query,
         key,

@@ -16,7 +16,7 @@ from typing import Generic
 
 import torch
 
-from train.batches.parts import Batch, BatchFn, LossFn, Model
+from train.batches.parts import Batch, BatchFn, LossFn, Model, on_device
 from train.distributed import data_parallel
 from train.kernels import context_parallel
 
@@ -71,7 +71,7 @@ class LossValidation(Generic[Model]):
             _, batch = self.batches[first + rank if mine else 0]
             batch = part.of(batch) if part else batch
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                parts = self.loss_fn(model, {name: value.to(device) for name, value in batch.items()})
+                parts = self.loss_fn(model, on_device(batch, device))
             if mine:
                 values = (parts.loss_sum, parts.count, *(parts.metrics[name] for name in self.metrics))
                 sums[first + rank] = torch.tensor([float(value) for value in values], dtype=torch.float64)

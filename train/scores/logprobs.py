@@ -16,6 +16,7 @@ from torch import Tensor
 from train.batches.decoder import CausalLM, Decoder
 from train.batches.examples import Example, collate, token_batches
 from train.batches.labels import IGNORE
+from train.batches.parts import on_device
 from train.kernels import head
 
 
@@ -45,8 +46,7 @@ def logprobs(model: CausalLM, examples: list[Example], tokens_per_batch: int = 8
     device = next(model.parameters()).device
     out = np.zeros(len(examples), np.float32)
     for indices in token_batches(examples, tokens_per_batch):
-        batch = collate([[examples[i]] for i in indices])
-        batch = {name: value.to(device) for name, value in batch.items()}
+        batch = on_device(collate([[examples[i]] for i in indices]), device)
         out[indices] = example_logprobs(model, batch, len(indices)).float().cpu().numpy()
     return out
 
@@ -58,8 +58,7 @@ def token_logprobs(model: CausalLM, examples: list[Example], tokens_per_batch: i
     device = next(model.parameters()).device
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(examples)
     for indices in token_batches(examples, tokens_per_batch):
-        batch = collate([[examples[i]] for i in indices])
-        batch = {name: value.to(device) for name, value in batch.items()}
+        batch = on_device(collate([[examples[i]] for i in indices]), device)
         logp_BT = head.token_logprobs(model, hidden_states(model, batch), batch["labels"])
         for i, logp_T, labels_T in zip(indices, logp_BT.float().cpu().numpy(), batch["labels"].cpu(), strict=True):
             out[i] = logp_T[labels_T.numpy() != IGNORE]

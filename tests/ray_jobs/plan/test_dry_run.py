@@ -38,7 +38,9 @@ def test_memory_follows_sharding_checkpointing_and_freezing():
         return dry_run.describe(recipes.load("sailor2-1b", list(overrides)))["memory"]
 
     whole = memory("train.parallel=replicate")
-    sharded = memory("train.workers=16")
+    sharded = memory("train.workers=16", "train.parallel=fsdp")
+    within = memory("train.workers=16", "train.parallel=fsdp", "train.shard_within=8")
+    assert within["weights (fp32)"] == pytest.approx(2 * sharded["weights (fp32)"])
     assert whole["weights (fp32)"] == pytest.approx(4 * 0.988, abs=2e-3) == 16 * sharded["weights (fp32)"]
     assert whole["gathered by FSDP"] == 0 < sharded["gathered by FSDP"]
     kept = [memory(f"train.activation_checkpointing={m}")[f"activations ({m})"] for m in ("none", "selective", "full")]
@@ -48,7 +50,7 @@ def test_memory_follows_sharding_checkpointing_and_freezing():
     keys_and_values = 48 * 4096 * 2 * 128 * 2 * 3 / 4 / 1e9  # of the other three parts of a row, in bf16
     split = memory("train.context_parallel=4", "train.pretrain.micro_rows=1")["activations (none)"]
     assert split == pytest.approx(memory("train.pretrain.micro_rows=1")["activations (none)"] / 4 + keys_and_values)
-    frozen = memory("train.expand.trainable=new_blocks")
+    frozen = memory("train.parallel=fsdp", "train.expand.trainable=new_blocks")
     assert frozen["gradients (fp32)"] == pytest.approx(sharded["gradients (fp32)"] * 24 * 14.91e6 / 0.988e9, rel=1e-2)
     exact = memory("train.parallel=replicate", "train.exact=true")  # 64 leaves, 4 for each of 16 workers
     assert exact["sums that wait (exact)"] == pytest.approx(2 * whole["gradients (fp32)"])

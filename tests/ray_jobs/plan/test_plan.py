@@ -240,9 +240,11 @@ def test_what_cannot_fit_is_refused(cluster, changes, key):
 
 
 def test_the_refusal_says_what_would_fit(cluster):
-    with pytest.raises(ValueError, match="set it to 11 or less"):
-        plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=64"]), cluster)
-    plan.make(recipes.load("sailor2-1b", ["train.pretrain.micro_rows=11"]), cluster)
+    for parallel, most in (("fsdp", 10), ("replicate", 9)):
+        changes = [f"train.parallel={parallel}", "train.pretrain.micro_rows={}"]
+        with pytest.raises(ValueError, match=f"set it to {most} or less"):
+            plan.make(recipes.load("sailor2-1b", [change.format(64) for change in changes]), cluster)
+        plan.make(recipes.load("sailor2-1b", [change.format(most) for change in changes]), cluster)
 
 
 @pytest.mark.parametrize(

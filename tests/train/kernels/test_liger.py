@@ -38,7 +38,7 @@ def inputs():
 def test_its_losses_and_gradients_stand_where_ours_do(monkeypatch, buffered, softcap):
     monkeypatch.setattr(liger, "losses_and_gradients", twin)
     found = {}
-    for kernel in loss.KERNELS:
+    for kernel in ("chunked", "liger"):
         hidden, weight, labels = inputs()
         hidden, weight = hidden.requires_grad_(), nn.Parameter(weight)
         if buffered:
@@ -69,6 +69,26 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
         liger.require(torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("device", "installed", "taken"), [("cuda", True, "auto"), ("cuda", False, "chunked"), ("cpu", True, "chunked")]
+)
+def test_auto_is_liger_where_it_works_and_there_is_no_z_loss(monkeypatch, device, installed, taken):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    net = nn.Module()
+    loss.choose(net, "auto", torch.device(device))
+    assert loss.chosen(net) == taken
+    calls = []
+    monkeypatch.setattr(liger, "losses_and_gradients", lambda *args: calls.append(1) or twin(*args))
+    hidden, weight, labels = inputs()
+    for z_loss in (0.0, 1e-4):
+        found = [
+            loss.cross_entropy_and_rows(hidden.requires_grad_(), weight, labels, z_loss=z_loss, kernel=kernel)[0]
+            for kernel in (loss.chosen(net), "chunked")
+        ]
+        torch.testing.assert_close(*found)
+        assert len(calls) == (taken == "auto")  # and not again for the z-loss
+
+
 def test_the_loop_asks_for_it_before_it_trains(tmp_path):
     shape = {
         "vocab_size": 31,
@@ -88,7 +108,7 @@ def test_on_a_gpu_it_equals_ours():
     labels = torch.randint(0, 5000, (2, 512), generator=g).cuda()
     labels[0, :50] = IGNORE
     found = {}
-    for kernel in loss.KERNELS:
+    for kernel in ("chunked", "liger"):
         g = torch.Generator().manual_seed(1)
         hidden = torch.randn(2, 512, 256, generator=g).cuda().requires_grad_()
         weight = nn.Parameter(torch.randn(5000, 256, generator=g).cuda() / 16)

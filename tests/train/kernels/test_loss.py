@@ -183,3 +183,5 @@ def test_a_second_backward_is_refused_rather_than_wrong():
 def test_default_chunk_keeps_logits_in_cache_and_is_never_tiny():
     assert default_chunk(torch.empty(16_384, 1)) * 16_384 * 4 <= 16 << 20
     assert default_chunk(torch.empty(10_000_000, 1, device="meta")) == 128
+    assert default_chunk(torch.empty(151_936, 1, device="meta")) == 2048  # 1.2 GB of logits on a GPU
+    assert default_chunk(torch.empty(4096, 1, device="meta")) == 32_768

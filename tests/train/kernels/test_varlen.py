@@ -7,8 +7,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from train import model
+from train.batches.parts import on_device
 from train.kernels import attention, layers, varlen
-from train.loop import on_device
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import cast
 
 import torch
 from torch import nn
@@ -68,7 +69,7 @@ def _checkpointed(own: type[nn.Module], mode: str, last: int | None) -> type[nn.
             return again(functools.partial(own.forward, self, **kwargs), *args)
         return own.forward(self, *args, **kwargs)
 
-    return type(own.__name__, (own,), {"forward": forward, _OWN: own})
+    return cast(type[nn.Module], type(own.__name__, (own,), {"forward": forward, _OWN: own}))
 
 
 def kept_bytes_per_token(config, mode: str, number: int) -> float:

@@ -54,7 +54,7 @@ def checkpoint_activations(model: nn.Module, mode: str) -> None:
         linear = sum(isinstance(module, nn.Linear) for module in layer.modules())
         needed = any(hasattr(layer, norm) for norm in _BEHIND)
         own = getattr(type(layer), _OWN, type(layer))
-        layer.__class__ = _checkpointed(own, mode, None if needed else linear)
+        layer.__class__ = _checkpointed(own, mode, None if needed else linear)  # type: ignore[arg-type]  # classes have a hash
 
 
 @functools.cache  # layers of one class share a compiled graph

@@ -120,7 +120,7 @@ def test_a_folder_with_other_names_or_shapes_is_loaded_as_ever(tmp_path):
     assert not weights.from_folder(net, str(tmp_path))
 
 
-BIG = TINY | {"vocab_size": 20_000, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
+BIG = TINY | {"vocab_size": 2000, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 10}
 
 
 def memory(field: str) -> int:
@@ -152,9 +152,9 @@ def test_host_memory_holds_shards_and_not_a_copy_for_each_rank(tmp_path):
         mp.spawn(memory_main, (2, str(tmp_path), way), nprocs=2)
         most[way] = [json.loads((tmp_path / f"{way}-{rank}.json").read_text()) for rank in range(2)]
     print(most)
-    # half of the weights, the largest tensor whole, and on rank 0 what it reads
-    assert most["one reader"][1] < 0.8 and most["one reader"][0] < 1.0
-    assert max(most["each reads"]) > 1.0
+    # half of the weights, one tensor whole, and what sending takes
+    assert max(most["one reader"]) < 0.8
+    assert min(most["each reads"]) > 1.0
 
 
 def reference_main(rank: int, world: int, folder: str) -> None:

@@ -74,7 +74,8 @@ def train_worker(settings: Settings) -> dict:
     measured, _ = dpo.encode_pairs(tokenizer, unseen, settings["context"])
     encoded, not_fitting = dpo.encode_pairs(tokenizer, rows, settings["context"])
     objective = dpo.Objective(**settings["objective"])
-    cached = measured_cached = None
+    cached: np.ndarray | None = None
+    measured_cached: np.ndarray | None = None
     if LOSSES[objective.loss].reference:
         cached, measured_cached = _reference(settings, encoded, measured)
     policy = fit.start_model(settings)

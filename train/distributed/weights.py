@@ -28,10 +28,10 @@ def without_memory() -> Iterator[None]:
     """Parameters that are made here have no memory; buffers, which no file holds, are made as ever."""
     register = nn.Module.register_parameter
 
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-        register(module, name, parameter)
+    def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        register(self, name, param)
 
     nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
     try:
@@ -103,12 +103,12 @@ def _tied(model: nn.Module) -> list[tuple[nn.Module, str, tuple[nn.Module, str]]
     return found
 
 
-def _own(p: nn.Parameter) -> Tensor:
+def _own(p: Tensor) -> Tensor:
     """What this rank holds of a parameter."""
     return p.to_local() if isinstance(p, DTensor) else p
 
 
-def _part(whole: Tensor, p: nn.Parameter) -> Tensor:
+def _part(whole: Tensor, p: Tensor) -> Tensor:
     if not isinstance(p, DTensor):
         return whole
     shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)

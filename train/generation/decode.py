@@ -51,7 +51,10 @@ class Cache:
 
     def repeat(self, n: int, places: int) -> None:
         """Each prompt `n` times, with room for `places`."""
-        self.layers = [tuple(_grown(x.repeat_interleave(n, 0), places) for x in of) for of in self.layers]  # type: ignore[misc]
+        self.layers = [
+            (_grown(key.repeat_interleave(n, 0), places), _grown(value.repeat_interleave(n, 0), places))
+            for key, value in self.layers
+        ]
 
     def grow(self, places: int) -> None:
         self.repeat(1, places)

@@ -132,7 +132,7 @@ def _batched(
     capture = cuda_graph.for_device(device)
     betas, keeps = (config.beta1, config.beta2), capture is not None
     # a recorded step reads its rate from the device
-    lr = torch.tensor(config.lr, device=device) if keeps else config.lr
+    lr: Tensor | float = torch.tensor(config.lr, device=device) if keeps else config.lr
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=config.eps, fused=True, capturable=keeps)
     inputs: list[Batch] = []  # of a step: its micro-batches, and the number of labels of each model
 

@@ -487,7 +487,7 @@ def moments_8bit(emit: Emit, tiny: bool) -> None:
 
     found, _ = after((65, 300), device, 10)
     want, _ = after((65, 300), place(True), 10)
-    emit("10 updates against the CPU", "", apart([found.cpu()], [want]), target=1e-5, least=False)
+    emit("10 updates against the CPU", "", apart([found.detach().cpu()], [want.detach()]), target=1e-5, least=False)
     p, state = after((64, 64) if tiny else (18944, 3584), device, 2)
     p.grad = torch.randn_like(p)
     with torch.no_grad():

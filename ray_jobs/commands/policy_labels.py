@@ -16,7 +16,7 @@ from cluster.terminal import Column, numbers
 from curation.policy import percentiles, policy
 from curation.signals import word_lists
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, bounds, samples, scores
+from ray_jobs.inspect import bounds, judgements, samples, scores
 from ray_jobs.inspect.bounds import Proposal
 from ray_jobs.run.graph import POLICY, SIGNALS
 from ray_jobs.run.run import Run
@@ -31,7 +31,7 @@ def propose(run: Run) -> dict:
     """
     if run.manifest(POLICY) is None:
         raise UserError(f"{run.uri}: {POLICY} is not done, so there is no bound to move yet; `pinisi run` first")
-    said = scores.judged(annotations.everybody(run.uri))
+    said = scores.judged(judgements.everybody(run.uri))
     if not said:
         raise UserError(f"{run.uri}: nothing has been judged yet; `pinisi inspect` opens the page for it")
     table, counts = samples.drawn(run, samples.size(run))
@@ -80,13 +80,11 @@ def _of_rule(mine, signals, said, signal, side, now) -> Proposal | None:  # noqa
     ]
     if not pairs:
         return None
-    arrays = (
-        [float(signals[row["doc_id"]][signal]) for row, _ in pairs],
-        [said[row["key"]] for row, _ in pairs],
-        [weight for _, weight in pairs],
-    )
-    dropped = np.array([row["side"] == samples.DROPPED for row, _ in pairs])
-    return bounds.propose(*(np.array(one, np.float64) for one in arrays), dropped, float(now), side)
+    values_N = np.array([signals[row["doc_id"]][signal] for row, _ in pairs], np.float64)
+    noise_N = np.array([said[row["key"]] for row, _ in pairs], np.float64)
+    weights_N = np.array([weight for _, weight in pairs], np.float64)
+    dropped_N = np.array([row["side"] == samples.DROPPED for row, _ in pairs])
+    return bounds.propose(values_N, noise_N, weights_N, dropped_N, float(now), side)
 
 
 def _policies(run: Run) -> Mapping[str, policy.Policy]:
@@ -103,7 +101,8 @@ def _policies(run: Run) -> Mapping[str, policy.Policy]:
 
 def _signals(run: Run, doc_ids: set[str]) -> dict[str, dict]:
     """doc_id -> its row of signals, without the text."""
-    wanted, found = pa.array(sorted(doc_ids), pa.string()), {}
+    wanted = pa.array(sorted(doc_ids), pa.string())
+    found: dict[str, dict] = {}
     for part in storage.glob(storage.join(run.uri, SIGNALS, "part-*.parquet")):
         with storage.open_parquet(part) as parquet:
             if pc.any(pc.is_in(parquet.read(["doc_id"])["doc_id"], wanted)).as_py():

@@ -20,7 +20,7 @@ import numpy as np
 
 DRAWS = 400
 SURE = 0.95
-LEAST_GOOD, LEAST_NOISE = 10, 10  # judged documents of each kind that depend on the rule
+LEAST, LEAST_MOVED = 20, 5  # judged documents that depend on the rule, and that change side
 LEVEL = 0.95
 
 
@@ -53,9 +53,8 @@ def propose(  # noqa: PLR0917
     for, and whether the rule drops it now. `side`: `min` or `max`."""
     good, noise = int((noise_N < 0.5).sum()), int((noise_N >= 0.5).sum())
     none = Proposal(now, None, None, None, None, None, None, good, noise, "")
-    if good < LEAST_GOOD or noise < LEAST_NOISE:
-        missing = f"{LEAST_GOOD} good and {LEAST_NOISE} noisy ones are the least"
-        return none._replace(why=f"{good} good and {noise} noisy documents depend on it alone: {missing}")
+    if good + noise < LEAST:
+        return none._replace(why=f"{good + noise} judged documents depend on it alone: {LEAST} are the least")
     sign = 1.0 if side == "min" else -1.0  # a document stays where sign * value >= sign * bound
     order = np.argsort(sign * values_N, kind="stable")
     value, cost = (sign * values_N)[order], ((1 - 2 * noise_N) * weights_N)[order]
@@ -83,16 +82,10 @@ def propose(  # noqa: PLR0917
     as_good_C = cuts_C[np.quantile(drawn_RC - drawn_RC[:, [best]], tails[0], axis=0) <= 0]
     bounds = sorted(float(sign * bound) for bound in (as_good_C[0], as_good_C[-1]))
     saved_low, saved_high = (float(one) for one in np.quantile(saved_R, tails))
-    found = none._replace(
-        **{
-            "saved": float(saved_R.mean()),
-            "saved_low": saved_low,
-            "saved_high": saved_high,
-            "low": bounds[0],
-            "high": bounds[1],
-        }
-    )
-    if saved_R.mean() <= 0 or (saved_R > 0).mean() < SURE:
+    found = none._replace(low=bounds[0], high=bounds[1])
+    found = found._replace(saved=float(saved_R.mean()), saved_low=saved_low, saved_high=saved_high)
+    moved = abs(int(at_C[best]) - int(at_C[here]))
+    if moved < LEAST_MOVED or saved_R.mean() <= 0 or (saved_R > 0).mean() < SURE:
         return found._replace(why="another bound errs less on these documents, but not surely on others")
     return found._replace(bound=_short(float(sign * cuts_C[best]), value * sign, side))
 

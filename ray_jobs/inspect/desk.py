@@ -11,8 +11,8 @@ from itertools import takewhile
 import pyarrow as pa
 
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, page_text, queue, tables
-from ray_jobs.inspect.annotations import CODES, FLAGS, UNSURE
+from ray_jobs.inspect import judgements, page_text, queue, tables
+from ray_jobs.inspect.judgements import CODES, FLAGS, UNSURE
 from ray_jobs.report.names import language
 from ray_jobs.run.run import Run
 
@@ -36,7 +36,7 @@ class Texts:
     Raises UserError for a language without texts, and for a name that no file can have."""
 
     def __init__(self, run: Run, sample: pa.Table, name: str, languages: Sequence[str], per_layer: int):
-        self.run, self.name, self.per_layer = run, annotations.name_of(name), per_layer
+        self.run, self.name, self.per_layer = run, judgements.name_of(name), per_layer
         self.rows: dict[str, dict] = {}
         self.fates: dict[str, list[str]] = {}
         for row in sample.to_pylist():
@@ -50,8 +50,8 @@ class Texts:
             )
         mine = [key for key, row in self.rows.items() if not languages or row["lang"] in languages]
         self.order = queue.order(mine, self.name)
-        self.file = annotations.file(run.uri, self.name)
-        self.said = {key: row for key, row in annotations.read(self.file).items() if key in self.rows}
+        self.file = judgements.file(run.uri, self.name)
+        self.said = {key: row for key, row in judgements.read(self.file).items() if key in self.rows}
         self._others: set[str] = set()
         self._read_at = -OTHERS_SECONDS
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Texts:
 
     def _of_others(self) -> set[str]:
         if time.monotonic() - self._read_at >= OTHERS_SECONDS:
-            found = annotations.everybody(self.run.uri)
+            found = judgements.everybody(self.run.uri)
             self._others = {key for name, rows in found.items() if name != self.name for key in rows}
             self._read_at = time.monotonic()
         return self._others
@@ -126,7 +126,7 @@ class Texts:
 
     def _save(self, row: dict) -> None:
         with self._lock:
-            annotations.append(self.file, row)
+            judgements.append(self.file, row)
             self.said.pop(row["key"], None)
             if row["label"] is not None:
                 self.said[row["key"]] = row

@@ -6,7 +6,7 @@ import json
 
 from cluster import storage
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, samples, scores
+from ray_jobs.inspect import judgements, samples, scores
 from ray_jobs.run.run import Run
 
 GOOD, NOISE = "good.jsonl", "noise.jsonl"
@@ -19,7 +19,7 @@ def write(run: Run, per_layer: int, folder: str) -> dict[str, int]:
     Each text is there once, with the code of whoever judged it last; on whose goodness people are divided it is in neither. The
     first `samples.MAX_CHARS` characters of a text are written. Raises UserError where nothing has been judged."""
     table, _ = samples.drawn(run, per_layer)
-    people = annotations.everybody(run.uri)
+    people = judgements.everybody(run.uri)
     said = scores.judged(people)
     rows = {row["key"]: row for row in table.to_pylist()}
     written: dict[str, list[str]] = {GOOD: [], NOISE: []}

@@ -21,8 +21,8 @@ import xxhash
 
 from cluster import storage
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, page_text, queue
-from ray_jobs.inspect.annotations import UNSURE
+from ray_jobs.inspect import judgements, page_text, queue
+from ray_jobs.inspect.judgements import UNSURE
 from ray_jobs.inspect.statistics import kappa, weighted
 from ray_jobs.inspect.tables import named, share
 from ray_jobs.report.names import language
@@ -82,10 +82,10 @@ class Pairs:
     """The desk of one annotator for the rows of `read`."""
 
     def __init__(self, run: Run, rows: Mapping[str, dict], name: str):
-        self.run, self.rows, self.name = run, rows, annotations.name_of(name)
+        self.run, self.rows, self.name = run, rows, judgements.name_of(name)
         self.order = queue.order(rows, self.name)
-        self.file = annotations.file(run.uri, self.name, FOLDER)
-        self.said = {key: row for key, row in annotations.read(self.file).items() if key in rows}
+        self.file = judgements.file(run.uri, self.name, FOLDER)
+        self.said = {key: row for key, row in judgements.read(self.file).items() if key in rows}
         self._lock = threading.Lock()
 
     def _shown(self, key: str) -> tuple[tuple[str, str], ...]:
@@ -141,8 +141,9 @@ class Pairs:
         return True
 
     def _save(self, row: dict) -> None:
+        row = {**row, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         with self._lock:
-            annotations.append(self.file, {**row, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+            judgements.append(self.file, row)
             self.said.pop(row["key"], None)
             if row["label"] is not None:
                 self.said[row["key"]] = row
@@ -156,7 +157,7 @@ class Pairs:
 
 def written(run: Run, rows: Mapping[str, dict]) -> dict:
     """Scores of the rows, also in `answers.json`, and the preference pairs in `preference.jsonl`."""
-    people = annotations.everybody(run.uri, FOLDER)
+    people = judgements.everybody(run.uri, FOLDER)
     found = scores(rows, people)
     storage.write_json(storage.join(run.uri, FILE), found)
     pairs = [json.dumps(row, ensure_ascii=False) for row in preference(rows, people)]

@@ -252,7 +252,8 @@ def _whys(
     """part -> doc_id -> its rows of the ledger."""
 
     def read(part: str) -> dict[str, list[dict]]:
-        wanted, found = pa.array(sorted(by_part[part]), pa.string()), defaultdict(list)
+        wanted = pa.array(sorted(by_part[part]), pa.string())
+        found: dict[str, list[dict]] = defaultdict(list)
         with storage.open_parquet(storage.join(run.uri, "dropped", layer, part)) as parquet:
             table = parquet.read(["doc_id", "rule", "value", "threshold", "detail"])
         for row in table.filter(pc.is_in(table["doc_id"], wanted)).to_pylist():

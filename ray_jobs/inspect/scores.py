@@ -1,6 +1,6 @@
 """What the judgements say: noise after each layer, how right what was dropped was, which rule to loosen, agreement.
 
-A document is noise when its code is in `annotations.NOISE` or it is flagged as pornographic; who was unsure has said nothing.
+A document is noise when its code is in `judgements.NOISE` or it is flagged as pornographic; who was unsure has said nothing.
 Judgements of several people on one text count as their mean. Labelled documents of a stratum (a rule in a language) stand
 for all that it holds, so they weigh its size divided by their number.
 
@@ -16,8 +16,8 @@ from itertools import combinations
 
 import pyarrow as pa
 
-from ray_jobs.inspect import annotations, samples
-from ray_jobs.inspect.annotations import CODES, FLAGS, NOISE, UNSURE
+from ray_jobs.inspect import judgements, samples
+from ray_jobs.inspect.judgements import CODES, FLAGS, NOISE, UNSURE
 from ray_jobs.inspect.samples import DROPPED, KEPT
 from ray_jobs.inspect.statistics import Share, corrected, kappa, newcombe, weighted
 from ray_jobs.run.graph import LANGUAGE, POLICY
@@ -56,7 +56,7 @@ def compute(run: Run, per_layer: int) -> dict:
     dropped. `agreement`: of each two people. `codes`: language -> what was said how often. A share is {value, low, high, n,
     effective}, or null where nobody has judged."""
     table, counts = samples.drawn(run, per_layer)
-    everybody = annotations.everybody(run.uri)
+    everybody = judgements.everybody(run.uri)
     said = judged(everybody)
     rows = table.drop_columns(["text"]).to_pylist()
     return {
@@ -158,17 +158,17 @@ def _rules(rows: list[dict], sizes: dict, said: dict[str, float]) -> list[dict]:
 
     `lost`: good documents of the run that it dropped, estimated. `loosen`: that the interval of the share lies above `LOOSEN`.
     """
-    found: dict[tuple[str, str, str], list[tuple[dict, float]]] = defaultdict(list)
+    found: dict[tuple[str, str, str], list[tuple[Mapping, float]]] = defaultdict(list)
     for layer in BY_TEXT:
         by_lang: dict[str, list[dict]] = defaultdict(list)
         for row in rows:
             if (row["layer"], row["side"]) == (layer, DROPPED):
                 by_lang[row["lang"]].append(row)
         for lang, mine in by_lang.items():
-            for row, weight in weights(mine, sizes[layer][DROPPED].get(lang, {}), said):
-                for rule in row["rules"]:
-                    found[layer, lang, rule].append((row, weight))
-                    found[layer, ALL, rule].append((row, weight))
+            for pair in weights(mine, sizes[layer][DROPPED].get(lang, {}), said):
+                for rule in pair[0]["rules"]:
+                    found[layer, lang, rule].append(pair)
+                    found[layer, ALL, rule].append(pair)
     result = []
     for (layer, lang, rule), pairs in sorted(found.items()):
         good = {row["key"]: 1 - said[row["key"]] for row, _ in pairs}

@@ -9,7 +9,7 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column
 from ray_jobs.inspect import scores
-from ray_jobs.inspect.annotations import NOISE
+from ray_jobs.inspect.judgements import NOISE
 from ray_jobs.inspect.scores import ALL, LEAST, LOOSEN
 from ray_jobs.report.names import language
 from ray_jobs.run.run import Run

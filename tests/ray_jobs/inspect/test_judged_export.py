@@ -8,7 +8,7 @@ import pytest
 from cluster import storage
 from ray_jobs import cli
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, export, samples
+from ray_jobs.inspect import export, judgements, samples
 from ray_jobs.run import files
 from ray_jobs.run.graph import DEDUP, QUALITY, STAGES
 from ray_jobs.run.job import Job
@@ -32,7 +32,7 @@ def test_labels_are_examples(run, tmp_path, capsys):
         for row in samples.drawn(run, 100)[0].to_pylist():
             good = row["doc_id"].startswith("g") and not (name == "b" and row["doc_id"].endswith("0"))
             line = {"key": row["key"], "label": "CC" if good else "CB", "at": name}
-            annotations.append(annotations.file(run.uri, name), line)
+            judgements.append(judgements.file(run.uri, name), line)
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", run.uri, "--export", str(tmp_path / "labels")])
     assert ended.value.code == 0

@@ -10,7 +10,7 @@ import chromium
 import inspected_run
 import pytest
 
-from ray_jobs.inspect import annotations, samples
+from ray_jobs.inspect import judgements, samples
 from ray_jobs.inspect.desk import Texts
 from ray_jobs.inspect.server import Server
 
@@ -57,7 +57,7 @@ def after(browser, n):
 
 
 def said(server):
-    return [row["label"] for row in annotations.read(server.desk.file).values()]
+    return [row["label"] for row in judgements.read(server.desk.file).values()]
 
 
 def test_one_key_a_label(server, browser):
@@ -76,7 +76,7 @@ def test_one_key_a_label(server, browser):
     assert said(server) == ["CC", "WL", "unsure", "NL"]
     browser.press("3", "Digit3")
     after(browser, 5)
-    last = list(annotations.read(server.desk.file).values())[-1]
+    last = list(judgements.read(server.desk.file).values())[-1]
     assert (last["label"], last["flags"], last["note"].strip()) == ("CS", ["porn"], "1 o")
     browser.press("b", "KeyB")
     browser.wait("location.pathname.includes('/item/') && document.readyState == 'complete'")
@@ -114,7 +114,7 @@ def test_a_phone(server, browser):
 
 def test_what_could_not_be_saved_stays_on_the_page(server, browser, monkeypatch):
     key = browser.value("document.querySelector('input[name=key]').value")
-    monkeypatch.setattr(annotations, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(judgements, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     browser.press("1", "Digit1")
     browser.wait("!document.getElementById('failed').hidden")
     assert "No space left" in browser.value("document.getElementById('failed').innerText")

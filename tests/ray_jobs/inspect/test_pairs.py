@@ -11,7 +11,7 @@ import pytest
 from cluster import storage
 from ray_jobs import cli
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, pairs
+from ray_jobs.inspect import judgements, pairs
 from ray_jobs.inspect.statistics import wilson
 from ray_jobs.run import files
 from train.selection import preference
@@ -101,7 +101,7 @@ def test_blind_and_as_text(run, file):
     again = pairs.Pairs(run, desk.rows, "a")
     assert again.said == desk.said
     last = list(again.said)[-1]
-    assert again.undo(last) and not again.undo(last) and len(annotations.read(again.file)) == 4
+    assert again.undo(last) and not again.undo(last) and len(judgements.read(again.file)) == 4
     assert pairs.Pairs(run, desk.rows, "b").said == {}
     assert again.judge({"key": ["x"], "label": ["first"]}) and again.judge({"key": [last], "label": ["CC"]})
 

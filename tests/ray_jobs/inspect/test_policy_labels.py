@@ -14,7 +14,7 @@ from curation.policy.signal_schema import FIELDS, SIGNALS
 from ray_jobs import cli
 from ray_jobs.commands import policy_labels
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, samples
+from ray_jobs.inspect import judgements, samples
 from ray_jobs.run.graph import POLICY
 
 PASSES = {"word_count": 100, "stopword_ratio": 0.5, "script_share": 1.0, "stopword_kinds": 9, "word_order": 1.0}
@@ -43,7 +43,7 @@ def judge(run, n=None):
     rows = samples.drawn(run, 100)[0].to_pylist()[:n]
     for row in rows:
         label = "CB" if int(row["doc_id"][1:]) < 15 else "CC"
-        annotations.append(annotations.file(run.uri, "a"), {"key": row["key"], "label": label})
+        judgements.append(judgements.file(run.uri, "a"), {"key": row["key"], "label": label})
 
 
 def test_the_bound_moves_to_where_the_noise_ends(run, capsys):

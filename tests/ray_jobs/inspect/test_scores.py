@@ -7,7 +7,7 @@ import pytest
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from cluster import storage
-from ray_jobs.inspect import annotations, samples, scores, tables
+from ray_jobs.inspect import judgements, samples, scores, tables
 from ray_jobs.inspect.statistics import Z, wilson
 from ray_jobs.report import page
 from ray_jobs.run.graph import DEDUP, LANGUAGE, POLICY
@@ -31,7 +31,7 @@ def corpus():
 def judge(run, name, rows, say):
     for row in rows:
         if (label := say(row)) is not None:
-            annotations.append(annotations.file(run.uri, name), {"key": row["key"], "label": label, "flags": []})
+            judgements.append(judgements.file(run.uri, name), {"key": row["key"], "label": label, "flags": []})
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_agreement_unsure_and_flags(run):
     (one,) = [row for row in found["agreement"] if row["lang"] == "km"]
     assert (one["annotators"], one["n"], one["alike"], one["kappa"]) == (["a", "b"], 10, 0.6, 0.0)
     assert found["judged"] == 20 and found["annotators"] == {"a": 20, "b": 12}
-    said = scores.judged(annotations.everybody(run.uri))
+    said = scores.judged(judgements.everybody(run.uri))
     assert [said[key] for key in keys] == [0.5] * 4 + [0] * 16  # the mean of both
     assert scores.noise({"label": "CC", "flags": ["porn"]}) == 1 and scores.noise({"label": "CC"}) == 0
     assert scores.noise({"label": "unsure"}) is None

@@ -21,7 +21,7 @@ import pytest
 from cluster import storage
 from ray_jobs import cli
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import annotations, desk, page_text, queue, samples
+from ray_jobs.inspect import desk, judgements, page_text, queue, samples
 from ray_jobs.inspect.desk import Texts
 from ray_jobs.inspect.server import HEADERS, Server
 from ray_jobs.run.graph import DEDUP, POLICY
@@ -208,7 +208,7 @@ def test_two_annotators_at_once_lose_nothing_and_share_a_fifth(serve, run, monke
         one.start()
     for one in threads:
         one.join()
-    found = annotations.everybody(run.uri)
+    found = judgements.everybody(run.uri)
     mine, others = found["a"].keys(), found["ខ្ញុំ"].keys()
     keys = servers[0].desk.rows.keys()
     assert mine | others == keys
@@ -251,13 +251,13 @@ def test_killed_between_two_keys_it_has_all_that_was_answered(run):
     assert connection.getresponse().status == 303
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert {k: row["label"] for k, row in annotations.read(annotations.file(run.uri, "a")).items()} == {key: "CS"}
+    assert {k: row["label"] for k, row in judgements.read(judgements.file(run.uri, "a")).items()} == {key: "CS"}
 
 
 def test_a_full_disk_is_said_and_not_taken_for_saved(serve, monkeypatch):
     server = serve()
     key = next(iter(server.desk.rows))
-    monkeypatch.setattr(annotations, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(judgements, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     status, _, said = ask(server, "POST", "label", {"key": key, "label": "CC"})
     assert status == 507 and "No space left" in said and server.desk.said == {}
 

@@ -234,8 +234,8 @@ def _rows(run: Run, layer: str, side: str, found: Smallest, most: int) -> list[d
 
 def _texts(run: Run, stage: str, part: str, doc_ids: set[str]) -> dict[str, tuple[str, str]]:
     """doc_id -> (text, url) of some documents of one part; only the row groups that hold them are read."""
-    uri, found = storage.join(run.uri, stage, part), {}
-    wanted = pa.array(sorted(doc_ids), pa.string())
+    uri, wanted = storage.join(run.uri, stage, part), pa.array(sorted(doc_ids), pa.string())
+    found: dict[str, tuple[str, str]] = {}
     with storage.open_parquet(uri) as parquet:
         for group in range(parquet.num_row_groups):
             if not pc.any(pc.is_in(parquet.read_row_group(group, ["doc_id"])["doc_id"], wanted)).as_py():

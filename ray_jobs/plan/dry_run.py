@@ -148,6 +148,7 @@ def _size(
     recipe: Recipe, train: Train, work: gpu_memory.Work, run_uri: str | None
 ) -> tuple[float | None, float | None, bool]:
     """(tokens, updates, whether these are only bounds)."""
+    tokens: float | None
     names: dict[str, budget.PlanStage] = {BASE: "base", PRETRAIN_1: "stage1", CONTROL_1: "stage1"}
     if work.stage in names:
         tokens, at_most = _tokens(train, names[work.stage], run_uri)

@@ -55,7 +55,7 @@ def nets(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
     """The same as modules on torch's meta device."""
     train = given(recipe.train)
     config = _config(train, bases.vocabulary(recipe) if train.base.shape else 0)
-    return _nets(config.to_json_string(), type(config), train.expand)
+    return _nets(config.to_json_string(), type(config), train.expand)  # type: ignore[arg-type]  # classes have a hash
 
 
 def pruned(recipe: Recipe) -> Model:

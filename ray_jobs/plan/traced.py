@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -67,12 +67,12 @@ class Live(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 key, size = storage._cdata, storage.nbytes()
                 if key not in self._known:
-                    self._known[key] = weakref.ref(storage, lambda _, key=key, size=size: self._gone(key, size))
+                    self._known[key] = weakref.ref(storage, partial(self._gone, key, size))
                     self.now += size
                     self.peak = max(self.peak, self.now)
         return result
 
-    def _gone(self, key: int, size: int) -> None:
+    def _gone(self, key: int, size: int, _: object) -> None:
         del self._known[key]
         self.now -= size
 
@@ -80,7 +80,7 @@ class Live(TorchDispatchMode):
 def peak(config: PreTrainedConfig, one: Pass, target: Target | None = None) -> float:
     """Bytes that a pass takes at its peak, beyond weights, the gradients of whole ones, and the optimiser's state. `target`: of
     masks that are learnt."""
-    return _peak(config.to_json_string(), type(config), one, target)
+    return _peak(config.to_json_string(), type(config), one, target)  # type: ignore[arg-type]  # classes have a hash
 
 
 @lru_cache(maxsize=256)

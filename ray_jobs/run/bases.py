@@ -159,7 +159,7 @@ def _tokenizer(name: str, elsewhere: bool) -> PreTrainedTokenizerFast | None:
     try:
         return tokenizers.load(name)
     except Exception as error:  # of the library, which raises bare ones for a broken file
-        cause = error.__cause__ or error
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise ValueError(f"{name}: its tokenizer cannot be read ({shape.first_line(cause)}); fetch it again") from error
 
 

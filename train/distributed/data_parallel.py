@@ -94,7 +94,10 @@ def shard(model: Decoder, precision: str, device: torch.device, within: int | No
     tied = [head for head in heads if head.weight is body.embed_tokens.weight]
     vectors = {p for p in model.parameters() if p.ndim < 2}
     for p in vectors:
-        p.data = p.data.to(device)
+        if (
+            not p.is_meta
+        ):  # else they are made where they belong when the model is filled (train/distributed/weights.py)
+            p.data = p.data.to(device)
     parts = [*layers_of(model), body, *(head for head in heads if head not in tied)]
     for part in parts:
         group = fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=vectors)

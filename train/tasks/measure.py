@@ -83,7 +83,7 @@ def measure(
             batch_size,
         )
         found = [_answer(task, item, text, split) for item, text in zip(asked, texts, strict=True)]
-    return [{**result, "prompt": digest} for result, digest in zip(found, digests, strict=True)], long  # type: ignore[typeddict-item]
+    return [{**result, "prompt": digest} for result, digest in zip(found, digests, strict=True)], long
 
 
 def written(  # noqa: PLR0917

@@ -147,10 +147,16 @@ def save(
             model.generation_config.update(
                 eos_token_id=sorted(stops - {None}) or None, pad_token_id=tokenizer.pad_token_id
             )
+            if (
+                getattr(model.config, "eos_token_id", None) is None
+            ):  # what servers read that do not know generation configs
+                model.config.eos_token_id = document_tokens.end(tokenizer)
         with storage.atomic_folder(folder) as path:
             model.save_pretrained(path, state_dict=weights)
             if tokenizer is not None:
+                reads, tokenizer.model_max_length = tokenizer.model_max_length, model.config.max_position_embeddings
                 tokenizer.save_pretrained(path)
+                tokenizer.model_max_length = reads
             if card is not None:
                 Path(path, "README.md").write_text(card, encoding="utf-8")
     if dist.is_initialized():

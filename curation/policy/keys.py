@@ -67,7 +67,11 @@ def merge_rules(rules: dict, ngram: dict, new: object, where: str, own: tuple[st
     """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one.
 
     `own` are names of signals of the user (`curation.signals.own_signals`)."""
-    for signal, bounds in known(new, (*SIGNALS, *own), where, "rules").items():
+    signals = (*SIGNALS, *own)
+    for name in new if isinstance(new, Mapping) else ():
+        if name not in signals and (reported := _reported(str(name), signals)):
+            raise ValueError(f"{where}: {name} is a rule as reports name it; write {reported}")
+    for signal, bounds in known(new, signals, where, "rules").items():
         if bounds is None or bounds is False:
             rules.pop(signal, None)
             continue
@@ -85,6 +89,14 @@ def merge_rules(rules: dict, ngram: dict, new: object, where: str, own: tuple[st
                 raise ValueError(f"{where}: rules.{signal}.n must be a whole number of at least 1, not {value!r}")
             else:
                 ngram[signal] = value
+
+
+def _reported(name: str, signals: tuple[str, ...]) -> str | None:
+    """How to write what a report or the ledger calls `name`; None where that is no rule's name."""
+    if name == "rules":
+        return "its signals right below the language, without `rules`"
+    signal, _, bound = name.rpartition("_")
+    return f"{signal}: {{{bound}: …}}" if bound in BOUNDS and signal in signals else None
 
 
 def _percentile(value: Mapping, where: str, path: str) -> Percentile:

@@ -5,6 +5,7 @@ import torch
 from shapes import TINY
 from transformers import AutoModelForCausalLM
 
+from mixture.tokenizer import tokenizer as tokenizers
 from train import model
 
 SHAPE = TINY | {"tie_word_embeddings": True}
@@ -57,3 +58,13 @@ def test_rope_theta_reaches_the_model():
     slow, fast = model.build(SHAPE, seed=1), model.build(SHAPE | {"rope_theta": 100.0}, seed=1)
     assert slow.config.rope_parameters["rope_theta"] == 1e6
     assert not torch.equal(slow.model.rotary_emb.inv_freq, fast.model.rotary_emb.inv_freq)
+
+
+def test_a_saved_tokenizer_says_what_the_model_reads_and_the_config_how_texts_end(tmp_path):
+    tokenizer = tokenizers.train_bpe(["some text " * 40], 300, str(tmp_path / "tokenizer"))
+    length = tokenizer.model_max_length
+    model.save(model.build(SHAPE | {"vocab_size": 300}, seed=1), tokenizer, str(tmp_path / "hf"), context=48)
+    written = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (written["model_max_length"], config["eos_token_id"]) == (48, tokenizer.eos_token_id)
+    assert tokenizer.model_max_length == length  # the caller's is untouched

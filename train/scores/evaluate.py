@@ -2,8 +2,8 @@
 
 bits per byte = - sum over tokens of log2 p(token | tokens before it) / UTF-8 bytes of the text
 
-Unlike loss or perplexity it does not depend on the tokenizer's granularity, so languages and vocabularies can be compared
-(Burmese has 2.5 times as many Qwen tokens in a byte as English).
+Unlike loss or perplexity it does not depend on the tokenizer's granularity, so models with different vocabularies can be
+compared. Languages can not: a letter of Burmese, Khmer, Lao or Thai is three bytes, one of English is one.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ RULES = (
     ),
     _rule("crawl filter dedup decontaminate quality mixture", "sources"),
     _rule("extract", "sources.type: warc, html, commoncrawl"),
-    _rule("languages language", "sources", "train.sft"),
+    _rule("languages", "sources", "train.sft", "evaluate.tasks"),
+    _rule("language", "sources", "train.sft"),
     _rule("language.min_score language.min_share", "sources"),
     Rule(("language.labels",), "language.model: FILE", lambda recipe: recipe.language.model != "lid.176"),
     _rule("filter.reference_min_documents", "filter.reference"),
@@ -122,7 +123,9 @@ RULES = (
     ),
     _rule("train.dpo.on_policy.vllm_python", "train.dpo.on_policy.engine: vllm"),
     # what becomes of it, and by what
-    _rule("evaluate", "sources"),
+    _rule(
+        "evaluate.sample_prompt_chars evaluate.sample_tokens evaluate.sample_temperature evaluate.sample_top_p", "sources"
+    ),
     _rule("evaluate", "train"),
     _rule("evaluate.sample_top_p", "evaluate.sample_temperature"),
     _rule("export", "train.pretrain", "train.sft"),

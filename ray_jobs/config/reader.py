@@ -79,8 +79,16 @@ def _check_asked(recipe: Recipe, merged: Merged, path: Path) -> None:
     for sentence in asked.not_read(recipe, merged.overridden.items()):
         raise UserError(f"--set {sentence}")
     for sentence in asked.not_read(recipe, merged.own.items()):
-        if not merged.overridden or list(asked.not_read(parse(merged.without, path), merged.own.items())):
+        if not merged.overridden or _unread_before(merged, path):
             raise UserError(f"{path}: {sentence}")
+
+
+def _unread_before(merged: Merged, path: Path) -> bool:
+    """Whether a file's own keys include one that nothing reads without overrides either; not where it needs them to be read."""
+    try:
+        return any(asked.not_read(parse(merged.without, path), merged.own.items()))
+    except UserError:
+        return False
 
 
 def _merged(recipe: str, overrides: Sequence[str]) -> tuple[Merged, Path]:

@@ -93,6 +93,10 @@ class LoopConfig:
                 f"exact sums whole gradients of whole rows, which {key} {getattr(self, key)} cuts among ranks; set {key} to "
                 f"{instead}, or exact to False."
             )
+        if self.exact and self.compile:
+            raise ValueError(
+                "exact wants the same kernels on each rank, and compile chooses them by what a rank has seen; set one."
+            )
         if self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(f"warmup_steps + decay_steps must not exceed the {self.steps} steps of the run.")
 

@@ -59,7 +59,7 @@ RULES = (
     ),
     _rule("crawl filter dedup decontaminate quality mixture", "sources"),
     _rule("extract", "sources.type: warc, html, commoncrawl"),
-    _rule("languages", "sources", "train.sft", "evaluate.tasks"),
+    _rule("languages", "sources", "train.sft", "train.reward.preference", "evaluate.tasks"),
     _rule("language", "sources", "train.sft"),
     _rule("language.min_score language.min_share", "sources"),
     Rule(("language.labels",), "language.model: FILE", lambda recipe: recipe.language.model != "lid.176"),
@@ -124,10 +124,12 @@ RULES = (
     _rule("train.dpo.on_policy.vllm_python", "train.dpo.on_policy.engine: vllm"),
     # what becomes of it, and by what
     _rule(
-        "evaluate.sample_prompt_chars evaluate.sample_tokens evaluate.sample_temperature evaluate.sample_top_p", "sources"
+        "evaluate.sample_prompt_chars evaluate.sample_tokens evaluate.sample_temperature evaluate.sample_top_p",
+        "sources",
     ),
     _rule("evaluate", "train"),
     _rule("evaluate.sample_top_p", "evaluate.sample_temperature"),
+    _rule("evaluate.tasks.lm_eval_tasks", "evaluate.tasks.lm_eval"),
     _rule("export", "train.pretrain", "train.sft"),
     _rule("cluster.engine", "sources"),
     _rule(

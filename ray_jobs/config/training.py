@@ -165,6 +165,11 @@ class Train(Section):
                 f"exact sums whole gradients of whole rows, which {key}: {getattr(self, key)} cuts among workers; "
                 f"set {key} to {instead}, or exact to false"
             )
+        if self.exact and self.compile:
+            raise ValueError(
+                "exact wants the same kernels in each worker, and compile chooses them by the shapes that a worker has seen; "
+                "set compile to false, or exact"
+            )
         if self.exact_threads > 1 and not self.exact:
             raise ValueError("exact_threads has no effect without `exact: true`; take it away")
         if self.shard_within and self.parallel != "fsdp":

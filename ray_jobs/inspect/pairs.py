@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
@@ -215,13 +215,14 @@ def _winner(votes: Iterable[str]) -> str:
 
 def preference(rows: Mapping[str, dict], people: Mapping[str, Mapping[str, Mapping]]) -> list[dict]:
     """The rows that `train.reward.preference` and `train.dpo.preference` read."""
+    ids = Counter(row["id"] for row in rows.values())  # a prompt may be there with several pairs of models
     found = []
     for key, said in sorted(_votes(rows, people).items()):
         row, winner = rows[key], _winner(said)
         if winner != TIE:
             texts = dict(row["answers"])
             rejected = next(text for model, text in row["answers"] if model != winner)
-            same = {"id": row["id"], "lang": row["lang"], "prompt": row["turns"]}
+            same = {"id": row["id"] if ids[row["id"]] == 1 else key, "lang": row["lang"], "prompt": row["turns"]}
             found.append({**same, "chosen": texts[winner], "rejected": rejected})
     return found
 

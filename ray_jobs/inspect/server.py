@@ -13,7 +13,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         if place in ASSETS:
             self._send(HTTPStatus.OK, (TEMPLATES / place).read_bytes(), ASSETS[place])
             return
-        key = place.removeprefix("item/") if place.startswith("item/") else None
+        key = unquote(place.removeprefix("item/")) if place.startswith("item/") else None
         if key is None and place not in ("", "scores"):
             self._fail(HTTPStatus.NOT_FOUND)
             return
@@ -114,11 +114,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # what was not read would be taken for the next request
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE if size.isdigit() else HTTPStatus.LENGTH_REQUIRED)
             return
-        form = parse_qs(self.rfile.read(int(size)).decode("utf-8", "replace"), max_num_fields=50)
+        try:
+            form = parse_qs(self.rfile.read(int(size)).decode("utf-8", "replace"), max_num_fields=50)
+        except ValueError as error:
+            self._fail(HTTPStatus.BAD_REQUEST, str(error))
+            return
         key = form.get("key", [""])[0]
         try:
             if place == "undo":
-                then = f"item/{key}" if self.server.desk.undo(key) else ""
+                then = f"item/{quote(key, safe='')}" if self.server.desk.undo(key) else ""
             elif wrong := self.server.desk.judge(form):
                 self._fail(HTTPStatus.BAD_REQUEST, wrong)
                 return

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
 
 from train.distributed import data_parallel, vocabulary
-from train.kernels import attention, cross_entropy, head, layers
+from train.kernels import attention, cross_entropy, head, layers, precision
 from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
@@ -103,7 +103,9 @@ def _of_layers(config: PreTrainedConfig, count: int, one: Pass, target: Target |
         small = one.bf16 and one.sharded
         dtype = torch.bfloat16 if small else torch.float32
         net = AutoModelForCausalLM.from_config(config, attn_implementation=name, dtype=dtype)
-        if not one.gpu:
+        if one.gpu:
+            precision.attach(net)
+        else:
             attention.attach(net)
         return _run(net, one, target, live)
 

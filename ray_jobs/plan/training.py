@@ -144,8 +144,8 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
             )
         raise ValueError(
             f"train.workers: {state:,.0f} GB of state on each of {train.workers} GPUs and {per_row:,.1f} GB for one row{where} "
-            f"do not fit into {room:,.0f} GB; set train.workers to at least "
-            f"{math.ceil(state * train.workers / (room - per_row - rest))}"
+            f"do not fit into {room:,.0f} GB; set train.{'shard_within' if train.shard_within else 'workers'} to at least "
+            f"{math.ceil(state * (train.shard_within or train.workers) / (room - per_row - rest))}"
             if room > per_row + rest
             else f"train.context: one row of {train.context} tokens needs {per_row:,.0f} GB of activations{where}, {group.name} "
             f"has {room:,.0f} GB; lower train.context, set train.activation_checkpointing: selective or raise "
@@ -172,7 +172,10 @@ def _check_whole_models(recipe: Recipe, group: Group) -> None:
     here = min(train.workers, group.gpus)
     whole = grown.parameters * WEIGHT_BYTES / 1e9
     copies = gpu_memory.pinned(train, grown, here)
-    needed = max(here * whole, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9, copies)
+    # a reward model is copied from its base, and pruning reads it, in each worker; elsewhere one reads for all
+    trains_reward = train.reward is not None and train.reward.model is None
+    read = 2 * here if trains_reward else here if train.prune else 1
+    needed = max(read * whole, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9, copies)
     if needed > group.memory_gb * USABLE:
         what = (
             f"the copies of a checkpoint that its workers write take {needed:,.0f} GB"

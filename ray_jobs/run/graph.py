@@ -95,6 +95,7 @@ DPO = (
     "train.dpo.watch.per_language",
     "train.dpo.watch.every",
 )
+PAIRS = ("languages", "train.sft.data.language")  # what decides which pairs are read
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
 LOOP = ("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard")
@@ -190,7 +191,7 @@ STAGES = (
         REWARD,
         "reward",
         (FOUNDATION,),
-        ("train.reward", "train.sft.data.language", *LOOP),
+        ("train.reward", *PAIRS, *LOOP),
         _has("reward"),
         ("train.reward.preference",),
     ),
@@ -223,7 +224,7 @@ STAGES = (
         OFF_POLICY,
         "dpo",
         (SFT_2, FOUNDATION),
-        (*DPO, "train.sft.data.language", *LOOP),
+        (*DPO, *PAIRS, *LOOP),
         _has("sft", "reward", "dpo"),
         ("train.dpo.preference",),
     ),

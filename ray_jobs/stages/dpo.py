@@ -90,16 +90,18 @@ def train_worker(settings: Settings) -> dict:
 
 
 def _reference(settings: Settings, *of: dpo.Pairs) -> list[np.ndarray | None]:
-    """Log-probabilities of pairs under the model that the round starts from, computed as the policy's are: with bf16 products
-    FSDP computes with weights in bf16, and so is the reference loaded (2 bytes a parameter); else it is autocast's work."""
+    """Log-probabilities of pairs under the model that the round starts from, computed as the policy's are
+    (train/kernels/precision.py). Matrices that FSDP would gather in bf16 are held so: 2 bytes a parameter, the same numbers."""
     loop, where = settings["loop"], device.here()
     precision = data_parallel.native_precision(where) if loop["precision"] == "auto" else loop["precision"]
-    in_bf16 = precision == "bf16" and loop["parallel"] == "fsdp" and dist.is_initialized()
-    frozen = fit.start_model(settings, torch.bfloat16 if in_bf16 else torch.float32)
+    frozen = fit.start_model(settings)
+    if precision == "bf16" and loop["parallel"] == "fsdp" and dist.is_initialized():
+        for p in frozen.parameters():
+            if p.ndim > 1:
+                p.data = p.data.to(torch.bfloat16)
     weights.fill(frozen, where)
     frozen.to(where)
-    autocast = "fp32" if in_bf16 else precision
-    return [dpo.reference_logprobs(frozen, pairs, settings["out"], autocast) if pairs.chosen else None for pairs in of]
+    return [dpo.reference_logprobs(frozen, pairs, settings["out"], precision) if pairs.chosen else None for pairs in of]
 
 
 def _snapshots(settings: Settings, tokenizer) -> Callable[[int, Decoder], None] | None:

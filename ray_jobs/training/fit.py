@@ -127,12 +127,12 @@ def heldout_text(settings: Settings) -> Validation | None:
     return watch.validation(settings["watch"], settings["context"], load_tokenizer(settings))
 
 
-def start_model(settings: StartSettings, dtype: torch.dtype = torch.float32) -> CausalLM:
+def start_model(settings: StartSettings) -> CausalLM:
     """The model that a stage starts from. Of several workers one reads the weights, a tensor at a time, when the model
     lies where it is trained (train/distributed/weights.py); so no node holds a copy for each of its workers."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        return model.on_meta(settings["model"], dtype)
-    return model.load(settings["model"], dtype)
+        return model.on_meta(settings["model"])
+    return model.load(settings["model"])
 
 
 def fit_and_save(

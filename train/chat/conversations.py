@@ -88,7 +88,7 @@ def validate(rows: list[dict]) -> tuple[list[dict], list[dict]]:
 
 
 def _of_row(row: dict) -> keys.Fault | None:
-    if row.get("label") is False:
+    if keys.yes(row.get("label")) is False and isinstance(row.get("label"), bool | str):
         return "kto_label", "label says that the answer is a bad one (KTO)"
     return keys.of_row(row)
 

@@ -39,8 +39,8 @@ NAMES = {
 
 TURNS = ("messages", "conversations", "conversation", "items", "dialogue", "dialog", "data")
 SYSTEM = ("system", "system_prompt", "system_message")
-ASKED = ("prompt", "instruction", "question", "query", "input")
-ANSWERED = ("response", "completion", "output", "answer")
+ASKED = ("prompt", "instruction", "question", "query", "input", "inputs")
+ANSWERED = ("response", "completion", "output", "answer", "targets")
 MORE = ("input", "context")  # beside what is asked
 IDS = ("id", "uuid", "prompt_id", "conversation_id")
 LANGS = ("lang", "language")
@@ -88,19 +88,32 @@ def not_read(raw: dict, used: set[str], ids: Sequence[str]) -> set[str]:
 
 def _messages(raw: dict, used: set[str], unread: set[str]) -> object:
     for key in TURNS:
-        if (found := raw.get(key)) is None or (key not in LAYOUT and not _are_turns(found)):
+        found = raw.get(key)
+        if found is None or found in ([], {}, "") or (key not in LAYOUT and not _are_turns(found)):
             continue
         used.add(key)
         made = turns(found, key, unread)
         return with_system(raw, made, used) if isinstance(made, list) else made
-    asked = next((key for key in ASKED if raw.get(key) is not None), None)
-    answered = next((key for key in ANSWERED if raw.get(key) is not None), None)
+    asked, answered = _first(raw, ASKED), _first(raw, ANSWERED)
+    if answered == "output" and _said(raw.get("instruction")):
+        asked = "instruction"  # a `prompt` beside Alpaca's keys is the whole rendered, often with the answer
     if asked is None or answered is None:
         return None
     used |= {asked, answered}
     question = _asked(raw, asked, used, unread)
     answer = as_turns(raw[answered], "assistant", answered, unread)
     return with_system(raw, [*_history(raw, used), *question, *answer], used)
+
+
+def _first(raw: dict, names: Sequence[str]) -> str | None:
+    """The first of the keys that says something; else the first that is there."""
+    there = [key for key in names if raw.get(key) is not None]
+    return next((key for key in there if _said(raw[key])), there[0] if there else None)
+
+
+def _said(value: object) -> bool:
+    """Whether there is a text, or turns; "[]" and "{}" are texts."""
+    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
 
 
 def _are_turns(value: object) -> bool:
@@ -117,7 +130,8 @@ def _asked(raw: dict, key: str, used: set[str], unread: set[str]) -> list:
     if not isinstance(value, str):
         return as_turns(value, "user", key, unread)
     for more in MORE:
-        if more == key or keys.empty(beside := raw.get(more)):
+        beside = raw.get(more)
+        if more == key or (keys.empty(beside) and not (isinstance(beside, str) and beside.strip() in ("[]", "{}"))):
             continue
         used.add(more)
         if not isinstance(beside, str):
@@ -210,8 +224,15 @@ def _turn(turn: object, key: str, unread: set[str]) -> list:
         return [{"role": _named(turn["role"]), "content": turn["content"]}]
     named = _roles(turn)
     if named and named[0] not in _ROLE:
-        unread.update(f"{key}.{name}" for name in turn if name not in named and not keys.empty(turn[name]))
-        return [{"role": _named(name), "content": turn[name]} for name in named]
+        beside = {name: value for name, value in turn.items() if name not in named and not keys.empty(value)}
+        deciding = {name: value for name, value in beside.items() if keys.decides(name)}
+        unread.update(f"{key}.{name}" for name in beside if name not in deciding)
+        several: list[dict] = [{"role": _named(name), "content": turn[name]} for name in named]
+        if several[-1]["role"] == "assistant":
+            several[-1] |= deciding
+        else:
+            unread.update(f"{key}.{name}" for name in deciding)
+        return several
     role = _named(turn[named[0]]) if named else None
     read = next((one for one in _CONTENT if turn.get(one) is not None), "content")
     made = {"role": role, "content": keys.text_of(turn.get(read))}

@@ -33,7 +33,8 @@ INVERSE = _words("masked is_masked ignore ignore_loss skip_loss no_loss no_train
 _WEIGHED = WEIGHTS | INVERSE
 EITHER = frozenset(("mask", "traindetail"))  # in some sets 1 is trained, in others 1 is masked; parts of a turn
 _OF_ALL_TURNS = _words(
-    "mask weight loss_mask train_mask assistant_mask completion_mask loss_weight loss_scale"
+    "mask weight loss_mask train_mask assistant_mask completion_mask loss_weight loss_scale turn_weight turn_mask "
+    "message_weight assistant_weight"
 )  # as lists
 OF_ROW = _words("weight sample_weight train trainable")
 
@@ -134,6 +135,8 @@ def _of_content(content: object) -> Fault | None:
         for key, value in part.items():
             if (rule := _OF_ALL.get(name(key))) and not empty(value) and value is not False:
                 return rule, f"has a part with {key}"
+            if is_weight(key) and not empty(value) and yes(value) is not True:
+                return "turn_weight", f"has a part with {key} {value!r:.40}; give it to the turn"
         if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
             tool, reasoning = (found.search(kind or "") for found in _PART)
             rule = "tool_call" if tool else "reasoning" if reasoning else "refusal" if kind == "refusal" else "not_text"
@@ -224,6 +227,8 @@ def unfinished(found: dict) -> str | None:
 
 
 def _each(value: object) -> list:
+    if isinstance(value, dict):  # {"type": "max_tokens"}, as OpenAI's exports have it
+        return list(value.values())
     return value if isinstance(value, list) else [value]
 
 

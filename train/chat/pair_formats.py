@@ -24,6 +24,11 @@ SIDES = (
     ("preferred_output", "non_preferred_output"),
     ("chosen_messages", "rejected_messages"),
 )
+RANKED = (
+    ("completions", "response", "overall_score", 1),
+    ("answers", "answer", "rank", -1),
+)
+"""Keys with a list of scored answers: (key, their text, their score, 1 where more is better): UltraFeedback's own, Nectar."""
 SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -115,9 +120,21 @@ def _sides(raw: dict, used: set[str], unread: set[str]) -> tuple[object, object]
         if isinstance(made, list) and _role(made[-1]) == "assistant":
             used.update(("messages", other))
             return made, raw[other]
+    for key, text, score, sign in RANKED:
+        many = raw.get(key)
+        if isinstance(many, list) and len(many) > 1 and all(_is_ranked(one, text, score) for one in many):
+            used.add(key)
+            ranked = sorted(many, key=lambda one: -sign * one[score])
+            if ranked[0][score] == ranked[-1][score]:
+                return "every answer has the same score"
+            return ranked[0][text], ranked[-1][text]
     if any(name in raw for name in SIDES[0]):
         return ""
     return "no layout of pairs fits: there is no chosen and no rejected"
+
+
+def _is_ranked(answer: object, text: str, score: str) -> bool:
+    return isinstance(answer, dict) and isinstance(answer.get(text), str) and isinstance(answer.get(score), int | float)
 
 
 def _prompt(raw: dict, used: set[str], unread: set[str]) -> list | None:
@@ -149,6 +166,7 @@ def _talk(side: object, name: str, unread: set[str]) -> list:
 
 def _of_text(text: str) -> list[dict] | None:
     """The turns of a text as of hh-rlhf, "\\n\\nHuman: …\\n\\nAssistant: …"; None for any other."""
+    text = text.replace("\r\n", "\n")
     marks = list(_HH.finditer(text))
     if not marks or marks[0].start() or marks[0][1] != "Human":
         return None
@@ -165,7 +183,9 @@ def _joined(prompt: list, before: list) -> list | None:
     if not before or not prompt:
         return prompt or before
     own, theirs = ([turn for turn in _plain(turns) if turn[0] != "system"] for turns in (prompt, before))
-    if all(turn in theirs for turn in own):
+    if all(turn in theirs for turn in own) and _role(before[0]) != "assistant":
+        if _role(prompt[0]) == _role(before[0]) == "system" and _plain(prompt[:1]) != _plain(before[:1]):
+            return None
         system = prompt[:1] if _role(prompt[0]) == "system" and _role(before[0]) != "system" else []
         return [*system, *before]
     # A prompt that the sides go on from, such as a system text alone.
@@ -194,6 +214,9 @@ def _preferred(raw: dict, used: set[str]) -> Fault | None:
     by_name = {keys.name(key): key for key in raw}
     for side in ("chosen", "rejected"):
         own = {name.replace(side, ""): raw[key] for name, key in by_name.items() if side in name}
+        # our own pairs say so of a rejected sample that was cut off: its end is not scored
+        if side == "rejected" and raw.get("rejected_finished") is False:
+            continue
         if why := keys.unfinished(own):
             return "unfinished", f"{side} {why}"
     for names in SCORES:

@@ -55,14 +55,19 @@ def pieces(state: dict[str, Tensor], rank: int, world: int) -> list[Piece]:
         bytes_of[owner] += whole[name].nbytes
         if owner == rank:
             owned.append(Piece(name, (0,) * whole[name].ndim, whole[name].detach()))
-    for name, tensor in state.items():
+    for number, (name, tensor) in enumerate(state.items()):
         if isinstance(tensor, DTensor):
             mesh, placements = tensor.device_mesh, tensor.placements
             at_each = mesh.get_coordinate()
             assert at_each is not None, "this rank is not in the mesh"
-            copies = zip(at_each, placements, strict=True)
             local = tensor.to_local().detach()
-            if local.numel() and not any(place.is_replicate() and at for at, place in copies):
+            # of groups that have copies each writes every so-many-th tensor
+            mine = all(
+                at == number % mesh.size(dim)
+                for dim, (at, place) in enumerate(zip(at_each, placements, strict=True))
+                if place.is_replicate()
+            )
+            if local.numel() and mine:
                 _, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
                 owned.append(Piece(name, tuple(offsets), local))
     return sorted(owned, key=lambda piece: piece.name)

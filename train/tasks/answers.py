@@ -22,7 +22,10 @@ Split = Callable[[str], list[str]]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
 _SPACELESS_DIGITS = re.compile(r"(?<=\d)[,٬'’\u00a0\u202f ](?=\d{3}(?!\d))")
-_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
+_DOTTED_THOUSANDS = re.compile(
+    r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,}(?![\d.])"
+)  # 1.500.000, as in Indonesian and Vietnamese
+_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z])-)?\d+(?:[.,]\d+)?")
 
 
 def normalised(text: str, lang: str) -> str:
@@ -51,6 +54,7 @@ def number(text: str) -> str | None:
     '1234.5'
     """
     text = "".join(str(unicodedata.decimal(char, char)) for char in text)
+    text = _DOTTED_THOUSANDS.sub(lambda found: found[0].replace(".", ""), text)
     found = _NUMBER.findall(_SPACELESS_DIGITS.sub("", text))
     if not found:
         return None

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 LEVEL = 0.95
+LEAST = 10  # items without which no difference is certain: two that differ alike have no spread
 
 
 class Mean(NamedTuple):
@@ -36,7 +37,7 @@ class Difference(NamedTuple):
     @property
     def certain(self) -> bool:
         """Whether these items separate the models."""
-        return bool((self.low > 0 or self.high < 0) and not self.p > 1 - LEVEL)
+        return bool(self.items >= LEAST and (self.low > 0 or self.high < 0) and not self.p > 1 - LEVEL)
 
 
 def mean(scores: Sequence[float]) -> Mean:
@@ -65,6 +66,7 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
 def macro(differences: Sequence[Difference]) -> Difference:
     """The mean of differences on sets of their own items; p is not known of it."""
     value = float(np.mean([one.value for one in differences]))
+    differences = [one for one in differences if one.items > 1] or differences  # one item has no interval
     reach = np.array([(one.high - one.low) / 2 for one in differences])
     half = float(np.sqrt(np.square(reach).sum()) / len(differences))
     return Difference(value, value - half, value + half, float("nan"), sum(one.items for one in differences))

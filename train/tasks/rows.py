@@ -20,7 +20,9 @@ _CODES = {
 
 def code(lang: str) -> str:
     """A language's code here, of its code or name in a set (`tha_Thai`, `zsm`, `javanese`); as it is where none is known."""
-    return _CODES.get(lang.lower(), lang.lower())
+    low = lang.lower()
+    first = re.split("[-_]", low)[0]  # th of th-TH
+    return _CODES.get(low) or _CODES.get(first) or first
 
 
 def task_of(row: Mapping, path: str, tasks: Mapping[str, Sequence[str]]) -> str | None:
@@ -28,7 +30,7 @@ def task_of(row: Mapping, path: str, tasks: Mapping[str, Sequence[str]]) -> str 
     names = {_plain(name): task for task, others in tasks.items() for name in (*others, task)}
     if isinstance(row.get("task"), str) and _plain(row["task"]) in names:
         return names[_plain(row["task"])]
-    return next((names[part] for part in map(_plain, reversed(_PARTS.split(path))) if part in names), None)
+    return next((names[part] for part in map(_plain, _last_parts(path)) if part in names), None)
 
 
 def _plain(name: str) -> str:
@@ -44,7 +46,21 @@ def language_of(row: Mapping, path: str, languages: Iterable[str]) -> str | None
     iso = "_".join(str(row[key]) for key in ("iso_639_3", "iso_15924") if row.get(key))
     if iso:
         return code(iso)
-    return next((code(part) for part in reversed(_PARTS.split(path)) if code(part) in known), None)
+    return next((code(part) for part in _last_parts(path) if code(part) in known), None)
+
+
+def _last_parts(path: str) -> list[str]:
+    """Parts of the name of a file and of the two folders that it lies in, the last first: those above say where it is kept."""
+    name = "/".join(re.split(r"[/\\]", path)[-3:])
+    return [part for part in reversed(_PARTS.split(name)) if part]
+
+
+_SPLITS = ("dev", "devtest", "test", "train", "val", "valid", "validation")
+
+
+def split_of(path: str) -> str | None:
+    """The split that stands in a path; None without one."""
+    return next((part for part in map(str.lower, reversed(_PARTS.split(path))) if part in _SPLITS), None)
 
 
 def translations(rows: Iterable[tuple[str, dict]], pairs: Iterable[tuple[str, str]]) -> list[tuple[str, dict]]:
@@ -52,7 +68,8 @@ def translations(rows: Iterable[tuple[str, dict]], pairs: Iterable[tuple[str, st
     translations `pairs` (source, target) for which both languages are there."""
     texts: dict[str, dict[str, dict]] = {}
     for lang, row in rows:
-        texts.setdefault(str(row.get("id")), {}).setdefault(lang, row)
+        name = f"{row['split']}-{row['id']}" if row.get("split") else str(row["id"])
+        texts.setdefault(name, {}).setdefault(lang, row)
     out = []
     for source, target in pairs:
         for name, of in texts.items():

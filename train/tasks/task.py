@@ -17,6 +17,7 @@ has, and the prompt's would depend on the option.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ SCORES = ("sum", "per_byte", "sequence_ppl")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OWN_LETTERS = ("กขคงจ", "ກຂຄງຈ", "កខគឃង", "ကခဂဃင")  # of options in exams: Thai, Lao, Khmer, Burmese
 LABELS = "=labels"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _STOPS = ".។။。.!?！？"
 
 
@@ -73,6 +75,7 @@ class Task:
     splits: dict[str, list[str]] = field(default_factory=dict)  # values of `split`: {score: […], shots: […]}
     labels: list[str] = field(default_factory=list)
     first: int = 0
+    coded: bool = False  # gold is a number or a letter, never the text of an option
     score: str = "per_byte"  # of options
     shots: int = 3
     max_new_tokens: int = 100
@@ -100,27 +103,43 @@ class Task:
         columns = {key: value for key, value in row.items() if isinstance(key, str)}
         about = {"background_description": None, **columns, **words, "words": words, "lang": lang, **fields}
         if self.kind == "options":
-            options = self.labels if layout["options"] == LABELS else list(map(str, _options(layout["options"], row)))
+            options = (
+                self.labels if layout["options"] == LABELS else [_text(one) for one in _options(layout["options"], row)]
+            )
             if len(options) < 2 or not all(option.strip() for option in options):
                 raise RowError("it has fewer than two options, or an empty one")
-            gold: int | tuple[str, ...] = _gold(fields["gold"], options, self.labels, layout.get("first", self.first))
+            if len(options) > len(LETTERS):
+                raise RowError(f"it has {len(options)} options; {len(LETTERS)} are the most")
+            gold: int | tuple[str, ...] = _gold(
+                fields["gold"], options, self.labels, layout.get("first", self.first), self.coded
+            )
             about |= {"options": options, "letters": LETTERS}
-            shown = [words.get(option, option) for option in options]  # labels have names in the language
+            own = layout["options"] == LABELS  # labels have names in the language
+            shown = [words.get(option, option) if own else option for option in options]
             texts = tuple(
                 _render(self.option, {**about, "option": option, "letter": LETTERS[i]})
                 for i, option in enumerate(shown)
             )
+            if len(set(texts)) < len(texts):
+                raise RowError("two of its options read the same")
         else:
             found = fields["answers"]
-            gold = tuple(str(one).strip() for one in (found if isinstance(found, list) else [found]) if _said(one))
+            gold = tuple(_text(one).strip() for one in (found if isinstance(found, list) else [found]) if _said(one))
             if not gold:
                 raise RowError("it has no right answer")
             texts = ()
         if self.kind == "translation":
             about |= {"source_name": language_name(str(fields["source_lang"])), "target_name": language_name(lang)}
-        shot = str(row.get("split", "")) in self.splits.get("shots", [])
-        name = str(row.get("id", row.get("qid", row.get("sample_id", ""))))
-        return Item(name, lang, _render(self.prompt, about), texts, gold, shot)
+        division = str(row.get("split") or "")
+        shot = division in self.splits.get("shots", [])
+        if division and not shot and self.splits.get("score") and division not in self.splits["score"]:
+            raise RowError(f"its split {division!r} is not one that is scored")
+        name = next((str(row[key]) for key in ("id", "qid", "sample_id") if _said(row.get(key))), "")
+        prompt = _render(self.prompt, about)
+        for said in (name, prompt, *texts, *(gold if isinstance(gold, tuple) else ())):
+            if not said.isascii() and _SURROGATE.search(said):
+                raise RowError("it has half of a surrogate pair")
+        return Item(name, lang, prompt, texts, gold, shot)
 
 
 def load(path: str, text: str) -> Task:
@@ -233,22 +252,37 @@ def _value(row: object, path: str) -> object:
     return row
 
 
+def _text(value: object) -> str:
+    """An option or an answer: a text or a number, or an object that holds one as `text` (SQuAD's own files)."""
+    if isinstance(value, dict):
+        value = value.get("text")
+    if not isinstance(value, str | int | float):
+        raise RowError(f"an option or answer is {type(value).__name__}, not a text")
+    return str(value)
+
+
 def _said(value: object) -> bool:
+    if isinstance(value, float) and math.isnan(value):  # an empty cell of a table
+        return False
     return value is not None and not (isinstance(value, str) and not value.strip()) and value != []
 
 
-def _gold(value: object, options: list[str], labels: list[str], first: int) -> int:
+def _gold(value: object, options: list[str], labels: list[str], first: int, coded: bool) -> int:
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     text = str(value).strip()
+    named = options.index(text) if text in options and isinstance(value, str) and not coded else None
     if labels and text in labels:
-        number = labels.index(text)
-    elif text in options and not text.isdigit():
-        number = options.index(text)
-    elif text.lstrip("-").isdigit():
+        return labels.index(text)
+    if re.fullmatch(r"-?[0-9]+", text):
         number = int(text) - first
     elif letters := [letters for letters in (LETTERS, *_OWN_LETTERS) if len(text) == 1 and text.upper() in letters]:
         number = letters[0].index(text.upper())
+    elif named is not None:
+        return named
     else:
         raise RowError(f"the right option is {text!r}, which is neither a number, a letter nor an option")
+    if named is not None and named != number:
+        raise RowError(f"{text!r} is the text of one option and the number or letter of another")
     if not 0 <= number < len(options):
         raise RowError(f"the right option is {text!r}, but there are {len(options)}")
     return number
@@ -282,5 +316,5 @@ def _template(text: str) -> jinja2.Template:
 def _render(template: str, about: dict) -> str:
     try:
         return _template(template).render(**about)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise RowError(f"the template cannot be filled: {error}") from None

@@ -64,6 +64,7 @@ class Cell(TypedDict):
 
 class Work(TokenizerSetting):
     model: str
+    precision: str
     items: str
     specification: dict[str, str]  # task: YAML
     lm_eval: harness.Setting | None
@@ -86,6 +87,7 @@ def run(job: Job) -> dict:
         {
             **tokenizer_of(job),
             "model": job.input(stage, "model"),
+            "precision": job.train.precision,
             "items": job.path("items.parquet"),
             "specification": {name: known[name][1] for name, _ in found},
             "lm_eval": {
@@ -150,9 +152,22 @@ def run(job: Job) -> dict:
 def _items(job: Job, settings: Tasks, known: dict[str, tuple[Task, str]]):
     """{(task, language): (solved examples, items to score)} of the recipe's rows, and the ledger of the others."""
     languages = job.recipe.languages
-    cells: dict[tuple[str, str], list[Item]] = {}
+    cells: dict[tuple[str, str], dict[str, Item]] = {}
     sentences: dict[str, list[tuple[str, dict]]] = {}
     rejects: list[dict] = []
+
+    def add(task: Task, lang: str, row: dict, where: str) -> None:
+        try:
+            item = task.item(row, lang)
+        except RowError as error:
+            detail = f"{where}: {error}"
+            rejects.append({"doc_id": str(row.get("id", where)), "lang": lang, "rule": "not_an_item", "detail": detail})
+            return
+        here = cells.setdefault((task.name, lang), {})
+        name = item.id or Path(where).name
+        name = name if name not in here else f"{name} of {where}"  # ids of two files may be the same
+        here[name] = item._replace(id=name)
+
     for uri in files.named(settings.rows, "evaluate.tasks.rows"):
         strangers = 0
         for where, row, wrong in _rows(uri):
@@ -165,26 +180,34 @@ def _items(job: Job, settings: Tasks, known: dict[str, tuple[Task, str]]):
                 continue
             lang = rows.language_of(row, uri, languages)
             if known[name][0].kind == "translation" and "text" in row and lang:
-                sentences.setdefault(name, []).append((lang, row))
+                if row.get("id") is None:
+                    detail = "a sentence of one language needs an id, by which its translations are found"
+                    rejects.append({"doc_id": where, "lang": lang, "rule": "not_an_item", "detail": detail})
+                    continue
+                split = row.get("split") or rows.split_of(uri)
+                sentences.setdefault(name, []).append((lang, {**row, "split": split} if split else row))
             elif lang not in languages:
                 detail = f"its language is {lang}" if lang else "it names no language"
                 rejects.append({"doc_id": where, "lang": lang, "rule": "language_outside", "detail": detail})
             else:
-                _add(cells, rejects, known[name][0], lang, row, where)
+                add(known[name][0], lang, row, where)
         if strangers:
             detail = f"{strangers} rows of no task that the recipe includes"
             rejects.append({"doc_id": uri, "rule": "no_task", "detail": detail})
     for name, found in sentences.items():
         pairs = [(a, b) for one in languages if one != "en" for a, b in (("en", one), (one, "en"))]
         for lang, row in rows.translations(found, pairs):
-            _add(cells, rejects, known[name][0], lang, row, row["id"])
+            add(known[name][0], lang, row, row["id"])
     out = {}
     for (name, lang), items in sorted(cells.items()):
         n = known[name][0].shots if settings.shots is None else settings.shots
-        shots, scored = task_files.shots(items, n)
+        shots, scored = task_files.shots(items.values(), n)
         scored = task_files.sample(scored, settings.limit)
         if scored:
             out[name, lang] = shots, scored
+        else:
+            detail = f"{len(items)} rows, all of them solved examples"
+            rejects.append({"doc_id": name, "lang": lang, "rule": "all_are_examples", "detail": detail})
     return out, rejects
 
 
@@ -197,18 +220,6 @@ def _rows(uri: str) -> Iterator[row_files.Found]:
         yield from row_files.read(uri)
     except ValueError as error:
         raise UserError(f"evaluate.tasks.rows: {error}") from None
-
-
-def _add(cells: dict, rejects: list[dict], task: Task, lang: str, row: dict, where: str) -> None:  # noqa: PLR0917
-    try:
-        item = task.item(row, lang)
-    except RowError as error:
-        rejects.append(
-            {"doc_id": str(row.get("id", where)), "lang": lang, "rule": "not_an_item", "detail": f"{where}: {error}"}
-        )
-        return
-    here = cells.setdefault((task.name, lang), [])
-    here.append(item if item.id else item._replace(id=f"{Path(where).name}"))
 
 
 def _write_items(job: Job, found: dict[tuple[str, str], tuple[list[Item], list[Item]]]) -> None:
@@ -238,7 +249,8 @@ def _answer(work: Work) -> dict:
     if not waiting:
         return {}
     tokenizer = load_tokenizer(work)
-    net = model.load(work["model"]).to(device.here())
+    where = device.here()
+    net = model.load(work["model"], device.dtype(work["precision"], where)).to(where)
     most = int(getattr(net.config, "max_position_embeddings", 1 << 30))
     asked: dict[tuple[str, str], list[dict]] = {}
     for row in storage.read_table(work["items"]).to_pylist():

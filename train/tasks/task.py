@@ -282,6 +282,8 @@ def _gold(value: object, options: list[str], labels: list[str], first: int, code
     else:
         raise RowError(f"the right option is {text!r}, which is neither a number, a letter nor an option")
     if named is not None and named != number:
+        if not 0 <= number < len(options):
+            return named
         raise RowError(f"{text!r} is the text of one option and the number or letter of another")
     if not 0 <= number < len(options):
         raise RowError(f"the right option is {text!r}, but there are {len(options)}")

@@ -96,7 +96,7 @@ def test_a_killed_stage_goes_on_behind_the_last_cell(ask, finished, monkeypatch)
     (finished / "tasks/models/pretrain-stage2/options.id.json").unlink()
     loaded = []
     load = model.load
-    monkeypatch.setattr(model, "load", lambda folder: loaded.append(folder) or load(folder))
+    monkeypatch.setattr(model, "load", lambda folder, *dtype: loaded.append(folder) or load(folder, *dtype))
     evaluate_tasks.run(job)
     assert [folder.endswith("pretrain/stage2/model") for folder in loaded] == [True]
     assert (finished / "tasks/models/base/options.id.json").read_bytes() == before

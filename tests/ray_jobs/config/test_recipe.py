@@ -104,13 +104,14 @@ def test_combinations_that_training_would_refuse_are_refused_at_once():
         (["train.context_parallel=4", "train.min_workers=6"], "needs min_workers to be a multiple of 4, not 6"),
         (["train.context_parallel=8", "train.context=4104"], "needs context to be a multiple of 16, not 4104"),
         (
-            ["train.exact=true"],
+            ["train.exact=true", "train.parallel=fsdp", "train.compile=false"],
             "exact sums whole gradients of whole rows, which parallel: fsdp cuts among workers; set parallel",
         ),
         (
-            ["train.exact=true", "train.parallel=replicate", "train.context_parallel=2"],
+            ["train.exact=true", "train.compile=false", "train.context_parallel=2"],
             "set context_parallel to 1, or exact",
         ),
+        (["train.exact=true"], "set compile to false, or exact"),
         (["train.exact_threads=4"], "exact_threads has no effect without `exact: true`"),
         (["train.cross_entropy=liger", "train.pretrain.z_loss=1e-4"], "liger cannot tell the z-loss from the loss"),
     ):

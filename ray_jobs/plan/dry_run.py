@@ -81,7 +81,7 @@ def show(described: dict) -> None:
         Column("parameters", terminal.short, right=True),
         Column("tokens", right=True),
         Column("steps", right=True),
-        Column("rows x positions", right=True),
+        Column("batch", right=True),
         terminal.sizes("a GPU"),
     ]
     trained = [
@@ -96,7 +96,10 @@ def show(described: dict) -> None:
         )
         for one in described["training"]
     ]
-    lines += [*terminal.table(columns, trained, title="what is trained, and a micro-batch of it"), Text()]
+    lines += [
+        *terminal.table(columns, trained, title="what is trained; batch: rows x positions of a micro-batch"),
+        Text(),
+    ]
     if not described["stages"]:
         text = (
             "no pre-training; the steps of reward, SFT and DPO follow from their rows (`--only sft/data` counts them)"

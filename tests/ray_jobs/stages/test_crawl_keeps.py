@@ -124,7 +124,7 @@ def test_an_identity_is_of_what_is_wanted(tmp_path):
     for same in (
         recipe("s3://b", {"requests_per_second": 1.0, "gap_bytes": 7}),
         recipe("https://a", crawl={"block_domains": ["/x"], "max_bad_share": 0.1}),
-        recipe("https://a", trust_language=True, optional=True),
+        recipe("https://a", trust_language=True),
     ):
         assert identity(same) == base
     others = [

@@ -77,9 +77,8 @@ def test_each_round_samples_from_the_one_before_and_begins_at_its_own_reference(
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_can_be_asked_for(loss, stage_of, tmp_path):
-    result, records = stage_of(
-        "dpo/off_policy", f"train.dpo.loss={loss}", "train.dpo.alpha=0.02", "train.dpo.gamma=0.7"
-    )
+    own = [f"train.dpo.{name}=0.02" for name in LOSSES[loss].numbers if name != "beta"]
+    result, records = stage_of("dpo/off_policy", f"train.dpo.loss={loss}", *own)
     assert result["pairs"] == 12 and math.isfinite(result["loss"])
     start = records[0]["loss"]
     assert (start == pytest.approx(math.log(2), abs=1e-5)) == (loss in ("dpo", "ln_dpo"))

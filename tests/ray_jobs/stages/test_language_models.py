@@ -53,7 +53,7 @@ def run(folder, tmp_path, *changes):
         ("language.min_score={{th: 0.5}}", "does not know th"),
         (
             "language={{labels: {{id: ms}}}}",
-            "language.labels is for a fastText file, and language.model lid.176 is none",
+            "language.labels: nothing reads it without `language.model: FILE`",
         ),
     ],
 )

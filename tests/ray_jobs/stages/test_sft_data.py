@@ -29,7 +29,6 @@ train:
     instruct: INSTRUCT
     data: DATA
     stage1: {optimiser: {rows_per_step: 1, lr: 1}}
-    stage2: {optimiser: {rows_per_step: 1, lr: 1}}
 """
 STORY = "Perahu itu berlayar dari pelabuhan pada pagi hari dan membawa beras, ikan kering, kain serta rempah ke pulau "
 ENGLISH = "The boats leave the harbour early in the morning with rice and fish, and come back late in the evening."

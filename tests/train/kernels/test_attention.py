@@ -144,7 +144,7 @@ def test_doc_ids_are_refused_where_they_would_be_ignored(net):
         net.model(input_ids=ids, doc_ids=torch.zeros_like(ids), attention_mask=torch.ones_like(ids))
     with pytest.raises(ValueError, match=r"shape \(1, 7\), but the tokens \(1, 8\)"):
         net.model(ids, doc_ids=torch.zeros(1, 7, dtype=torch.long))
-    with pytest.raises(ValueError, match="one of intra_document, anchor, shared_prompt, not 'block'"):
+    with pytest.raises(ValueError, match="one of intra_document, anchor, shared_prompt, tree, not 'block'"):
         net.model(ids, doc_ids=torch.zeros_like(ids), mask="block")
     with pytest.raises(ValueError, match="'anchor' needs doc_ids"):
         net.model(ids, mask="anchor")

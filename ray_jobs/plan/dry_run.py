@@ -97,7 +97,7 @@ def show(described: dict) -> None:
         for one in described["training"]
     ]
     lines += [
-        *terminal.table(columns, trained, title="what is trained; batch: rows x positions of a micro-batch"),
+        *terminal.table(columns, trained, title="trained models, and rows x positions of a micro-batch"),
         Text(),
     ]
     if not described["stages"]:
@@ -122,7 +122,7 @@ def show(described: dict) -> None:
 
 
 def _bound(value: float | None, at_most: bool) -> str:
-    return "auto" if value is None else f"{'at most ' * at_most}{terminal.short(value)}"
+    return "auto" if value is None else f"{'≤ ' * at_most}{terminal.short(value)}"
 
 
 def _trained(recipe: Recipe, work: gpu_memory.Work, table: dict[str, float], run_uri: str | None) -> dict:

@@ -146,7 +146,7 @@ def test_a_pruned_model_is_planned(cluster):
             {"train": {"gpu_memory_gb": 40}},
             "groups (train).gpu_memory_gb: evaluation, scoring and sampling hold the whole model on one GPU, ",
         ),
-        ("20b", [], {"train": {"memory_gb": 512}}, "groups (train).memory_gb: the workers of a node read 614 GB"),
+        ("20b", [], {"train": {"memory_gb": 512}}, "groups (train).memory_gb: the workers of a node read 1,227 GB"),
         (
             "8b",
             ["train.sft.select.per_language={default: 100, en: 290000}"],

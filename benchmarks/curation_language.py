@@ -31,9 +31,10 @@ import pyarrow.parquet as pq
 import table
 import xxhash
 
-from curation.lid.identify import Lid176, code, identify
+from curation.lid.identify import Lid176, identify
 from curation.lid.model import OTHER, load
 from curation.lid.report import expected_calibration_error
+from curation.lid.tags import code
 from curation.lid.training import train
 from curation.schema import DOCUMENT
 

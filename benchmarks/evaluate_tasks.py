@@ -81,6 +81,7 @@ def _questions(args, tokenizer, shots: int):
     from glob import glob
 
     from cluster import document_tokens
+    from curation.lid.tags import code
     from mixture.tokenizer import tokenizer as tokenizers
     from train.tasks import rows, task
     from train.tasks.measure import _continued
@@ -94,8 +95,8 @@ def _questions(args, tokenizer, shots: int):
 
     for path in sorted(name for pattern in args.rows for name in glob(pattern)):
         found = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
-        name = rows.task_of(found[0], path, {key: one.known_as for key, one in known.items()})
-        items = [known[name].item(one, rows.language_of(one, path, ())) for one in found]
+        name = rows.task_of(found[0], path, rows.names({key: one.known_as for key, one in known.items()}))
+        items = [known[name].item(one, rows.language_of(one, path, (), code)) for one in found]
         examples, items = task.shots(items, shots)
         shared = (*begin, *encode(["".join(f"{item.solved()}\n\n" for item in examples)])[0])
         yield [

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from curation.lid.model import OTHER, PREFIX_CHARS, Predictions
+from curation.lid.tags import ISO_639
 from curation.policy.keys import nearest
 from curation.text.characters import only_words
 
@@ -36,12 +37,6 @@ SCRIPTS = {
     **dict.fromkeys(("ceb", "en", "id", "ilo", "jv", "ms", "su", "tl", "vi", "war"), ("Latn",)),
     **{"th": ("Thai",), "lo": ("Laoo",), "km": ("Khmr",), "my": ("Mymr",), "zh": ("Hans", "Hant", "Hani")},
 }
-ISO_639 = {
-    **{"mya": "my", "bur": "my", "ind": "id", "jav": "jv", "jw": "jv", "khm": "km", "lao": "lo", "eng": "en"},
-    **{"msa": "ms", "may": "ms", "zsm": "ms", "sun": "su", "fil": "tl", "tgl": "tl", "tha": "th", "vie": "vi"},
-    **{"zho": "zh", "chi": "zh", "cmn": "zh"},
-}
-"""Tags of the 15 languages in three letters, and an old one in two, to their codes here."""
 CODES = {
     **ISO_639,
     **{code: code for code in SCRIPTS},

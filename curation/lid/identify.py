@@ -23,6 +23,7 @@ from curation.lid import fasttext_file, script
 from curation.lid import model as lid_model
 from curation.lid.familiar import familiar
 from curation.lid.model import PREFIX_CHARS, Predictions
+from curation.lid.tags import code
 from curation.lid.telltales import tell_apart
 from curation.text.characters import only_words
 from curation.text.form import in_one_form
@@ -38,7 +39,6 @@ LIKELY, UNLIKELY = 0.4, 0.15  # that it is in the one language, and that it is i
 MIN_SCRIPT_SHARE = {"default": 0.3, "zh": 0.15}
 
 # What publishers write for a language that the identifier calls otherwise: ISO 639-2/3 codes, old codes, country codes.
-ALIASES = {**fasttext_file.ISO_639, "in": "id", "vn": "vi", "cn": "zh"}
 
 
 class ModelName(NamedTuple):
@@ -105,12 +105,6 @@ def load(model: str | ModelName) -> Model:
 
 def of_file(model: str | ModelName) -> bool:
     return isinstance(model, ModelName) or fasttext_file.is_named(model)
-
-
-def code(hint: str) -> str:
-    """The label of a declared language: `th-TH`, `tha` and `TH` give `th`, `fil` gives `tl`; empty for an empty one."""
-    tag = hint.strip().lower().replace("_", "-").split("-")[0]
-    return ALIASES.get(tag, tag)
 
 
 def of_most(model: Model, texts: pa.Array) -> tuple[pa.Array, Predictions]:

@@ -8,20 +8,18 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-import pyarrow as pa
-import xxhash
-
 from cluster import storage
-from cluster.shards import LEDGER, ledger_rows
-from curation.lid.identify import code
+from curation.lid.tags import code
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, row_files
 from ray_jobs.run.job import Job
+from ray_jobs.work.rows import sampled, write_ledger
 from train.chat import conversations as chat
 from train.chat import formats, pair_formats
 from train.selection import preference
 
 BATCH_ROWS = 5000
+PART = "part-chats"  # of the ledger
 REPEATED = {"rule": "repeated_id", "detail": "an earlier row has the same id"}
 
 
@@ -78,7 +76,7 @@ def conversations(job: Job, pattern: str, limit: int | None) -> list[dict]:
                 else:
                     kept.append(row)
                     seen.add(row["id"])
-    write_ledger(job, rejects)
+    write_ledger(job, rejects, PART)
     if not kept:
         raise UserError(
             f"{pattern}: no valid conversation in the recipe's languages; see {job.ledger} for what is wrong"
@@ -103,7 +101,7 @@ def preferences(job: Job, pattern: str) -> Pairs:
             rows += inside
             rejects += wrong + outside
     kept, faults = preference.validate(rows, ignored=ignored)
-    write_ledger(job, rejects + faults)
+    write_ledger(job, rejects + faults, PART)
     if not kept:
         raise UserError(
             f"{pattern}: no valid preference pair in the recipe's languages; see {job.ledger} for what is wrong"
@@ -134,13 +132,6 @@ def sample(rows: list[dict], limit: int | None) -> list[dict]:
     return [rows[i] for i in sampled([row["id"] for row in rows], limit)]
 
 
-def sampled(ids: list[str], limit: int | None) -> list[int]:
-    """The places of the `limit` ids that hash lowest, in order."""
-    if limit is None or len(ids) <= limit:
-        return list(range(len(ids)))
-    return sorted(sorted(range(len(ids)), key=lambda i: xxhash.xxh3_64_intdigest(ids[i].encode()))[:limit])
-
-
 def _in_languages(rows: list[dict], languages: Collection[str]) -> tuple[list[dict], list[dict]]:
     """(rows of these languages, ledger rows of the others); `th-TH` and `tha` become `th`."""
     inside, outside = [], []
@@ -152,11 +143,6 @@ def _in_languages(rows: list[dict], languages: Collection[str]) -> tuple[list[di
         else:
             outside.append({"doc_id": row["id"], "lang": row["lang"], "rule": "language_outside"})
     return inside, outside
-
-
-def write_ledger(job: Job, rows: list[dict], part: str = "part-chats") -> None:
-    batch = ledger_rows(job.stage.name, rows)
-    storage.write_table(storage.join(job.ledger, f"{part}.parquet"), pa.Table.from_batches([batch], LEDGER))
 
 
 def write_rows(uri: str, rows: list[dict]) -> None:

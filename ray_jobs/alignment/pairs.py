@@ -18,6 +18,7 @@ from ray_jobs.run.graph import foundation
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
+from ray_jobs.work.rows import write_ledger
 from ray_jobs.work.tasks import map_on_ray
 from train import model
 from train.chat import conversations
@@ -57,7 +58,7 @@ def off_policy(job: Job) -> tuple[list[dict], dict]:
         "precision": job.train.precision,
     }
     kept, rejects = map_on_ray(job, _by_perplexity, [task], "perplexities", gpus=device.wants_gpus(job))[0]
-    chats.write_ledger(job, too_long + rejects, "part-perplexity")
+    write_ledger(job, too_long + rejects, "part-perplexity")
     scrubbed = chats.per_language([row for row in kept if row["scrubbed"]])
     facts = chats.account(read.rows_in, read.rules + _by_rule(too_long + rejects), read.ignored)
     return kept, {"scrubbed_per_language": scrubbed, **facts}
@@ -89,7 +90,7 @@ def on_policy(job: Job, policy: str, seed: int) -> tuple[list[dict], dict]:
     samples = generate.samples(job, policy, prompts, job.path("samples"), seed)
     kept, dropped = preference.pairs(samples, namer(identifier.of(job.recipe)))
     kept, long = _fitting(_tokenizer(job), kept, job.train.context)
-    chats.write_ledger(job, rejects + dropped + long, "part-samples")
+    write_ledger(job, rejects + dropped + long, "part-samples")
     chats.write_rows(job.path("pairs.jsonl"), kept)
     facts = {
         "samples": len(samples),

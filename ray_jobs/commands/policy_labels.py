@@ -14,13 +14,12 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column, numbers
 from curation.policy import percentiles, policy
-from curation.signals import word_lists
 from ray_jobs.errors import UserError
 from ray_jobs.inspect import bounds, judgements, samples, scores
 from ray_jobs.inspect.bounds import Proposal
 from ray_jobs.run.graph import POLICY, SIGNALS
 from ray_jobs.run.run import Run
-from ray_jobs.stages.filter_policy import own_names, with_perplexity
+from ray_jobs.stages.filter_policy import policies
 
 LEAST = 20  # judged documents of a language
 
@@ -47,7 +46,7 @@ def propose(run: Run) -> dict:
             f"{run.uri}: at most {max(judged.values(), default=0)} documents of a language that {POLICY} judged have labels, and "
             f"{LEAST} are the least; `pinisi inspect` asks for them"
         )
-    policies, signals = _policies(run), _signals(run, {row["doc_id"] for mine in rows.values() for row in mine})
+    bounded, signals = _policies(run), _signals(run, {row["doc_id"] for mine in rows.values() for row in mine})
     found: dict[tuple[str, str, str], Proposal] = {}
     for lang in (lang for lang, n in judged.items() if n >= LEAST):
         mine = [
@@ -56,7 +55,7 @@ def propose(run: Run) -> dict:
             for pair in scores.weights(rows[lang, side], counts["layers"][POLICY][side].get(lang, {}), said)
             if pair[0]["doc_id"] in signals
         ]
-        for signal, of_signal in policies[lang].rules.items():
+        for signal, of_signal in bounded[lang].rules.items():
             for side, now in of_signal.items():
                 one = _of_rule(mine, signals, said, signal, side, now)
                 if one is not None:
@@ -89,11 +88,8 @@ def _of_rule(mine, signals, said, signal, side, now) -> Proposal | None:  # noqa
 
 def _policies(run: Run) -> Mapping[str, policy.Policy]:
     """As the stage had them, percentiles as its numbers."""
-    settings, langs = run.recipe.filter, list(run.recipe.languages)
-    rules = with_perplexity(settings.policy, settings.perplexity_models, langs)
-    lists = word_lists.read(settings.word_lists) if settings.word_lists else {}
     try:
-        every = policy.load_all(langs, rules, lists, own_names(settings), settings.language_files)
+        every = policies(run.recipe.filter.policy, run.recipe)
     except ValueError as error:
         raise UserError(f"{run.uri}/recipe.yaml: {error}") from None
     return percentiles.resolve(every, storage.read_json(storage.join(run.uri, POLICY, "_thresholds.json")))

@@ -14,11 +14,10 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column, numbers
 from curation.policy import percentiles, policy
-from curation.signals import word_lists
 from ray_jobs.errors import UserError
 from ray_jobs.run.graph import SIGNALS
 from ray_jobs.run.run import Run
-from ray_jobs.stages.filter_policy import own_names, thresholds, with_perplexity
+from ray_jobs.stages.filter_policy import policies, thresholds
 
 STAGE = SIGNALS
 BATCH_ROWS = 65_536
@@ -33,16 +32,13 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
     """
     if run.manifest(STAGE) is None:
         raise UserError(f"{run.uri}: {STAGE} is not done, so there are no signals yet; `pinisi run` first")
-    recipe, langs = run.recipe, list(run.recipe.languages)
+    recipe = run.recipe
     tried_rules = _read(file)
     parts = storage.glob(storage.join(run.uri, STAGE, "part-*.parquet"))
-    lists = word_lists.read(recipe.filter.word_lists) if recipe.filter.word_lists else {}
-    own = own_names(recipe.filter)
     sides, numbers = [], []
     for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
         try:
-            every = with_perplexity(rules, recipe.filter.perplexity_models, langs)
-            sides.append(policy.load_all(langs, every, lists, own, recipe.filter.language_files))
+            sides.append(policies(rules, recipe))
             numbers.append(thresholds(parts, sides[-1], recipe.filter))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None

@@ -3,7 +3,6 @@ its address, are shown when it has been judged, and not before."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from ray_jobs.errors import UserError
 from ray_jobs.inspect import judgements, page_text, queue, tables
-from ray_jobs.inspect.judgements import CODES, FLAGS, UNSURE
+from ray_jobs.inspect.judgements import CODES, FLAGS, UNSURE, Desk
 from ray_jobs.report.names import language
 from ray_jobs.run.run import Run
 
@@ -30,13 +29,13 @@ OTHERS_SECONDS = 5.0  # between readings of what others have judged
 MAX_NOTE = 2000
 
 
-class Texts:
+class Texts(Desk):
     """`sample`: rows of `samples.SCHEMA`; `languages`: those that this annotator judges, none for all.
 
     Raises UserError for a language without texts, and for a name that no file can have."""
 
     def __init__(self, run: Run, sample: pa.Table, name: str, languages: Sequence[str], per_layer: int):
-        self.run, self.name, self.per_layer = run, judgements.name_of(name), per_layer
+        self.run, self.per_layer = run, per_layer
         self.rows: dict[str, dict] = {}
         self.fates: dict[str, list[str]] = {}
         for row in sample.to_pylist():
@@ -49,12 +48,10 @@ class Texts:
                 f"--languages {missing[0]}: the sample has no text in it; it has {', '.join(known) or 'none'}"
             )
         mine = [key for key, row in self.rows.items() if not languages or row["lang"] in languages]
+        super().__init__(run.uri, name, self.rows)
         self.order = queue.order(mine, self.name)
-        self.file = judgements.file(run.uri, self.name)
-        self.said = {key: row for key, row in judgements.read(self.file).items() if key in self.rows}
         self._others: set[str] = set()
         self._read_at = -OTHERS_SECONDS
-        self._lock = threading.Lock()
 
     def page(self, key: str | None) -> dict | None:
         with self._lock:
@@ -113,23 +110,10 @@ class Texts:
             return f"the label must be one of {', '.join([*CODES, UNSURE])}"
         row = {
             **{"key": key, "label": label, "flags": sorted(flags), "note": form.get("note", [""])[0][:MAX_NOTE]},
-            **{"lang": self.rows[key]["lang"], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            "lang": self.rows[key]["lang"],
         }
         self._save(row)
         return None
-
-    def undo(self, key: str) -> bool:
-        if key not in self.said:
-            return False
-        self._save({"key": key, "label": None, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
-        return True
-
-    def _save(self, row: dict) -> None:
-        with self._lock:
-            judgements.append(self.file, row)
-            self.said.pop(row["key"], None)
-            if row["label"] is not None:
-                self.said[row["key"]] = row
 
     def scores(self) -> dict:
         found = tables.written(self.run, self.per_layer)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 from cluster import storage
@@ -69,6 +71,32 @@ def append(uri: str, row: dict) -> None:
             if target.write(line) != len(line):
                 raise OSError(f"{uri}: the disk took only a part of the line")
             os.fsync(target.fileno())
+
+
+class Desk:
+    """What one annotator has said: `said` is key -> last line. `rows` are those that may be judged.
+
+    Raises UserError for a name that no file can have."""
+
+    def __init__(self, run_uri: str, name: str, rows: Collection[str], folder: str = FOLDER):
+        self.name = name_of(name)
+        self.file = file(run_uri, self.name, folder)
+        self.said = {key: row for key, row in read(self.file).items() if key in rows}
+        self._lock = threading.Lock()
+
+    def undo(self, key: str) -> bool:
+        if key not in self.said:
+            return False
+        self._save({"key": key, "label": None})
+        return True
+
+    def _save(self, row: dict) -> None:
+        row = {**row, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        with self._lock:
+            append(self.file, row)
+            self.said.pop(row["key"], None)
+            if row["label"] is not None:
+                self.said[row["key"]] = row
 
 
 def _whole(lines: bytes) -> bytes:

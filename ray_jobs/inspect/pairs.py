@@ -11,8 +11,6 @@ A win rate counts a tie as half a win for each. "Both bad" is a tie too.
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -22,7 +20,7 @@ import xxhash
 from cluster import storage
 from ray_jobs.errors import UserError
 from ray_jobs.inspect import judgements, page_text, queue
-from ray_jobs.inspect.judgements import UNSURE
+from ray_jobs.inspect.judgements import UNSURE, Desk
 from ray_jobs.inspect.statistics import kappa, weighted
 from ray_jobs.inspect.tables import named, share
 from ray_jobs.report.names import language
@@ -78,15 +76,13 @@ def _is_turn(turn: object) -> bool:
     return isinstance(turn, dict) and all(isinstance(turn.get(name), str) for name in ("role", "content"))
 
 
-class Pairs:
+class Pairs(Desk):
     """The desk of one annotator for the rows of `read`."""
 
     def __init__(self, run: Run, rows: Mapping[str, dict], name: str):
-        self.run, self.rows, self.name = run, rows, judgements.name_of(name)
+        super().__init__(run.uri, name, rows, FOLDER)
+        self.run, self.rows = run, rows
         self.order = queue.order(rows, self.name)
-        self.file = judgements.file(run.uri, self.name, FOLDER)
-        self.said = {key: row for key, row in judgements.read(self.file).items() if key in rows}
-        self._lock = threading.Lock()
 
     def _shown(self, key: str) -> tuple[tuple[str, str], ...]:
         """Both answers in the order that this annotator sees."""
@@ -133,20 +129,6 @@ class Pairs:
         note = form.get("note", [""])[0][:2000]
         self._save({"key": key, "label": label, "winner": winner, "order": [model for model, _ in shown], "note": note})
         return None
-
-    def undo(self, key: str) -> bool:
-        if key not in self.said:
-            return False
-        self._save({"key": key, "label": None})
-        return True
-
-    def _save(self, row: dict) -> None:
-        row = {**row, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        with self._lock:
-            judgements.append(self.file, row)
-            self.said.pop(row["key"], None)
-            if row["label"] is not None:
-                self.said[row["key"]] = row
 
     def scores(self) -> dict:
         return {

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+from train.scores.reward_quality import interval
+
 Z = 1.959964
 
 
@@ -31,9 +33,8 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     >>> [round(bound, 3) for bound in wilson(0.5, 100)], [round(bound, 3) for bound in wilson(0.02, 100)]
     ([0.404, 0.596], [0.006, 0.07])
     """
-    spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    middle, scale = share + Z * Z / (2 * n), 1 + Z * Z / n
-    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
+    low, high = interval(share, n, Z)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding must not put the share outside
 
 
 def weighted(values: Sequence[float], weights: Sequence[float] | None = None) -> Share | None:

@@ -18,7 +18,6 @@ from ray_jobs.config.training import Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, model
 from ray_jobs.plan.rates import ASSUMED, Number
-from ray_jobs.run.bases import FIELDS, QWEN  # noqa: F401 (of a shape that a plan is made of)
 from ray_jobs.run.graph import BASE, PRETRAIN_1
 from ray_jobs.training import budget
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     from cluster import storage
-    from curation.lid.identify import code
+    from curation.lid.tags import code
     from curation.lid.training import Training, train
 
     if not 10 <= options.bits <= 22 or options.segments < 100:
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _documents(patterns: list[str], key: str) -> list[tuple[str, str, str]]:
     """(label, source, text) of all rows of the files, in the order of names and rows; rows without a language left out."""
-    from curation.lid.identify import code
+    from curation.lid.tags import code
     from ray_jobs.run import files
 
     result = []

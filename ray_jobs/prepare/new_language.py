@@ -131,7 +131,7 @@ def _enough(seed: seeds.Seed) -> None:
 def _free(lang: str, out: str) -> None:
     """Raises UserError for a code that is none, or has a language already."""
     from cluster import storage
-    from curation.lid.identify import code
+    from curation.lid.tags import code
     from curation.policy import policy
 
     if not re.fullmatch("[a-z]{2,8}", lang) or lang in ("other", "default"):
@@ -148,7 +148,7 @@ def _free(lang: str, out: str) -> None:
 def _others(patterns: Sequence[str], out: str, lang: str) -> list[tuple[str, str, str]]:
     """What the language shall be told from: the 15, the languages that the folder has, and texts of the user."""
     from cluster import storage
-    from curation.lid.identify import code
+    from curation.lid.tags import code
     from ray_jobs.run import files
 
     found = seeds.known_documents()

@@ -38,7 +38,7 @@ class Seed:
 
 def read(patterns: Sequence[str], lang: str) -> Seed:
     """The different texts of the files. Raises UserError for a row without a text."""
-    from curation.lid.identify import code
+    from curation.lid.tags import code
     from ray_jobs.run import files
 
     seen: set[str] = set()

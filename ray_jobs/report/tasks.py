@@ -25,7 +25,6 @@ class Score(NamedTuple):
     interval: str
     change: str
     certain: bool
-    better: bool
 
 
 class Line(NamedTuple):
@@ -76,9 +75,9 @@ def _line(name: str, code: str, cell: dict, models: list[str], scale: int) -> Li
 def _score(mean: dict, difference: dict | None, scale: int) -> Score:
     shown, interval = f"{mean['value'] * scale:.1f}", f"{mean['low'] * scale:.0f} to {mean['high'] * scale:.0f}"
     if difference is None:
-        return Score(shown, interval, "", False, False)
+        return Score(shown, interval, "", False)
     change = f"{difference['value'] * scale:+.1f}"
-    return Score(shown, interval, change, difference["certain"], difference["value"] > 0)
+    return Score(shown, interval, change, difference["certain"])
 
 
 def _differences(languages: dict, model: str) -> list[compare.Difference]:
@@ -90,8 +89,7 @@ def _mean(languages: dict, models: list[str], against: str, scale: int) -> Line:
     scores = []
     for model in models:
         means = [cell["models"][model] for cell in languages.values()]
-        value = sum(one["value"] for one in means) / len(means)
-        reach = (sum((one["high"] - one["low"]) ** 2 for one in means) ** 0.5) / len(means) / 2
+        value, reach = compare.combined([(one["value"], one["low"], one["high"]) for one in means])
         bounds = {"value": value, "low": max(value - reach, 0.0), "high": value + reach}
         difference = None
         if model != against:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from cluster import storage
 from ray_jobs.config.recipe import Tasks
@@ -13,22 +12,20 @@ from train.tasks import task as task_files
 from train.tasks.task import Task
 
 
-def specifications(settings: Tasks) -> dict[str, tuple[Task, str]]:
-    """{name: (task, its YAML)} of the recipe: those shipped and its own, less those that it leaves out. Raises UserError."""
-    folder = Path(task_files.__file__).parent / "sets"
-    texts = {name: (folder / f"{name}.yaml").read_text("utf-8") for name in task_files.shipped()}
+def specifications(settings: Tasks) -> dict[str, Task]:
+    """The tasks of the recipe by name: those shipped and its own, less those that it leaves out. Raises UserError."""
+    known = dict(task_files.shipped())
     for pattern in settings.own:
         for path in files.named([pattern], "evaluate.tasks.own"):
-            text = storage.read_bytes(path).decode("utf-8", "replace")
             try:
-                texts[task_files.load(path, text).name] = text
+                task = task_files.load(path, storage.read_bytes(path).decode("utf-8", "replace"))
             except ValueError as error:
                 raise UserError(f"evaluate.tasks.own: {error}") from None
-    unknown = [name for name in settings.include if name not in texts]
-    if unknown:
-        raise UserError(f"evaluate.tasks.include: there is no task {unknown[0]}; there are {', '.join(sorted(texts))}")
-    chosen = {name: text for name, text in texts.items() if not settings.include or name in settings.include}
-    return {name: (task_files.load(f"{name}.yaml", text), text) for name, text in chosen.items()}
+            known[task.name] = task
+    for name in settings.include:
+        if name not in known:
+            raise UserError(f"evaluate.tasks.include: there is no task {name}; there are {', '.join(sorted(known))}")
+    return {name: task for name, task in known.items() if not settings.include or name in settings.include}
 
 
 def models(settings: Tasks, there: Iterable[str]) -> list[str]:

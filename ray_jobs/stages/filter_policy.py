@@ -74,6 +74,15 @@ def check(recipe: Recipe) -> None:
     _percentiles(policy.load_all(langs, config.policy, _lists(config), own_names(config), folder), config)
 
 
+def policies(rules: Mapping[str, dict], recipe: Recipe) -> dict[str, Policy]:
+    """Those of the recipe's languages under `rules`, of the shape of `filter.policy`. Raises ValueError for a wrong one."""
+    from curation.policy import policy
+
+    config, langs = recipe.filter, list(recipe.languages)
+    every = with_perplexity(rules, config.perplexity_models, langs)
+    return policy.load_all(langs, every, _lists(config), own_names(config), config.language_files)
+
+
 def own_names(config: Filter) -> tuple[str, ...]:
     """Names of the user's own signals. Raises ValueError for a function that cannot be used."""
     from curation.signals.own_signals import OwnSignals

@@ -28,6 +28,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import files, identifier, row_files
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
+from ray_jobs.work.rows import sampled, write_ledger
 from ray_jobs.work.tasks import map_on_ray, written
 from train.chat import conversations as chat
 from train.selection.preference import is_translation
@@ -71,12 +72,12 @@ def run(job: Job) -> dict:
     drops = _dropped(table, sft.data)
     left = np.array([i for i in range(len(table)) if i not in drops], np.int64)
     ids = table["id"].to_pylist()
-    chosen = left[np.array(chats.sampled([ids[i] for i in left], sft.max_rows), np.int64)]
+    chosen = left[np.array(sampled([ids[i] for i in left], sft.max_rows), np.int64)]
     if not len(chosen):
         raise UserError(
             f"{sft.instruct}: no valid conversation in the recipe's languages; see {job.ledger} for what is wrong"
         )
-    chats.write_ledger(job, [drops[i] for i in sorted(drops)])
+    write_ledger(job, [drops[i] for i in sorted(drops)], chats.PART)
     _write(job.path("rows.jsonl"), [task["out"] for task in tasks], set(chosen.tolist()))
     rules = sum((Counter({(rule, lang): n for rule, lang, n in part["rules"]}) for part in parts), Counter())
     rules.update((row["rule"], row["lang"]) for row in drops.values())

@@ -23,6 +23,7 @@ from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
 from ray_jobs.run.graph import QUALITY
 from ray_jobs.run.job import Job
+from ray_jobs.work.rows import write_ledger
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
 from train.chat import conversations
@@ -204,7 +205,7 @@ def _write_instructions(job: Job, tokenizer) -> None:
     # All of a text is trained here, so a conversation with a turn that is only to be read has no place in it.
     left = [row for row in rows if any("train" in turn for turn in row["messages"])]
     reason = {"rule": "turn_not_trained", "detail": "a turn is only to be read, and pre-training has no mask"}
-    chats.write_ledger(job, [{"doc_id": row["id"], "lang": row["lang"], **reason} for row in left], "part-instructions")
+    write_ledger(job, [{"doc_id": row["id"], "lang": row["lang"], **reason} for row in left], "part-instructions")
     rows = [row for row in rows if not any("train" in turn for turn in row["messages"])]
     sizes = [len(conversations.render(row["messages"])[0].encode()) for row in rows]
     documents = (

@@ -22,10 +22,10 @@ def accuracy(margin_P: np.ndarray) -> float:
     return float(np.mean((margin_P > 0) + 0.5 * (margin_P == 0)))
 
 
-def interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share measured on n pairs."""
-    spread = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    middle, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
+def interval(share: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share measured on n pairs, or on what n of equal weight are worth."""
+    spread = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    middle, scale = share + z**2 / (2 * n), 1 + z**2 / n
     return float((middle - spread) / scale), float((middle + spread) / scale)
 
 

@@ -76,7 +76,7 @@ def chrf(answers: Sequence[str], golds: Sequence[Sequence[str]], words: int = 0)
 
     chrF++ counts words at spaces, so a sentence of Thai, Lao, Khmer, Burmese or Chinese is one word to it: give both.
     """
-    metric = CHRF(word_order=words)
+    metric = _chrf(words)
     width = max(map(len, golds), default=0)
     references = [[gold[i] if i < len(gold) else None for gold in golds] for i in range(width)]
     score = metric.corpus_score(list(answers), references)  # type: ignore[arg-type]  # None: no such reference

@@ -66,10 +66,16 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
 def macro(differences: Sequence[Difference]) -> Difference:
     """The mean of differences on sets of their own items; p is not known of it."""
     value = float(np.mean([one.value for one in differences]))
-    differences = [one for one in differences if one.items > 1] or differences  # one item has no interval
-    reach = np.array([(one.high - one.low) / 2 for one in differences])
-    half = float(np.sqrt(np.square(reach).sum()) / len(differences))
-    return Difference(value, value - half, value + half, float("nan"), sum(one.items for one in differences))
+    several = [one for one in differences if one.items > 1] or differences  # one item has no interval
+    _, half = combined([one[:3] for one in several])
+    items = sum(one.items for one in several)
+    return Difference(value, value - half, value + half, float("nan"), items)
+
+
+def combined(bounds: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """(mean, half of its interval) of independent numbers, each with the bounds of its interval."""
+    value_N, low_N, high_N = np.array(bounds, np.float64).T
+    return float(value_N.mean()), float(np.sqrt(np.square((high_N - low_N) / 2).sum()) / len(value_N))
 
 
 def _binary(x_N: np.ndarray) -> bool:

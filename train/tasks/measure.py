@@ -129,9 +129,9 @@ def _options(model: CausalLM, task: Task, questions: list[Question], items: list
             {
                 "id": item.id,
                 "prompt": "",
-                "answer": texts[taken[task.score]],
+                "answer": texts[taken[task.measure]],
                 "gold": texts[gold],
-                "correct": right[task.score],
+                "correct": right[task.measure],
                 "scores": right,
                 "logprobs": [float(score) for score in found.option],
             }
@@ -151,13 +151,12 @@ def _answer(task: Task, item: Item, text: str, split: answers.Split) -> Result:
             "exact_match": answers.exact_match(text, gold, item.lang),
             "f1": answers.f1(text, gold, item.lang, split),
         }
-    correct = scores["f1"] if task.kind == "answers" else next(iter(scores.values()))
     found: Result = {
         "id": item.id,
         "prompt": "",
         "answer": text,
         "gold": gold[0],
-        "correct": correct,
+        "correct": scores[task.measure],
         "scores": scores,
         "logprobs": [],
     }

@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 _PARTS = re.compile(r"[./\\:@]")
-_CODES = {
-    **{"ind": "id", "ind_latn": "id", "indonesian": "id", "zsm": "ms", "zsm_latn": "ms", "malay": "ms"},
-    **{"jav": "jv", "jav_latn": "jv", "javanese": "jv", "sun": "su", "sun_latn": "su", "sundanese": "su"},
-    **{"tgl": "tl", "tgl_latn": "tl", "fil": "tl", "fil_latn": "tl", "filipino": "tl", "tagalog": "tl"},
-    **{"ceb_latn": "ceb", "ilo_latn": "ilo", "war_latn": "war", "vie": "vi", "vie_latn": "vi", "vietnamese": "vi"},
-    **{"tha": "th", "tha_thai": "th", "thai": "th", "lao": "lo", "lao_laoo": "lo", "khm": "km", "khm_khmr": "km"},
-    **{"mya": "my", "mya_mymr": "my", "burmese": "my", "eng": "en", "eng_latn": "en", "english": "en"},
-    **{"cmn": "zh", "zho": "zh", "zho_hans": "zh", "cmn_hans": "zh", "zh-cn": "zh", "chinese": "zh"},
+_NAMES = {
+    **{"indonesian": "id", "malay": "ms", "javanese": "jv", "sundanese": "su", "filipino": "tl", "tagalog": "tl"},
+    **{"vietnamese": "vi", "thai": "th", "burmese": "my", "english": "en", "chinese": "zh"},
 }
-"""Codes and names of public sets for the languages that have another code here."""
+"""Languages that public sets name in English."""
+
+Code = Callable[[str], str]
+"""The code of a language here, of any of its tags (`tha_Thai`, `zsm`, `th-TH`)."""
 
 
-def code(lang: str) -> str:
-    """A language's code here, of its code or name in a set (`tha_Thai`, `zsm`, `javanese`); as it is where none is known."""
-    low = lang.lower()
-    first = re.split("[-_]", low)[0]  # th of th-TH
-    return _CODES.get(low) or _CODES.get(first) or first
+def names(tasks: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What `task_of` looks up, of tasks with their other names."""
+    return {_plain(name): task for task, others in tasks.items() for name in (*others, task)}
 
 
-def task_of(row: Mapping, path: str, tasks: Mapping[str, Sequence[str]]) -> str | None:
-    """The task of a row: the one that it names, or that stands in its path; None without one. `tasks`: names and other names."""
-    names = {_plain(name): task for task, others in tasks.items() for name in (*others, task)}
-    if isinstance(row.get("task"), str) and _plain(row["task"]) in names:
-        return names[_plain(row["task"])]
-    return next((names[part] for part in map(_plain, _last_parts(path)) if part in names), None)
+def task_of(row: Mapping, path: str, known: Mapping[str, str]) -> str | None:
+    """The task of a row: the one that it names, or that stands in its path; None without one. `known`: those of `names`."""
+    if isinstance(row.get("task"), str) and _plain(row["task"]) in known:
+        return known[_plain(row["task"])]
+    return next((known[part] for part in map(_plain, _last_parts(path)) if part in known), None)
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def language_of(row: Mapping, path: str, languages: Iterable[str]) -> str | None:
+def language_of(row: Mapping, path: str, languages: Collection[str], code: Code) -> str | None:
     """The language of a row: the one that it names (lang, language, dialect), or that stands in its path; None without one."""
-    known = set(languages)
     for key in ("lang", "language", "dialect"):
         if isinstance(row.get(key), str) and row[key]:
-            return code(row[key])
+            return _coded(row[key], code)
     iso = "_".join(str(row[key]) for key in ("iso_639_3", "iso_15924") if row.get(key))
     if iso:
-        return code(iso)
-    return next((code(part) for part in _last_parts(path) if code(part) in known), None)
+        return _coded(iso, code)
+    return next((found for part in _last_parts(path) if (found := _in_path(part, code)) in languages), None)
+
+
+def _in_path(part: str, code: Code) -> str:
+    """Two letters in a path are a code of ours or nothing: `in` is no Indonesian."""
+    return part.lower() if len(part) < 3 else _coded(part, code)
+
+
+def _coded(name: str, code: Code) -> str:
+    return _NAMES.get(name.lower()) or code(name)
 
 
 def _last_parts(path: str) -> list[str]:

@@ -26,7 +26,6 @@ from importlib import resources
 from typing import NamedTuple
 
 import jinja2
-import xxhash
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -95,6 +94,11 @@ class Task:
                 raise ValueError(f"a layout of kind {self.kind} needs {' and '.join(sorted(missing))}")
         for template in (self.prompt, self.option):
             _template(template)
+
+    @property
+    def measure(self) -> str:
+        """Which score of an item counts."""
+        return {"options": self.score, "answers": "f1", "numbers": "exact_match", "translation": "chrf"}[self.kind]
 
     def item(self, row: dict, lang: str) -> Item:
         """A row of the set as an item in `lang`. Raises RowError with what is missing or wrong."""
@@ -190,14 +194,6 @@ def shots(items: Iterable[Item], n: int) -> tuple[list[Item], list[Item]]:
     if not kept:
         kept, scored = scored[:n], scored[n:]
     return kept[:n], scored
-
-
-def sample(items: list[Item], limit: int | None) -> list[Item]:
-    """The `limit` items whose ids hash lowest, in the order given."""
-    if limit is None or len(items) <= limit:
-        return items
-    kept = {item.id for item in sorted(items, key=lambda item: xxhash.xxh3_64_intdigest(item.id.encode()))[:limit]}
-    return [item for item in items if item.id in kept]
 
 
 def _fields(layouts: list[dict], row: dict) -> tuple[dict, dict]:

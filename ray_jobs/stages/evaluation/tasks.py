@@ -17,7 +17,7 @@ from typing import TypedDict
 import pyarrow as pa
 
 from cluster import storage
-from cluster.shards import LEDGER, ledger_rows
+from curation.lid.tags import code
 from curation.text import words
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.given import given
@@ -28,6 +28,7 @@ from ray_jobs.run.graph import BASE, TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
+from ray_jobs.work.rows import sampled, write_ledger
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
 from train.tasks import answers, compare, harness, measure, rows
@@ -66,7 +67,7 @@ class Work(TokenizerSetting):
     model: str
     precision: str
     items: str
-    specification: dict[str, str]  # task: YAML
+    tasks: dict[str, Task]
     lm_eval: harness.Setting | None
     cells: list[Cell]
 
@@ -75,8 +76,7 @@ def run(job: Job) -> dict:
     settings = given(job.recipe.evaluate.tasks)
     known = task_choice.specifications(settings)
     found, rejects = _items(job, settings, known)
-    batch = ledger_rows(job.stage.name, rejects)
-    storage.write_table(storage.join(job.ledger, "part-items.parquet"), pa.Table.from_batches([batch], LEDGER))
+    write_ledger(job, rejects, "part-items")
     if not found:
         raise UserError(
             f"evaluate.tasks.rows: no row of a task in the recipe's languages; see {job.ledger} for what is wrong with each"
@@ -89,7 +89,7 @@ def run(job: Job) -> dict:
             "model": job.input(stage, "model"),
             "precision": job.train.precision,
             "items": job.path("items.parquet"),
-            "specification": {name: known[name][1] for name, _ in found},
+            "tasks": {name: known[name] for name, _ in found},
             "lm_eval": {
                 "tasks": settings.lm_eval,
                 "include_path": settings.lm_eval_tasks,
@@ -121,8 +121,7 @@ def run(job: Job) -> dict:
     too_long = [
         {"doc_id": name, "lang": cell[1], "rule": "too_long", "detail": why} for (cell, name), why in long.items()
     ]
-    batch = ledger_rows(job.stage.name, too_long)
-    storage.write_table(storage.join(job.ledger, "part-long.parquet"), pa.Table.from_batches([batch], LEDGER))
+    write_ledger(job, too_long, "part-long")
     every = [
         {"model": stage, "task": task, "lang": lang, **result, "scores": list(result["scores"].items())}
         for stage, cells in answered.items()
@@ -137,8 +136,7 @@ def run(job: Job) -> dict:
             for path in _outputs(one)[-1:]
         }
         storage.write_json(job.path("lm_eval.json"), theirs)
-    metrics = {name: {} for name, _ in found} | _metrics(answered, {name: known[name][0] for name, _ in found}, found)
-    storage.write_json(job.path(METRICS), metrics)
+    storage.write_json(job.path(METRICS), _metrics(answered, known, found))
     rules = Counter(one["rule"] for one in (*rejects, *too_long))
     return {
         "models": len(stages),
@@ -149,9 +147,10 @@ def run(job: Job) -> dict:
     }
 
 
-def _items(job: Job, settings: Tasks, known: dict[str, tuple[Task, str]]):
+def _items(job: Job, settings: Tasks, known: dict[str, Task]):
     """{(task, language): (solved examples, items to score)} of the recipe's rows, and the ledger of the others."""
     languages = job.recipe.languages
+    names = rows.names({name: task.known_as for name, task in known.items()})
     cells: dict[tuple[str, str], dict[str, Item]] = {}
     sentences: dict[str, list[tuple[str, dict]]] = {}
     rejects: list[dict] = []
@@ -174,12 +173,12 @@ def _items(job: Job, settings: Tasks, known: dict[str, tuple[Task, str]]):
             if row is None:
                 rejects.append({"doc_id": where, "rule": "not_a_row", "detail": wrong})
                 continue
-            name = rows.task_of(row, uri, {name: task.known_as for name, (task, _) in known.items()})
+            name = rows.task_of(row, uri, names)
             if name is None:
                 strangers += 1
                 continue
-            lang = rows.language_of(row, uri, languages)
-            if known[name][0].kind == "translation" and "text" in row and lang:
+            lang = rows.language_of(row, uri, languages, code)
+            if known[name].kind == "translation" and "text" in row and lang:
                 if row.get("id") is None:
                     detail = "a sentence of one language needs an id, by which its translations are found"
                     rejects.append({"doc_id": where, "lang": lang, "rule": "not_an_item", "detail": detail})
@@ -190,19 +189,19 @@ def _items(job: Job, settings: Tasks, known: dict[str, tuple[Task, str]]):
                 detail = f"its language is {lang}" if lang else "it names no language"
                 rejects.append({"doc_id": where, "lang": lang, "rule": "language_outside", "detail": detail})
             else:
-                add(known[name][0], lang, row, where)
+                add(known[name], lang, row, where)
         if strangers:
             detail = f"{strangers} rows of no task that the recipe includes"
             rejects.append({"doc_id": uri, "rule": "no_task", "detail": detail})
     for name, found in sentences.items():
         pairs = [(a, b) for one in languages if one != "en" for a, b in (("en", one), (one, "en"))]
         for lang, row in rows.translations(found, pairs):
-            add(known[name][0], lang, row, row["id"])
+            add(known[name], lang, row, row["id"])
     out = {}
     for (name, lang), items in sorted(cells.items()):
-        n = known[name][0].shots if settings.shots is None else settings.shots
+        n = known[name].shots if settings.shots is None else settings.shots
         shots, scored = task_files.shots(items.values(), n)
-        scored = task_files.sample(scored, settings.limit)
+        scored = [scored[i] for i in sampled([item.id for item in scored], settings.limit)]
         if scored:
             out[name, lang] = shots, scored
         else:
@@ -256,7 +255,7 @@ def _answer(work: Work) -> dict:
     for row in storage.read_table(work["items"]).to_pylist():
         asked.setdefault((row["task"], row["lang"]), []).append(row)
     for cell in waiting:
-        task = task_files.load(cell["task"], work["specification"][cell["task"]])
+        task = work["tasks"][cell["task"]]
         here = [(row["shot"], _item(task, cell["lang"], row)) for row in asked[cell["task"], cell["lang"]]]
         results, long = measure.measure(
             net,
@@ -281,7 +280,7 @@ def _item(task: Task, lang: str, row: dict) -> Item:
 
 def _metrics(answered: dict, tasks: dict[str, Task], found: dict) -> dict:
     """metrics.json: means with intervals, and of each model but the first the paired difference from it."""
-    out: dict[str, dict] = {name: {} for name in tasks}
+    out: dict[str, dict] = {name: {} for name, _ in found}
     for name, lang in found:
         task, scored = tasks[name], found[name, lang][1]
         by_model = {
@@ -294,9 +293,7 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict) -> dict:
         first = BASE if BASE in scores else next(iter(scores))
         cell: dict = {
             "items": len(ids),
-            "measure": {"options": task.score, "answers": "f1", "numbers": "exact_match", "translation": "chrf"}[
-                task.kind
-            ],
+            "measure": task.measure,
             "chance": _chance(task, scored),
             "against": first,
             "models": {

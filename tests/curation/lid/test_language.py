@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from curation.lid.familiar import familiar
-from curation.lid.identify import code, identify, load, of_most
+from curation.lid.identify import identify, load, of_most
 from curation.lid.script import share
+from curation.lid.tags import code
 from curation.lid.telltales import telltales
 from curation.schema import DOCUMENT
 

@@ -77,34 +77,19 @@ def test_sources_lists_and_functions(tmp_path, monkeypatch):
     assert [sentence.partition(":")[0] for sentence in said] == ["filter.word_lists"]
 
 
+def render(folder, recipe):
+    out = ["--out", str(folder / "out"), "--recipe", written(folder, recipe)]
+    cli.main(["cluster", "render", "cluster/cluster.yaml", *out])
+
+
 def test_no_rendered_file_has_a_path_of_this_machine(tmp_path, capsys):
     for own in (ALIGN, {"base": "sailor2-1b", "name": "mine", "train": {"sft": None, "reward": None, "dpo": None}}):
         with pytest.raises(SystemExit) as ended:
-            cli.main(
-                [
-                    "cluster",
-                    "render",
-                    "cluster/cluster.yaml",
-                    "--out",
-                    str(tmp_path / "out"),
-                    "--recipe",
-                    written(tmp_path, own),
-                ]
-            )
+            render(tmp_path, own)
         assert ended.value.code == 0
     for name in ("rayjob.yaml", "sparkapplication.yaml", "raycluster.yaml", "kubernetes.yaml"):
         assert str(tmp_path) not in (tmp_path / "out" / name).read_text(), name
     own = {**ALIGN, "tokenize": {"tokenizer": str(tmp_path)}}
     with pytest.raises(SystemExit) as ended:
-        cli.main(
-            [
-                "cluster",
-                "render",
-                "cluster/cluster.yaml",
-                "--out",
-                str(tmp_path / "out"),
-                "--recipe",
-                written(tmp_path, own),
-            ]
-        )
+        render(tmp_path, own)
     assert ended.value.code == 2 and "tokenize.tokenizer: " in capsys.readouterr().err

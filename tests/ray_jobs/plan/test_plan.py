@@ -13,6 +13,7 @@ from ray_jobs.plan import corpus as plan_corpus
 from ray_jobs.plan import cost as plan
 from ray_jobs.plan import rates as plan_rates
 from ray_jobs.plan import training as plan_training
+from ray_jobs.run import bases
 
 CLUSTER = Path(spec.__file__).parents[1] / "cluster.yaml"
 GB = 1e9
@@ -195,7 +196,7 @@ def test_parameters_are_those_of_transformers():
 
     from train.monitor import flops
 
-    shape = dict(zip(plan_training.FIELDS, (64, 3, 4, 2, 96, False), strict=True))
+    shape = dict(zip(bases.FIELDS, (64, 3, 4, 2, 96, False), strict=True))
     for tied in (True, False):
         shape["tie_word_embeddings"] = tied
         model = AutoModelForCausalLM.from_config(Qwen2Config(vocab_size=300, **shape))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shapes import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from train import model
@@ -18,18 +19,7 @@ from train.methods import expand, pretrain
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
-SHAPE = {
-    "vocab_size": 160,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SHAPE = SMALL
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 1e4,

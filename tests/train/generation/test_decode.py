@@ -6,6 +6,7 @@ import copy
 import pytest
 import recorded_graph
 import torch
+from shapes import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from train import model
@@ -14,18 +15,7 @@ from train.kernels import attention
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
-SHAPE = {
-    "vocab_size": 160,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SHAPE = SMALL
 FAMILIES = {
     "qwen2": ("qwen2", {}),
     "qwen2, windows": ("qwen2", {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 8}),

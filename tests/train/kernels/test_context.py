@@ -1,5 +1,6 @@
 """Parts of rows, in one process; tests/equality/test_loop_equality.py trains on them in two and four."""
 
+import kept_bytes
 import pytest
 import torch
 from shapes import TINY
@@ -129,7 +130,7 @@ def test_a_part_keeps_its_share_and_the_keys_and_values_of_the_row(n):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         hidden = net.model(**inputs, use_cache=False).last_hidden_state
-    share = layers.kept_bytes_per_token(net.config, "none", 4) * length / n
+    share = kept_bytes.per_token(net.config, "none", 4) * length / n
     assert hidden.requires_grad
     assert sum(kept.values()) == pytest.approx(share + 4 * 2 * 32 * length * (n - 1) / n, rel=0.1)
 

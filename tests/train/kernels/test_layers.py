@@ -1,6 +1,7 @@
 import copy
 import logging
 
+import kept_bytes
 import pytest
 import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
@@ -123,9 +124,9 @@ def test_bytes_kept_of_a_token_are_as_the_formula_says(number):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hidden = net.model(torch.arange(48)[None], use_cache=False).last_hidden_state
     measured = sum(kept.values()) / (3 * 48)
-    formula = layers.kept_bytes_per_token(net.config, "none", number)
+    formula = kept_bytes.per_token(net.config, "none", number)
     assert hidden.requires_grad and 0.9 * measured < formula < 1.1 * measured
-    selective, full = (layers.kept_bytes_per_token(net.config, mode, number) for mode in ("selective", "full"))
+    selective, full = (kept_bytes.per_token(net.config, mode, number) for mode in ("selective", "full"))
     assert (full, selective) == (32 * number, (4 * 32 + 96) * number)
 
 

@@ -1,5 +1,6 @@
 """Where a model rounds in bf16."""
 
+import kept_bytes
 import pytest
 import torch
 from shapes import TINY
@@ -49,7 +50,6 @@ def test_norms_and_rotation_are_hooked_once_for_each():
 @pytest.mark.parametrize("number", [2])
 def test_what_a_layer_keeps_under_autocast_is_what_the_plan_counts(number):
     """A fp32 stream kept a quarter more (docs/decisions.md, 126)."""
-    from train.kernels import layers
 
     shape = SHAPE | {"num_key_value_heads": 4, "hidden_size": 64, "intermediate_size": 192}
     net = model.build(shape, seed=2).train()
@@ -68,7 +68,7 @@ def test_what_a_layer_keeps_under_autocast_is_what_the_plan_counts(number):
         ids = torch.arange(tokens)[None] % 60
         hidden = net.model(ids, doc_ids=torch.zeros_like(ids), use_cache=False).last_hidden_state
     measured = sum(kept.values()) / (2 * tokens)
-    formula = layers.kept_bytes_per_token(net.config, "none", number)
+    formula = kept_bytes.per_token(net.config, "none", number)
     print(measured, formula)
     assert hidden.requires_grad and attention.NAME
     assert 0.8 * measured < formula < 1.1 * measured

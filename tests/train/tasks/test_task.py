@@ -2,6 +2,7 @@
 
 import pytest
 
+from curation.lid.tags import code
 from train.tasks import rows, task
 from train.tasks.task import RowError
 
@@ -205,9 +206,9 @@ def test_shots_come_from_their_split_and_else_leave_the_score():
     ],
 )
 def test_task_and_language_of_a_row(path, row, name, lang):
-    known = {name: one.known_as for name, one in task.shipped().items()}
+    known = rows.names({name: one.known_as for name, one in task.shipped().items()})
     assert rows.task_of(row, path, known) == name
-    assert rows.language_of(row, path, ("th", "km", "vi", "jv")) == lang
+    assert rows.language_of(row, path, ("th", "km", "vi", "jv"), code) == lang
 
 
 def test_sentences_of_one_language_each_become_translations():

@@ -151,20 +151,24 @@ def build(files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | N
     Every string of a row is a passage, in lists and mappings too; with `fields` only those top-level fields. A string
     that is one URL is none. Raises ValueError naming file and line of a row that is no JSON object, and for no items.
     """
-    lengths = lengths or Lengths()
     items: list[tuple[str, str]] = []
-    passages: list[str] = []
-    owners: list[int] = []
+    texts: list[list[str]] = []
     for uri in files:
         for number, row in _rows(uri):
             values = [row[field] for field in fields if field in row] if fields else list(row.values())
-            for text in _strings(values):
-                passages.append(text)
-                owners.append(len(items))
+            texts.append(list(strings(values)))
             items.append((file_name(uri), str(row.get("id", number))))
-    if not passages:
+    if not any(texts):
         named = f" in the fields {', '.join(fields)}" if fields else ""
         raise ValueError(f"decontaminate.against: the files hold no text{named}")
+    return of_items(items, texts, lengths)
+
+
+def of_items(items: list[tuple[str, str]], texts: Sequence[Sequence[str]], lengths: Lengths | None = None) -> Index:
+    """The index of items, of which `texts` are the passages."""
+    lengths = lengths or Lengths()
+    passages = [text for some in texts for text in some]
+    owners = [i for i, some in enumerate(texts) for _ in some]
     data, offsets = text_buffers(in_one_form(pa.array(passages, pa.large_string())))
     owner = np.array(owners, np.int32)
     count = np.zeros(len(passages), np.int64)
@@ -216,6 +220,15 @@ def search(text: pa.Array, index: Index) -> tuple[np.ndarray, np.ndarray]:
     return hits, first
 
 
+def items_in(texts: Sequence[str], index: Index) -> set[int]:
+    """The items that texts hold, as numbers of `index.items`: of each text, and of each of its lines, the first. So of two
+    items in one line the second may be missed."""
+    whole, first = search(pa.array(texts, pa.large_string()), index)
+    lines = [line for i in np.flatnonzero(whole).tolist() for line in texts[i].split("\n")]
+    _, of_lines = search(pa.array(lines, pa.large_string()), index)
+    return {*first.tolist(), *of_lines.tolist()} - {-1}
+
+
 def decontaminate_kernel(
     files: Sequence[str], fields: Sequence[str] = (), lengths: Lengths | None = None
 ) -> Callable[[pa.RecordBatch], tuple[pa.RecordBatch, pa.RecordBatch]]:
@@ -252,15 +265,16 @@ def _rows(uri: str) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _strings(value: object) -> Iterator[str]:
+def strings(value: object) -> Iterator[str]:
+    """Every text in a value of JSON, in lists and mappings too, but those that are one URL."""
     if isinstance(value, str):
         if "://" not in value or " " in value.strip():
             yield value.encode("utf-8", "replace").decode()  # half of a surrogate pair becomes a question mark
     elif isinstance(value, dict):
-        yield from _strings(list(value.values()))
+        yield from strings(list(value.values()))
     elif isinstance(value, list):
         for one in value:
-            yield from _strings(one)
+            yield from strings(one)
 
 
 def _table(keys: np.ndarray) -> Table:

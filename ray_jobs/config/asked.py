@@ -59,7 +59,7 @@ RULES = (
     ),
     _rule("crawl filter dedup decontaminate quality mixture", "sources"),
     _rule("extract", "sources.type: warc, html, commoncrawl"),
-    _rule("languages", "sources", "train.sft", "train.reward.preference", "evaluate.tasks"),
+    _rule("languages", "sources", "train.sft", "train.reward.preference", "train.eval_tasks", "evaluate.tasks"),
     _rule("language", "sources", "train.sft"),
     _rule("language.min_score language.min_share", "sources"),
     Rule(("language.labels",), "language.model: FILE", lambda recipe: recipe.language.model != "lid.176"),
@@ -84,7 +84,8 @@ RULES = (
     _rule("train.cross_entropy train.context_parallel", "train.pretrain", "train.sft", "train.base.shape"),
     _rule("train.eval_every", "sources"),
     _rule("train.eval_every", "train.pretrain", "train.base.shape"),
-    _rule("train.eval_bytes_per_language train.forgetting_alarm", "train.eval_every"),
+    _rule("train.eval_bytes_per_language train.eval_tasks train.forgetting_alarm", "train.eval_every"),
+    _rule("train.eval_tasks", "train.context_parallel: 1"),
     _rule("train.forgetting_alarm", "mixture.replay_languages"),
     _rule("train.base.languages train.base.tokens train.base.max_tokens train.base.optimiser", "train.base.shape"),
     *(

@@ -10,20 +10,15 @@ from cluster.strict_yaml import Positive, Section
 from curation.policy.keys import nearest
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Tokenize
-from ray_jobs.config.training import Train
+from ray_jobs.config.training import ItemRows, Train
 
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
 
 
-class Tasks(Section):
+class Tasks(ItemRows):
     """Public tasks and one's own, asked of the models of a run."""
 
-    rows: list[str]  # globs of files, or hf: data sets; a row's task and language are what it or its path names
-    include: list[str] = []  # names of tasks; empty: all that rows are found for
-    own: list[str] = []  # globs of YAML files with tasks of one's own
     models: list[str] = []  # stages whose models are asked; empty: all
-    shots: Annotated[int, Field(ge=0)] | None = None  # solved examples; None: what each task says
-    limit: Positive | None = None  # items of a task and language, chosen by a hash of their id
     lm_eval: list[str] = []  # tasks of lm-eval by name, run by it (extra `eval`)
     lm_eval_tasks: str | None = None  # folder with tasks of lm-eval's own YAML, for its include_path
 

@@ -105,6 +105,20 @@ class Guard(Section):
     max_rollbacks: Positive = 5
 
 
+class ItemRows(Section):
+    """Which items of which tasks are asked."""
+
+    rows: list[str]  # globs of files, or hf: data sets; a row's task and language are what it or its path names
+    include: list[str] = []  # names of tasks; empty: all that rows are found for
+    own: list[str] = []  # globs of YAML files with tasks of one's own
+    shots: Annotated[int, Field(ge=0)] | None = None  # solved examples; None: what each task says
+    limit: Positive | None = None  # items of a task and language, chosen by a hash of their id
+
+
+class EvalTasks(ItemRows):
+    limit: Positive | None = 20
+
+
 class Train(Section):
     context: Positive = 4096
     context_parallel: Positive = 1  # neighbouring workers that share each row of pre-training and SFT
@@ -129,6 +143,7 @@ class Train(Section):
     guard: Guard | None = None
     eval_every: Annotated[int, Field(ge=0)] = 0  # steps of pre-training between measurements on held-out text; 0 = none
     eval_bytes_per_language: Positive = 20_000  # of held-out text in such a measurement
+    eval_tasks: EvalTasks | None = None  # items with options that are asked in such a measurement too
     forgetting_alarm: Rate = 0.05  # bits per byte that a replay language may rise before a warning
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     peak_tflops: Rate | None = None  # of a device, for the MFU of one that train/monitor/flops.py does not know

@@ -31,6 +31,8 @@ GROUPS = {
 BY_LANGUAGE = {
     "loss_by_language": ("Training loss by language", "nats per token"),
     "bits_per_byte": ("Held-out text while training", "bits per byte"),
+    "task_accuracy": ("Tasks while training", "share of items right"),
+    "task_loss": ("Tasks while training, the right option", "nats"),
 }
 HELD_OUT = {
     "validation_loss": ("Held-out loss by language", "nats per token or pair"),
@@ -47,7 +49,7 @@ def records(uri: str, stage: str) -> list[dict]:
 
 def newest(found: list[dict]) -> dict:
     """The last record, with what was measured more seldom taken from the last that has it."""
-    seldom = ("bits_per_byte", "bits_per_byte_change", "validation_loss_change", *HELD_OUT)
+    seldom = ("bits_per_byte", "bits_per_byte_change", "validation_loss_change", "task_accuracy", *HELD_OUT)
     measured: dict = next((r for r in reversed(found) if "validation_loss" in r), {})
     last = {**{key: measured[key] for key in seldom if key in measured}, **found[-1]}
     if warnings := forgotten(measured):

@@ -32,6 +32,7 @@ class Line(NamedTuple):
     code: str
     items: int
     chance: str
+    seen: str
     scores: list[Score]
 
 
@@ -69,7 +70,17 @@ def section(uri: str) -> Section | None:
 
 def _line(name: str, code: str, cell: dict, models: list[str], scale: int) -> Line:
     scores = [_score(cell["models"][model], cell["differences"].get(model), scale) for model in models]
-    return Line(name, code, cell["items"], f"{cell['chance'] * scale:.0f}" if cell["chance"] else "", scores)
+    chance = f"{cell['chance'] * scale:.0f}" if cell["chance"] else ""
+    return Line(name, code, cell["items"], chance, _seen(cell, models, scale), scores)
+
+
+def _seen(cell: dict, models: list[str], scale: int) -> str:
+    """How many items stand in what the run trained on, and the scores without them."""
+    if not cell["seen"]:
+        return ""
+    rest = [cell["models"][model]["without_seen"] for model in models]
+    without = "" if rest[0] is None else f"; without: {', '.join(f'{value * scale:.1f}' for value in rest)}"
+    return f"{cell['seen']} seen in training{without}"
 
 
 def _score(mean: dict, difference: dict | None, scale: int) -> Score:
@@ -98,7 +109,8 @@ def _mean(languages: dict, models: list[str], against: str, scale: int) -> Line:
         scores.append(_score(bounds, difference, scale))
     chances = [cell["chance"] for cell in languages.values() if cell["chance"]]
     chance = f"{scale * sum(chances) / len(chances):.0f}" if chances else ""
-    return Line("mean of languages", "", sum(cell["items"] for cell in languages.values()), chance, scores)
+    items, seen = (sum(cell[key] for cell in languages.values()) for key in ("items", "seen"))
+    return Line("mean of languages", "", items, chance, f"{seen} seen in training" if seen else "", scores)
 
 
 def _said(name: str, languages: dict, models: list[str], against: str, scale: int) -> list[str]:

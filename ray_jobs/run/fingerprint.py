@@ -31,6 +31,9 @@ OUTSIDE = (
     "cluster.storage",
     "cluster.terminal",
     "ray_jobs.work",
+    # only measures while something else trains
+    "ray_jobs.training.task_suite",
+    "train.tasks.suite",
     # only refuses
     "train.bases.same_loss",
     "train.bases.shape",

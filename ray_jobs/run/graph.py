@@ -87,6 +87,7 @@ class Stage:
 
 GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
 FOUNDATION = "(pretrain/stage2, or base)"  # stands for the model that is aligned
+TRAINED_ON = (QUALITY, SFT_DATA)  # where texts lie that models read
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
 # What a round depends on: not how many there are, nor how they are judged, so a round more leaves the others as they are.
@@ -267,7 +268,7 @@ STAGES = (
     Stage(
         TASKS,
         "evaluation.tasks",
-        (TOKENIZE, BASE, FOUNDATION, CONTROL_2, TUNED, ON_POLICY, PRUNE),
+        (*TRAINED_ON, TOKENIZE, BASE, FOUNDATION, CONTROL_2, TUNED, ON_POLICY, PRUNE),
         ("evaluate.tasks", "languages"),
         lambda recipe: _train(recipe) and recipe.evaluate.tasks is not None,
         ("evaluate.tasks.rows", "evaluate.tasks.own"),

@@ -84,9 +84,15 @@ def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
             from ray_jobs.run import task_choice  # takes seconds, so only where there are tasks
 
             yield from _said(task_choice.specifications, settings)
-            yield from _said(task_choice.models, settings, [name for name in stage.inputs if name != TOKENIZE])
+            yield from _said(task_choice.models, settings, stage.inputs)
             if settings.lm_eval and importlib.util.find_spec("lm_eval") is None:
                 yield "evaluate.tasks.lm_eval: lm-eval is not installed: pip install 'pinisi[eval]', or leave the key out"
+    asked = recipe.train.eval_tasks if recipe.train else None
+    if asked and any(stage.job in ("base", "pretrain") for stage in waiting):
+        from ray_jobs.run import task_choice
+
+        yield from _said(task_choice.with_options, asked, "train.eval_tasks")
+        yield from _said(files.named, asked.rows, "train.eval_tasks.rows")
 
 
 def absent(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from cluster import document_tokens, gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
+from ray_jobs.training import task_suite
 from ray_jobs.training.heldout import chosen
 from train.batches.decoder import Decoder
 from train.monitor import throughput, trackers
@@ -21,6 +22,7 @@ from train.monitor.metrics import JsonLines
 from train.scores import evaluate
 
 BATCH_ROWS = 8
+MIXED = ("base", "pretrain", "prune")  # jobs that read the mixture, and are measured by `validation`
 
 
 class WatchSettings(TypedDict):
@@ -34,6 +36,7 @@ class WatchSettings(TypedDict):
     heldout: str
     replay: list[str]
     alarm: float  # bits per byte
+    tasks: list[task_suite.Cell]
 
 
 def settings(job: Job) -> WatchSettings:
@@ -50,6 +53,7 @@ def settings(job: Job) -> WatchSettings:
         "heldout": storage.join(job.run_uri, TOKENIZE, "heldout.parquet"),
         "replay": job.recipe.mixture.replay_languages,
         "alarm": train.forgetting_alarm,
+        "tasks": task_suite.cells(job) if train.eval_tasks and job.stage.job in MIXED else [],
     }
 
 
@@ -63,7 +67,8 @@ def validation(watch: WatchSettings, context: int, tokenizer) -> Validation | No
     documents = [(lang, tokens, len(text.encode())) for (lang, text), tokens in zip(rows, ids, strict=True)]
     begin, eod = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
     heldout = evaluate.pack(documents, context=context, eod=eod, begin=begin, batch_rows=BATCH_ROWS)
-    return Validation(heldout, watch["eval_every"], tuple(watch["replay"]), watch["alarm"])
+    also = task_suite.suite(watch["tasks"], tokenizer, context).measure if watch["tasks"] else None
+    return Validation(heldout, watch["eval_every"], tuple(watch["replay"]), watch["alarm"], also)
 
 
 @contextmanager

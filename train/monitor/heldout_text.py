@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from train.batches.decoder import CausalLM
@@ -22,13 +23,15 @@ from train.scores.evaluate import Heldout, score
 class Validation:
     """Held-out text, and when to measure it: every `every` updates and after the last.
 
-    `start`: bits per byte per language before the first update, None until `begin`.
+    `also(model, precision)` gives further fields of a record. `start`: bits per byte per language before the first update,
+    None until `begin`.
     """
 
     heldout: Heldout
     every: int
     replay: tuple[str, ...] = ()
     alarm: float = math.inf
+    also: Callable[[CausalLM, str], dict] | None = None
     start: dict | None = None
 
     def begin(self, model: CausalLM, precision: str = "fp32") -> None:
@@ -55,4 +58,5 @@ class Validation:
             "bits_per_byte_change": change,
             **({"forgetting": forgetting} if forgetting else {}),
             "validation_seconds": time.perf_counter() - began,
+            **(self.also(model, precision) if self.also else {}),
         }

@@ -50,19 +50,9 @@ def measure(
 
     Solved examples, prompt and option are encoded apart and laid end to end. The model is left in evaluation mode.
     """
-    before = "".join(f"{item.solved()}\n\n" for item in shots)
-    begin = document_tokens.begin(tokenizer) or [document_tokens.end(tokenizer)]
-    shared = (*begin, *_ids(encode, [before])[0])
-    prompts = _ids(encode, [item.prompt for item in items])
-    if task.kind == "options":
-        flat = _continued(encode, [option for item in items for option in item.options])
-        options = iter(flat)
-        questions = [
-            Question(shared, p, [next(options) for _ in i.options]) for i, p in zip(items, prompts, strict=True)
-        ]
-        lengths = [question.longest for question in questions]
-    else:
-        lengths = [len(shared) + len(prompt) + task.max_new_tokens for prompt in prompts]
+    questions = tokenized(tokenizer, shots, items, encode)
+    room = 0 if task.kind == "options" else task.max_new_tokens
+    lengths = [question.longest + room for question in questions]
     fitting = [i for i, length in enumerate(lengths) if length <= max_tokens]
     long = [
         (item.id, f"{length} tokens, and the model reads {max_tokens}")
@@ -70,20 +60,36 @@ def measure(
         if length > max_tokens
     ]
     asked = [items[i] for i in fitting]
-    digests = [_digest(before, item) for item in asked]
+    digests = [_digest(solved(shots), item) for item in asked]
     if task.kind == "options":
         found = _options(model, task, [questions[i] for i in fitting], asked)
     else:
         texts = written(
             model,
             tokenizer,
-            [[*shared, *prompts[i]] for i in fitting],
+            [[*questions[i].shared, *questions[i].prompt] for i in fitting],
             [item.id for item in asked],
             task.max_new_tokens,
             batch_size,
         )
         found = [_answer(task, item, text, split) for item, text in zip(asked, texts, strict=True)]
     return [{**result, "prompt": digest} for result, digest in zip(found, digests, strict=True)], long
+
+
+def solved(shots: Sequence[Item]) -> str:
+    """What stands before each prompt."""
+    return "".join(f"{item.solved()}\n\n" for item in shots)
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, shots: Sequence[Item], items: Sequence[Item], encode: Encode
+) -> list[Question]:
+    """The items as token ids: solved examples, prompt and each option encoded apart."""
+    begin = document_tokens.begin(tokenizer) or [document_tokens.end(tokenizer)]
+    shared = (*begin, *_ids(encode, [solved(shots)])[0])
+    prompts = _ids(encode, [item.prompt for item in items])
+    options = iter(_continued(encode, [option for item in items for option in item.options]))
+    return [Question(shared, p, [next(options) for _ in i.options]) for i, p in zip(items, prompts, strict=True)]
 
 
 def written(  # noqa: PLR0917

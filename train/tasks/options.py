@@ -14,7 +14,7 @@ Axes: B row, T position, D width, N scored token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +35,8 @@ class Question(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """Tokens with the longest option."""
-        return len(self.shared) + len(self.prompt) + max(map(len, self.options))
+        """Tokens with the longest option, if there are options."""
+        return len(self.shared) + len(self.prompt) + max(map(len, self.options), default=0)
 
     @property
     def positions(self) -> int:
@@ -52,7 +52,16 @@ class OptionScores(NamedTuple):
     before: float
 
 
-@torch.no_grad()
+class Row(NamedTuple):
+    """Questions number `numbers` of those given, as one row: arrays [T] that the model reads, and of each scored token the
+    position that predicts it, the token, and its owner: 0 the shared tokens, then of each question its prompt and its options."""
+
+    numbers: list[int]
+    arrays: dict[str, np.ndarray]
+    targets: tuple[list[int], list[int], list[int]]
+    n_owners: int
+
+
 def option_scores(
     model: CausalLM, questions: Sequence[Question], *, whole: bool = False, tokens_per_row: int | None = None
 ) -> list[OptionScores]:
@@ -65,44 +74,62 @@ def option_scores(
     device = next(model.parameters()).device
     out: list[OptionScores] = [OptionScores(np.zeros(0), float("nan"))] * len(questions)
     before_shared: dict[tuple[int, ...], float] = {}
-    for numbers in _rows(questions, tokens_per_row or (256 if device.type == "cpu" else 4096)):
-        row, targets = _row([questions[i] for i in numbers], whole)
-        hidden_TD = model.model(
-            **{name: torch.from_numpy(values)[None].to(device) for name, values in row.items()},
-            mask="tree",
-            use_cache=False,
-        ).last_hidden_state[0]
-        at_N, wanted_N, owner_N = (torch.from_numpy(np.asarray(column, np.int64)).to(device) for column in targets)
-        logp_N = head.token_logprobs(model, hidden_TD[at_N][None], wanted_N[None])[0]
-        # Owners: 0 the shared tokens, then of each question its prompt and its options.
-        n_owners = 1 + sum(1 + len(questions[i].options) for i in numbers)
-        sums = torch.zeros(n_owners, dtype=torch.float64, device=device).index_add_(0, owner_N, logp_N.double())
-        found = sums.cpu().numpy()
-        shared = questions[numbers[0]].shared
+    for row in rows(questions, whole=whole, tokens_per_row=tokens_per_row or (256 if device.type == "cpu" else 4096)):
+        found = sums(model, row)
+        shared = questions[row.numbers[0]].shared
         before_shared.setdefault(shared, float(found[0]))
-        owner = 1
-        for i in numbers:
-            n = len(questions[i].options)
-            before = before_shared[shared] + float(found[owner]) if whole else float("nan")
-            out[i] = OptionScores(found[owner + 1 : owner + 1 + n], before)
-            owner += 1 + n
+        for i, first in starts(row, questions):
+            before = before_shared[shared] + float(found[first - 1]) if whole else float("nan")
+            out[i] = OptionScores(found[first : first + len(questions[i].options)], before)
     return out
 
 
-def _rows(questions: Sequence[Question], tokens: int) -> list[list[int]]:
+@torch.no_grad()
+def sums(model: CausalLM, row: Row) -> np.ndarray:
+    """Log p of each owner's tokens, in nats [owners]."""
+    device = next(model.parameters()).device
+    hidden_TD = model.model(
+        **{name: torch.from_numpy(values)[None].to(device) for name, values in row.arrays.items()},
+        mask="tree",
+        use_cache=False,
+    ).last_hidden_state[0]
+    at_N, wanted_N, owner_N = (torch.from_numpy(np.asarray(column, np.int64)).to(device) for column in row.targets)
+    logp_N = head.token_logprobs(model, hidden_TD[at_N][None], wanted_N[None])[0]
+    found = torch.zeros(row.n_owners, dtype=torch.float64, device=device).index_add_(0, owner_N, logp_N.double())
+    return found.cpu().numpy()
+
+
+def starts(row: Row, questions: Sequence[Question]) -> Iterator[tuple[int, int]]:
+    """(number of a question, owner that its first option is) of the questions of a row."""
+    first = 2
+    for i in row.numbers:
+        yield i, first
+        first += 1 + len(questions[i].options)
+
+
+def rows(questions: Sequence[Question], *, whole: bool = False, tokens_per_row: int) -> list[Row]:
+    """The questions in rows. Raises ValueError for one without options, with an empty one, or with too many."""
+    out = []
+    for numbers in _grouped(questions, tokens_per_row):
+        arrays, targets = _row([questions[i] for i in numbers], whole)
+        out.append(Row(numbers, arrays, targets, 1 + sum(1 + len(questions[i].options) for i in numbers)))
+    return out
+
+
+def _grouped(questions: Sequence[Question], tokens: int) -> list[list[int]]:
     """Numbers of questions that share a row: those with the same shared tokens, longest first, as many as fit."""
-    rows: list[list[int]] = []
+    groups: list[list[int]] = []
     left, of_row = 0, None
     order = sorted(range(len(questions)), key=lambda i: (questions[i].shared, -questions[i].positions, i))
     for i in order:
         question = questions[i]
         if question.shared != of_row or question.positions > left:
-            rows.append([])
+            groups.append([])
             # What is shared is read anew in each row: at most a third of it.
             of_row, left = question.shared, max(tokens, 3 * len(question.shared)) - len(question.shared)
-        rows[-1].append(i)
+        groups[-1].append(i)
         left -= question.positions
-    return rows
+    return groups
 
 
 def _row(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import resources
@@ -51,6 +51,7 @@ class Item(NamedTuple):
     options: tuple[str, ...]
     gold: int | tuple[str, ...]
     shot: bool  # kept as a solved example: never scored
+    row: Mapping = {}  # that it was made of
 
     def solved(self) -> str:
         """The prompt with the right answer behind it."""
@@ -143,7 +144,7 @@ class Task:
         for said in (name, prompt, *texts, *(gold if isinstance(gold, tuple) else ())):
             if not said.isascii() and _SURROGATE.search(said):
                 raise RowError("it has half of a surrogate pair")
-        return Item(name, lang, prompt, texts, gold, shot)
+        return Item(name, lang, prompt, texts, gold, shot, row)
 
 
 def load(path: str, text: str) -> Task:

@@ -4,36 +4,33 @@ items.parquet                     every item that was asked, as the models read 
 models/MODEL/TASK.LANGUAGE.json   answers of one model; a killed run goes on behind the last
 results.parquet                   all answers, item by item
 lm_eval.json                      {model: {task: {metric: value}}}, of tasks that lm-eval runs
-metrics.json                      {task: {language: {items, chance, models: {model: …}, differences: {model: …}}}}
+metrics.json                      {task: {language: {items, seen, chance, models: {model: …}, differences: {model: …}}}}
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Container
 from typing import TypedDict
 
 import pyarrow as pa
 
 from cluster import storage
-from curation.lid.tags import code
 from curation.text import words
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.given import given
-from ray_jobs.config.recipe import Tasks
 from ray_jobs.errors import UserError
-from ray_jobs.run import files, row_files, task_choice
-from ray_jobs.run.graph import BASE, TOKENIZE
+from ray_jobs.run import task_choice
+from ray_jobs.run.graph import BASE
 from ray_jobs.run.job import Job
+from ray_jobs.training import contamination, task_items
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
-from ray_jobs.work.rows import sampled, write_ledger
+from ray_jobs.work.rows import write_ledger
 from ray_jobs.work.tasks import map_on_ray, written
 from train import model
-from train.tasks import answers, compare, harness, measure, rows
-from train.tasks import task as task_files
-from train.tasks.task import Item, RowError, Task
+from train.tasks import answers, compare, harness, measure
+from train.tasks.task import Item, Task
 
 RESULTS = "results.parquet"
 METRICS = "metrics.json"
@@ -51,6 +48,7 @@ COLUMNS = pa.schema(
         ("correct", pa.float64()),
         ("scores", pa.map_(pa.string(), pa.float64())),
         ("logprobs", pa.list_(pa.float64())),
+        ("seen", pa.list_(pa.string())),  # where the item stands in what was trained on: documents, chats
     ]
 )
 
@@ -75,14 +73,14 @@ class Work(TokenizerSetting):
 def run(job: Job) -> dict:
     settings = given(job.recipe.evaluate.tasks)
     known = task_choice.specifications(settings)
-    found, rejects = _items(job, settings, known)
+    found, rejects = task_items.read(settings, job.recipe.languages, known, "evaluate.tasks")
     write_ledger(job, rejects, "part-items")
     if not found:
         raise UserError(
             f"evaluate.tasks.rows: no row of a task in the recipe's languages; see {job.ledger} for what is wrong with each"
         )
     _write_items(job, found)
-    stages = task_choice.models(settings, (stage for stage in job.stage.inputs if stage != TOKENIZE))
+    stages = task_choice.models(settings, job.stage.inputs)
     work: list[Work] = [
         {
             **tokenizer_of(job),
@@ -122,8 +120,14 @@ def run(job: Job) -> dict:
         {"doc_id": name, "lang": cell[1], "rule": "too_long", "detail": why} for (cell, name), why in long.items()
     ]
     write_ledger(job, too_long, "part-long")
+    asked = [(name, item) for (name, _), (_, scored) in found.items() for item in scored]
+    seen = contamination.search(job, asked)
     every = [
-        {"model": stage, "task": task, "lang": lang, **result, "scores": list(result["scores"].items())}
+        {
+            **{"model": stage, "task": task, "lang": lang, **result},
+            "scores": list(result["scores"].items()),
+            "seen": seen.get((task, lang, result["id"]), []),
+        }
         for stage, cells in answered.items()
         for (task, lang), said in cells.items()
         for result in said["results"]
@@ -136,89 +140,20 @@ def run(job: Job) -> dict:
             for path in _outputs(one)[-1:]
         }
         storage.write_json(job.path("lm_eval.json"), theirs)
-    storage.write_json(job.path(METRICS), _metrics(answered, known, found))
+    storage.write_json(job.path(METRICS), _metrics(answered, known, found, seen))
     rules = Counter(one["rule"] for one in (*rejects, *too_long))
     return {
         "models": len(stages),
         "items": sum(len(scored) for _, scored in found.values()),
         "answers": len(every),
+        "seen": len(seen),
         "tasks": sorted({name for name, _ in found}),
         "dropped_by_rule": dict(sorted(rules.items())),
     }
 
 
-def _items(job: Job, settings: Tasks, known: dict[str, Task]):
-    """{(task, language): (solved examples, items to score)} of the recipe's rows, and the ledger of the others."""
-    languages = job.recipe.languages
-    names = rows.names({name: task.known_as for name, task in known.items()})
-    cells: dict[tuple[str, str], dict[str, Item]] = {}
-    sentences: dict[str, list[tuple[str, dict]]] = {}
-    rejects: list[dict] = []
-
-    def add(task: Task, lang: str, row: dict, where: str) -> None:
-        try:
-            item = task.item(row, lang)
-        except RowError as error:
-            detail = f"{where}: {error}"
-            rejects.append({"doc_id": str(row.get("id", where)), "lang": lang, "rule": "not_an_item", "detail": detail})
-            return
-        here = cells.setdefault((task.name, lang), {})
-        name = item.id or Path(where).name
-        name = name if name not in here else f"{name} of {where}"  # ids of two files may be the same
-        here[name] = item._replace(id=name)
-
-    for uri in files.named(settings.rows, "evaluate.tasks.rows"):
-        strangers = 0
-        for where, row, wrong in _rows(uri):
-            if row is None:
-                rejects.append({"doc_id": where, "rule": "not_a_row", "detail": wrong})
-                continue
-            name = rows.task_of(row, uri, names)
-            if name is None:
-                strangers += 1
-                continue
-            lang = rows.language_of(row, uri, languages, code)
-            if known[name].kind == "translation" and "text" in row and lang:
-                if row.get("id") is None:
-                    detail = "a sentence of one language needs an id, by which its translations are found"
-                    rejects.append({"doc_id": where, "lang": lang, "rule": "not_an_item", "detail": detail})
-                    continue
-                split = row.get("split") or rows.split_of(uri)
-                sentences.setdefault(name, []).append((lang, {**row, "split": split} if split else row))
-            elif lang not in languages:
-                detail = f"its language is {lang}" if lang else "it names no language"
-                rejects.append({"doc_id": where, "lang": lang, "rule": "language_outside", "detail": detail})
-            else:
-                add(known[name], lang, row, where)
-        if strangers:
-            detail = f"{strangers} rows of no task that the recipe includes"
-            rejects.append({"doc_id": uri, "rule": "no_task", "detail": detail})
-    for name, found in sentences.items():
-        pairs = [(a, b) for one in languages if one != "en" for a, b in (("en", one), (one, "en"))]
-        for lang, row in rows.translations(found, pairs):
-            add(known[name], lang, row, row["id"])
-    out = {}
-    for (name, lang), items in sorted(cells.items()):
-        n = known[name].shots if settings.shots is None else settings.shots
-        shots, scored = task_files.shots(items.values(), n)
-        scored = [scored[i] for i in sampled([item.id for item in scored], settings.limit)]
-        if scored:
-            out[name, lang] = shots, scored
-        else:
-            detail = f"{len(items)} rows, all of them solved examples"
-            rejects.append({"doc_id": name, "lang": lang, "rule": "all_are_examples", "detail": detail})
-    return out, rejects
-
-
 def _outputs(work: Work) -> list[str]:
     return [cell["out"] for cell in work["cells"]] + ([work["lm_eval"]["out"]] if work["lm_eval"] else [])
-
-
-def _rows(uri: str) -> Iterator[row_files.Found]:
-    try:
-        yield from row_files.read(uri)
-    except ValueError as error:
-        raise UserError(f"evaluate.tasks.rows: {error}") from None
 
 
 def _write_items(job: Job, found: dict[tuple[str, str], tuple[list[Item], list[Item]]]) -> None:
@@ -278,8 +213,10 @@ def _item(task: Task, lang: str, row: dict) -> Item:
     return Item(row["id"], lang, row["prompt"], tuple(row["options"]), gold, row["shot"])
 
 
-def _metrics(answered: dict, tasks: dict[str, Task], found: dict) -> dict:
-    """metrics.json: means with intervals, and of each model but the first the paired difference from it."""
+def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Container[contamination.Key]) -> dict:
+    """metrics.json: means with intervals, and of each model but the first the paired difference from it.
+
+    `seen` items count; `without_seen` is the mean of the others."""
     out: dict[str, dict] = {name: {} for name, _ in found}
     for name, lang in found:
         task, scored = tasks[name], found[name, lang][1]
@@ -290,15 +227,18 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict) -> dict:
         if not ids:
             continue
         scores = {stage: [of[i]["correct"] for i in ids] for stage, of in by_model.items()}
+        clean = [k for k, i in enumerate(ids) if (name, lang, i) not in seen]
         first = BASE if BASE in scores else next(iter(scores))
         cell: dict = {
             "items": len(ids),
+            "seen": len(ids) - len(clean),
             "measure": task.measure,
             "chance": _chance(task, scored),
             "against": first,
             "models": {
                 stage: {
                     **compare.mean(values)._asdict(),
+                    "without_seen": compare.mean([values[k] for k in clean]).value if clean else None,
                     "scores": {
                         key: compare.mean([by_model[stage][i]["scores"][key] for i in ids]).value for key in keys
                     },

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 from shapes import TINY
 
@@ -14,11 +15,16 @@ from ray_jobs.run import task_choice
 from ray_jobs.run.graph import enabled
 from ray_jobs.run.job import Job
 from ray_jobs.stages.evaluation import tasks as evaluate_tasks
+from ray_jobs.training import contamination
 from train import model
 
 OPTIONS = [
     {"id": f"{i}", "lang": "id", "question": f"apa {i}", "options": ["satu", "dua"], "answer": i % 2} for i in range(12)
 ]
+
+
+SEEN = "Siapa nama nakhoda tua yang membawa kapal kecil itu pulang dari pulau karang sebelum badai besar datang?"
+CHATTED = "Berapa lama perahu nelayan itu harus menunggu di muara sungai sampai air laut pasang naik lagi?"
 
 
 class Silent:
@@ -30,8 +36,12 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run with a tokenizer and two models."""
+    """A run with a tokenizer, two models, and what they read."""
     run = tmp_path_factory.mktemp("run")
+    texts = [f"Berita hari ini.\n{SEEN} Lalu mereka pulang bersama-sama.", "Tidak ada apa-apa di sini."]
+    storage.write_table(str(run / "quality/part-0.parquet"), pa.table({"text": texts}))
+    chat = {"messages": [{"role": "user", "content": f"Saya ingin tahu: {CHATTED}"}]}
+    storage.write_text(str(run / "sft/data/rows.jsonl"), json.dumps(chat) + "\n")
     tokenizer = tokenizers.train_bpe(
         ["satu dua tiga apa Pertanyaan Jawaban " * 30], 300, str(run / "tokenize/tokenizer")
     )
@@ -43,7 +53,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def ask(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_tasks, "map_on_ray", lambda job, do, items, *_, **__: [do(item) for item in items])
+    for module in (evaluate_tasks, contamination):
+        monkeypatch.setattr(module, "map_on_ray", lambda job, do, items, *_, **__: [do(item) for item in items])
 
     def asked(files, **settings):
         storage.remove(str(finished / "tasks"))
@@ -87,6 +98,20 @@ def test_two_models_answer_and_are_compared(ask, finished):
     shown = section.section(str(finished))
     assert shown.against == "base"
     assert {title.split(":")[0] for title, *_ in shown.tables} == {"options", "answers"}
+
+
+def test_items_that_were_trained_on_are_named_beside_the_score(ask, finished):
+    rows = [{**row, "question": {3: SEEN, 7: CHATTED}.get(i, row["question"])} for i, row in enumerate(OPTIONS)]
+    assert evaluate_tasks.run(ask({"options/id.jsonl": rows}, shots=0))["seen"] == 2
+    results = storage.read_table(str(finished / "tasks/results.parquet")).to_pylist()
+    assert {row["id"]: row["seen"] for row in results if row["seen"]} == {"3": ["documents"], "7": ["chats"]}
+    cell = json.loads((finished / "tasks/metrics.json").read_text())["options"]["id"]
+    assert (cell["items"], cell["seen"]) == (12, 2)
+    rest = [row["correct"] for row in results if row["model"] == "base" and not row["seen"]]
+    assert len(rest) == 10
+    assert cell["models"]["base"]["without_seen"] == pytest.approx(sum(rest) / 10)
+    (_, _, (line,)), *_ = section.section(str(finished)).tables
+    assert line.seen.startswith("2 seen in training; without: ")
 
 
 def test_a_killed_stage_goes_on_behind_the_last_cell(ask, finished, monkeypatch):

@@ -29,6 +29,7 @@ WATCH = {
     "eval_bytes": 12,
     "replay": ["en"],
     "alarm": 0.1,
+    "tasks": [],
 }
 RECORD = {"step": 3, "loss": 2.0, "tokens_per_second": 100.0, "attended_per_token": 4.0}
 

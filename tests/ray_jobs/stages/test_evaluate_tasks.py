@@ -114,6 +114,29 @@ def test_items_that_were_trained_on_are_named_beside_the_score(ask, finished):
     assert line.seen.startswith("2 seen in training; without: ")
 
 
+def test_rows_of_a_data_set_of_the_hub_by_its_configuration(ask, finished, tmp_path):
+    """In the hub's own layout on this disk: a folder with configurations in its README, one a language."""
+    folder = tmp_path / "hub/xcopa"
+    rows = [
+        {"idx": i, "premise": f"Laut {i}", "choice1": "pasang", "choice2": "surut", "question": "cause", "label": i % 2}
+        for i in range(5)
+    ]
+    for tag in ("ind_Latn", "tha_Thai"):
+        (folder / tag).mkdir(parents=True)
+        (folder / tag / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- {config_name: ind_Latn, data_files: [{split: test, path: ind_Latn/test.jsonl}]}\n"
+        "- {config_name: tha_Thai, data_files: [{split: test, path: tha_Thai/test.jsonl}]}\n---\n"
+    )
+    made = evaluate_tasks.run(ask({}, rows=[f"hf:{folder}:ind_Latn@test", f"hf:{folder}:tha_Thai@test"], shots=0))
+    assert (made["items"], made["dropped_by_rule"]) == (10, {})
+    assert json.loads((finished / "tasks/metrics.json").read_text())["xcopa"].keys() == {"id", "th"}
+    for other in ("ind_Latn@dev", "ind@test"):
+        with pytest.raises(UserError, match=r"evaluate\.tasks\.rows: hf:.*no such data set or split"):
+            evaluate_tasks.run(ask({}, rows=[f"hf:{folder}:{other}"]))
+
+
 def test_a_killed_stage_goes_on_behind_the_last_cell(ask, finished, monkeypatch):
     job = ask({"options/id.jsonl": OPTIONS}, shots=0)
     evaluate_tasks.run(job)

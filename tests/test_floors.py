@@ -13,6 +13,7 @@ FLOORS = {
     "ray_jobs": [
         ("cli",),
         ("plan", "commands"),
+        ("experiment",),
         ("stages",),
         ("inspect",),
         ("prepare", "report"),

@@ -41,6 +41,7 @@ OUTSIDE = (
     "cluster.strict_yaml",
     "ray_jobs.config",
     "ray_jobs.errors",
+    "ray_jobs.experiment",
     "ray_jobs.inspect",
     "ray_jobs.run.bases",
     "ray_jobs.run.contact",

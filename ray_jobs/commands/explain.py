@@ -10,6 +10,7 @@ from cluster.terminal import Column
 from curation.text.urls import normalise
 from ray_jobs.commands import explain_chat
 from ray_jobs.errors import UserError
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
 from ray_jobs.run.locate import parts
 from ray_jobs.run.run import Run
@@ -45,8 +46,8 @@ def events(run: Run, document: str) -> list[dict]:
             if run.manifest(stage) is None:
                 continue
             same = pc.field("doc_id") == doc_id
-            dropped = _rows(storage.join(run.uri, "dropped", stage, part), same)
-            kept = _rows(storage.join(run.uri, stage, part), same, _shown(stage))
+            dropped = _rows(storage.join(adopted.home(run.uri, stage), "dropped", stage, part), same)
+            kept = _rows(adopted.path(run.uri, stage, part), same, _shown(stage))
             result += [_event(doc_id, stage, "dropped", row) for row in dropped]
             if kept:
                 result.append(_event(doc_id, stage, "kept", {**kept[0], **_found(stage, kept[0])}))
@@ -63,7 +64,9 @@ def documents(run: Run, document: str) -> list[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for part in parts(run.uri, document, address):
         for folder in ("crawl", "dropped/crawl"):
-            for row in _rows(storage.join(run.uri, folder, part), None, ["doc_id", "url", "source_id"]):
+            for row in _rows(
+                storage.join(adopted.home(run.uri, CRAWL), folder, part), None, ["doc_id", "url", "source_id"]
+            ):
                 named = document in (row["doc_id"], row.get("source_id"), row["url"])
                 if row["doc_id"] and (named or (page and row["url"] and normalise(row["url"]) == page)):
                     found.add((row["doc_id"], part))

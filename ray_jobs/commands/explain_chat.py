@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from ray_jobs.alignment import chats
 from ray_jobs.config.given import given
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import SFT_SELECT
 from ray_jobs.run.run import Run
 
@@ -31,15 +32,15 @@ _EMPTY = {"rule": None, "value": None, "threshold": None, "detail": None}
 
 def _dropped(run: Run, stage: str, row_id: str) -> list[dict]:
     rows = []
-    for part in storage.glob(storage.join(run.uri, "dropped", stage, "*.parquet")):
+    for part in storage.glob(storage.join(adopted.home(run.uri, stage), "dropped", stage, "*.parquet")):
         rows += _rows(part, "doc_id", row_id)
     return [{"outcome": "dropped", **{key: row.get(key) for key in _EMPTY}} for row in rows]
 
 
 def _kept(run: Run, stage: str, row_id: str) -> list[dict]:
-    outcome = "trained on" if storage.exists(storage.join(run.uri, stage, "model")) else "kept"
+    outcome = "trained on" if storage.exists(adopted.path(run.uri, stage, "model")) else "kept"
     for name in ROWS:
-        uri = storage.join(run.uri, stage, name)
+        uri = adopted.path(run.uri, stage, name)
         if storage.exists(uri) and any(row["id"] == row_id for row in chats.read_rows(uri)):
             return [{"outcome": outcome}]
     return []
@@ -47,7 +48,7 @@ def _kept(run: Run, stage: str, row_id: str) -> list[dict]:
 
 def _selection(run: Run, row_id: str) -> list[dict]:
     """The decision of sft/select in four events: reward, perplexity, their score, and the nearest that was taken before."""
-    rows = _rows(storage.join(run.uri, SFT_SELECT, "decisions.parquet"), "id", row_id)
+    rows = _rows(adopted.path(run.uri, SFT_SELECT, "decisions.parquet"), "id", row_id)
     if not rows:
         return []
     row, limit = rows[0], given(given(run.recipe.train).sft).select.max_similarity

@@ -15,7 +15,7 @@ from cluster.terminal import Column, numbers
 from mixture.order.sampler import Sampler
 from ray_jobs.config.given import given
 from ray_jobs.errors import UserError
-from ray_jobs.run import locate
+from ray_jobs.run import adopted, locate
 from ray_jobs.run.graph import CRAWL, PRUNE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
@@ -43,7 +43,7 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
     source_id, crawl, warc_file, warc_offset}], the last six None for what no crawl stage has read, such as instructions.
     Raises UserError for a stage that has not begun, and for a step after its last.
     """
-    path = storage.join(run.uri, stage, data_order.FILE)
+    path = adopted.path(run.uri, stage, data_order.FILE)
     if not storage.exists(path):
         raise UserError(f"{stage} of {run.uri} has not begun to train; `pinisi status` shows what has")
     if step < 1:
@@ -105,7 +105,7 @@ def sources(run: Run, doc_ids: set[str]) -> dict[str, dict]:
     """Where documents come from: doc_id -> url, source, source_id, crawl, warc_file, warc_offset (of its record, in bytes)."""
     wanted, found = pa.array(sorted(doc_ids), pa.string()), {}
     for part in locate.parts(run.uri, *sorted(doc_ids)):
-        with storage.open_parquet(storage.join(run.uri, CRAWL, part)) as parquet:
+        with storage.open_parquet(adopted.path(run.uri, CRAWL, part)) as parquet:
             columns = [name for name in ("doc_id", *SOURCE) if name in parquet.schema_arrow.names]
             for row in parquet.read(columns).filter(pc.is_in(pc.field("doc_id"), wanted)).to_pylist():
                 found[row.pop("doc_id")] = {name: row.get(name) for name in SOURCE}

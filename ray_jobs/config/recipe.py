@@ -94,6 +94,16 @@ class Recipe(Section):
             raise ValueError("tokenize.tokenizer: base is that of `train.base.model`, which is not given")
         return {**values, "tokenize": {**tokenize, "tokenizer": model}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_seed(cls, values: object) -> object:
+        """A seed of training that is the recipe's is none of its own, so that equal work has equal fingerprints."""
+        if not isinstance(values, dict) or not isinstance(train := values.get("train"), dict):
+            return values
+        if train.get("seed") != values.get("seed", cls.model_fields["seed"].default):
+            return values
+        return {**values, "train": {**train, "seed": None}}
+
     @model_validator(mode="after")
     def _sources(self) -> Recipe:
         for label, code in self.language.labels.items():

@@ -120,6 +120,7 @@ class EvalTasks(ItemRows):
 
 
 class Train(Section):
+    seed: int | None = None  # of every training after the base; None: the recipe's
     context: Positive = 4096
     context_parallel: Positive = 1  # neighbouring workers that share each row of pre-training and SFT
     precision: Literal["fp32", "bf16", "auto", "fp8"] = "fp32"  # auto: bf16 where the device computes it natively

@@ -8,6 +8,8 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import SFT_DATA
 
 SHOWN = 8  # categories with a colour of their own
 OTHERS = "others"
@@ -15,7 +17,7 @@ OTHERS = "others"
 
 def section(uri: str) -> dict:
     """`plot` of conversations by language and category, `cells` and `dropped` as rows of tables, and the sums."""
-    found = storage.read_json(storage.join(uri, "sft/data/statistics.json"))
+    found = storage.read_json(adopted.path(uri, SFT_DATA, "statistics.json"))
     cells = found["cells"]
     sizes: Counter[str] = Counter()
     for cell in cells:

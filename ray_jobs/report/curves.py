@@ -6,6 +6,7 @@ They are read from the run's folder, so both work from any machine that reaches 
 from __future__ import annotations
 
 from cluster import storage
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
     CONTROL_1,
@@ -44,7 +45,7 @@ HELD_OUT = {
 
 def records(uri: str, stage: str) -> list[dict]:
     """The training records of a stage of the run at `uri`; none when it does not train, or has not yet."""
-    return metrics.read(storage.join(uri, "metrics", f"{stage.replace('/', '-')}.jsonl"))
+    return metrics.read(storage.join(adopted.home(uri, stage), "metrics", f"{stage.replace('/', '-')}.jsonl"))
 
 
 def newest(found: list[dict]) -> dict:

@@ -15,6 +15,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from cluster import storage
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import EVALUATE
 
 RESAMPLES = 2000
 SEED = 0
@@ -64,7 +66,7 @@ class Documents:
 
 def read(uri: str) -> Documents:
     """Those of the run at `uri`; none where evaluate has not written them."""
-    path = storage.join(uri, "evaluate/documents.parquet")
+    path = adopted.path(uri, EVALUATE, "documents.parquet")
     return Documents(storage.read_table(path).to_pylist() if storage.exists(path) else [])
 
 

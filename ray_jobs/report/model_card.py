@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from cluster import storage
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
     CRAWL,
@@ -44,7 +45,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
     """The card of `export/name`, which was made of `stage`; `facts` are those of `train.export.huggingface.export`."""
     manifests = {}
     for one in (*STAGES, *(s for s in job.stage.inputs if s.startswith("dpo/")), stage):
-        path = storage.join(job.run_uri, one, "_manifest.json")
+        path = adopted.path(job.run_uri, one, "_manifest.json")
         manifests[one] = storage.read_json(path) if storage.exists(path) else {}
     measured = job.has(EVALUATE)
     bpb = storage.read_json(job.input(EVALUATE, "metrics.json"))["bits_per_byte"] if measured else {}
@@ -70,7 +71,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
 def _licences(uri: str) -> list[tuple[str, int]]:
     """Licences of the documents in the token store as their sources state them, with document counts."""
     counts: Counter[str] = Counter()
-    for part in storage.glob(storage.join(uri, TOKENIZE, "part-*.parquet")):
+    for part in storage.glob(adopted.path(uri, TOKENIZE, "part-*.parquet")):
         counts.update(
             licence or "not stated" for licence in storage.read_table(part, ["licence"])["licence"].to_pylist()
         )

@@ -18,6 +18,7 @@ from ray_jobs.report import selection as selection_section
 from ray_jobs.report import tasks as tasks_section
 from ray_jobs.report import watch as watch_section
 from ray_jobs.report.names import language
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
     CONTROL_2,
@@ -100,7 +101,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
 
 
 def _json(uri: str, path: str) -> dict | None:
-    target = storage.join(uri, path)
+    target = adopted.path(uri, *path.rsplit("/", 1))
     return storage.read_json(target) if storage.exists(target) else None
 
 

@@ -8,11 +8,13 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import WEIGHTS
 
 
 def section(uri: str) -> dict | None:
     """Plots and numbers of the stages regmix/…, or None when the run has none."""
-    folder = storage.join(uri, "regmix", "weights")
+    folder = adopted.path(uri, WEIGHTS)
     if not storage.exists(storage.join(folder, "weights.json")):
         return None
     found = storage.read_json(storage.join(folder, "weights.json"))

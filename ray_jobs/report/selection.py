@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import REWARD, SFT_SELECT
 from train.scores import reward_quality
 
@@ -19,7 +20,7 @@ BINS = 10
 
 def selection(uri: str) -> dict | None:
     """Counts by rule and cell, and the scores of what was taken and what was not; None when the run has none."""
-    target = storage.join(uri, SFT_SELECT, "decisions.parquet")
+    target = adopted.path(uri, SFT_SELECT, "decisions.parquet")
     if not storage.exists(target):
         return None
     found = storage.read_table(target, ["lang", "category", "rule", "score", "cosine"])
@@ -45,7 +46,7 @@ def selection(uri: str) -> dict | None:
 
 def reward(uri: str) -> dict | None:
     """Calibration, margins, and what length has to do with them; None when no pair was held out."""
-    target = storage.join(uri, REWARD, "heldout.parquet")
+    target = adopted.path(uri, REWARD, "heldout.parquet")
     if not storage.exists(target):
         return None
     table = storage.read_table(target)

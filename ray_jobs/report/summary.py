@@ -17,6 +17,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import intervals, notices, verdict
 from ray_jobs.report.intervals import Change
 from ray_jobs.report.names import language
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
     CONTROL_2,
@@ -24,6 +25,7 @@ from ray_jobs.run.graph import (
     DECONTAMINATE,
     DEDUP,
     DPO_WATCH,
+    EVALUATE,
     EXTRACT,
     LANGUAGE,
     POLICY,
@@ -125,7 +127,7 @@ def _corpus(found: Summary, manifests: dict, recipe: Recipe) -> None:
 
 
 def _models(found: Summary, manifests: dict, recipe: Recipe) -> None:
-    evaluation = storage.read_json(storage.join(found.uri, "evaluate/metrics.json"))
+    evaluation = storage.read_json(adopted.path(found.uri, EVALUATE, "metrics.json"))
     bpb = evaluation["bits_per_byte"]
     if PRETRAIN_2 not in bpb:
         return
@@ -174,7 +176,7 @@ def _warnings(found: Summary, manifests: dict, recipe: Recipe) -> None:
 def _traced(found: Summary, manifests: dict, recipe: Recipe) -> None:
     """A step in the middle of a training stage that reads the mixture."""
     stage = next(name for name in (PRETRAIN_1, BASE) if name in manifests)
-    if storage.exists(storage.join(found.uri, stage, ORDER)):
+    if storage.exists(adopted.path(found.uri, stage, ORDER)):
         found.trained = stage, max(1, manifests[stage]["steps"] // 2)
 
 
@@ -188,11 +190,11 @@ def _page(uri: str, manifests: dict) -> tuple[str, str] | None:
     for stage, rule, words in INTERESTING:
         counts = manifests.get(stage, {}).get("rules", {})
         if counts.get(rule) if rule else sum(counts.values()):
-            for part in storage.glob(storage.join(uri, "dropped", stage, "*.parquet"))[:LOOKED_AT]:
+            for part in storage.glob(storage.join(adopted.home(uri, stage), "dropped", stage, "*.parquet"))[:LOOKED_AT]:
                 for row in storage.read_table(part, ["doc_id", "url", "rule"]).to_pylist():
                     if row["doc_id"] and rule in (None, row["rule"]):
                         return _named(row), words
-    for part in storage.glob(storage.join(uri, CRAWL, "part-*.parquet"))[:LOOKED_AT] if CRAWL in manifests else ():
+    for part in storage.glob(adopted.path(uri, CRAWL, "part-*.parquet"))[:LOOKED_AT] if CRAWL in manifests else ():
         if rows := storage.read_table(part, ["doc_id", "url"]).slice(0, 1).to_pylist():
             return _named(rows[0]), "a page that was read"
     return None

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from cluster import storage
 from ray_jobs.report.names import language
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import TASKS
 from train.tasks import compare
 from train.tasks import task as task_files
 
@@ -46,7 +48,7 @@ class Section(NamedTuple):
 
 
 def section(uri: str) -> Section | None:
-    found = storage.read_json(storage.join(uri, "tasks/metrics.json"))
+    found = storage.read_json(adopted.path(uri, TASKS, "metrics.json"))
     cells = [cell for languages in found.values() for cell in languages.values()]
     if not cells:
         return None

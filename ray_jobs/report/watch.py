@@ -10,6 +10,7 @@ from cluster import storage
 from ray_jobs.alignment import probe_records
 from ray_jobs.report import plots
 from ray_jobs.report.names import language
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import DPO_WATCH
 
 PLOTS = {
@@ -63,7 +64,7 @@ def section(uri: str) -> dict | None:
     bars = plots.grouped_bars(langs, {n: [v.get(lang) for lang in langs] for n, v in by_language.items()}, "share")
     keys = [key for lines in PLOTS.values() for key in lines.values() if any(key in record for record in records)]
     table = [[f"{r['stage']}, update {r['update']}", *(r.get(key) for key in keys)] for r in records]
-    path = storage.join(uri, DPO_WATCH, probe_records.QUESTIONS)
+    path = adopted.path(uri, DPO_WATCH, probe_records.QUESTIONS)
     asked = storage.read_bytes(path).decode().split("\n") if storage.exists(path) else []
     questions = [(language(row["lang"]), row) for row in map(json.loads, filter(None, asked))]
     return {"plots": drawn, "languages": Markup(bars), "keys": keys, "table": table, "questions": questions}

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cluster import storage, terminal
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, POLICY, TOKENIZE
 
 LAST = (DECONTAMINATE, DEDUP, POLICY)  # what the last of these that there is left is what was kept
@@ -69,8 +70,8 @@ def section(uri: str, recipe: Recipe, manifests: dict[str, dict]) -> dict | None
     seen = _look(uri, last, sources)
     counts = sorted((site.kept for site in seen.sites.values()), reverse=True)
     biggest = sorted(seen.sites.items(), key=lambda item: (-item[1].kept, -item[1].read, item[0]))[:SITES]
-    plans = map(storage.read_json, storage.glob(storage.join(uri, CRAWL, "_plan", "*", "plan.json")))
-    asked = storage.join(uri, CRAWL, "_plan", "asked.json")
+    plans = map(storage.read_json, storage.glob(adopted.path(uri, CRAWL, "_plan", "*", "plan.json")))
+    asked = adopted.path(uri, CRAWL, "_plan", "asked.json")
     return {
         "fetch": recipe.fetch,
         "asked": storage.read_json(asked) if storage.exists(asked) else None,
@@ -109,8 +110,8 @@ def sentences(manifests: dict[str, dict]) -> list[str]:
 def _look(uri: str, last: str, sources: set[str]) -> Seen:
     """Go through the parts of the crawl beside those of the stage `last`, which have their names."""
     seen = Seen()
-    for part in storage.glob(storage.join(uri, CRAWL, "part-*.parquet")):
-        after = storage.join(uri, last, part.rsplit("/", 1)[1])
+    for part in storage.glob(adopted.path(uri, CRAWL, "part-*.parquet")):
+        after = adopted.path(uri, last, part.rsplit("/", 1)[1])
         kept = {}
         if storage.exists(after):
             table = storage.read_table(after, ["doc_id", "lang"])

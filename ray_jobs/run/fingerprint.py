@@ -43,6 +43,7 @@ OUTSIDE = (
     "ray_jobs.errors",
     "ray_jobs.experiment",
     "ray_jobs.inspect",
+    "ray_jobs.run.adopted",
     "ray_jobs.run.bases",
     "ray_jobs.run.contact",
     "ray_jobs.run.fingerprint",

@@ -11,6 +11,7 @@ from ray_jobs.config.alignment import Dpo, OnPolicy
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Evaluate as EvaluateSection
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Pretrain
 
 
 def _train(recipe: Recipe) -> bool:
@@ -82,6 +83,7 @@ class Stage:
     when: Callable[[Recipe], bool] = lambda recipe: True
     files: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()  # must be done too; `config` decides what is read of them, so they are no inputs
     keeps: bool = False  # under another fingerprint its job itself finds out what of the former result may stay
 
 
@@ -99,7 +101,9 @@ DPO = (
 PAIRS = ("languages", "train.sft.data.language")  # what decides which pairs are read
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
-LOOP = ("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard")
+PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key != "control")  # that only adds stages
+NEW = ("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard")  # of a new model
+LOOP = (*NEW, "train.seed")  # of the training that follows
 
 STAGES = (
     Stage(
@@ -173,21 +177,28 @@ STAGES = (
         MIXTURE,
         "mixture",
         (TOKENIZE, WEIGHTS),
-        ("mixture", "languages", "train.context", "train.pretrain", "train.base", "seed"),
+        ("mixture", "languages", "train.context", *PRETRAIN, "train.base", "seed"),
         _corpus,
     ),
-    Stage(BASE, "base", (TOKENIZE, MIXTURE), ("train.base", *LOOP), _train),
+    Stage(
+        BASE,
+        "base",
+        (TOKENIZE,),
+        ("train.base", "mixture.temperature", "mixture.max_epochs", *NEW),
+        _train,
+        after=(MIXTURE,),
+    ),
     Stage(EXPAND, "expand", (BASE,), ("train.expand",), _has("expand")),
     Stage(
         PRETRAIN_1,
         "pretrain",
         (GROWN, MIXTURE),
-        ("train.pretrain", "train.expand.trainable", *LOOP),
+        (*PRETRAIN, "train.expand.trainable", *LOOP),
         _has("pretrain"),
     ),
-    Stage(PRETRAIN_2, "pretrain", (PRETRAIN_1, MIXTURE), ("train.pretrain", *LOOP), _has("pretrain")),
-    Stage(CONTROL_1, "pretrain", (BASE, MIXTURE), ("train.pretrain", *LOOP), _control),
-    Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), ("train.pretrain", *LOOP), _control),
+    Stage(PRETRAIN_2, "pretrain", (PRETRAIN_1, MIXTURE), (*PRETRAIN, *LOOP), _has("pretrain")),
+    Stage(CONTROL_1, "pretrain", (BASE, MIXTURE), (*PRETRAIN, *LOOP), _control),
+    Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), (*PRETRAIN, *LOOP), _control),
     Stage(
         REWARD,
         "reward",
@@ -291,7 +302,8 @@ def enabled(recipe: Recipe) -> list[Stage]:
     for one in (one for stage in asked for one in _resolved(stage, recipe)):
         names = [s.name for s in chosen]
         inputs = tuple(names) if one.inputs == ("*",) else tuple(i for i in one.inputs if i in names)
-        chosen.append(dataclasses.replace(one, inputs=inputs))
+        after = tuple(name for name in one.after if name in names)
+        chosen.append(dataclasses.replace(one, inputs=inputs, after=after))
     return chosen
 
 

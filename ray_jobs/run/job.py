@@ -10,7 +10,8 @@ from ray_jobs.config.given import given
 from ray_jobs.config.mixture import Regmix
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Pretrain, Train
-from ray_jobs.run.graph import Stage
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import BASE, Stage
 from ray_jobs.run.progress import Progress
 
 
@@ -34,11 +35,17 @@ class Job:
     def input(self, stage: str, *parts: str) -> str:
         """A URI inside the folder of an input stage."""
         assert stage in self.stage.inputs, f"{self.stage.name} does not declare its input {stage}"
-        return storage.join(self.run_uri, stage, *parts)
+        return adopted.path(self.run_uri, stage, *parts)
 
     def has(self, stage: str) -> bool:
         """Whether `stage` is part of this run and an input of this one."""
         return stage in self.stage.inputs
+
+    @property
+    def seed(self) -> int:
+        """Of a training stage: `train.seed` for all that follow the base, where it is given."""
+        own = None if self.stage.name == BASE else self.train.seed
+        return self.recipe.seed if own is None else own
 
     @property
     def train(self) -> Train:

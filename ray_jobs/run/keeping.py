@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cluster import storage, terminal
 from ray_jobs.errors import UserError
-from ray_jobs.run import superseded
+from ray_jobs.run import adopted, superseded
 from ray_jobs.run.fingerprint import changes, digest
 from ray_jobs.run.graph import Stage, matches
 from ray_jobs.run.progress import FILE as PROGRESS
@@ -30,6 +30,8 @@ def keep(run: Run, wanted: str) -> None:
     for stage in run.stages:
         if not matches(stage.name, wanted):
             continue
+        if (home := adopted.home(run.uri, stage.name)) != run.uri:
+            raise UserError(f"--keep {stage.name}: it is adopted from {home}; keep it there")
         prints = run.fingerprints()
         made = run.made(stage.name)
         if made is None:

@@ -17,6 +17,7 @@ import xxhash
 
 from cluster import storage
 from curation.text.urls import url_keys
+from ray_jobs.run import adopted
 
 FOLDER = "crawl/_keys"
 ROW_GROUP = 65_536
@@ -45,7 +46,7 @@ def parts(run_uri: str, *names: str) -> list[str]:
     """File names of the parts that may hold any of the documents called `names`, sorted."""
     wanted = np.unique(np.concatenate([_hashes(names), url_keys(list(names))]))
     wanted = wanted[wanted != 0]
-    tables = storage.glob(storage.join(run_uri, FOLDER, "*.parquet"))
+    tables = storage.glob(adopted.path(run_uri, *FOLDER.split("/"), "*.parquet"))
     with ThreadPoolExecutor(THREADS) as pool:
         held = pool.map(lambda uri: _holds(uri, wanted), tables)
         return [uri.rsplit("/", 1)[1] for uri, yes in zip(tables, held, strict=True) if yes]

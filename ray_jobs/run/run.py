@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from cluster.engines import embedded
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
-from ray_jobs.run import contact, files, keeping, lock, preflight, superseded
+from ray_jobs.run import adopted, contact, files, keeping, lock, preflight, superseded
 from ray_jobs.run.fingerprint import changes, code, digest, users_code
 from ray_jobs.run.graph import CRAWL, Stage, enabled, matches
 from ray_jobs.run.job import Job
@@ -43,6 +43,7 @@ class Run:
         self.uri = os.path.abspath(storage.local(uri)) if storage.is_local(uri) else uri.rstrip("/")
         self.recipe = recipe
         self.stages = enabled(recipe)
+        adopted.read.cache_clear()
 
     def manifest(self, stage: str) -> dict | None:
         return read_manifest(self.uri, stage)
@@ -67,7 +68,9 @@ class Run:
     def code(self, stage: Stage) -> dict[str, str]:
         named = [recipes.lookup(self.recipe, key) for key in stage.functions]
         own = [name for value in named for name in (value if isinstance(value, list) else [value]) if name]
-        return {**code(stage.job, tuple(self.recipe.languages)), **users_code(own, os.getcwd())}
+        jobs = [stage.job, *(one.job for one in self.stages if one.name in stage.after)]
+        files = {name: made for job in jobs for name, made in code(job, tuple(self.recipe.languages)).items()}
+        return {**files, **users_code(own, os.getcwd())}
 
     def asked_of(self, stage: Stage, prints: dict[str, str]) -> dict:
         parts = {
@@ -119,12 +122,14 @@ class Run:
         until: str | None = None,
         start: str | None = None,
         only: str | None = None,
+        among: Collection[str] | None = None,
         rerun: Sequence[str] = (),
         keep: Sequence[str] = (),
         address: str | None = None,
         say: Callable[[str], None] = print,
     ) -> bool:
-        """Run what is not done. Returns whether anything had to run. `start` forces that stage and what follows.
+        """Run what is not done. Returns whether anything had to run. `start` forces that stage and what follows;
+        `among` are the only stages that may run, where it is given.
 
         Of stages that took longer than `run.guard_minutes` and differ by code alone, those of `rerun` run again with what
         depends on them, and those of `keep` stay as they are. Raises UserError when one is in neither."""
@@ -147,8 +152,9 @@ class Run:
                 chosen = self._choose(until, only)
                 preflight.check(self.recipe, self.uri, chosen, chosen, say=say, address=address)
                 raise
+            self._leave(prints)
             aside = superseded.of(self.uri, [stage.name for stage in self.stages])
-            chosen = self._choose(until, only)
+            chosen = [stage for stage in self._choose(until, only) if among is None or stage.name in among]
             first = next(
                 (i for i, stage in enumerate(self.stages) if start and matches(stage.name, start)), len(self.stages)
             )
@@ -173,6 +179,12 @@ class Run:
                     superseded.forget(self.uri, stage.name)
             return ran
 
+    def _leave(self, prints: dict[str, str]) -> None:
+        """Adopt no longer what another run has made anew, or this recipe no longer asks for."""
+        states = {stage.name: self.state(stage, prints) for stage in self.stages}
+        found = adopted.read(self.uri)
+        adopted.write(self.uri, {name: run for name, run in found.items() if states.get(name) == "done"})
+
     def _choose(self, until: str | None, only: str | None) -> list[Stage]:
         if only:
             return [s for s in self.stages if matches(s.name, only)]
@@ -182,7 +194,7 @@ class Run:
         return self.stages[: last + 1]
 
     def _check_inputs(self, stage: Stage, prints: dict[str, str]) -> None:
-        for name in stage.inputs:
+        for name in (*stage.inputs, *stage.after):
             manifest = self.manifest(name)
             if manifest is None or manifest["fingerprint"] != prints[name]:
                 raise UserError(
@@ -190,6 +202,7 @@ class Run:
                 )
 
     def _run_stage(self, stage: Stage, prints: dict[str, str], forced: bool, address: str | None, say) -> None:
+        adopted.leave(self.uri, stage.name)
         folder = storage.join(self.uri, stage.name)
         started = storage.join(folder, superseded.STARTED)
         fingerprint = prints[stage.name]
@@ -255,7 +268,7 @@ def _check_counts(stage: str, result: dict) -> None:
 
 
 def read_manifest(uri: str, stage: str) -> dict | None:
-    return keeping.read_json(storage.join(uri, stage, superseded.MANIFEST))
+    return keeping.read_json(adopted.path(uri, stage, superseded.MANIFEST))
 
 
 def open_run(uri: str) -> Run:

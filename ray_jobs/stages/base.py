@@ -45,7 +45,7 @@ def run(job: Job) -> dict:
     shape["max_position_embeddings"] = job.train.context
     settings: Settings = {
         **fit.settings(job, fit.loop_config(job, optimiser, steps)),
-        **data_order.settle(job, job.recipe.seed),
+        **data_order.settle(job, job.seed),
         "shape": shape,
     }
     return launch(job, train_worker, settings, steps)

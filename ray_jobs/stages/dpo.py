@@ -49,7 +49,7 @@ def run(job: Job) -> dict:
         chats.write_rows(job.path("pairs.jsonl"), rows)
     else:
         number = rounds(job.recipe).index(job.stage.name)
-        rows, facts = pairs.on_policy(job, start, seed=job.recipe.seed + number)
+        rows, facts = pairs.on_policy(job, start, seed=job.seed + number)
     if not rows:  # a policy whose answers are all alike, or all in the wrong language, has nothing to learn from
         tokenizer = load_tokenizer(tokenizer_of(job))
         model.save(model.load(start), tokenizer, job.path("model"), job.train.context)

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from cluster import storage
 from ray_jobs.report import model_card
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import PRETRAIN_2, PRUNE, SFT_1, SFT_2, TOKENIZE, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
@@ -28,7 +29,7 @@ class Task(TypedDict):
 
 def run(job: Job) -> dict:
     exported = {}
-    heldout = storage.join(job.run_uri, TOKENIZE, "heldout.parquet") if job.recipe.sources else None
+    heldout = adopted.path(job.run_uri, TOKENIZE, "heldout.parquet") if job.recipe.sources else None
     chat = (*reversed(rounds(job.recipe)), SFT_2, SFT_1)
     for name, candidates in {"base": (PRETRAIN_2,), "chat": chat, "pruned": (PRUNE,)}.items():
         stage = next((stage for stage in candidates if job.has(stage)), None)

@@ -46,7 +46,7 @@ def run(job: Job) -> dict:
     steps = fit.steps_for(tokens, stage.rows_per_step, job.train.context)
     settings: Settings = {
         **fit.settings(job, fit.loop_config(job, optimiser, steps)),
-        **data_order.settle(job, job.recipe.seed + (1 if first else 2)),
+        **data_order.settle(job, job.seed + (1 if first else 2)),
         "model": job.input(start, "model"),
         "trainable": expanded.trainable if expanded else "all",
         "new_layers": expanded.new_layers if expanded else 0,

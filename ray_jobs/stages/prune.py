@@ -42,7 +42,7 @@ def run(job: Job) -> dict:
     heal_steps = training.steps_for(tokens, recipe.optimiser.rows_per_step, context)
     settings: Settings = {
         **training.settings(job, training.loop_config(job, recipe.optimiser, heal_steps)),
-        **data_order.settle(job, job.recipe.seed + 3),
+        **data_order.settle(job, job.seed + 3),
         "model": job.input(PRETRAIN_2, "model"),
         "target": {key: getattr(recipe, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")},
         "mask_loop": {

@@ -8,6 +8,7 @@ from cluster import storage
 from mixture.weights import Auto
 from ray_jobs.config.given import given
 from ray_jobs.config.training import Prune, Train
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import MIXTURE
 
 PlanStage = Literal["base", "stage1", "stage2"]
@@ -38,7 +39,7 @@ def known(run_uri: str, stage: PlanStage, train: Train) -> int | None:
 
 
 def planned(run_uri: str, stage: PlanStage) -> int:
-    return storage.read_json(storage.join(run_uri, MIXTURE, "plan.json"))[stage]["tokens"]
+    return storage.read_json(adopted.path(run_uri, MIXTURE, "plan.json"))[stage]["tokens"]
 
 
 def of_healing(run_uri: str, prune: Prune, context: int) -> int:

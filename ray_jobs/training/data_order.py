@@ -19,6 +19,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.errors import UserError
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import BASE, CONTROL_1, CONTROL_2, MIXTURE, PRETRAIN_1, PRETRAIN_2, PRUNE, TOKENIZE, enabled
 from ray_jobs.run.job import Job
 
@@ -68,7 +69,7 @@ def settle(job: Job, seed: int) -> OrderOfPools:
 
 def schedule(run_uri: str, stage: str, lines: list[dict]) -> list[dict]:
     """The `schedule` of the stage's Sampler: what the mixture planned, then the changes of its ledger."""
-    plan = storage.read_json(storage.join(run_uri, MIXTURE, "plan.json"))[plan_of(stage)]
+    plan = storage.read_json(adopted.path(run_uri, MIXTURE, "plan.json"))[plan_of(stage)]
     return ledger.schedule(plan["weights"], {row["pool"]: row["pool_tokens"] for row in plan["rows"]}, lines)
 
 
@@ -92,7 +93,7 @@ def _opened(pools: str, name: str) -> TokenStore | LongDocuments:
 
 
 def pools_uri(run_uri: str) -> str:
-    return storage.join(run_uri, TOKENIZE, "pools")
+    return adopted.path(run_uri, TOKENIZE, "pools")
 
 
 def ledger_uri(run_uri: str, stage: str) -> str:

@@ -63,7 +63,7 @@ def loop_config(job: Job, optimiser: Optimiser, steps: int | None = None) -> dic
     beyond_varlen = train.attention == "varlen" and kind == "dpo"  # the answers of a pair share their prompt
     loop = {
         **optimiser.model_dump(),
-        "seed": job.recipe.seed,
+        "seed": job.seed,
         # a reference's log-probabilities, and what scores answers, are of bf16 products
         "precision": "bf16" if train.precision == "fp8" and kind not in SPLIT else train.precision,
         "parallel": train.parallel,
@@ -103,7 +103,7 @@ def settings(job: Job, loop: dict[str, Any]) -> Settings:
         "out": job.path(),
         "context": job.train.context,
         **tokenizer_of(job),
-        "seed": job.recipe.seed,
+        "seed": job.seed,
         "watch": watch.settings(job),
         "metrics_uri": job.metrics_uri,
     }

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
 
@@ -18,7 +19,7 @@ class TokenizerSetting(TypedDict):
 
 def tokenizer_of(job: Job) -> TokenizerSetting:
     """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
-    return {"tokenizer": storage.join(job.run_uri, TOKENIZE, "tokenizer")}
+    return {"tokenizer": adopted.path(job.run_uri, TOKENIZE, "tokenizer")}
 
 
 def load_tokenizer(settings: TokenizerSetting):

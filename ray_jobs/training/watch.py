@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from cluster import document_tokens, gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.training import task_suite
@@ -50,7 +51,7 @@ def settings(job: Job) -> WatchSettings:
         "peak": train.peak_tflops and train.peak_tflops * 1e12,
         "eval_every": train.eval_every,
         "eval_bytes": train.eval_bytes_per_language,
-        "heldout": storage.join(job.run_uri, TOKENIZE, "heldout.parquet"),
+        "heldout": adopted.path(job.run_uri, TOKENIZE, "heldout.parquet"),
         "replay": job.recipe.mixture.replay_languages,
         "alarm": train.forgetting_alarm,
         "tasks": task_suite.cells(job) if train.eval_tasks and job.stage.job in MIXED else [],

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cluster.kernel_files import drop_stale
 from ray_jobs import exits
-from ray_jobs.commands import completion, convert, inspect
+from ray_jobs.commands import completion, convert, experiment, inspect
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import translate
 
@@ -191,6 +191,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--from-run", metavar="RUN", help="take rates from this finished run")
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
     plan.add_argument("--json", action="store_true", help="print JSON for a program")
+    text = "arms of one question: run what differs, share what is equal, and say what the difference is"
+    asking = command("experiment", experiment.main, text)
+    experiment.add_arguments(asking)
+    text = "two finished runs: how recipes, tokens and mixture differ, and whether their models do"
+    experiment.add_compare_arguments(command("compare", experiment.compare, text))
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
     doctor.add_argument("--storage", metavar="URI", help="also write to, and read from, where runs shall lie")
     for sub in (status, explain, doctor, trace, weights):

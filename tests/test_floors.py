@@ -12,8 +12,9 @@ MOST_FILES = 26  # of a folder
 FLOORS = {
     "ray_jobs": [
         ("cli",),
-        ("plan", "commands"),
+        ("commands",),
         ("experiment",),
+        ("plan",),
         ("stages",),
         ("inspect",),
         ("prepare", "report"),

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ray_jobs.config.reader import RECIPES
+from ray_jobs.experiment.specification import shipped
 from ray_jobs.run.graph import ROUNDS, STAGES
 
-FREE = (None, "N", "SECONDS", "TOKENS", "KEY=VALUE", "POOL=SHARE", "LANG", "SOURCE", "DOC", "STEP", "SHARE")
+FREE = (None, "N", "SECONDS", "TOKENS", "KEY=VALUE", "POOL=SHARE", "LANG", "SOURCE", "DOC", "STEP", "SHARE", "N,N")
 """Metavars of values that are neither files nor words from a list."""
 
 
@@ -56,7 +57,7 @@ def commands(parser: argparse.ArgumentParser, path: str = "") -> Iterator[Comman
             flags.append(Flag(tuple(action.option_strings), text, _values(action), action.nargs != 0))
         else:
             words += [(word, "") for word in _values(action) or ()]
-            files |= _values(action) is None or action.dest == "recipe"
+            files |= _values(action) is None or action.dest in ("recipe", "experiment")
     yield Command(path, tuple(flags), tuple(words), files)
     for name, sub in below:
         yield from commands(sub, name)
@@ -67,6 +68,8 @@ def _values(action: argparse.Action) -> tuple[str, ...] | None:
         return tuple(map(str, action.choices))
     if action.dest == "recipe":
         return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    if action.dest == "experiment":
+        return tuple(shipped())
     if action.metavar == "STAGE":
         names = [stage.name for stage in STAGES] + list(ROUNDS)
         return tuple(dict.fromkeys(part for name in names for part in (name.split("/")[0], name)))

@@ -9,6 +9,7 @@ import pytest
 from ray_jobs import cli
 from ray_jobs.commands import completion
 from ray_jobs.config.reader import RECIPES
+from ray_jobs.experiment.specification import shipped
 from ray_jobs.run.graph import ROUNDS, STAGES
 
 
@@ -39,6 +40,7 @@ def test_bash_completes_commands_flags_recipes_and_stages(scripts):
     assert bash(scripts, "cluster", "") == ["render"]
     assert set(bash(scripts, "run", "")) == {path.stem for path in RECIPES.glob("*.yaml")}
     assert bash(scripts, "run", "dem") == ["demo"]
+    assert set(bash(scripts, "experiment", "")) == set(shipped())
     assert set(bash(scripts, "run", "demo", "--")) >= {"--until", "--from", "--only", "--set", "--dry-run", "--run-dir"}
     assert bash(scripts, "status", "runs/demo", "--w") == ["--watch"]
     assert set(bash(scripts, "run", "demo", "--until", "")) >= {stage.name for stage in STAGES} | {*ROUNDS, "sft"}

@@ -1,0 +1,3 @@
+from faked_stages import faked
+
+__all__ = ["faked"]

@@ -1,0 +1,37 @@
+"""The experiments that ship with Pinisi."""
+
+import pytest
+
+from ray_jobs.config import reader as recipes
+from ray_jobs.config.training import Train
+from ray_jobs.errors import UserError
+from ray_jobs.experiment import compute, specification
+
+
+@pytest.mark.parametrize("name", specification.shipped())
+def test_each_has_arms_that_are_recipes(name):
+    experiment, path = specification.load(name)
+    assert experiment.name == name and experiment.question.endswith("?")
+    if name == "long-context" and "long_context" not in Train.model_fields:
+        with pytest.raises(UserError, match=r"arms\.full: .*long_context: unknown key") as refused:
+            specification.trials(experiment, path)
+        assert "\n" not in str(refused.value)
+        return
+    trials = specification.trials(experiment, path)
+    assert [trial.arm for trial in trials] == list(experiment.arms) * len(experiment.seeds)
+
+
+def test_the_control_of_expansion_gets_the_tokens_that_cost_the_same():
+    """Of Sailor2-8B by its shapes: 12 % more, the parameters of both models in matrix products and attention counted."""
+    grown = recipes.load("sailor2-8b")
+    plain = recipes.load("sailor2-8b", ["train.expand=null", "train.pretrain.control=false"])
+    ratio = compute.planned(grown)[1] / compute.planned(plain)[1]
+    assert ratio == pytest.approx(8.547 / 7.616, abs=0.03)
+
+
+def test_seeds_of_the_command_replace_those_of_the_file():
+    experiment, path = specification.load("expansion", [1, 2, 3])
+    found = specification.trials(experiment, path, ["train.workers=1"])
+    assert [trial.seed for trial in found] == [1] * 4 + [2] * 4 + [3] * 4
+    assert {trial.recipe.train.workers for trial in found} == {1}
+    assert {trial.recipe.train.seed for trial in found} == {1, 2, 3} and {trial.recipe.seed for trial in found} == {42}

@@ -95,11 +95,11 @@ def _show_plan(question: str, found: list[dict]) -> None:
             )
         )
     lines = [*terminal.paragraph(question), *terminal.table(columns, rows)]
-    for one in found:
-        if one["equal_compute"]:
-            arm, ratio = one["equal_compute"]["arm"], one["equal_compute"]["ratio"]
+    for name, equal in {one["arm"]: one["equal_compute"] for one in found}.items():
+        if equal:
+            arm, ratio = equal["arm"], equal["ratio"]
             lines += terminal.paragraph(
-                f"{one['arm']}: pre-trained on {ratio:.3f} times the tokens of {arm}, whose FLOPs it has"
+                f"{name}: pre-trained on {ratio:.3f} times the tokens of {arm}, whose FLOPs it has"
             )
     sources = sorted({home for one in found for home in one["adopted"].values()})
     lines += [line for home in sources for line in terminal.verbatim(f"adopts from {home}")]
@@ -135,8 +135,14 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _names(first: str, second: str) -> tuple[str, str]:
-    """The runs as short as tells them apart: their last names, else all of their URIs."""
-    short = first.rstrip("/").rsplit("/", 1)[-1], second.rstrip("/").rsplit("/", 1)[-1]
-    if short[0] != short[1]:
-        return short
-    return (first, second) if first != second else (first, f"{second} (again)")
+    """The runs as short as tells them apart: without the folders above that both are in.
+
+    >>> _names("runs/beta/low/1", "runs/beta/high/1"), _names("demo", "demo/")
+    (('low/1', 'high/1'), ('demo', 'demo (again)'))
+    """
+    one, other = (uri.rstrip("/").split("/") for uri in (first, second))
+    if one == other:
+        return one[-1], f"{one[-1]} (again)"
+    while one[0] == other[0] and min(len(one), len(other)) > 1:
+        one, other = one[1:], other[1:]
+    return "/".join(one), "/".join(other)

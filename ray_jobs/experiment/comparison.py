@@ -50,7 +50,8 @@ class Table(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`costs`: arm -> seed -> what it cost. `cannot`: what cannot be compared and why."""
+    """`costs`: arm -> seed -> what it cost. `cannot`: what cannot be compared and why. `of_arms`: whether it is of arms, of which
+    a seed is one trial, or of two runs as they are."""
 
     control: str
     tables: list[Table]
@@ -58,9 +59,10 @@ class Comparison(NamedTuple):
     costs: dict[str, dict[int, compute.Cost]]
     sentences: list[str]
     cannot: list[str]
+    of_arms: bool
 
 
-def compare(arms: Arms, control: str, measured: Sequence[str]) -> Comparison:
+def compare(arms: Arms, control: str, measured: Sequence[str], *, of_arms: bool = True) -> Comparison:
     cannot: list[str] = []
     tables: list[Table] = []
     for model in ("pre-trained", "final"):
@@ -71,8 +73,8 @@ def compare(arms: Arms, control: str, measured: Sequence[str]) -> Comparison:
             tables += _tables(found, control, model, cannot)
     forgetting = _forgetting(arms, measured) if "forgetting" in measured else []
     costs = {arm: {seed: compute.of(run) for seed, run in runs.items()} for arm, runs in arms.items()}
-    said = [*_said(tables), *_forgotten(forgetting)]
-    return Comparison(control, tables, forgetting, costs if "compute" in measured else {}, said, cannot)
+    said = [*_said(tables, of_arms), *_forgotten(forgetting, of_arms)]
+    return Comparison(control, tables, forgetting, costs if "compute" in measured else {}, said, cannot, of_arms)
 
 
 def _stages(runs: Mapping[int, Run], model: str) -> set[str | None]:
@@ -198,38 +200,42 @@ def _forgetting(arms: Arms, measured: Sequence[str]) -> list[Table]:
     return tables
 
 
-def _said(tables: Sequence[Table]) -> list[str]:
-    """What the first row of each table says of each arm: the mean over languages where there are several."""
-    said = []
+def _said(tables: Sequence[Table], of_arms: bool) -> list[str]:
+    """What the first row of each table says: the mean over languages where there are several. Arms that differ first."""
+    said: list[str] = []
+    rest: list[str] = []
     for table in tables:
         row = table.rows[0]
-        for arm, one in row.differences.items():
-            said.append(
-                f"{table.title} of the {table.model} model, {row.lang if row.lang == ALL else language(row.lang)}: "
-                f"{worded(arm, table, one)}"
+        what = f"{table.title} of the {table.model} model, {row.lang if row.lang == ALL else language(row.lang)}"
+        said += [f"{what}: {worded(arm, table, d, of_arms)}" for arm, d in row.differences.items() if apart(d)]
+        if unsure := [arm for arm, d in row.differences.items() if not apart(d)]:
+            n = next(iter(row.differences.values()))
+            seeds = f"{n.seeds} seed{'s' if n.seeds > 1 else ''} and " if of_arms else ""
+            rest.append(
+                f"{what}: no difference shown between {table.against} and {', '.join(unsure)} on {seeds}{n.items:,} items"
             )
-    return said
+    return said + rest
 
 
-def _forgotten(tables: Sequence[Table]) -> list[str]:
+def _forgotten(tables: Sequence[Table], of_arms: bool) -> list[str]:
     said = []
     for table in tables:
         for row in table.rows:
             for one in row.differences.values():
                 worse = one.value < 0 if table.more_is_better else one.value > 0
                 if row.lang != ALL and apart(one) and worse:
-                    what = "is being forgotten" if one.shown else "is worse than in the base in this one model"
+                    sure = one.shown or not of_arms
+                    what = "is being forgotten" if sure else "is worse than in the base in this one model"
                     said.append(f"{table.model}: {language(row.lang)} {what}: {table.title} {shown(table, one)}")
     return said
 
 
-def worded(arm: str, table: Table, one: Difference) -> str:
-    """The verdict on a difference, in words."""
-    if not apart(one):
-        return f"no difference shown between {arm} and {table.against}: {shown(table, one)}"
+def worded(arm: str, table: Table, one: Difference, of_arms: bool) -> str:
+    """The verdict on a difference that is apart, in words."""
     better = (one.value > 0) == table.more_is_better
     said = f"{arm} is {'better' if better else 'worse'} than {table.against}: {shown(table, one)}"
-    return said if one.shown else f"{said}; these two models differ, one seed cannot show that the arms do"
+    sure = one.shown or not of_arms
+    return said if sure else f"{said}; these two models differ, one seed cannot show that the arms do"
 
 
 def apart(one: Difference) -> bool:
@@ -246,10 +252,13 @@ def shown(table: Table, one: Difference) -> str:
 
 
 def as_json(found: Comparison) -> dict:
+    def plain(one: Difference) -> dict:
+        bounds = (one.low, one.high) if not math.isnan(one.low) else (None, None)  # JSON has no nan
+        return {**one._asdict(), "low": bounds[0], "high": bounds[1]}
+
     def table(one: Table) -> dict:
         rows = [
-            {**row._asdict(), "differences": {arm: d._asdict() for arm, d in row.differences.items()}}
-            for row in one.rows
+            {**row._asdict(), "differences": {arm: plain(d) for arm, d in row.differences.items()}} for row in one.rows
         ]
         return {**one._asdict(), "rows": rows}
 

@@ -155,7 +155,8 @@ def lines(found: Comparison, title: str) -> list[Text]:
         rows.append((f"{table.title}{where}", table.model, table.against, score(table, row, table.against), "", "", ""))
         for arm, one in row.differences.items():
             cell = shown(table, one)
-            rows.append(("", "", arm, score(table, row, arm), cell.value, cell.interval, verdict(table, one)))
+            words = verdict(table, one, found.of_arms)
+            rows.append(("", "", arm, score(table, row, arm), cell.value, cell.interval, words))
     if rows:
         said += [*terminal.table(columns, rows, title=f"against {found.control}"), Text()]
     if found.costs:
@@ -167,12 +168,12 @@ def lines(found: Comparison, title: str) -> list[Text]:
     return said
 
 
-def verdict(table: Table, one: Difference) -> str:
+def verdict(table: Table, one: Difference, of_arms: bool) -> str:
     """
-    >>> verdict(Table("t", "final", "accuracy", True, 1, "a", []), Difference(2.0, 1.0, 3.0, True, 3, 40))
+    >>> verdict(Table("t", "final", "accuracy", True, 1, "a", []), Difference(2.0, 1.0, 3.0, True, 3, 40), True)
     'better'
     """
     if not comparison.apart(one):
         return "no difference shown"
     better = "better" if (one.value > 0) == table.more_is_better else "worse"
-    return better if one.shown else f"{better} in this seed"
+    return better if one.shown or not of_arms else f"{better} in this seed"

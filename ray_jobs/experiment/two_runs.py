@@ -24,7 +24,7 @@ ELSEWHERE = ("name", "cluster", "run", "fetch")  # keys that change no result
 
 def compare(first: Run, second: Run, names: tuple[str, str]) -> tuple[Comparison, list[Facts]]:
     """How the second run differs from the first, which is the control."""
-    found = comparison.compare({names[0]: {0: first}, names[1]: {0: second}}, names[0], MEASURED)
+    found = comparison.compare({names[0]: {0: first}, names[1]: {0: second}}, names[0], MEASURED, of_arms=False)
     cannot = [*found.cannot, *_cannot(first, second, names)]
     facts = [
         Facts("What the recipes ask differently", ("key", *names), _keys(first, second), False),

@@ -267,7 +267,7 @@ def attention_time(emit: Emit, tiny: bool) -> None:
 
 
 def backends(tiny: bool, mask: str) -> list[str]:
-    return ["sdpa", "flex", *(["varlen"] if mask == "intra_document" and not tiny else [])]
+    return ["sdpa", "flex", *(["varlen"] if mask != "shared_prompt" and not tiny else [])]
 
 
 def attended(backend: str, mask: str, doc_ids, q, k, v, g) -> list:  # noqa: PLR0917
@@ -281,7 +281,7 @@ def attended(backend: str, mask: str, doc_ids, q, k, v, g) -> list:  # noqa: PLR
     B, T = doc_ids.shape
     predicate = attention.MASKS[mask](doc_ids)
     if backend == "varlen":
-        out = varlen.attention(q, k, v, varlen.documents(doc_ids))
+        out = varlen.attention(q, k, v, varlen.documents(doc_ids, anchor=mask == "anchor"))
     elif backend == "flex":
         block = create_block_mask(predicate, B, None, T, T, device=doc_ids.device)
         if doc_ids.is_cuda:
@@ -305,6 +305,41 @@ def some_documents(B: int, T: int):
     if B > 1:
         ids[-1] = 0
     return ids.contiguous()
+
+
+def long_attention(emit: Emit, tiny: bool) -> None:
+    """Attention of one layer in long rows: full rows, documents of a mean of 8,192 tokens, and these behind an anchor."""
+    import numpy as np
+    import torch
+
+    device, (H, K, N) = place(tiny), (4, 2, 16) if tiny else (28, 4, 128)
+    for T in (96,) if tiny else (8192, 32_768, 131_072):
+        rng = np.random.default_rng(1)
+        lengths = np.maximum(1, rng.lognormal(np.log(8192) - 0.5, 1.0, T // 64 + 8) * min(1.0, T / 32_768)).astype(int)
+        ids = torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[: T - 1]
+        ids = torch.cat([torch.zeros(1, dtype=ids.dtype), ids, ids.new_full((T - 1 - len(ids),), len(lengths) + 1)])
+        ids_BT = ids[None].to(device)
+        q, k, v, g = (torch.randn(1, h, T, N, device=device, dtype=torch.bfloat16) for h in (H, K, K, H))
+        found = {}
+        for mask, name in (("intra_document", "full"), ("intra_document", ""), ("anchor", "")):
+            for backend in ("flex", *([] if tiny else ["varlen"])):
+                of = ids_BT * 0 + 1 if name else ids_BT
+                fresh(device)
+                seconds = timed(lambda b=backend, m=mask, i=of, x=(q, k, v, g): attended(b, m, i, *x), device)
+                emit(f"{backend}, {name or mask}, {T} tokens", "ms", 1e3 * seconds)
+                if device.type == "cuda":
+                    emit(f"{backend}, {name or mask}, {T} tokens: most memory", "GB", peak_gb())
+                if mask == "anchor":
+                    found[backend] = attended(backend, mask, of, q, k, v, g)
+        if not tiny:
+            error = apart(found["varlen"], found["flex"])
+            emit(f"anchor by varlen against flex, {T} tokens", "", error, target=5e-3, least=False)
+
+
+def peak_gb() -> float:
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e9
 
 
 def cross_entropy(emit: Emit, tiny: bool) -> None:
@@ -825,6 +860,7 @@ def items() -> Iterator[tuple[str, Item]]:
     yield "8-bit moments", Item(30, 15, moments_8bit)
     yield "decoding", Item(60, 25, decoding)
     yield "attention's time", Item(30, 15, attention_time)
+    yield "attention in long rows", Item(90, 30, long_attention)
     full = {**COMPILED, "optimiser_states": "8bit"}
     saving = {**full, "activation_checkpointing": "selective", "cross_entropy": "liger"}
     yield "1b, compile, varlen", Item(70, 35, speed, ("1b", 4, COMPILED, True))

@@ -33,7 +33,7 @@ FLOORS = {
         ("text",),
         ("schema",),
     ],
-    "mixture": [("order", "regmix", "sailor2", "tokenizer"), ("bpe", "store", "weights")],
+    "mixture": [("order", "regmix", "sailor2", "tokenizer", "long_weights"), ("bpe", "store", "weights")],
     "train": [
         ("tasks",),
         ("methods", "export", "generation"),

@@ -27,6 +27,8 @@ from transformers.utils import logging as transformers_logging
 from cluster import document_tokens, storage
 from cluster.chatml import IM_END
 from train.bases import rope, same_loss
+from train.bases import rotation as rotations
+from train.bases.rotation import Rotation
 from train.bases.shape import first_line, weights_fault
 from train.batches.decoder import CausalLM, Decoder, kv_heads
 from train.distributed import data_parallel, vocabulary, weights
@@ -69,18 +71,20 @@ def build(config: dict, seed: int = 0) -> CausalLM:
     return _attached(model.float())
 
 
-def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
-    """The causal LM of a Hugging Face folder (any URI) or hub name, with our attention; safetensors only.
+def load(folder: str, dtype: torch.dtype = torch.float32, rotation: Rotation | None = None) -> CausalLM:
+    """The causal LM of a Hugging Face folder (any URI) or hub name, with our attention; safetensors only. `rotation` is put
+    into its config first.
 
     Raises ValueError for a kind of model whose loss here would not be that of plain `transformers` (train/bases), and for
     weights that lack a tensor.
     """
     path = storage.localize(folder) if storage.exists(folder) else folder
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = _config(path, rotation)
         same_loss.of_kind(config)
         loaded = AutoModelForCausalLM.from_pretrained(
             path,
+            **({"config": config} if rotation else {}),
             dtype=dtype,
             attn_implementation=attention.NAME,
             use_safetensors=True,
@@ -95,13 +99,13 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     return _attached(model)
 
 
-def on_meta(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
+def on_meta(folder: str, dtype: torch.dtype = torch.float32, rotation: Rotation | None = None) -> CausalLM:
     """The model of `load` without its weights, which the loop reads once it lies where it is trained: on rank 0, a tensor
     at a time, for all ranks (train/distributed/weights.py). Where the folder's tensors are not those of the model by name, so
     that `transformers` renames them, it is `load`."""
     path = storage.localize(folder) if storage.exists(folder) else folder
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = _config(path, rotation)
         same_loss.of_kind(config)
         with weights.without_memory():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
@@ -110,7 +114,14 @@ def on_meta(folder: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
     made = _attached(model.eval())
-    return made if weights.from_folder(made, path) else load(folder, dtype)
+    return made if weights.from_folder(made, path) else load(folder, dtype, rotation)
+
+
+def _config(path: str, rotation: Rotation | None):
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if rotation:
+        rotations.change(config, rotation)
+    return config
 
 
 def _attached(model: nn.Module) -> CausalLM:

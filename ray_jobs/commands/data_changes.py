@@ -19,7 +19,7 @@ from mixture.store.token_store import TokenStore
 from ray_jobs.commands import explain
 from ray_jobs.errors import UserError
 from ray_jobs.run import lock
-from ray_jobs.run.graph import MIXTURE, PRUNE
+from ray_jobs.run.graph import LONG_CONTEXT, PRUNE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
 
@@ -181,8 +181,10 @@ def _store(run: Run, pool: str) -> TokenStore | LongDocuments:
 
 def _schedule(run: Run, stage: str) -> list[dict]:
     """What the stage reads by its plan and its ledger."""
-    path = storage.join(run.uri, MIXTURE, "plan.json")
+    path = data_order.plan_uri(run.uri, stage)
     if not storage.exists(path):
+        if stage == LONG_CONTEXT:
+            raise UserError(f"{run.uri}: long_context plans what it reads when it begins; change it then")
         raise UserError(f"{run.uri}: there is no mixture to change yet; `pinisi run … --until mixture` makes it")
     return data_order.schedule(run.uri, stage, ledger.read(data_order.ledger_uri(run.uri, stage)))
 

@@ -48,7 +48,7 @@ def _values(node: Any, path: list[str]) -> list:
     return _values(getattr(node, path[0]), path[1:])
 
 
-OPTIMISERS = ("base", "reward", "sft.stage1", "sft.stage2", "dpo", "prune")
+OPTIMISERS = ("base", "reward", "sft.stage1", "sft.stage2", "dpo", "prune", "long_context")
 DECAYS = ("cosine", "linear", "wsd")
 
 RULES = (
@@ -92,6 +92,9 @@ RULES = (
         _rule(f"train.{stage}.max_tokens", f"train.{stage}.tokens: auto")
         for stage in ("base", "pretrain.stage1", "pretrain.stage2")
     ),
+    _rule("train.long_context.long_tokens", "train.long_context.long_share"),
+    _rule("train.long_context.rope.original_max_position_embeddings", "train.long_context.rope.type: yarn"),
+    _rule("train.long_context.align", "train.sft", "train.reward"),
     _rule("train.prune.max_heal_tokens", "train.prune.heal_tokens: auto"),
     *(
         _rule(f"{one}.min_lr", f"{one}.schedule: {', '.join(DECAYS)}")

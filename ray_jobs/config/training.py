@@ -76,6 +76,43 @@ class Pretrain(Section):
     control: bool = False  # also train the base without expansion, to measure what expansion is worth
 
 
+def _theta(value: object) -> object:
+    try:
+        return value if value == "auto" else TypeAdapter(Rate).validate_python(value)
+    except ValidationError:
+        raise ValueError("give a base above 0, such as 1e7, or `auto`") from None
+
+
+class Rope(Section):
+    """How positions are rotated in a longer context."""
+
+    theta: Annotated[float | Literal["auto"], BeforeValidator(_theta)] = "auto"  # the bound for its width
+    type: Literal["default", "yarn"] = "default"
+    factor: Annotated[float, Field(gt=1.0)] | None = None  # of YaRN
+    original_max_position_embeddings: Positive | None = None  # of YaRN; None: those that the model has had
+
+    @model_validator(mode="after")
+    def _yarn(self) -> Rope:
+        if (self.type == "yarn") != (self.factor is not None):
+            raise ValueError("`type: yarn` and `factor` belong together; give both, or neither")
+        return self
+
+
+class LongContext(Section):
+    """Training in a longer context, after stage 2 (Sailor2 section 6.1; AnchorAttention, arXiv 2411.13476)."""
+
+    context: Positive
+    tokens: Positive
+    mask: Literal["anchor", "intra_document", "full", "reset"] = "anchor"
+    rope: Rope | None = Rope()  # None: as it is
+    long_tokens: Positive = 8192  # of a long document
+    long_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.6  # of each language's tokens, from long documents
+    context_parallel: Positive = 1  # of this stage alone
+    align: bool = False  # SFT, rewards and preferences start from its model
+    eval_rows_per_language: Annotated[int, Field(ge=0)] = 2  # of held-out text, measured by position; 0 = none
+    optimiser: Optimiser
+
+
 class Prune(Section):
     hidden_size: Positive
     num_attention_heads: Positive
@@ -158,6 +195,7 @@ class Train(Section):
     sft: Sft | None = None
     dpo: Dpo | None = None
     prune: Prune | None = None
+    long_context: LongContext | None = None
 
     @model_validator(mode="after")
     def _workers_and_guard(self) -> Train:
@@ -202,6 +240,28 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _long_context(self) -> Train:
+        own = self.long_context
+        if own is None:
+            return self
+        if own.context <= self.context:
+            raise ValueError(f"long_context.context {own.context} is not longer than context {self.context}; raise it")
+        n, key = own.context_parallel, "long_context.context_parallel"
+        for name, value, step in (
+            ("workers", self.workers, n),
+            ("min_workers", self.min_workers, n),
+            ("long_context.context", own.context, 2 * n),
+            *((("context", self.context, 2 * n),) if self.eval_every else ()),  # of held-out text
+        ):
+            if n > 1 and value and value % step:
+                raise ValueError(f"{key} {n} needs {name} to be a multiple of {step}, not {value}")
+        if n > 1 and self.attention == "varlen":
+            raise ValueError(f"attention: varlen cannot share a row among workers; with {key} leave it at auto")
+        if n > 1 and self.exact:
+            raise ValueError(f"exact sums whole gradients of whole rows, which {key}: {n} cuts; set it to 1")
+        return self
+
+    @model_validator(mode="after")
     def _something_to_do(self) -> Train:
         if not (self.pretrain or self.sft or self.reward):
             raise ValueError("nothing is trained; give `pretrain`, or `sft` to align the base as it is")
@@ -214,6 +274,7 @@ class Train(Section):
             for key, why in (
                 ("expand", "fills the new blocks"),
                 ("prune", "has the text that a pruned model learns from"),
+                ("long_context", "has the model and the text that it goes on with"),
             ):
                 if getattr(self, key):
                     raise ValueError(f"{key} needs `pretrain`, which {why}")

@@ -19,7 +19,7 @@ from ray_jobs.config.training import Pretrain, PretrainStage, Train
 from ray_jobs.plan import alignment, gpu_memory, rates
 from ray_jobs.plan.model import nets
 from ray_jobs.run import bases, graph, preflight
-from ray_jobs.run.graph import BASE, CONTROL_1, PRETRAIN_1
+from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1
 from ray_jobs.training import budget, fit
 from train import model
 from train.batches.decoder import CausalLM
@@ -157,6 +157,9 @@ def _size(
         tokens, at_most = _tokens(train, names[work.stage], run_uri)
         own = given(train.base.optimiser) if work.stage == BASE else given(train.pretrain).stage1
         return tokens, None if tokens is None else fit.steps_for(tokens, own.rows_per_step, train.context), at_most
+    if work.stage == LONG_CONTEXT:
+        long = given(train.long_context)
+        return long.tokens, fit.steps_for(long.tokens, long.optimiser.rows_per_step, long.context), False
     numbers = rates.numbers(recipe.extract.engine, {}, None, recipe.fetch.gap_bytes)
     tokens, rows, rows_per_step = alignment.size(recipe, work.stage, numbers)
     return tokens, max(1, math.ceil(rows / rows_per_step)), True

@@ -28,7 +28,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import traced
 from ray_jobs.plan.model import Model, model, pruned
-from ray_jobs.run.graph import BASE, CONTROL_1, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
+from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
 from train.kernels import adamw, cross_entropy
 from train.methods.prune_target import Target
@@ -63,6 +63,7 @@ class Work(NamedTuple):
     target: Target | None = None
     per_row: int = 1  # rows of a number in the recipe: two of a pair
     update: tuple[int, int] = (0, 0)  # rows of an update, and of a micro-batch
+    parts: int = 1  # of a row, by context parallelism
 
 
 def works(recipe: Recipe) -> list[Work]:
@@ -71,12 +72,19 @@ def works(recipe: Recipe) -> list[Work]:
     context, found = train.context, []
 
     def add(stage: str, of: Model, key: str, own, factor: int = 1, **more) -> None:
-        most = math.ceil(own.rows_per_step * train.context_parallel / train.workers)
+        parts = more.get("parts", train.context_parallel)
+        most = math.ceil(own.rows_per_step * parts / train.workers)
         micro = train.pretrain.micro_rows if key == "train.pretrain" and train.pretrain else own.micro_rows
         rows = factor * min(micro, most)
         found.append(
             Work(
-                stage, of, f"{key}.micro_rows", rows, context, per_row=factor, update=(own.rows_per_step, micro), **more
+                stage,
+                of,
+                f"{key}.micro_rows",
+                rows,
+                **{"length": context, "parts": parts} | more,
+                per_row=factor,
+                update=(own.rows_per_step, micro),
             )
         )
 
@@ -87,6 +95,9 @@ def works(recipe: Recipe) -> list[Work]:
         add(PRETRAIN_1, grown, "train.pretrain", widest)
         if train.pretrain.control:
             add(CONTROL_1, base, "train.pretrain", widest)
+    if long := train.long_context:
+        key = "train.long_context.optimiser"
+        add(LONG_CONTEXT, grown, key, long.optimiser, length=long.context, parts=long.context_parallel)
     if train.reward and train.reward.optimiser and not train.reward.model:
         add(REWARD, grown, "train.reward.optimiser", train.reward.optimiser, 2, what="reward")
     if train.sft:
@@ -118,7 +129,7 @@ def of_worker(train: Train, work: Work) -> Memory:
     fsdp = train.parallel == "fsdp" and not work.whole
     ranks = (train.shard_within or train.workers) if fsdp else 1
     number = 4 if train.precision == "fp32" else 2
-    of, n, gpu = work.model, train.context_parallel if work.what == "packed" else 1, train.device != "cpu"
+    of, n, gpu = work.model, work.parts if work.what == "packed" else 1, train.device != "cpu"
     one = traced.Pass(
         rows=work.rows,
         length=work.length // n,

@@ -38,6 +38,9 @@ ASSUMED = {
     "lines_kept": Number(0.95, "kept", "Sailor2 section 3.3: frequent lines are about 5 % of tokens"),
     "bytes_per_token": Number(4.0, "B", "Sailor2 tables 2 and 3: disk bytes over tokens"),
     "bytes_per_document": Number(4000.0, "B", "assumed: text of a page"),
+    "long_document_ratio": Number(
+        2.0, "x", "assumed: mean length of the documents of at least train.long_context.long_tokens, over that number"
+    ),
     "crawl_rate": Number(20.0, "MB/s/core", "assumed: download, digest, zstd"),
     "language_rate": Number(15.0, "MB/s/core", "assumed: lid.176 by line"),
     "policy_rate": Number(200.0, "MB/s/core", "assumed: comparisons, reading and writing Parquet"),

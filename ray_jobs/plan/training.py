@@ -14,12 +14,13 @@ from cluster.deploy.spec import Group
 from mixture.weights import Auto
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import Train
+from ray_jobs.config.training import LongContext, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, model
 from ray_jobs.plan.rates import ASSUMED, Number
-from ray_jobs.run.graph import BASE, PRETRAIN_1
+from ray_jobs.run.graph import BASE, LONG_CONTEXT, PRETRAIN_1
 from ray_jobs.training import budget
+from train.monitor import flops
 
 WEIGHT_BYTES = 4  # of a model in a host's memory
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's and fragments
@@ -77,7 +78,26 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -
         steps.append(step(f"pretrain/{name}", read, source))
         if train.pretrain.control:
             steps.append(step(f"control/{name}", read, source, base))
+    if train.long_context:
+        attended, why = attended_per_token(train.long_context, n)
+        each = flops.in_documents(grown.shape, grown.vocab_size, attended)
+        source = f"train.long_context.tokens; {why}; {each / 1e9:,.1f} GFLOP a token; {mfu}"
+        steps.append(Step(LONG_CONTEXT, train.long_context.tokens, train.long_context.tokens * each / speed, source))
     return steps
+
+
+def attended_per_token(own: LongContext, n: Mapping[str, Number]) -> tuple[float, str]:
+    """Positions that a token of the longer context attends to on average, and where that is from: its document's, not the row's,
+    unless the mask is `full`."""
+    if own.mask == "full":
+        return own.context / 2, f"a row of {own.context:,} is one document"
+    short, long = n["bytes_per_document"].value / n["bytes_per_token"].value, n["long_document_ratio"].value
+    lengths = ((own.long_share, long * own.long_tokens), (1 - own.long_share, short))
+    attended = sum(share * min(length, own.context) / 2 for share, length in lengths)
+    return attended, (
+        f"{own.long_share:.0%} of them in documents of {long * own.long_tokens:,.0f} (long_document_ratio), the others of "
+        f"{short:,.0f} (bytes_per_document / bytes_per_token)"
+    )
 
 
 def utilisation(train: Train, n: Mapping[str, Number]) -> Number:
@@ -129,6 +149,7 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
     if state + work.rows * per_row + rest <= room:
         return
     where = "" if work.stage == PRETRAIN_1 else f" in {work.stage}"
+    key = "train.long_context" if work.stage == LONG_CONTEXT else "train"
     if work.whole and state + per_row + rest > room:
         raise ValueError(
             f"train.prune: masks are learnt by the whole model on every GPU, {state:,.0f} GB of weights, gradients and Adam's "
@@ -146,9 +167,9 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
             f"do not fit into {room:,.0f} GB; set train.{'shard_within' if train.shard_within else 'workers'} to at least "
             f"{math.ceil(state * (train.shard_within or train.workers) / (room - per_row - rest))}"
             if room > per_row + rest
-            else f"train.context: one row of {train.context} tokens needs {per_row:,.0f} GB of activations{where}, {group.name} "
-            f"has {room:,.0f} GB; lower train.context, set train.activation_checkpointing: selective or raise "
-            "train.context_parallel"
+            else f"{key}.context: one row of {work.length} tokens needs {per_row:,.0f} GB of activations{where}, {group.name} "
+            f"has {room:,.0f} GB; lower {key}.context, set train.activation_checkpointing: selective or raise "
+            f"{key}.context_parallel"
         )
     fit = max(1, int((room - state - rest) / per_row / work.per_row))
     raise ValueError(

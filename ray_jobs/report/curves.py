@@ -11,6 +11,7 @@ from ray_jobs.run.graph import (
     BASE,
     CONTROL_1,
     CONTROL_2,
+    LONG_CONTEXT,
     OFF_POLICY,
     PRETRAIN_1,
     PRETRAIN_2,
@@ -27,6 +28,7 @@ GROUPS = {
     "Pre-training": (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_1, CONTROL_2),
     "Instruction tuning": (SFT_1, SFT_2),
     "Reward model and preference tuning": (REWARD, OFF_POLICY, *ROUNDS),
+    "Longer context": (LONG_CONTEXT,),
     "Pruning": (PRUNE,),
 }
 BY_LANGUAGE = {

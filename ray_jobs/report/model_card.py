@@ -17,12 +17,14 @@ from ray_jobs.run.graph import (
     DEDUP,
     EVALUATE,
     EXPAND,
+    LONG_CONTEXT,
     OFF_POLICY,
     PRETRAIN_1,
     PRETRAIN_2,
     SFT_1,
     SFT_2,
     TOKENIZE,
+    lengthened,
 )
 from ray_jobs.run.job import Job
 
@@ -35,6 +37,7 @@ STAGES = (
     EXPAND,
     PRETRAIN_1,
     PRETRAIN_2,
+    LONG_CONTEXT,
     SFT_1,
     SFT_2,
     OFF_POLICY,
@@ -62,6 +65,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
         worst_rounding=worst,
         pairs=[(one, made["pairs"]) for one, made in manifests.items() if one.startswith("dpo/") and made.get("pairs")],
         manifests=manifests,
+        long=manifests[LONG_CONTEXT] if lengthened(job.recipe, stage) else {},
         base_bpb=bpb.get(BASE, {}),
         bpb=bpb.get(stage, {}),
         licences=_licences(job.run_uri),

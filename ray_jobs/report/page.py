@@ -13,6 +13,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import chats as chats_section
 from ray_jobs.report import curves, intervals, notices, plots, summary, verdict, web
+from ray_jobs.report import long_context as long_section
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import tasks as tasks_section
@@ -25,6 +26,7 @@ from ray_jobs.run.graph import (
     CRAWL,
     DPO_WATCH,
     EXTRACT,
+    LONG_CONTEXT,
     OFF_POLICY,
     PRETRAIN_1,
     PRETRAIN_2,
@@ -42,7 +44,7 @@ from ray_jobs.run.graph import (
 )
 from ray_jobs.run.run import Run, read_manifest
 
-PLOTTED = (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_2)
+PLOTTED = (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_2, LONG_CONTEXT)
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -83,6 +85,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         commands=summary.commands(first, "pinisi"),
         verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
         web=web.section(uri, recipe, manifests),
+        long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
         tasks=tasks_section.section(uri) if TASKS in manifests else None,
         throughput=_throughput(manifests),
         versions=next((m["versions"] for m in manifests.values()), {}),

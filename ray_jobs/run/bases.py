@@ -24,8 +24,9 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.run import graph
 from train import model
-from train.bases import rope, same_loss, shape
+from train.bases import rope, rotation, same_loss, shape
 from train.batches.decoder import CausalLM
+from train.kernels import attention
 from train.methods import expand, prune
 from train.methods.prune_target import Target
 
@@ -185,6 +186,7 @@ def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, named: 
             f"{named} has {tokens:,} tokens, but train.base.model {train.base.model} embeddings for {rows:,}; name the "
             "model's own tokenizer"
         )
+    yield from _longer(train, net.config)
     grown, pruned = train.expand, train.prune
     if pruned:
         target = Target(pruned.hidden_size, pruned.num_attention_heads, pruned.intermediate_size)
@@ -205,6 +207,27 @@ def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, named: 
             )
         except ValueError as error:
             yield f"train.expand: {str(error).removeprefix('expand: ')}"
+
+
+def _longer(train: Train, config) -> Iterator[str]:
+    """What a model of `config` cannot have of a longer context."""
+    own = train.long_context
+    if own is None:
+        return
+    narrow = min((window for window in attention.windows(config) if window), default=own.context)
+    if own.mask == "anchor" and narrow < own.context:
+        yield (
+            f"train.long_context.mask: layers of this base see {narrow} positions back, so the anchor would be out of sight; "
+            "set it to intra_document"
+        )
+    if own.rope and (fault := rotation.fault(config)):
+        yield f"train.long_context.rope: {fault}"
+    longest = rope.longest_row(config)
+    if longest and own.context > longest:
+        yield (
+            f"train.long_context.context: {own.context} is more than {longest}, beyond which this base rotates all positions of "
+            f"a row in another way, also those of short documents; set it to at most {longest}"
+        )
 
 
 def weights_fault(name: str, net: CausalLM) -> str:

@@ -11,7 +11,7 @@ from ray_jobs.config.alignment import Dpo, OnPolicy
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Evaluate as EvaluateSection
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import Pretrain
+from ray_jobs.config.training import LongContext, Pretrain
 
 
 def _train(recipe: Recipe) -> bool:
@@ -53,6 +53,7 @@ PRETRAIN_1 = "pretrain/stage1"
 PRETRAIN_2 = "pretrain/stage2"
 CONTROL_1 = "control/stage1"
 CONTROL_2 = "control/stage2"
+LONG_CONTEXT = "long_context"
 REWARD = "reward"
 SFT_DATA = "sft/data"
 SFT_1 = "sft/stage1"
@@ -88,7 +89,7 @@ class Stage:
 
 
 GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
-FOUNDATION = "(pretrain/stage2, or base)"  # stands for the model that is aligned
+FOUNDATION = "(long_context, pretrain/stage2, or base)"  # stands for the model that is aligned
 TRAINED_ON = (QUALITY, SFT_DATA)  # where texts lie that models read
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
@@ -99,6 +100,7 @@ DPO = (
     "train.dpo.watch.every",
 )
 PAIRS = ("languages", "train.sft.data.language")  # what decides which pairs are read
+LONG = tuple(f"train.long_context.{key}" for key in LongContext.model_fields if key != "align")
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
 PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key != "control")  # that only adds stages
@@ -200,6 +202,13 @@ STAGES = (
     Stage(CONTROL_1, "pretrain", (BASE, MIXTURE), (*PRETRAIN, *LOOP), _control),
     Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), (*PRETRAIN, *LOOP), _control),
     Stage(
+        LONG_CONTEXT,
+        "adapt.long_context",
+        (PRETRAIN_2, MIXTURE),
+        (*LONG, "mixture.max_epochs", *LOOP),
+        _has("pretrain", "long_context"),
+    ),
+    Stage(
         REWARD,
         "reward",
         (FOUNDATION,),
@@ -266,6 +275,7 @@ STAGES = (
             PRETRAIN_1,
             PRETRAIN_2,
             CONTROL_2,
+            LONG_CONTEXT,
             TUNED,
             ON_POLICY,
             PRUNE,
@@ -279,7 +289,7 @@ STAGES = (
     Stage(
         TASKS,
         "evaluation.tasks",
-        (*TRAINED_ON, TOKENIZE, BASE, FOUNDATION, CONTROL_2, TUNED, ON_POLICY, PRUNE),
+        (*TRAINED_ON, TOKENIZE, BASE, PRETRAIN_2, FOUNDATION, CONTROL_2, LONG_CONTEXT, TUNED, ON_POLICY, PRUNE),
         ("evaluate.tasks", "languages"),
         lambda recipe: _train(recipe) and recipe.evaluate.tasks is not None,
         ("evaluate.tasks.rows", "evaluate.tasks.own"),
@@ -287,7 +297,7 @@ STAGES = (
     Stage(
         EXPORT,
         "export",
-        (EVALUATE, PRETRAIN_2, SFT_1, SFT_2, ON_POLICY, PRUNE),
+        (EVALUATE, PRETRAIN_2, LONG_CONTEXT, SFT_1, SFT_2, ON_POLICY, PRUNE),
         ("name", "export"),
         lambda recipe: _has("pretrain")(recipe) or _has("sft")(recipe),
     ),
@@ -318,8 +328,18 @@ def grown(recipe: Recipe) -> str:
 
 
 def foundation(recipe: Recipe) -> str:
-    """The stage whose model is aligned: of the last pre-training, or the base as it is."""
-    return PRETRAIN_2 if given(recipe.train).pretrain else BASE
+    """The stage whose model is aligned: of the last training on text, or the base as it is."""
+    train = given(recipe.train)
+    if train.long_context and train.long_context.align:
+        return LONG_CONTEXT
+    return PRETRAIN_2 if train.pretrain else BASE
+
+
+def lengthened(recipe: Recipe, stage: str) -> LongContext | None:
+    """The section by which the model of `stage` has a longer context; None where it has not."""
+    own = recipe.train and recipe.train.long_context
+    aligned = stage == REWARD or (stage != SFT_DATA and stage.partition("/")[0] in ("sft", "dpo"))
+    return own if own and (stage == LONG_CONTEXT or (own.align and aligned)) else None
 
 
 def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
@@ -339,7 +359,7 @@ def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
             for before, name in pairwise([start, *rounds(recipe)])
         ]
     names[ON_POLICY] = rounds(recipe)
-    inputs = tuple(name for one in stage.inputs for name in names.get(one, (one,)))
+    inputs = tuple(dict.fromkeys(name for one in stage.inputs for name in names.get(one, (one,))))
     return [dataclasses.replace(stage, inputs=inputs)]
 
 

@@ -52,7 +52,7 @@ def run(job: Job) -> dict:
         rows, facts = pairs.on_policy(job, start, seed=job.seed + number)
     if not rows:  # a policy whose answers are all alike, or all in the wrong language, has nothing to learn from
         tokenizer = load_tokenizer(tokenizer_of(job))
-        model.save(model.load(start), tokenizer, job.path("model"), job.train.context)
+        model.save(model.load(start), tokenizer, job.path("model"), fit.saved_context(job))
         return {"pairs": 0, "note": "no pair was left, so the model is that of the round before", **facts}
     own = {name: getattr(recipe, name) for name in LOSSES[recipe.loss].numbers}
     settings: Settings = {
@@ -110,7 +110,9 @@ def _snapshots(settings: Settings, tokenizer) -> Callable[[int, Decoder], None] 
 
     def snapshot(step: int, net: Decoder) -> None:
         if step % every == 0 and step < steps:
-            model.save(net, tokenizer, storage.join(settings["out"], SNAPSHOTS, f"{step:06d}"), settings["context"])
+            model.save(
+                net, tokenizer, storage.join(settings["out"], SNAPSHOTS, f"{step:06d}"), settings["saved_context"]
+            )
 
     return snapshot if every else None
 

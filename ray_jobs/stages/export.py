@@ -1,7 +1,7 @@
 """export: Hugging Face folders that `AutoModelForCausalLM.from_pretrained` loads, each with a card filled from the manifests.
 
-`base` is the continually pre-trained model (none where a finished one is aligned), `chat` the last aligned one, `pruned` the
-pruned base; those that the run has.
+`base` is the continually pre-trained model (none where a finished one is aligned), `long` the one of a longer context, `chat` the
+last aligned one, `pruned` the pruned base; those that the run has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypedDict
 from cluster import storage
 from ray_jobs.report import model_card
 from ray_jobs.run import adopted
-from ray_jobs.run.graph import PRETRAIN_2, PRUNE, SFT_1, SFT_2, TOKENIZE, rounds
+from ray_jobs.run.graph import LONG_CONTEXT, PRETRAIN_2, PRUNE, SFT_1, SFT_2, TOKENIZE, rounds
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
 from ray_jobs.work.tasks import off_the_head
@@ -31,7 +31,7 @@ def run(job: Job) -> dict:
     exported = {}
     heldout = adopted.path(job.run_uri, TOKENIZE, "heldout.parquet") if job.recipe.sources else None
     chat = (*reversed(rounds(job.recipe)), SFT_2, SFT_1)
-    for name, candidates in {"base": (PRETRAIN_2,), "chat": chat, "pruned": (PRUNE,)}.items():
+    for name, candidates in {"base": (PRETRAIN_2,), "long": (LONG_CONTEXT,), "chat": chat, "pruned": (PRUNE,)}.items():
         stage = next((stage for stage in candidates if job.has(stage)), None)
         if stage is None:
             continue

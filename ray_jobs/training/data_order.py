@@ -20,7 +20,18 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted
-from ray_jobs.run.graph import BASE, CONTROL_1, CONTROL_2, MIXTURE, PRETRAIN_1, PRETRAIN_2, PRUNE, TOKENIZE, enabled
+from ray_jobs.run.graph import (
+    BASE,
+    CONTROL_1,
+    CONTROL_2,
+    LONG_CONTEXT,
+    MIXTURE,
+    PRETRAIN_1,
+    PRETRAIN_2,
+    PRUNE,
+    TOKENIZE,
+    enabled,
+)
 from ray_jobs.run.job import Job
 
 FILE, LEDGER = "order.json", "ledger"
@@ -32,6 +43,7 @@ STAGES: dict[str, Callable[[Train], int]] = {
     PRETRAIN_2: lambda train: given(train.pretrain).stage2.rows_per_step,
     CONTROL_1: lambda train: given(train.pretrain).stage1.rows_per_step,
     CONTROL_2: lambda train: given(train.pretrain).stage2.rows_per_step,
+    LONG_CONTEXT: lambda train: given(train.long_context).optimiser.rows_per_step,
     PRUNE: lambda train: given(train.prune).optimiser.rows_per_step,
 }
 """The stages that read the mixture, in their order -> their rows a step."""
@@ -53,11 +65,12 @@ class OrderOfPools(Order):
     pools: str
 
 
-def settle(job: Job, seed: int) -> OrderOfPools:
-    """The settings of a training worker that say what it reads; written to `order.json` too."""
+def settle(job: Job, seed: int, context: int | None = None) -> OrderOfPools:
+    """The settings of a training worker that say what it reads, in rows of `context` tokens (`train.context` where it is left
+    out); written to `order.json` too."""
     lines = ledger.read(ledger_uri(job.run_uri, job.stage.name))
     order: Order = {
-        "context": job.train.context,
+        "context": context or job.train.context,
         "sample_seed": seed,
         "rows_per_step": rows_per_step(job.recipe, job.stage.name),
         "schedule": schedule(job.run_uri, job.stage.name, lines),
@@ -69,7 +82,7 @@ def settle(job: Job, seed: int) -> OrderOfPools:
 
 def schedule(run_uri: str, stage: str, lines: list[dict]) -> list[dict]:
     """The `schedule` of the stage's Sampler: what the mixture planned, then the changes of its ledger."""
-    plan = storage.read_json(adopted.path(run_uri, MIXTURE, "plan.json"))[plan_of(stage)]
+    plan = storage.read_json(plan_uri(run_uri, stage))[plan_of(stage)]
     return ledger.schedule(plan["weights"], {row["pool"]: row["pool_tokens"] for row in plan["rows"]}, lines)
 
 
@@ -98,6 +111,12 @@ def pools_uri(run_uri: str) -> str:
 
 def ledger_uri(run_uri: str, stage: str) -> str:
     return storage.join(run_uri, LEDGER, f"{stage.replace('/', '-')}.jsonl")
+
+
+def plan_uri(run_uri: str, stage: str) -> str:
+    """Where the plan of a training stage lies: `mixture` makes all but that of the longer context, which needs to know which
+    documents are long."""
+    return adopted.path(run_uri, LONG_CONTEXT if stage == LONG_CONTEXT else MIXTURE, "plan.json")
 
 
 def plan_of(stage: str) -> str:

@@ -14,11 +14,13 @@ from cluster import storage
 from mixture.order.sampler import rows
 from mixture.store.long_documents import SIGN
 from ray_jobs.config.optimiser import Optimiser
+from ray_jobs.run.graph import lengthened
 from ray_jobs.run.job import Job
 from ray_jobs.training import data_order, watch
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
 from train import loader, model
+from train.bases.rotation import Rotation
 from train.batches.decoder import CausalLM, Decoder
 from train.batches.parts import BatchFn, LossFn
 from train.checkpoint import checkpoint
@@ -26,7 +28,7 @@ from train.loop import HeldOut, LoopConfig, fit
 from train.monitor.forgetting import warnings
 from train.monitor.heldout_text import Validation
 
-SPLIT = ("base", "pretrain", "control", "sft")  # stages whose loss is a sum over tokens of packed rows
+SPLIT = ("base", "pretrain", "control", "long_context", "sft")  # stages whose loss is a sum over tokens of packed rows
 Model = TypeVar("Model", bound=Decoder)
 
 LOG_RECORDS = 60  # about so many points per loss curve
@@ -38,6 +40,7 @@ class Settings(TokenizerSetting):
     loop: dict[str, Any]  # fields of a LoopConfig; its steps may come later (`with_steps`)
     out: str
     context: int
+    saved_context: int  # what the saved model is said to be trained for
     seed: int
     watch: watch.WatchSettings
     metrics_uri: str
@@ -102,11 +105,18 @@ def settings(job: Job, loop: dict[str, Any]) -> Settings:
         "loop": loop,
         "out": job.path(),
         "context": job.train.context,
+        "saved_context": saved_context(job),
         **tokenizer_of(job),
         "seed": job.seed,
         "watch": watch.settings(job),
         "metrics_uri": job.metrics_uri,
     }
+
+
+def saved_context(job: Job) -> int:
+    """The positions that the model of this stage is for: those of the longest rows that it, or what it is made of, has read."""
+    own = lengthened(job.recipe, job.stage.name)
+    return own.context if own else job.train.context
 
 
 def packed_rows(settings: data_order.OrderOfPools) -> BatchFn:
@@ -127,12 +137,13 @@ def heldout_text(settings: Settings) -> Validation | None:
     return watch.validation(settings["watch"], settings["context"], load_tokenizer(settings))
 
 
-def start_model(settings: StartSettings) -> CausalLM:
-    """The model that a stage starts from. Of several workers one reads the weights, a tensor at a time, when the model
-    lies where it is trained (train/distributed/weights.py); so no node holds a copy for each of its workers."""
+def start_model(settings: StartSettings, rotation: Rotation | None = None) -> CausalLM:
+    """The model that a stage starts from, with another `rotation` where one is given. Of several workers one reads the weights,
+    a tensor at a time, when the model lies where it is trained (train/distributed/weights.py); so no node holds a copy for each
+    of its workers."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        return model.on_meta(settings["model"])
-    return model.load(settings["model"])
+        return model.on_meta(settings["model"], rotation=rotation)
+    return model.load(settings["model"], rotation=rotation)
 
 
 def fit_and_save(
@@ -168,7 +179,7 @@ def fit_and_save(
             languages=languages,
             validation=validation,
         )
-    model.save(net, tokenizer, storage.join(settings["out"], "model"), context)
+    model.save(net, tokenizer, storage.join(settings["out"], "model"), settings["saved_context"])
     checkpoint.clear(storage.join(settings["out"], "checkpoints"))
     stage = curves.rsplit("/", 1)[-1].removesuffix(".jsonl")
     return {**summary, "warnings": [f"{stage}: {said}" for said in warnings(summary)]}

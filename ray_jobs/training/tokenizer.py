@@ -7,7 +7,7 @@ from typing import TypedDict
 from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run import adopted
-from ray_jobs.run.graph import TOKENIZE
+from ray_jobs.run.graph import LONG_CONTEXT, TOKENIZE, lengthened
 from ray_jobs.run.job import Job
 
 
@@ -17,9 +17,12 @@ class TokenizerSetting(TypedDict):
     tokenizer: str
 
 
-def tokenizer_of(job: Job) -> TokenizerSetting:
-    """The setting that `load_tokenizer` reads: where the run's tokenizer lies."""
-    return {"tokenizer": adopted.path(job.run_uri, TOKENIZE, "tokenizer")}
+def tokenizer_of(job: Job, stage: str | None = None) -> TokenizerSetting:
+    """The setting that `load_tokenizer` reads: where the tokenizer lies that the model of `stage` (of this one where it is left
+    out) is trained and served with. Behind an anchor that is one that puts the anchor before each text."""
+    own = lengthened(job.recipe, stage or job.stage.name)
+    maker = LONG_CONTEXT if own and own.mask == "anchor" else TOKENIZE
+    return {"tokenizer": adopted.path(job.run_uri, maker, "tokenizer")}
 
 
 def load_tokenizer(settings: TokenizerSetting):

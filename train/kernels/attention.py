@@ -5,8 +5,8 @@ mask is a predicate `mask(b, h, q, k)`. Three backends compute it:
 
     sdpa      exact; the mask is a bool tensor of T x T. What a CPU takes
     flex      flex_attention compiled, which skips the blocks that the mask empties. What a GPU takes
-    varlen    FlashAttention over the documents (train/kernels/varlen.py): GPU, 16 bits, whole rows, no soft cap, the mask
-              `intra_document` only (pairs that share a prompt take sdpa)
+    varlen    FlashAttention over the documents (train/kernels/varlen.py): GPU, 16 bits, whole rows, no soft cap, the masks
+              `intra_document` and `anchor` only (pairs that share a prompt take sdpa)
 
 The attention function is registered in `transformers` under the name "pinisi":
 a model given `doc_ids` [B, T] packs documents, without them it is a plain causal model that generates with a KV cache.
@@ -195,11 +195,10 @@ def _mask_from_doc_ids(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
     if backend == "varlen" and name in TREES:
         backend = "sdpa"  # varlen knows documents only; rows of pairs are short enough for a mask
     if backend == "varlen":
-        if name != "intra_document":
-            raise ValueError(f"attention: varlen cannot do the mask {name!r}; leave it at auto.")
         if part:
             raise ValueError("attention: varlen cannot share a row among ranks (context_parallel); leave it at auto.")
-        return args, kwargs | {"attention_mask": _ready(doc_ids_BT), "documents": varlen.documents(doc_ids_BT)}
+        found = varlen.documents(doc_ids_BT, anchor=name == "anchor")
+        return args, kwargs | {"attention_mask": _ready(doc_ids_BT), "documents": found}
     shared = kwargs.get("position_ids") if name in TREES else None
     if part:
         kwargs["context_part"] = part

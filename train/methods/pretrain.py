@@ -12,15 +12,16 @@ from train.kernels import head
 from train.kernels.cross_entropy import chosen, cross_entropy_and_rows
 
 
-def loss(model: CausalLM, batch: Batch, z_loss: float = 0.0) -> LossParts:
+def loss(model: CausalLM, batch: Batch, z_loss: float = 0.0, mask: str = "intra_document") -> LossParts:
     """Loss of {"input_ids", "labels" (shifted, -100 = none), "doc_ids", "position_ids"}, each [B, T].
 
     With "pool" [B], the losses of the rows are returned too. `z_loss` is the weight of the squared log-partition, which is
-    then part of the loss and a metric of its own."""
+    then part of the loss and a metric of its own; `mask` is one of `train.kernels.attention.MASKS`."""
     hidden_BTD = model.model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         doc_ids=batch["doc_ids"],
+        mask=mask,
         use_cache=False,
     ).last_hidden_state
     loss_sum, count, loss_B = cross_entropy_and_rows(

@@ -82,7 +82,12 @@ def per_token(shape: Mapping, vocab_size: int, context: int) -> float:
     >>> round(per_token(shape, 151_936, 4096) / 1e9, 2)
     7.22
     """
-    attention = 12 * shape["num_hidden_layers"] * attention_widths(shape)[0] * context
+    return in_documents(shape, vocab_size, context)
+
+
+def in_documents(shape: Mapping, vocab_size: int, attended: float) -> float:
+    """The same where a token attends to so many positions on average: half of its document's length, under a causal mask."""
+    attention = 12 * shape["num_hidden_layers"] * attention_widths(shape)[0] * attended
     return 6.0 * matmul_parameters(shape, vocab_size) + attention
 
 

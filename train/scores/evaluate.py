@@ -80,6 +80,39 @@ def pack(
     return Heldout(batches, dict(sorted(sizes.items())), context, eod)
 
 
+class Tokens(NamedTuple):
+    """Tokens one after another, and the UTF-8 bytes that each stands for (none for one that ends a document)."""
+
+    ids: list[int]
+    bytes: list[int]
+
+
+def pack_by_position(texts: dict[str, Tokens], *, edges: Sequence[int], eod: int, begin: Sequence[int] = ()) -> Heldout:
+    """Rows for scoring by place: tokens of each language in rows of `edges[-1]` positions, each read as one text.
+
+    `sizes`, and what `score` returns, are by "language first-last" of each bucket: positions 0 .. edges[0] - 1, and so on. What
+    is left over at the end of a language makes no row, so that all its buckets are of the same rows; a language of less than
+    a row is left out. Tokens that end documents are read and not scored."""
+    length, given = edges[-1], len(begin or [eod]) - 1
+    room = length - given  # tokens of a text in a row
+    sizes: dict[str, dict[str, int]] = {}
+    rows: list[list[Window]] = []
+    for lang, tokens in sorted(texts.items()):
+        for start in range(0, len(tokens.ids) - room + 1, room):
+            ids = np.asarray([*(begin or [eod]), *tokens.ids[start : start + room]], np.int64)
+            counts = np.asarray([0] * given + tokens.bytes[start : start + room])
+            buckets = []
+            for first, end in zip((0, *edges), edges, strict=False):
+                name = f"{lang} {first}-{end - 1}"
+                entry = sizes.setdefault(name, {"bytes": 0, "tokens": 0, "documents": 0})
+                entry["bytes"] += int(counts[first:end].sum())
+                entry["tokens"] += int((ids[1:][max(first, given) : end] != eod).sum())
+                entry["documents"] += 1
+                buckets.append((name, first, end))
+            rows.append([Window(lang, ids, not begin, given, tuple(buckets), eod)])
+    return Heldout([[row] for row in rows], dict(sorted(sizes.items())), length, eod)
+
+
 @torch.no_grad()
 def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[str, dict]:
     """`bits_per_byte` of packed documents. With torch.distributed every rank calls it, scores its share of the batches,
@@ -113,9 +146,9 @@ def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[st
         for r, row in enumerate(rows if mine else ()):
             start = 0
             for window in row:
-                stop = start + window.positions
-                bits[first + rank][window.lang] -= float(logp[r, start:stop].sum()) / math.log(2)
-                start = stop
+                for name, begin, end in window.parts():
+                    bits[first + rank][name] -= float(logp[r, start + begin : start + end].sum()) / math.log(2)
+                start += window.positions
     model.train(training)
     found = data_parallel.sum_over_ranks((value for of_batch in bits for value in of_batch.values()), device)
     totals = [math.fsum(found[i :: len(heldout.sizes)]) for i in range(len(heldout.sizes))]
@@ -128,12 +161,18 @@ def score(model: CausalLM, heldout: Heldout, precision: str = "fp32") -> dict[st
 @dataclass(frozen=True)
 class Window:
     """A piece of a document: the token that it starts from, and those that are predicted, all but the first `given` of them
-    scored. `first`: it starts from `eod`."""
+    scored, and all but those that are `unscored`. `first`: it starts from `eod`. `buckets`: parts of it that are summed apart
+    under a name, (name, first position, end)."""
 
     lang: str
     tokens: np.ndarray
     first: bool
     given: int = 0
+    buckets: tuple[tuple[str, int, int], ...] = ()
+    unscored: int | None = None
+
+    def parts(self) -> tuple[tuple[str, int, int], ...]:
+        return self.buckets or ((self.lang, 0, self.positions),)
 
     @property
     def positions(self) -> int:
@@ -172,6 +211,8 @@ def _tensors(rows: list[list[Window]], context: int, eod: int) -> tuple[torch.Te
             inputs[r, start:stop] = window.tokens[:-1]
             labels[r, start:stop] = window.tokens[1:]
             labels[r, start : start + window.given] = IGNORE
+            if window.unscored is not None:
+                labels[r, start:stop][window.tokens[1:] == window.unscored] = IGNORE
             doc_ids[r, start:stop] = 2 * d + 1
             if window.first:
                 doc_ids[r, start] = 2 * d  # in training, a document does not see what ends the one before

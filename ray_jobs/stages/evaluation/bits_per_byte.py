@@ -61,7 +61,7 @@ def run(job: Job) -> dict:
         {
             "stage": stage,
             "model": job.input(stage, "model"),
-            **tokenizer_of(job),
+            **tokenizer_of(job, stage),
             "heldout": job.input(TOKENIZE, "heldout.parquet"),
             "context": job.train.context,
             "precision": job.train.precision,

@@ -83,7 +83,7 @@ def run(job: Job) -> dict:
     stages = task_choice.models(settings, job.stage.inputs)
     work: list[Work] = [
         {
-            **tokenizer_of(job),
+            **tokenizer_of(job, stage),
             "model": job.input(stage, "model"),
             "precision": job.train.precision,
             "items": job.path("items.parquet"),

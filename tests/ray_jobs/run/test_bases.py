@@ -98,6 +98,27 @@ def test_pruning_longrope_and_weights(base):
     assert said(folder, weights=False) == []  # a dry run has no need of them
 
 
+def test_a_longer_context_that_a_base_cannot_have(base):
+    long = "train.long_context={context: 8192, tokens: 9999, optimiser: {rows_per_step: 16, lr: 1e-4}}"
+
+    def of(folder, *more):
+        return said(folder, EXPAND, long, *more, recipe="sailor2-1b", weights=False)
+
+    assert of(base()) == []
+    (found,) = of(base("llama", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}))
+    assert found.startswith("train.long_context.rope: only a plain rotation can be given another base")
+    assert found.endswith("is linear; set it to null")
+    narrow = base("gemma2", sliding_window=64)
+    found = of(narrow)
+    assert found[0].startswith("train.long_context.mask: layers of this base see 64 positions back")
+    assert len(of(narrow, "train.long_context.mask=intra_document")) == len(found) - 1
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    longrope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    folder = base("phi3", rope_parameters=longrope, original_max_position_embeddings=4096)
+    (found,) = (one for one in of(folder, "train.long_context.rope=null") if "long_context" in one)
+    assert found.startswith("train.long_context.context: 8192 is more than 4096")
+
+
 def test_chat_tokens_are_added_where_the_recipe_says_so(base):
     folder = base()
     backend = Tokenizer(models.WordLevel({"a": 0, "<|endoftext|>": 1}, "a"))

@@ -12,7 +12,7 @@ from ray_jobs.run.graph import STAGES
 LANGUAGES = ("th", "en")
 JOBS = sorted({stage.job for stage in STAGES})
 ROWS = {"dpo", "dpo_watch", "reward", "sft", "sft_data", "sft_select", "tokenize"}  # read conversations of the user
-TRAINED = {"base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
+TRAINED = {"adapt.long_context", "base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
 SCORED = {"dpo_watch", "evaluation.bits_per_byte", "evaluation.tasks", "export", "sft_select"}  # measure a model
 
 EDITS = {
@@ -22,6 +22,7 @@ EDITS = {
     "ray_jobs/alignment/held_out.py": {"dpo", "reward", "sft"},
     "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
     "ray_jobs/training/budget.py": {"base", "mixture", "pretrain", "prune", "regmix_weights"},
+    "train/batches/long_rows.py": {"adapt.long_context"},
     "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
     "train/methods/reward.py": {"reward"},
     "train/preference_losses/lr_dpo.py": {"dpo", "dpo_watch"},

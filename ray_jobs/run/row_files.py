@@ -114,7 +114,11 @@ def _hf(uri: str) -> Iterator[Found]:
         else:
             name, _, configuration = name.partition(":")
             found = datasets.load_dataset(name, configuration or None, split=split, streaming=True)
-    except (KeyError, ValueError, datasets.exceptions.DatasetsError) as error:  # ValueError: no such split or configuration
+    except (
+        KeyError,
+        ValueError,
+        datasets.exceptions.DatasetsError,
+    ) as error:  # ValueError: no such split or configuration
         raise ValueError(f"{uri}: no such data set or split: {error}") from None
     for number, row in enumerate(found, 1):
         yield f"{uri}, row {number}", row, ""

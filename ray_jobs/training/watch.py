@@ -23,7 +23,12 @@ from train.monitor.metrics import JsonLines
 from train.scores import evaluate
 
 BATCH_ROWS = 8
-MIXED = ("base", "pretrain", "prune", "adapt.long_context")  # jobs that read the mixture, and are measured by `validation`
+MIXED = (
+    "base",
+    "pretrain",
+    "prune",
+    "adapt.long_context",
+)  # jobs that read the mixture, and are measured by `validation`
 
 
 class WatchSettings(TypedDict):

@@ -26,7 +26,7 @@ class Tasks(ItemRows):
 class Evaluate(Section):
     sample_prompt_chars: Positive = 60
     sample_tokens: Positive = 40
-    sample_temperature: Annotated[float, Field(ge=0)] = 0.5  # 0: the most likely token each time
+    sample_temperature: Annotated[float, Field(ge=0)] = 0.7  # 0: the most likely token each time
     sample_top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     tasks: Tasks | None = None
 

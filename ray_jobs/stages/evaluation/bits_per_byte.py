@@ -42,7 +42,7 @@ class Task(TokenizerSetting):
     heldout: str
     context: int
     prompt_chars: int
-    sampling: dict | None  # fields of a Sampling; None: no samples
+    samplings: dict[str, dict]  # how texts are called -> fields of a Sampling; empty: no samples
     out: str
 
 
@@ -50,13 +50,9 @@ def run(job: Job) -> dict:
     settings = job.recipe.evaluate
     stages = [stage for stage in job.stage.inputs if stage != TOKENIZE]
     sampled = (BASE, PRETRAIN_2, *rounds(job.recipe)[-1:])
-    sampling = {
-        "n": 1,
-        "temperature": settings.sample_temperature,
-        "top_p": settings.sample_top_p,
-        "max_new_tokens": settings.sample_tokens,
-        "seed": job.recipe.seed,
-    }
+    greedy = {"n": 1, "temperature": 0.0, "max_new_tokens": settings.sample_tokens}
+    drawn = {"temperature": settings.sample_temperature, "top_p": settings.sample_top_p, "seed": job.recipe.seed}
+    samplings = {"greedy": greedy} | ({"texts": greedy | drawn} if settings.sample_temperature else {})
     tasks: list[Task] = [
         {
             "stage": stage,
@@ -66,7 +62,7 @@ def run(job: Job) -> dict:
             "context": job.train.context,
             "precision": job.train.precision,
             "prompt_chars": settings.sample_prompt_chars,
-            "sampling": sampling if stage in sampled else None,
+            "samplings": samplings if stage in sampled else {},
             "out": job.path("models", f"{stage.replace('/', '-')}.json"),
         }
         for stage in stages
@@ -83,7 +79,10 @@ def run(job: Job) -> dict:
     samples = {
         lang: {
             "prompt": prompt,
-            "texts": {stage: found[stage]["samples"][lang] for stage in stages if stage in sampled},
+            **{
+                kind: {stage: found[stage]["samples"][kind][lang] for stage in stages if stage in sampled}
+                for kind in samplings
+            },
         }
         for lang, prompt in found[BASE]["prompts"].items()
     }
@@ -93,11 +92,10 @@ def run(job: Job) -> dict:
     for stage, languages in scores.items():
         for lang, value in languages.items():
             gauges.put("pinisi_bits_per_byte", value, model=stage, language=lang)
-    readable = {stage: readability(found[stage]["samples"]) for stage in stages if stage in sampled}
-    storage.write_json(
-        job.path("metrics.json"),
-        {"bits_per_byte": scores, "heldout": heldout, "samples": samples, "readable": readable},
-    )
+    *_, shown = samplings  # drawn ones where there are
+    readable = {stage: readability(found[stage]["samples"][shown]) for stage in stages if stage in sampled}
+    metrics = {"bits_per_byte": scores, "heldout": heldout, "samples": samples, "readable": readable}
+    storage.write_json(job.path("metrics.json"), {**metrics, "sampling": drawn})
     return {"models": len(stages), "languages": len(heldout)}
 
 
@@ -157,6 +155,8 @@ def _measure(task: Task) -> dict:
     prompts: dict[str, str] = {}
     for row in sorted(rows, key=lambda row: (row["lang"], -row["bytes"], row["doc_id"])):  # the longest has most to say
         prompts.setdefault(row["lang"], beginning(row["text"], task["prompt_chars"]))
-    samples = continuations(net, tokenizer, prompts, Sampling(**task["sampling"])) if task["sampling"] else {}
+    samples = {
+        kind: continuations(net, tokenizer, prompts, Sampling(**fields)) for kind, fields in task["samplings"].items()
+    }
     storage.write_json(task["out"], {"documents": documents, "prompts": prompts, "samples": samples})
     return {}

@@ -104,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "table of a run's stages, and how long they still take")
     text = "show it again every so many seconds (%(const)s) until nobody works on the run; in a pipe a line per change"
     status.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help=text)
+    text = "also write it as an HTML page (any URI), which a browser loads anew by itself while --watch goes on"
+    status.add_argument("--page", metavar="FILE", help=text)
     explain = command("explain", _explain, "what happened to one document at every stage, and why")
     report = command("report", _report, "write the HTML report of a run again")
     for sub in (status, explain, report):
@@ -283,8 +285,11 @@ def _status(options: argparse.Namespace) -> int:
     if options.watch is not None:
         if options.watch <= 0:
             raise UserError(f"--watch {options.watch:g}: seconds must be above 0")
-        return status.watch(options.run, options.watch, as_json=options.json)
-    rows = status.rows(open_run(options.run))
+        return status.watch(options.run, options.watch, as_json=options.json, page=options.page)
+    run = open_run(options.run)
+    rows = status.rows(run)
+    if options.page:
+        status.write_page(run, rows, options.page)
     print(json.dumps(rows, indent=1)) if options.json else status.show(rows)
     return 0
 

@@ -12,11 +12,12 @@ import yaml
 from rich.text import Text
 
 from cluster import storage, terminal
-from cluster.terminal import Column, numbers
+from cluster.terminal import Column, clean, numbers
 from curation.policy import percentiles, policy
 from ray_jobs.errors import UserError
 from ray_jobs.inspect import bounds, judgements, samples, scores
 from ray_jobs.inspect.bounds import Proposal
+from ray_jobs.report.names import named
 from ray_jobs.run.graph import POLICY, SIGNALS
 from ray_jobs.run.run import Run
 from ray_jobs.stages.filter_policy import policies
@@ -115,7 +116,7 @@ def show(result: dict) -> None:
     if proposed:
         columns = [
             Column("rule"),
-            Column("language"),
+            Column("language", named, clean),
             *(Column(title, "{:.4g}".format, right=True) for title in ("bound now", "proposed", "from", "to")),
             *(numbers(title) for title in ("documents put right", "from", "to")),
             numbers("judged", drop=1),

@@ -12,9 +12,10 @@ import yaml
 from rich.text import Text
 
 from cluster import storage, terminal
-from cluster.terminal import Column, numbers
+from cluster.terminal import Column, clean, numbers
 from curation.policy import percentiles, policy
 from ray_jobs.errors import UserError
+from ray_jobs.report.names import named
 from ray_jobs.run.graph import SIGNALS
 from ray_jobs.run.run import Run
 from ray_jobs.stages.filter_policy import policies, thresholds
@@ -122,7 +123,7 @@ def _examples(batch, side, rows, ledger, changed, examples) -> None:  # noqa: PL
 def show(result: dict) -> None:
     """Documents of each language, rules that they break, thresholds that are percentiles, and examples."""
     columns = [
-        Column("language"),
+        Column("language", named, clean),
         numbers("documents"),
         numbers("kept now", drop=1),
         numbers("tried"),
@@ -136,7 +137,13 @@ def show(result: dict) -> None:
         if (n := row["documents"])
     ]
     lines = [*terminal.table(columns, rows), Text()]
-    columns = [Column("rule"), Column("language"), numbers("now"), numbers("tried"), Column("bound tried", right=True)]
+    columns = [
+        Column("rule"),
+        Column("language", named, clean),
+        numbers("now"),
+        numbers("tried"),
+        Column("bound tried", right=True),
+    ]
     broken = [
         (rule, lang, found["now"], found["tried"], "off" if found["threshold"] is None else f"{found['threshold']:.4g}")
         for lang, row in result["languages"].items()

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster import storage, terminal
-from cluster.terminal import Column, numbers, sizes
+from cluster.terminal import Column, clean, numbers, sizes
 from ray_jobs.commands import time_left
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.report import curves
+from ray_jobs.report.names import named
 from ray_jobs.run import lock, progress
 from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.graph import Stage
@@ -158,8 +159,21 @@ def _under_way(row: dict) -> str:
     return f"{row['name']}: {said}" if running else f"{row['name']}: stopped at {said}"
 
 
-def watch(uri: str, every: float, *, as_json: bool = False) -> int:
+def write_page(run: Run, rows: list[dict], target: str, every: float | None = None) -> None:
+    """Write the HTML page of `ray_jobs.commands.status_page`. Raises UserError for a place that cannot be written."""
+    from ray_jobs.commands import status_page  # it draws, and matplotlib takes a second to import
+
+    try:
+        status_page.write(run, rows, target, every)
+    except OSError as error:
+        raise UserError(
+            f"--page {target}: {error.strerror or error}; name a file in a folder that you may write"
+        ) from None
+
+
+def watch(uri: str, every: float, *, as_json: bool = False, page: str | None = None) -> int:
     """Show the run at `uri` every so many seconds until nobody works on it; without a terminal, a line for each change.
+    `page`: where it is also written as HTML.
 
     Returns 0 when all its stages are done, 1 when it ended before, 130 after Ctrl-C."""
     console, faults = Console(), 0
@@ -168,7 +182,11 @@ def watch(uri: str, every: float, *, as_json: bool = False) -> int:
         while True:
             try:
                 alive = lock.alive(uri)  # before the rest: whatever its last act was is then seen
-                found, faults = rows(open_run(uri)), 0
+                run = open_run(uri)
+                found = rows(run)
+                if page:
+                    write_page(run, found, page, every if alive else None)
+                faults = 0
             except Exception as error:
                 faults += 1
                 passing = isinstance(error, UserError | OSError) or storage.at_fault(error)
@@ -233,4 +251,4 @@ def _training(stage: str, record: dict) -> list[Text]:
     columns = [Column(title, write.get(title, "{:.3f}".format), right=True) for title in of_language]
     languages = sorted({lang for values in of_language.values() for lang in values})
     cells = [(lang, *(values.get(lang) for values in of_language.values())) for lang in languages]
-    return found + terminal.table([Column("language"), *columns], cells)
+    return found + terminal.table([Column("language", named, clean), *columns], cells)

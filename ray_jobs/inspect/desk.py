@@ -10,8 +10,9 @@ from itertools import takewhile
 import pyarrow as pa
 
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import judgements, page_text, queue, tables
+from ray_jobs.inspect import judgements, queue, tables
 from ray_jobs.inspect.judgements import CODES, FLAGS, UNSURE, Desk
+from ray_jobs.report import page_text
 from ray_jobs.report.names import language
 from ray_jobs.run.run import Run
 

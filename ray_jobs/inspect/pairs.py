@@ -19,10 +19,11 @@ import xxhash
 
 from cluster import storage
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import judgements, page_text, queue
+from ray_jobs.inspect import judgements, queue
 from ray_jobs.inspect.judgements import UNSURE, Desk
 from ray_jobs.inspect.statistics import kappa, weighted
 from ray_jobs.inspect.tables import named, share
+from ray_jobs.report import page_text
 from ray_jobs.report.names import language
 from ray_jobs.run import files
 from ray_jobs.run.run import Run

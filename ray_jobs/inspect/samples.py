@@ -4,18 +4,16 @@ The hash is of the seed and the document's id alone. So what survives a layer st
 new to the people who judge. A document is known by its id and a hash of its text, because later layers edit texts: what
 was judged stays judged for as long as the text is the same.
 
-The k smallest of a whole are the k smallest of what each part gives as its k smallest (a bottom-k sketch, Cohen and Kaplan
-2007). So parts are read one at a time, and of each only the columns doc_id and lang. What a layer dropped is divided into
-strata by language and rule, and every rule has its share of the sample; a document that broke several rules counts in the
-stratum of the first of their names.
+Parts are read one at a time, and of each only the columns doc_id and lang (`ray_jobs.report.data.smallest`). What a layer
+dropped is divided into strata by language and rule, and every rule has its share of the sample; a document that broke several
+rules counts in the stratum of the first of their names.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +22,10 @@ import xxhash
 
 from cluster import storage
 from ray_jobs.errors import UserError
-from ray_jobs.run.graph import DECONTAMINATE, DEDUP, EXTRACT, LANGUAGE, POLICY, SIGNALS
+from ray_jobs.report.data.smallest import SOURCE, Group, Smallest, hashes, merged, shares, texts_of
+from ray_jobs.run.graph import LANGUAGE
 from ray_jobs.run.run import Run
 
-SOURCE = {LANGUAGE: EXTRACT, POLICY: SIGNALS, DEDUP: POLICY, DECONTAMINATE: DEDUP}
-"""Layer -> the stage whose parts it judged: there lies the text of what it dropped."""
 KEPT, DROPPED = "kept", "dropped"
 MAX_CHARS = 20_000  # of a text that are shown; as many as the quality classifier reads
 THREADS = 8  # parts that are read at a time
@@ -52,37 +49,6 @@ SCHEMA = pa.schema(
 )
 """One row for each document, layer and side (`kept`, `dropped`). `stratum` is the rule that a dropped document is drawn for,
 `why` says all that it broke, `chars` is the length of the whole text."""
-
-Group = tuple[str, str]
-"""(language, stratum); the stratum of what is kept is empty."""
-
-
-@dataclass
-class Smallest:
-    """Of each group the documents of smallest hash, each once, and how many documents there are."""
-
-    most: int
-    found: dict[Group, tuple[np.ndarray, list[tuple[str, str]]]] = field(default_factory=dict)
-    """group -> hashes, uint64 ascending, and (doc_id, part) of each."""
-    counts: Counter[Group] = field(default_factory=Counter)
-
-    def add(self, group: Group, hashes: np.ndarray, documents: Sequence[tuple[str, str]], count: int) -> None:
-        """Take in documents of a group; `count` is how many they stand for."""
-        old_hashes, old_documents = self.found.get(group, (np.zeros(0, np.uint64), []))
-        every = [*old_documents, *documents]
-        hashes, first = np.unique(np.concatenate([old_hashes, hashes]), return_index=True)
-        self.found[group] = hashes[: self.most], [every[i] for i in first[: self.most]]
-        self.counts[group] += count
-
-    def merge(self, other: Smallest) -> None:
-        for group, (hashes, documents) in other.found.items():
-            self.add(group, hashes, documents, other.counts[group])
-
-
-def hashes(doc_ids: Iterable[str], seed: int) -> np.ndarray:
-    """xxh3-64 of each id under `seed`, uint64."""
-    one, seed = xxhash.xxh3_64_intdigest, seed & (1 << 64) - 1
-    return np.fromiter((one(doc_id.encode(), seed) for doc_id in doc_ids), np.uint64)
 
 
 def of_kept(uri: str, most: int, seed: int, languages: Sequence[str]) -> Smallest:
@@ -116,26 +82,6 @@ def of_dropped(uri: str, most: int, seed: int, languages: Sequence[str]) -> Smal
         every = hashes(doc_ids, seed)
         near = np.argsort(every)[:most]
         result.add(group, every[near], [(doc_ids[i], _name(uri)) for i in near], len(doc_ids))
-    return result
-
-
-def merged(parts: Iterable[Smallest], most: int) -> Smallest:
-    total = Smallest(most)
-    for part in parts:
-        total.merge(part)
-    return total
-
-
-def shares(sizes: Mapping[str, int], most: int) -> dict[str, int]:
-    """How many of each stratum are drawn: as equally as their sizes allow, `most` in all; the first names get what is over.
-
-    >>> shares({"a": 1000, "b": 3, "c": 1000}, 10)
-    {'b': 3, 'a': 4, 'c': 3}
-    """
-    result: dict[str, int] = {}
-    for name in sorted(sizes, key=lambda one: (sizes[one], one)):
-        left = most - sum(result.values())
-        result[name] = min(sizes[name], -(-left // (len(sizes) - len(result))))
     return result
 
 
@@ -212,7 +158,8 @@ def _rows(run: Run, layer: str, side: str, found: Smallest, most: int) -> list[d
         by_part[part].add(doc_id)
     stage = layer if side == KEPT else SOURCE[layer]
     with ThreadPoolExecutor(THREADS) as pool:
-        texts = dict(zip(by_part, pool.map(lambda part: _texts(run, stage, part, by_part[part]), by_part), strict=True))
+        read = pool.map(lambda part: texts_of(storage.join(run.uri, stage, part), by_part[part]), by_part)
+        texts = dict(zip(by_part, read, strict=True))
         whys = {part: {} for part in by_part} if side == KEPT else _whys(run, layer, by_part, pool)
     result = []
     for lang, stratum, _, doc_id, part in sorted(chosen, key=lambda one: (one[0], one[2])):
@@ -230,20 +177,6 @@ def _rows(run: Run, layer: str, side: str, found: Smallest, most: int) -> list[d
             }
         )
     return result
-
-
-def _texts(run: Run, stage: str, part: str, doc_ids: set[str]) -> dict[str, tuple[str, str]]:
-    """doc_id -> (text, url) of some documents of one part; only the row groups that hold them are read."""
-    uri, wanted = storage.join(run.uri, stage, part), pa.array(sorted(doc_ids), pa.string())
-    found: dict[str, tuple[str, str]] = {}
-    with storage.open_parquet(uri) as parquet:
-        for group in range(parquet.num_row_groups):
-            if not pc.any(pc.is_in(parquet.read_row_group(group, ["doc_id"])["doc_id"], wanted)).as_py():
-                continue
-            table = parquet.read_row_group(group, ["doc_id", "url", "text"])
-            for row in table.filter(pc.is_in(table["doc_id"], wanted)).to_pylist():
-                found.setdefault(row["doc_id"], (row["text"] or "", row["url"] or ""))
-    return found
 
 
 def _whys(

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
+from ray_jobs.report.names import named
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import SFT_DATA
 
@@ -30,7 +31,7 @@ def section(uri: str) -> dict:
     shown = [*first, OTHERS] if len(sizes) > len(first) else first
     series = {name: [counts[name, lang] for lang in langs] for name in shown}
     return {
-        "plot": Markup(plots.stacked_rows(langs, series, "conversations")),
+        "plot": Markup(plots.stacked_rows([*map(named, langs)], series, "conversations")),
         "cells": cells,
         "conversations": sum(cell["conversations"] for cell in cells),
         "tokens": sum(cell["tokens"] for cell in cells),

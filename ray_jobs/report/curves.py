@@ -6,6 +6,7 @@ They are read from the run's folder, so both work from any machine that reaches 
 from __future__ import annotations
 
 from cluster import storage
+from ray_jobs.report.names import named
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
@@ -97,5 +98,6 @@ def languages(found: dict[str, list[dict]]) -> list[tuple[str, str]]:
                         xs.append(record["tokens"])
                         ys.append(value)
                 if series:
-                    result.append((f"{title}: {stage}", plots.lines(dict(sorted(series.items())), "tokens", unit)))
+                    drawn = {named(lang): series[lang] for lang in sorted(series)}
+                    result.append((f"{title}: {stage}", plots.lines(drawn, "tokens", unit)))
     return result

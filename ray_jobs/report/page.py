@@ -18,16 +18,20 @@ from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import tasks as tasks_section
 from ray_jobs.report import watch as watch_section
-from ray_jobs.report.names import language
+from ray_jobs.report.data import clusters, examples, histograms, losses, provenance, shown
+from ray_jobs.report.names import named
+from ray_jobs.report.page_text import pieces
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
     CONTROL_2,
     CRAWL,
+    DEDUP,
     DPO_WATCH,
     EXTRACT,
     LONG_CONTEXT,
     OFF_POLICY,
+    POLICY,
     PRETRAIN_1,
     PRETRAIN_2,
     PRUNE,
@@ -45,6 +49,7 @@ from ray_jobs.run.graph import (
 from ray_jobs.run.run import Run, read_manifest
 
 PLOTTED = (BASE, PRETRAIN_1, PRETRAIN_2, CONTROL_2, LONG_CONTEXT)
+KINDS = ("greedy", "texts")  # of what models write: the most likely tokens, and drawn ones
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -56,7 +61,6 @@ def write(run: Run) -> str:
 def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
     """Write the report of `stages` of the run at `uri` and return its URI."""
     manifests = {name: found for name in stages if (found := read_manifest(uri, name))}
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True)
     evaluation = _json(uri, "evaluate/metrics.json")
     records = {name: read for name in stages if (read := curves.records(uri, name))}
     forgetting = {name: curves.newest(found).get("warnings", []) for name, found in records.items()}
@@ -65,42 +69,59 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
     first = summary.of(uri, recipe, stages)
     documents = intervals.read(uri)
     warnings += verdict.forgotten(evaluation, _json(uri, "tasks/metrics.json"), recipe, documents)
-    page = environment.get_template("report.html").render(
-        recipe=recipe,
-        manifests=manifests,
-        total_seconds=sum(m["seconds"] for m in manifests.values()),
-        kept=first.pages[1] if first.pages else 0,
-        short=terminal.short,
-        duration=terminal.duration,
-        corpus=_corpus(manifests),
-        drops=_drops(manifests),
-        mixture=_mixture(uri),
-        regmix=regmix_section.section(uri) if WEIGHTS in manifests else None,
-        curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],
-        languages=[(title, Markup(svg)) for title, svg in curves.languages(records)],
-        evaluation=_evaluation(evaluation, recipe, documents),
-        sentences=summary.sentences(first),
-        picture=Markup(plots.dumbbells(first.learnt)) if first.learnt else None,
-        chat=first.chat,
-        commands=summary.commands(first, "pinisi"),
-        verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
-        web=web.section(uri, recipe, manifests),
-        long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
-        tasks=tasks_section.section(uri) if TASKS in manifests else None,
-        throughput=_throughput(manifests),
-        versions=next((m["versions"] for m in manifests.values()), {}),
-        reward=selection_section.reward(uri) if REWARD in manifests else None,
-        selection=selection_section.selection(uri) if SFT_SELECT in manifests else None,
-        chats=chats_section.section(uri) if SFT_DATA in manifests else None,
-        alignment=_alignment(uri, manifests),
-        labels=_json(uri, "inspect/scores.json"),
-        watch=watch_section.section(uri) if DPO_WATCH in manifests else None,
-        notices=notices.grouped(warnings),
-        ignored=[(name, found) for name, one in manifests.items() if (found := one.get("ignored_keys"))],
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            recipe=recipe,
+            manifests=manifests,
+            total_seconds=sum(m["seconds"] for m in manifests.values()),
+            kept=first.pages[1] if first.pages else 0,
+            short=terminal.short,
+            duration=terminal.duration,
+            corpus=_corpus(manifests),
+            drops=_drops(manifests),
+            losses=losses.section(manifests),
+            provenance=provenance.section(kept_from) if (kept_from := provenance.read(uri, manifests)) else None,
+            examples=examples.section(uri, manifests, recipe.seed),
+            signals=histograms.section(uri) if POLICY in manifests else None,
+            clusters=clusters.section(uri, recipe.seed) if DEDUP in manifests else None,
+            most_chars=shown.MOST_CHARS,
+            mixture=_mixture(uri),
+            regmix=regmix_section.section(uri) if WEIGHTS in manifests else None,
+            curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],
+            languages=[(title, Markup(svg)) for title, svg in curves.languages(records)],
+            evaluation=_evaluation(evaluation, recipe, documents),
+            sentences=summary.sentences(first),
+            picture=Markup(plots.dumbbells(first.learnt)) if first.learnt else None,
+            chat=first.chat,
+            commands=summary.commands(first, "pinisi"),
+            verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
+            web=web.section(uri, recipe, manifests),
+            long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
+            tasks=tasks_section.section(uri) if TASKS in manifests else None,
+            throughput=_throughput(manifests),
+            versions=next((m["versions"] for m in manifests.values()), {}),
+            reward=selection_section.reward(uri) if REWARD in manifests else None,
+            selection=selection_section.selection(uri) if SFT_SELECT in manifests else None,
+            chats=chats_section.section(uri) if SFT_DATA in manifests else None,
+            alignment=_alignment(uri, manifests),
+            labels=_json(uri, "inspect/scores.json"),
+            watch=watch_section.section(uri) if DPO_WATCH in manifests else None,
+            notices=notices.grouped(warnings),
+            ignored=[(name, found) for name, one in manifests.items() if (found := one.get("ignored_keys"))],
+        )
     )
     target = storage.join(uri, REPORT, "index.html")
     storage.write_text(target, page)
     return target
+
+
+def environment() -> Environment:
+    """Of the templates: `code | named` is a language in words, `text | pieces` shows what cannot be seen."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True)
+    made.filters |= {"named": named, "pieces": pieces}
+    return made
 
 
 def _json(uri: str, path: str) -> dict | None:
@@ -126,7 +147,7 @@ def _corpus(manifests: dict) -> dict | None:
         kept = {"kept": [row[len(by_lang)] for row in table]}
         for column, after in enumerate(by_lang[1:], 2):
             kept[f"dropped by {after}"] = [row[column - 1] - row[column] for row in table]
-        plot = Markup(plots.stacked_rows(langs, kept, "documents"))
+        plot = Markup(plots.stacked_rows([named(lang) for lang in langs], kept, "documents"))
     first = ["read", *stages] if "docs_in" in manifests[CRAWL] else stages
     counts = [manifests[CRAWL]["docs_in"], *counts] if len(first) > len(stages) else counts
     return {"stages": by_lang, "rows": table, "funnel": Markup(plots.funnel(first, counts)), "by_language": plot}
@@ -164,8 +185,8 @@ def _mixture(uri: str) -> dict | None:
         name: [sum(row["weight"] for row in rows if row["pool"].split("/")[-1] == lang) or None for lang in langs]
         for name, rows in tables.items()
     }
-    langs[-1] = "chats"  # short enough for an axis
-    return {"plot": Markup(plots.grouped_bars(langs, share, "share of tokens")), "tables": tables}
+    groups = [*map(named, langs[:-1]), "chats"]
+    return {"plot": Markup(plots.grouped_bars(groups, share, "share of tokens")), "tables": tables}
 
 
 def _evaluation(evaluation: dict | None, recipe: Recipe, documents: intervals.Documents) -> dict | None:
@@ -184,8 +205,8 @@ def _evaluation(evaluation: dict | None, recipe: Recipe, documents: intervals.Do
         if name in bpb and replay
     }
     return {
-        "plot": Markup(plots.grouped_bars(langs, shown, "bits per byte")),
-        "forgetting": Markup(plots.grouped_bars(replay, forgetting, "change of bits per byte", 4.8))
+        "plot": Markup(plots.grouped_bars([*map(named, langs)], shown, "bits per byte")),
+        "forgetting": Markup(plots.grouped_bars([*map(named, replay)], forgetting, "change of bits per byte", 4.8))
         if forgetting
         else None,
         "langs": langs,
@@ -195,7 +216,8 @@ def _evaluation(evaluation: dict | None, recipe: Recipe, documents: intervals.Do
             for name in bpb
             if name != BASE and all(lang in bpb[name] for lang in langs)
         ],
-        "samples": {language(lang): one for lang, one in evaluation.get("samples", {}).items()},
+        "samples": _samples(evaluation),
+        "sampling": evaluation.get("sampling"),
         "readable": [
             (name, *(sum(one[key] for one in by_lang.values()) / len(by_lang) for key in ("broken", "right_script")))
             for name, by_lang in evaluation.get("readable", {}).items()
@@ -203,6 +225,17 @@ def _evaluation(evaluation: dict | None, recipe: Recipe, documents: intervals.Do
         ],
         "heldout": evaluation.get("heldout", {}),
     }
+
+
+def _samples(evaluation: dict) -> list[tuple[str, str, list[tuple[str, list[str | None]]]]]:
+    """(language, prompt, (model, greedy and drawn text)): None where there is no such text."""
+    result = []
+    for lang, one in evaluation.get("samples", {}).items():
+        models = one.get("greedy") or one["texts"]
+        result.append(
+            (lang, one["prompt"], [(name, [one.get(kind, {}).get(name) for kind in KINDS]) for name in models])
+        )
+    return result
 
 
 def _throughput(manifests: dict) -> list[list]:

@@ -1,8 +1,12 @@
-"""The report's plots, each an SVG string. Languages appear by code, so no plot needs a font for their scripts."""
+"""The report's plots, each an SVG in a box that scrolls. Languages have English names, so no plot needs a font for a script.
+
+Colours are written as the variables of templates/style.html, so that a plot is dark on a dark page.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +22,10 @@ from ray_jobs.report.summary import Learnt
 
 INK, MUTED, GRID = "#1f2933", "#667085", "#e4e7ec"
 COLOURS = ("#1d6fa5", "#d9822b", "#2f9e6e", "#b5485d", "#7a5cc2", "#8a8f98", "#c2a83e", "#3fa7b5", "#9c6b45", "#5b7f2f")
+ON_DARK, ON_LIGHT = "#fffffe", "#1f2932"  # ink on a coloured square, which is the same on every page
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", "#ffffff": "ground"} | {
+    c: f"c{i}" for i, c in enumerate(COLOURS)
+}
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -45,7 +53,11 @@ def _svg(figure, alone: bool = False) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=not alone, bbox_inches="tight")
     plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    if alone:
+        return text
+    named = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var(--{VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], text)
+    return f'<div class="plot">{named}</div>'
 
 
 def lines(series: Mapping[str, tuple[Sequence, Sequence]], x: str, y: str) -> str:
@@ -80,7 +92,8 @@ def grouped_bars(
             xs = [g - 0.4 + each * (index + 0.5) for g, v in enumerate(values) if v is not None]
             axes.bar(xs, [v for v in values if v is not None], width=each * 0.92, label=name, color=colour)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.set_xticks(range(len(groups)), groups)
+        long = sum(map(len, groups)) > 10 * width
+        axes.set_xticks(range(len(groups)), groups, **({"rotation": 35, "ha": "right"} if long else {}))
         axes.grid(axis="x", visible=False)
         axes.set_ylabel(y)
         if len(series) > 1:
@@ -207,11 +220,11 @@ def heat_map(
         image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
         for r, row in enumerate(values):
             for c, value in enumerate(row):
-                ink = "white" if abs(value) > 0.6 * largest else INK
+                ink = ON_DARK if abs(value) > 0.6 * largest else ON_LIGHT
                 axes.text(
                     c, r, f"{value:.1f}".replace("-0.0", "0.0"), ha="center", va="center", fontsize=6.5, color=ink
                 )
-        axes.set_xticks(range(len(columns)), columns)
+        axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
         axes.set_yticks(range(len(rows)), rows)
         axes.set_xlabel(x)
         axes.set_ylabel(y)

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
+from ray_jobs.report.names import named
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import WEIGHTS
 
@@ -42,7 +43,9 @@ def section(uri: str) -> dict | None:
         "step": f"{found['step']:.0%}",
         "scatter": Markup(_scatter(folder)),
         "weights": Markup(
-            plots.grouped_bars(langs, {n: [s[lang] for lang in langs] for n, s in shares.items()}, "share")
+            plots.grouped_bars(
+                [*map(named, langs)], {n: [s[lang] for lang in langs] for n, s in shares.items()}, "share"
+            )
         ),
         "effects": Markup(_effects(folder, found["step"])),
     }
@@ -72,5 +75,5 @@ def _effects(folder: str, step: float) -> str:
     domains, languages = (sorted({pair[i] for pair in change}) for i in (0, 1))
     measured = {row["domain"]: row["largest_share"] >= step for row in table}
     values = [[change[domain, lang] for lang in languages] for domain in domains]
-    labels = [domain if measured[domain] else f"{domain} *" for domain in domains]
-    return plots.heat_map(labels, languages, values, y="more of", x="loss of", colour="change of loss")
+    labels = [named(domain) if measured[domain] else f"{named(domain)} *" for domain in domains]
+    return plots.heat_map(labels, [*map(named, languages)], values, y="more of", x="loss of", colour="change of loss")

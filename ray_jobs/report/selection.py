@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from cluster import storage
 from ray_jobs.report import plots
+from ray_jobs.report.names import named
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import REWARD, SFT_SELECT
 from train.scores import reward_quality
@@ -39,7 +40,7 @@ def selection(uri: str) -> dict | None:
         "candidates": len(found),
         "rules": {name: int((rule == name).sum()) for name in RULES},
         "cells": rows,
-        "by_language": Markup(plots.stacked_rows(by_lang, shown, "conversations", 8.0)),
+        "by_language": Markup(plots.stacked_rows([*map(named, by_lang)], shown, "conversations", 8.0)),
         "scores": Markup(plots.grouped_bars([f"{edge:.2f}" for edge in edges[:-1]], scores, "conversations", 6.4)),
     }
 

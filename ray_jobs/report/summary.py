@@ -16,7 +16,7 @@ from cluster import storage, terminal
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import intervals, notices, verdict
 from ray_jobs.report.intervals import Change
-from ray_jobs.report.names import language
+from ray_jobs.report.names import UNKNOWN, language
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import (
     BASE,
@@ -39,7 +39,6 @@ from ray_jobs.run.run import read_manifest
 from train.scores import reward_quality
 
 CORPUS = (CRAWL, EXTRACT, LANGUAGE, POLICY, DEDUP, DECONTAMINATE)
-UNKNOWN = "?"  # the language of a page before it is identified
 INTERESTING = (
     (DEDUP, "near_duplicate", "a near-duplicate"),
     (DECONTAMINATE, None, "a page that quotes a test"),
@@ -201,9 +200,9 @@ def _page(uri: str, manifests: dict) -> tuple[str, str] | None:
 
 
 def _named(row: dict) -> str:
-    """A URL that can be printed and copied, else the id."""
+    """A URL that can be printed and copied and names no mailbox, else the id."""
     url = row["url"]
-    return url if url and terminal.clean(url) == url and len(url) < 500 else row["doc_id"]
+    return url if url and terminal.clean(url) == url and "@" not in url and len(url) < 500 else row["doc_id"]
 
 
 def commands(found: Summary, program: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from cluster import storage
 from ray_jobs.alignment import probe_records
 from ray_jobs.report import plots
-from ray_jobs.report.names import language
+from ray_jobs.report.names import named
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import DPO_WATCH
 
@@ -36,7 +36,7 @@ UNITS = {"Length of the answers": "characters", "Log-probability of the probe's 
 
 
 def section(uri: str) -> dict | None:
-    """`plots` (title, SVG), a bar chart by language, a `table` of the records, `questions` (language, row of questions.jsonl);
+    """`plots` (title, SVG), a bar chart by language, a `table` of the records, `questions` (its code, row of questions.jsonl);
     None where nothing was watched."""
     records = probe_records.records(uri)
     if not records:
@@ -61,10 +61,12 @@ def section(uri: str) -> dict | None:
         if key in last
     }
     langs = sorted({lang for values in by_language.values() for lang in values})
-    bars = plots.grouped_bars(langs, {n: [v.get(lang) for lang in langs] for n, v in by_language.items()}, "share")
+    bars = plots.grouped_bars(
+        [*map(named, langs)], {n: [v.get(lang) for lang in langs] for n, v in by_language.items()}, "share"
+    )
     keys = [key for lines in PLOTS.values() for key in lines.values() if any(key in record for record in records)]
     table = [[f"{r['stage']}, update {r['update']}", *(r.get(key) for key in keys)] for r in records]
     path = adopted.path(uri, DPO_WATCH, probe_records.QUESTIONS)
     asked = storage.read_bytes(path).decode().split("\n") if storage.exists(path) else []
-    questions = [(language(row["lang"]), row) for row in map(json.loads, filter(None, asked))]
+    questions = [(row["lang"], row) for row in map(json.loads, filter(None, asked))]
     return {"plots": drawn, "languages": Markup(bars), "keys": keys, "table": table, "questions": questions}

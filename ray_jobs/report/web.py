@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cluster import storage, terminal
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.report.names import language, named
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, POLICY, TOKENIZE
 
@@ -79,7 +80,7 @@ def section(uri: str, recipe: Recipe, manifests: dict[str, dict]) -> dict | None
         "seen": seen,
         "all": seen.read == manifests[CRAWL]["docs_out"],
         "biggest": [
-            (host, site, ", ".join(lang for lang, _ in site.languages.most_common(3))) for host, site in biggest
+            (host, site, ", ".join(named(lang) for lang, _ in site.languages.most_common(3))) for host, site in biggest
         ],
         "hosts_kept": sum(count > 0 for count in counts),
         "of_ten": sum(counts[:10]) / max(sum(counts), 1),
@@ -97,8 +98,8 @@ def sentences(manifests: dict[str, dict]) -> list[str]:
     text = f"{terminal.size(sum(last['bytes_per_lang'].values()))} of text" + (f", {tokens:,} tokens" if tokens else "")
     said = [f"Of {read:,} pages {last['docs_out']:,} were kept ({last['docs_out'] / read:.0%}): {text}."]
     if len(sizes := sorted((size, lang) for lang, size in last["bytes_per_lang"].items())) > 1:
-        (least, of_least), (most, of_most) = sizes[0], sizes[-1]
-        said.append(f"Most text is in {of_most} ({terminal.size(most)}), least in {of_least} ({terminal.size(least)}).")
+        least, most = (f"{language(lang)} ({terminal.size(n)})" for n, lang in (sizes[0], sizes[-1]))
+        said.append(f"Most text is in {most}, least in {least}.")
     rules = Counter(
         {f"{name}: {rule}": n for name, made in manifests.items() for rule, n in made.get("rules", {}).items()}
     )

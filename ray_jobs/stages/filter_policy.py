@@ -22,18 +22,22 @@ if TYPE_CHECKING:
 
 
 PERPLEXITY_SLACK = 4
+BOUNDS = "_bounds.json"  # language -> signal -> bound (min, max) -> number: what the report draws into its histograms
 
 
 def run(job: Job) -> dict:
-    from curation.policy import policy
+    from curation.policy import percentiles, policy
 
     langs, config = list(job.recipe.languages), job.recipe.filter
     lists = _lists(config)
     parts = [shard.input for shard in shards_of(job, SIGNALS)]
     own = own_names(config)
     rules = with_perplexity(config.policy, config.perplexity_models, langs)
-    numbers = thresholds(parts, policy.load_all(langs, rules, lists, own, config.language_files), config)
+    policies = policy.load_all(langs, rules, lists, own, config.language_files)
+    numbers = thresholds(parts, policies, config)
     storage.write_json(job.path("_thresholds.json"), numbers)
+    resolved = percentiles.resolve(policies, numbers)
+    storage.write_json(job.path(BOUNDS), {lang: resolved[lang].rules for lang in langs})
     kernel = policy.policy_kernel(langs, rules, lists, numbers, own, config.language_files)
     markers = run_shards(job, kernel, shards_of(job, SIGNALS))
     bounds = {lang: _perplexity(rules, lang) for lang in langs}

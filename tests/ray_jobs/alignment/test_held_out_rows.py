@@ -69,8 +69,8 @@ def test_they_are_in_status_in_the_report_and_on_the_gauges(records, tmp_path, c
     monkeypatch.setattr("ray_jobs.report.plots.lines", lambda series, *axes: drawn.setdefault(axes[1], series) and "")
     titles = [title for title, _ in curves.languages({"dpo/off_policy": found})]
     assert titles == [f"Held-out {what} by language: dpo/off_policy" for what in ("loss", "accuracy", "reward margin")]
-    assert drawn["nats per token or pair"]["lo"] == ([0, 50], [0.7, 0.5])  # begins with the model that came in
-    assert drawn["share of pairs"]["lo"] == ([50], [1.0])
+    assert drawn["nats per token or pair"]["Lao (lo)"] == ([0, 50], [0.7, 0.5])  # begins with the model that came in
+    assert drawn["share of pairs"]["Lao (lo)"] == ([50], [1.0])
 
     put: list[tuple] = []
     monkeypatch.setattr(gauges, "put", lambda name, value, **tags: put.append((name, value, tags.get("language"))))

@@ -21,9 +21,10 @@ import pytest
 from cluster import storage
 from ray_jobs import cli
 from ray_jobs.errors import UserError
-from ray_jobs.inspect import desk, judgements, page_text, queue, samples
+from ray_jobs.inspect import desk, judgements, queue, samples
 from ray_jobs.inspect.desk import Texts
 from ray_jobs.inspect.server import HEADERS, Server
+from ray_jobs.report import page_text
 from ray_jobs.run.graph import DEDUP, POLICY
 
 HOSTILE = '</div><script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}\u202eabc\x00\x1b[2J&lt;'

@@ -1,10 +1,8 @@
 """The report's section on chats: what it counts, and that text of a user's rows cannot become HTML."""
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
 from cluster import storage
 from ray_jobs.report import chats as chats_section
-from ray_jobs.report.page import TEMPLATES
+from ray_jobs.report import page as report
 
 
 def cell(lang: str, category: str, n: int) -> dict:
@@ -29,7 +27,7 @@ def test_section(tmp_path):
     assert (made["conversations"], made["tokens"]) == (1186, 59_300)
     assert made["dropped"] == [("near_duplicate", 7, {"id": 3, "th": 4})]
     assert "others" in made["plot"] and "c11" in made["plot"]
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape())
+    environment = report.environment()
     page = environment.get_template("chats.html").render(chats=made)
     assert "<td>near_duplicate</td><td>7</td>" in page and "4,000" in page and "5 more are sound" in page
     assert "<b>maths" not in page.replace(str(made["plot"]), "")

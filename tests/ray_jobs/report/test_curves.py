@@ -10,6 +10,7 @@ from ray_jobs.commands import status
 from ray_jobs.config import reader as recipes
 from ray_jobs.report import curves
 from ray_jobs.report import page as report
+from ray_jobs.report.names import named
 from ray_jobs.run.run import Run
 
 LANGUAGES = ["en", "zh", "id", "vi", "th", "lo", "km", "my", "ms", "ceb", "ilo", "jv"]
@@ -68,8 +69,8 @@ def test_status_of_a_stage_that_trains(run, capsys):
     shown = capsys.readouterr().out
     said = "pretrain/stage1: update 30, loss 3.7, 5,120 tokens/s, MFU 41.3%, 0.0123 TFLOP/s a worker"
     assert said in " ".join(shown.split())
-    assert re.search(r"^ *lo +3\.500 +2\.500 +1\.900 +-0\.100 *$", shown, re.M)
-    assert re.search(r"^ *en +3\.000 +2\.500 +1\.570 +\+0\.070 *$", shown, re.M)
+    assert re.search(r"^ *Lao \(lo\) +3\.500 +2\.500 +1\.900 +-0\.100 *$", shown, re.M)
+    assert re.search(r"^ *English \(en\) +3\.000 +2\.500 +1\.570 +\+0\.070 *$", shown, re.M)
     assert "pretrain/stage1: en is being forgotten" in shown
 
 
@@ -78,7 +79,7 @@ def test_the_report_of_a_run_that_trains(run):
     assert "Training loss by language: pretrain/stage1" in page and "Held-out text while training" in page
     assert "pretrain/stage1: en is being forgotten" in page
     for lang in LANGUAGES:  # also those after the tenth colour
-        assert f">{lang}</text>" in page, lang
+        assert f">{named(lang)}</text>" in page, lang
 
 
 def test_held_out_curves_begin_with_the_model_that_came_in(run, monkeypatch):
@@ -86,5 +87,5 @@ def test_held_out_curves_begin_with_the_model_that_came_in(run, monkeypatch):
     monkeypatch.setattr("ray_jobs.report.plots.lines", lambda series, x, y: drawn.setdefault(y, series) and "")
     titles = [title for title, _ in curves.languages({"pretrain/stage1": curves.records(run.uri, "pretrain/stage1")})]
     assert titles == ["Training loss by language: pretrain/stage1", "Held-out text while training: pretrain/stage1"]
-    assert drawn["bits per byte"]["lo"] == ([0, 2000], [pytest.approx(START["lo"]), START["lo"] - 0.1])
-    assert drawn["nats per token"]["lo"] == ([1000, 2000, 3000], [3.5, 3.5, 3.5])
+    assert drawn["bits per byte"]["Lao (lo)"] == ([0, 2000], [pytest.approx(START["lo"]), START["lo"] - 0.1])
+    assert drawn["nats per token"]["Lao (lo)"] == ([1000, 2000, 3000], [3.5, 3.5, 3.5])

@@ -3,12 +3,9 @@
 import re
 
 import pytest
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from curation.policy import policy
-from ray_jobs.report.page import TEMPLATES
-
-ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True)
+from ray_jobs.report.page import TEMPLATES, environment
 
 
 @pytest.mark.parametrize(
@@ -34,7 +31,7 @@ def test_every_sentence_has_a_space_behind_it():
     reward = {
         "pairs": 9, "accuracy": 0.5, "interval": (0.4, 0.6), "calibration_error": 0.1, "bias": bias, "languages": [],
     }  # fmt: skip
-    page = ENVIRONMENT.get_template("selection.html").render(reward=reward, selection=None)
+    page = environment().get_template("selection.html").render(reward=reward, selection=None)
     text = re.sub(r"<[^>]+>", "", page)
     assert "Right where" in text
     assert re.findall(r"[a-z0-9%]\.[A-Z]\w*", text) == []

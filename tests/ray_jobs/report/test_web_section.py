@@ -54,7 +54,11 @@ def run(tmp_path):
     parts = [rows(0, ["a.kh", "b.kh", "a.kh"]), rows(1, ["<i>.la", "a.kh"])]
     for number, part in enumerate(parts):
         storage.write_table(f"{tmp_path}/crawl/part-{number}.parquet", pa.Table.from_pylist(part, schema=RAW))
-    kept = [{"doc_id": row["doc_id"], "lang": "km"} for row in parts[0] if row["url"].startswith("https://a.kh")]
+    kept = [
+        {"doc_id": row["doc_id"], "url": row["url"], "lang": "km", "text": "ត្រី"}
+        for row in parts[0]
+        if row["url"].startswith("https://a.kh")
+    ]
     storage.write_table(f"{tmp_path}/dedup/part-0.parquet", pa.Table.from_pylist(kept))
     counts = {
         "docs_in": 5,
@@ -78,7 +82,7 @@ def written(run):
 
 def test_sites_are_counted_and_names_are_no_markup(run):
     html = written(run)
-    assert "<tr><td>a.kh</td><td>3</td><td>2</td><td>km</td></tr>" in html
+    assert "<tr><td>a.kh</td><td>3</td><td>2</td><td>Khmer (km)</td></tr>" in html
     assert "<tr><td>b.kh</td><td>1</td><td>0</td><td></td></tr>" in html
     assert "<i>.la" not in html and "&lt;i&gt;.la" in html
     assert "<td>CC-MAIN-2024-18</td><td>5</td><td>2</td><td>2024-04-10</td><td>2024-04-12</td>" in html

@@ -88,7 +88,7 @@ def test_every_model_is_watched_against_the_sft_model(job, chatml_tokenizer, tin
     first = next(row for row in PROMPTS if row["lang"] == "id")
     assert asked[0]["question"] == first["prompt"][-1]["content"] and asked[0]["before"] != asked[0]["after"]
     shown = watch_section.section(job.run_uri)["questions"]
-    assert shown == [("Indonesian", asked[0]), ("Lao", asked[1])]
+    assert shown == [("id", asked[0]), ("lo", asked[1])]
 
 
 def test_a_model_that_did_not_change_does_not_answer_again(job, monkeypatch):
@@ -169,7 +169,7 @@ def test_the_reports_section_shows_every_measure(tmp_path):
         "by reward, at equal lengths",
         "answers with emoji",
         "rejected",
-        "th",
+        "Thai (th)",
         "win rate by the judge",
     ):
         assert f">{text}<" in drawn, text

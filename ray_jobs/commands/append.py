@@ -16,7 +16,7 @@ from mixture.store.token_store import TokenStore
 from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.errors import UserError
-from ray_jobs.run import lock
+from ray_jobs.run import adopted, lock
 from ray_jobs.run.graph import TOKENIZE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
@@ -54,8 +54,8 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
                 raise UserError(f"{uri}: the column {missing[0]} is missing; documents have {', '.join(COLUMNS)}")
             languages |= set(parquet.read(["lang"])["lang"].unique().to_pylist())
     pools = {lang: _open(run, f"{pool}/{lang}").uri for lang in sorted(languages)}
-    tokenizer = tokenizers.load(storage.localize(storage.join(run.uri, TOKENIZE, "tokenizer")))
-    held = set(storage.read_table(storage.join(run.uri, TOKENIZE, "heldout.parquet"), ["doc_id"])["doc_id"].to_pylist())
+    tokenizer = tokenizers.load(storage.localize(adopted.path(run.uri, TOKENIZE, "tokenizer")))
+    held = set(storage.read_table(adopted.path(run.uri, TOKENIZE, "heldout.parquet"), ["doc_id"])["doc_id"].to_pylist())
     encoder = Encoder(tokenizer, run.recipe.tokenize.dropout, run.recipe.tokenize.seed)
     added = {}
     for lang, uri in pools.items():

@@ -46,7 +46,7 @@ def events(run: Run, document: str) -> list[dict]:
             if run.manifest(stage) is None:
                 continue
             same = pc.field("doc_id") == doc_id
-            dropped = _rows(storage.join(adopted.home(run.uri, stage), "dropped", stage, part), same)
+            dropped = _rows(adopted.ledger(run.uri, stage, part), same)
             kept = _rows(adopted.path(run.uri, stage, part), same, _shown(stage))
             result += [_event(doc_id, stage, "dropped", row) for row in dropped]
             if kept:
@@ -63,10 +63,8 @@ def documents(run: Run, document: str) -> list[tuple[str, str]]:
     page = normalise(address)
     found: set[tuple[str, str]] = set()
     for part in parts(run.uri, document, address):
-        for folder in ("crawl", "dropped/crawl"):
-            for row in _rows(
-                storage.join(adopted.home(run.uri, CRAWL), folder, part), None, ["doc_id", "url", "source_id"]
-            ):
+        for place in (adopted.path, adopted.ledger):
+            for row in _rows(place(run.uri, CRAWL, part), None, ["doc_id", "url", "source_id"]):
                 named = document in (row["doc_id"], row.get("source_id"), row["url"])
                 if row["doc_id"] and (named or (page and row["url"] and normalise(row["url"]) == page)):
                     found.add((row["doc_id"], part))

@@ -32,7 +32,7 @@ _EMPTY = {"rule": None, "value": None, "threshold": None, "detail": None}
 
 def _dropped(run: Run, stage: str, row_id: str) -> list[dict]:
     rows = []
-    for part in storage.glob(storage.join(adopted.home(run.uri, stage), "dropped", stage, "*.parquet")):
+    for part in storage.glob(adopted.ledger(run.uri, stage, "*.parquet")):
         rows += _rows(part, "doc_id", row_id)
     return [{"outcome": "dropped", **{key: row.get(key) for key in _EMPTY}} for row in rows]
 

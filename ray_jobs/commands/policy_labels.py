@@ -18,6 +18,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.inspect import bounds, judgements, samples, scores
 from ray_jobs.inspect.bounds import Proposal
 from ray_jobs.report.names import named
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import POLICY, SIGNALS
 from ray_jobs.run.run import Run
 from ray_jobs.stages.filter_policy import policies
@@ -93,14 +94,14 @@ def _policies(run: Run) -> Mapping[str, policy.Policy]:
         every = policies(run.recipe.filter.policy, run.recipe)
     except ValueError as error:
         raise UserError(f"{run.uri}/recipe.yaml: {error}") from None
-    return percentiles.resolve(every, storage.read_json(storage.join(run.uri, POLICY, "_thresholds.json")))
+    return percentiles.resolve(every, storage.read_json(adopted.path(run.uri, POLICY, "_thresholds.json")))
 
 
 def _signals(run: Run, doc_ids: set[str]) -> dict[str, dict]:
     """doc_id -> its row of signals, without the text."""
     wanted = pa.array(sorted(doc_ids), pa.string())
     found: dict[str, dict] = {}
-    for part in storage.glob(storage.join(run.uri, SIGNALS, "part-*.parquet")):
+    for part in storage.glob(adopted.path(run.uri, SIGNALS, "part-*.parquet")):
         with storage.open_parquet(part) as parquet:
             if pc.any(pc.is_in(parquet.read(["doc_id"])["doc_id"], wanted)).as_py():
                 names = [name for name in parquet.schema_arrow.names if name not in ("text", "pii")]

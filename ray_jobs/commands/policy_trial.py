@@ -16,6 +16,7 @@ from cluster.terminal import Column, clean, numbers
 from curation.policy import percentiles, policy
 from ray_jobs.errors import UserError
 from ray_jobs.report.names import named
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import SIGNALS
 from ray_jobs.run.run import Run
 from ray_jobs.stages.filter_policy import policies, thresholds
@@ -35,7 +36,7 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
         raise UserError(f"{run.uri}: {STAGE} is not done, so there are no signals yet; `pinisi run` first")
     recipe = run.recipe
     tried_rules = _read(file)
-    parts = storage.glob(storage.join(run.uri, STAGE, "part-*.parquet"))
+    parts = storage.glob(adopted.path(run.uri, STAGE, "part-*.parquet"))
     sides, numbers = [], []
     for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
         try:

@@ -20,7 +20,7 @@ from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.report import curves
 from ray_jobs.report.names import named
-from ray_jobs.run import lock, progress
+from ray_jobs.run import adopted, lock, progress
 from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.graph import Stage
 from ray_jobs.run.run import Run, open_run
@@ -88,7 +88,7 @@ def _progress(run: Run, stage: Stage, state: str) -> dict:
         found = storage.read_json(uri)
         rate = _rate(found, lock.holder(run.uri) if state == "running" else {})
     else:
-        parts = [storage.glob(storage.join(run.uri, name, "part-*.parquet")) for name in stage.inputs[:1]]
+        parts = [storage.glob(adopted.path(run.uri, name, "part-*.parquet")) for name in stage.inputs[:1]]
         found["done"] = len(storage.glob(storage.join(run.uri, stage.name, "_shards", "*.json")))
         found["total"] = len(parts[0]) if parts else 0
     left = (found["total"] - found["done"]) / rate if rate and found["total"] else None

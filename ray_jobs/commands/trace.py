@@ -80,7 +80,7 @@ def _rollbacks(run: Run, stage: str) -> list[dict]:
     """Those of the guard: in the manifest when the stage is done, before that beside its checkpoints."""
     if manifest := run.manifest(stage):
         return manifest.get("rollbacks", [])
-    path = storage.join(run.uri, stage, "checkpoints", "rollbacks.json")
+    path = adopted.path(run.uri, stage, "checkpoints", "rollbacks.json")
     return json.loads(storage.read_bytes(path)) if storage.exists(path) else []
 
 

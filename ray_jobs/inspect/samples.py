@@ -23,6 +23,7 @@ import xxhash
 from cluster import storage
 from ray_jobs.errors import UserError
 from ray_jobs.report.data.smallest import SOURCE, Group, Smallest, hashes, merged, shares, texts_of
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import LANGUAGE
 from ray_jobs.run.run import Run
 
@@ -136,8 +137,8 @@ def drawn(run: Run, per_layer: int) -> tuple[pa.Table, dict]:
 
 
 def _smallest(run: Run, layer: str, side: str, most: int) -> Smallest:
-    folder = (layer,) if side == KEPT else ("dropped", layer)
-    parts = storage.glob(storage.join(run.uri, *folder, "part-*.parquet"))
+    place = adopted.path if side == KEPT else adopted.ledger
+    parts = storage.glob(place(run.uri, layer, "part-*.parquet"))
     one, langs = of_kept if side == KEPT else of_dropped, list(run.recipe.languages)
     with ThreadPoolExecutor(THREADS) as pool:
         return merged(pool.map(lambda uri: one(uri, most, run.recipe.seed, langs), parts), most)
@@ -158,7 +159,7 @@ def _rows(run: Run, layer: str, side: str, found: Smallest, most: int) -> list[d
         by_part[part].add(doc_id)
     stage = layer if side == KEPT else SOURCE[layer]
     with ThreadPoolExecutor(THREADS) as pool:
-        read = pool.map(lambda part: texts_of(storage.join(run.uri, stage, part), by_part[part]), by_part)
+        read = pool.map(lambda part: texts_of(adopted.path(run.uri, stage, part), by_part[part]), by_part)
         texts = dict(zip(by_part, read, strict=True))
         whys = {part: {} for part in by_part} if side == KEPT else _whys(run, layer, by_part, pool)
     result = []
@@ -187,7 +188,7 @@ def _whys(
     def read(part: str) -> dict[str, list[dict]]:
         wanted = pa.array(sorted(by_part[part]), pa.string())
         found: dict[str, list[dict]] = defaultdict(list)
-        with storage.open_parquet(storage.join(run.uri, "dropped", layer, part)) as parquet:
+        with storage.open_parquet(adopted.ledger(run.uri, layer, part)) as parquet:
             table = parquet.read(["doc_id", "rule", "value", "threshold", "detail"])
         for row in table.filter(pc.is_in(table["doc_id"], wanted)).to_pylist():
             found[row["doc_id"]].append(row)

@@ -189,7 +189,7 @@ def _page(uri: str, manifests: dict) -> tuple[str, str] | None:
     for stage, rule, words in INTERESTING:
         counts = manifests.get(stage, {}).get("rules", {})
         if counts.get(rule) if rule else sum(counts.values()):
-            for part in storage.glob(storage.join(adopted.home(uri, stage), "dropped", stage, "*.parquet"))[:LOOKED_AT]:
+            for part in storage.glob(adopted.ledger(uri, stage, "*.parquet"))[:LOOKED_AT]:
                 for row in storage.read_table(part, ["doc_id", "url", "rule"]).to_pylist():
                     if row["doc_id"] and rule in (None, row["rule"]):
                         return _named(row), words

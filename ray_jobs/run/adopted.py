@@ -46,3 +46,8 @@ def home(uri: str, stage: str) -> str:
 def path(uri: str, stage: str, *parts: str) -> str:
     """A URI in the folder of what `stage` made for the run at `uri`."""
     return storage.join(home(uri, stage), stage, *parts)
+
+
+def ledger(uri: str, stage: str, *parts: str) -> str:
+    """The same of what `stage` dropped, and why."""
+    return storage.join(home(uri, stage), "dropped", stage, *parts)

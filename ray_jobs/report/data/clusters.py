@@ -45,7 +45,7 @@ class Clusters(NamedTuple):
 
 def section(uri: str, seed: int) -> Clusters | None:
     """None where nothing went as a duplicate of another."""
-    looked = parts.looked_at(uri, storage.join("dropped", DEDUP))
+    looked = parts.looked_at(adopted.ledger(uri, DEDUP))
     every = _rows(uri, looked)
     if not every.num_rows:
         return None
@@ -70,7 +70,7 @@ def _rows(uri: str, looked: parts.Looked) -> pa.Table:
     """Rows of the ledger that name a document that stays, once for each document, with the part that they are of."""
     schema = pa.schema([(name, pa.string()) for name in (*COLUMNS, "part")])
     found = []
-    for name, table in parts.tables(uri, storage.join("dropped", DEDUP), looked.names, COLUMNS):
+    for name, table in parts.tables(adopted.ledger(uri, DEDUP), looked.names, COLUMNS):
         table = table.filter(pc.and_(pc.is_valid(table["detail"]), pc.is_valid(table["doc_id"])))
         table = table.filter(pc.match_substring(table["rule"], "duplicate"))
         found.append(table.append_column("part", pa.array([name] * table.num_rows, pa.string())).cast(schema))

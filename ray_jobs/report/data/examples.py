@@ -75,7 +75,7 @@ class Section(NamedTuple):
 
 def section(uri: str, manifests: Mapping[str, dict], seed: int) -> Section | None:
     """None as long as no rule was broken and no language is known."""
-    looked = {name: parts.looked_at(uri, storage.join("dropped", name)) for name in STAGES if name in manifests}
+    looked = {name: parts.looked_at(adopted.ledger(uri, name)) for name in STAGES if name in manifests}
     ledgers = {name: _ledger(uri, name, of.names, seed) for name, of in looked.items()}
     rules = []
     chosen, left_out = _chosen(ledgers)
@@ -104,7 +104,7 @@ class _Ledger:
 def _ledger(uri: str, stage: str, names: Sequence[str], seed: int) -> _Ledger:
     found = _Ledger()
     candidates: dict[tuple[str, str], dict] = {}
-    for name, table in parts.tables(uri, storage.join("dropped", stage), names, COLUMNS):
+    for name, table in parts.tables(adopted.ledger(uri, stage), names, COLUMNS):
         table = table.set_column(table.column_names.index("lang"), "lang", pc.fill_null(table["lang"], "?"))
         numbers = [(column, how) for column in ("value", "threshold") for how in ("min", "max")]
         for row in table.group_by(["rule", "lang"]).aggregate([("rule", "count"), *numbers]).to_pylist():
@@ -189,9 +189,9 @@ def _texts(uri: str, stage: str, documents: Sequence[tuple[str, str]]) -> dict[t
 
 
 def _kept(uri: str, stage: str, seed: int) -> list[tuple[str, list[shown.Shown]]]:
-    looked = parts.looked_at(uri, stage)
+    looked = parts.looked_at(adopted.path(uri, stage))
     smallest = Smallest(OF_EACH)
-    for name, table in parts.tables(uri, stage, looked.names, ("doc_id", "lang")):
+    for name, table in parts.tables(adopted.path(uri, stage), looked.names, ("doc_id", "lang")):
         langs = pc.fill_null(table["lang"], "?")
         every = hashes(table["doc_id"].to_pylist(), seed)
         for lang in sorted(langs.unique().to_pylist()):

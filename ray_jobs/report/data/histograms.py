@@ -59,7 +59,7 @@ def section(uri: str) -> Section | None:
     if not storage.exists(target):
         return None
     bounds: dict[str, dict[str, dict[str, float]]] = storage.read_json(target)
-    looked = parts.looked_at(uri, SIGNALS)
+    looked = parts.looked_at(adopted.path(uri, SIGNALS))
     values = _values(uri, looked, bounds)
     found: dict[str, list[Histogram]] = defaultdict(list)
     for lang, rules in sorted(bounds.items()):
@@ -86,7 +86,7 @@ def _values(uri: str, looked: parts.Looked, bounds: Mapping[str, Mapping]) -> di
     """(language, signal) -> the values that are measured; shares stay float32, as they are compared."""
     names = sorted({signal for rules in bounds.values() for signal in rules})
     found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-    for _, table in parts.tables(uri, SIGNALS, looked.names, ["lang", *names]):
+    for _, table in parts.tables(adopted.path(uri, SIGNALS), looked.names, ["lang", *names]):
         for lang in set(table["lang"].unique().to_pylist()) & bounds.keys():
             mine = table.filter(pc.equal(table["lang"], lang))
             for signal in bounds[lang]:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import xxhash
 
 from cluster import storage
-from ray_jobs.run import adopted
 
 MOST_PARTS, MOST_DOCUMENTS = 256, 1_000_000
 THREADS = 16  # footers that are read at a time
@@ -29,13 +28,13 @@ class Looked(NamedTuple):
         return len(self.names) == self.of
 
 
-def looked_at(uri: str, stage: str) -> Looked:
-    """Those of the stage, and so of all: a part keeps its name. At least one where there is one."""
-    every = [part.rsplit("/", 1)[1] for part in storage.glob(adopted.path(uri, stage, "part-*.parquet"))]
+def looked_at(folder: str) -> Looked:
+    """Those of the folder of a stage, and so of all: a part keeps its name. At least one where there is one."""
+    every = [part.rsplit("/", 1)[1] for part in storage.glob(storage.join(folder, "part-*.parquet"))]
     some = sorted(every, key=lambda name: (xxhash.xxh3_64_intdigest(name.encode()), name))[:MOST_PARTS]
 
     def rows(name: str) -> int:
-        with storage.open_parquet(adopted.path(uri, stage, name)) as parquet:
+        with storage.open_parquet(storage.join(folder, name)) as parquet:
             return parquet.metadata.num_rows
 
     names, documents = [], 0
@@ -48,10 +47,10 @@ def looked_at(uri: str, stage: str) -> Looked:
     return Looked(sorted(names), documents, len(every))
 
 
-def tables(uri: str, stage: str, names: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def tables(folder: str, names: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
     """(name, columns that are there) of each part that is there."""
     for name in names:
-        part = adopted.path(uri, stage, name)
+        part = storage.join(folder, name)
         if not storage.exists(part):
             continue
         with storage.open_parquet(part) as parquet:

@@ -75,12 +75,12 @@ def read(uri: str, manifests: Mapping[str, dict]) -> Provenance | None:
     stage = next((name for name in LAST if name in manifests), None)
     if stage is None:
         return None
-    looked = parts.looked_at(uri, stage)
+    looked = parts.looked_at(adopted.path(uri, stage))
     counted = TOKENIZE in manifests
     found = Provenance(stage, looked, "tokens" if counted else "bytes")
     sums: dict[str, dict] = {}
     columns = ("doc_id", "lang", "n_bytes", *(column for column, _ in KINDS.values()))
-    for name, table in parts.tables(uri, stage, looked.names, columns):
+    for name, table in parts.tables(adopted.path(uri, stage), looked.names, columns):
         langs = pc.fill_null(table["lang"], "?")
         sizes = _tokens(uri, name, table) if counted else _bytes(table)
         for kind, (column, value) in KINDS.items():

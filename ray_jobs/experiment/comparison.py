@@ -65,11 +65,11 @@ class Comparison(NamedTuple):
 def compare(arms: Arms, control: str, measured: Sequence[str], *, of_arms: bool = True) -> Comparison:
     cannot: list[str] = []
     tables: list[Table] = []
-    for model in ("pre-trained", "final"):
+    for model in ("final", "pre-trained"):
         found = {arm: _scores(runs, model, measured) for arm, runs in arms.items()}
         found = {arm: scores for arm, scores in found.items() if scores}
-        same = all(_stages(runs, "final") == _stages(runs, "pre-trained") for runs in arms.values())
-        if control in found and len(found) > 1 and not (model == "final" and same and tables):
+        again = model != "final" and all(_stages(runs, "final") == _stages(runs, model) for runs in arms.values())
+        if control in found and len(found) > 1 and not again:
             tables += _tables(found, control, model, cannot)
     forgetting = _forgetting(arms, measured) if "forgetting" in measured else []
     costs = {arm: {seed: compute.of(run) for seed, run in runs.items()} for arm, runs in arms.items()}

@@ -25,7 +25,7 @@ def test_an_arm_compared_with_itself_is_0_everywhere(demo):
     arms = {"one": {1: demo, 2: demo}, "same": {1: demo, 2: demo}}
     found = comparison.compare(arms, "one", MEASURED)
     assert [(table.title, table.model) for table in found.tables] == [
-        (title, model) for model in ("pre-trained", "final") for title in ("bits per byte", "xcopa")
+        (title, model) for model in ("final", "pre-trained") for title in ("bits per byte", "xcopa")
     ]
     for table in found.tables:
         assert [row.lang for row in table.rows] == ["mean of languages", "en", "lo", "th"]

@@ -127,6 +127,7 @@ ALONE = [
     "curation/lid/training.py",
     "curation/lm/training.py",
     "curation/spark_job.py",
+    "mixture/order/shared.py",
     "mixture/sailor2.py",
     "mixture/tokenizer/fertility.py",
     "ray_jobs/cli.py",

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cluster.kernel_files import drop_stale
 from ray_jobs import exits
-from ray_jobs.commands import completion, convert, experiment, inspect
+from ray_jobs.commands import completion, convert, experiment, feedback, inspect
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import translate
 
@@ -155,6 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "propose bounds from what people said of documents (pinisi inspect), as a change of the recipe"
     asked.add_argument("--from-labels", action="store_true", help=text)
     trial.add_argument("--examples", type=int, default=5, metavar="N", help="of a language and side (%(default)s)")
+    text = "with --try: train small models on what each policy keeps, and say whose documents are the better ones"
+    trial.add_argument("--train", action="store_true", help=text)
+    text = "with --train: so many pairs of models, each on documents of its own (%(default)s)"
+    trial.add_argument("--seeds", type=int, default=5, metavar="K", help=text)
     trial.add_argument("--json", action="store_true", help="print JSON for a program")
     text = "speakers judge what was kept and dropped, on a page of this machine, and what their judgements come to"
     inspect.add_arguments(command("inspect", inspect.main, text))
@@ -178,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     converted = commands.add_parser("convert", help=text, description=text)
     convert.add_arguments(converted)
     converted.set_defaults(command=convert.main)
+    text = "users' thumbs become a table for each language, and preference rows"
+    feedback.add_arguments(command("feedback", feedback.main, text))
     text = "chat rows into other languages by NLLB or the like, for train.sft.instruct; killed, it goes on"
     translated = commands.add_parser("translate", help=text, description=text)
     translate.add_arguments(translated)
@@ -330,9 +336,21 @@ def _policy(options: argparse.Namespace) -> None:
     from ray_jobs.commands import policy_labels, policy_trial
     from ray_jobs.run.run import open_run
 
+    if options.train and not options.file:
+        raise UserError("--train goes with --try FILE: it compares two policies")
     if options.from_labels:
         proposed = policy_labels.propose(open_run(options.run))
         print(json.dumps(proposed, indent=1, ensure_ascii=False)) if options.json else policy_labels.show(proposed)
+        return
+    if options.train:
+        from ray_jobs.commands import policy_models
+
+        if options.seeds < 2:
+            raise UserError(
+                f"--seeds {options.seeds}: must be 2 or more, as one pair of models shows nothing of others"
+            )
+        trained = policy_models.compare(open_run(options.run), options.file, range(42, 42 + options.seeds))
+        print(json.dumps(trained, indent=1)) if options.json else policy_models.show(trained)
         return
     result = policy_trial.compare(open_run(options.run), options.file, options.examples)
     print(json.dumps(result, indent=1, ensure_ascii=False)) if options.json else policy_trial.show(result)

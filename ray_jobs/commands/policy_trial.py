@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +33,8 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
     documents that break it `now` and `tried`, with the tried `threshold`), `thresholds` of percentiles, and `examples`:
     documents that change side, at most `examples` of a language and side. Raises UserError for a wrong key or no signals.
     """
-    if run.manifest(STAGE) is None:
-        raise UserError(f"{run.uri}: {STAGE} is not done, so there are no signals yet; `pinisi run` first")
-    recipe = run.recipe
-    tried_rules = _read(file)
-    parts = storage.glob(adopted.path(run.uri, STAGE, "part-*.parquet"))
-    sides, numbers = [], []
-    for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
-        try:
-            sides.append(policies(rules, recipe))
-            numbers.append(thresholds(parts, sides[-1], recipe.filter))
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-    now, tried = (percentiles.resolve(side, number) for side, number in zip(sides, numbers, strict=True))
-    signals = sorted({signal for side in (now, tried) for one in side.values() for signal in one.rules})
+    parts, (now, tried), numbers = sides(run, file)
+    signals = measured((now, tried))
     languages: dict[str, dict] = {}
     changed: dict[tuple[str, str], list[dict]] = {}
     for part in parts:
@@ -59,6 +48,29 @@ def compare(run: Run, file: str, examples: int = 5) -> dict:
         "thresholds": numbers[1],
         "examples": [row for _, rows in sorted(changed.items()) for row in rows],
     }
+
+
+def sides(run: Run, file: str) -> tuple[list[str], tuple[dict, dict], list[dict]]:
+    """(parts with signals, the run's policy and that of `file` by language, the thresholds of percentiles of each)."""
+    if run.manifest(STAGE) is None:
+        raise UserError(f"{run.uri}: {STAGE} is not done, so there are no signals yet; `pinisi run` first")
+    recipe = run.recipe
+    tried_rules = _read(file)
+    parts = storage.glob(adopted.path(run.uri, STAGE, "part-*.parquet"))
+    found, numbers = [], []
+    for where, rules in ((f"{run.uri}/recipe.yaml", recipe.filter.policy), (file, tried_rules)):
+        try:
+            found.append(policies(rules, recipe))
+            numbers.append(thresholds(parts, found[-1], recipe.filter))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    now, tried = (percentiles.resolve(side, number) for side, number in zip(found, numbers, strict=True))
+    return parts, (now, tried), numbers
+
+
+def measured(both: Iterable[dict]) -> list[str]:
+    """The signals that policies ask for."""
+    return sorted({signal for side in both for one in side.values() for signal in one.rules})
 
 
 def _read(file: str) -> dict:

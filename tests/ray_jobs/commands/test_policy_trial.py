@@ -13,7 +13,7 @@ from cluster import storage
 from curation.policy.policy import load_all, policy_kernel
 from curation.policy.signal_schema import FIELDS, SIGNALS
 from ray_jobs import cli
-from ray_jobs.commands import policy_trial
+from ray_jobs.commands import policy_models, policy_trial
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.curation import Filter
 from ray_jobs.run.run import Run
@@ -198,3 +198,52 @@ def test_a_model_brings_a_bound_on_perplexity(tmp_path):
     for own in ({"en": {"perplexity": {"max": 7}}}, {"default": {"perplexity": False}}, {"en": 5}):
         assert filter_policy.with_perplexity(own, models, langs) == own
     assert filter_policy.with_perplexity({"en": None}, None, langs) == {"en": None}
+
+
+def sentences(rng: np.random.Generator, good: bool) -> str:
+    """Words in a fixed order with a word of chance now and then, or three words again and again."""
+    words = [f"{a}{b}" for a in ("ka", "lo", "mi", "tu") for b in ("na", "re", "si", "po")]
+    if not good:
+        return " ".join(np.resize(rng.permutation(words)[:3], 60))
+    first = int(rng.integers(16))
+    return " ".join(words[(first + 3 * n) % 16] if rng.random() < 0.8 else words[rng.integers(16)] for n in range(60))
+
+
+def test_small_models_say_whose_documents_are_better(tmp_path, capsys):
+    """The tried policy drops half of the good texts and keeps the rubbish; the one that changes nothing differs by nothing."""
+    rng = np.random.default_rng(0)
+    good = [n % 3 > 0 for n in range(1520)]
+    table = signals(
+        lang=["en"] * 1500 + ["lo"] * 20,
+        text=[sentences(rng, one) for one in good],
+        word_count=[100 + n % 2 * one for n, one in enumerate(good)],
+        special_ratio=[0.0 if one else 0.9 for one in good],
+    )
+    strict = {**RECIPE, "filter": {"policy": {"default": {"special_ratio": {"max": 0.5}}}}}
+    run = make(tmp_path, table, strict)
+    worse = write(tmp_path, "default: {special_ratio: false, word_count: {max: 100}}")
+    options = ("--train", "--seeds", "3")
+    with pytest.raises(SystemExit):
+        cli.main(["policy", run.uri, "--try", worse, *options, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["all"]["shown"] and found["all"]["value"] > 0.02
+    assert found["left_out"] == ["lo"] and list(found["languages"]) == ["en"]
+    assert found["documents"] == {"now": 1000, "tried": 965, "both": 500}
+    same = policy_models.compare(run, write(tmp_path, "default: {special_ratio: {max: 0.5}}"), (42, 43), steps=2)
+    assert same["all"]["value"] == same["all"]["high"] == 0
+    policy_models.show(same)
+    assert "no difference shown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--train", "--seeds", "9"], "no language of which both policies keep 90 documents"),
+        (["--train", "--seeds", "1"], "must be 2 or more"),
+    ],
+)
+def test_models_need_documents_and_seeds(tmp_path, capsys, flags, said):
+    run = make(tmp_path, signals(lang=["en"] * 30))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["policy", run.uri, "--try", write(tmp_path, "{}"), *flags])
+    assert exit_.value.code == 2 and said in capsys.readouterr().err

@@ -22,6 +22,7 @@ from ray_jobs.config.curation import Source
 from ray_jobs.config.mixture import Shape
 from ray_jobs.config.optimiser import Optimiser
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.experiment import specification
 from ray_jobs.plan import tokens as token_plan
 from ray_jobs.run.graph import STAGES
 from train.tasks import task
@@ -292,6 +293,9 @@ def test_shown_yaml_is_read(number, tmp_path, monkeypatch):
         policy._from_files.cache_clear()
     elif body.startswith("# capitals.yaml"):
         assert task.load(str(path), body).name == values["name"]
+    elif "arms" in values:
+        experiment, _ = specification.load(str(path))
+        specification.trials(experiment.model_copy(update={"base": "demo"}), path)
     elif body.startswith("# pools.yaml"):
         assert token_plan.of_file(str(path)).stage1
     else:

@@ -26,6 +26,7 @@ Arms = Mapping[str, Mapping[int, Run]]
 """Arm -> seed -> run."""
 BySeed = Mapping[int, Scores]
 ALL = "mean of languages"
+OF_STAGES = {"long": "score", "wildbench": "reward, from -100 to 100"}
 
 
 class Row(NamedTuple):
@@ -65,7 +66,7 @@ class Comparison(NamedTuple):
 def compare(arms: Arms, control: str, measured: Sequence[str], *, of_arms: bool = True) -> Comparison:
     cannot: list[str] = []
     tables: list[Table] = []
-    for model in ("final", "pre-trained"):
+    for model in ("final", "pre-trained", "long-context"):
         found = {arm: _scores(runs, model, measured) for arm, runs in arms.items()}
         found = {arm: scores for arm, scores in found.items() if scores}
         again = model != "final" and all(_stages(runs, "final") == _stages(runs, model) for runs in arms.values())
@@ -148,6 +149,8 @@ def _unit(cell: Cell) -> tuple[float, int, str]:
     """(factor, digits, name) of what is shown."""
     if cell.measure == "bits_per_byte":
         return 1.0, 3, "bits per byte"
+    if cell.measure in OF_STAGES:
+        return 100.0, 1, OF_STAGES[cell.measure]
     return 1.0 if cell.measure == "chrf" else 100.0, 1, UNITS.get(cell.measure, "chrF2, mean of sentences")
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypedDict
 
 from cluster import storage
 from ray_jobs.config.given import given
+from ray_jobs.config.reader import lookup
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.experiment import measures
 from ray_jobs.plan import alignment, rates
@@ -167,7 +168,8 @@ def _per_token(run: Run, stage: str) -> float:
     times = 1.0
     if stage in (OFF_POLICY, *ROUNDS) and LOSSES[given(train.dpo).loss].reference:
         times += FORWARD
-    return times * per_token(net, train.context)
+    own_context = lookup(run.recipe, f"train.{stage}.context") if stage == "long_context" else None
+    return times * per_token(net, own_context or train.context)
 
 
 def _net(run: Run, stage: str) -> CausalLM | None:

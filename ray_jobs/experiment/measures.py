@@ -14,9 +14,13 @@ STAGES: dict[str, tuple[str, ...]] = {
     "bits_per_byte": (EVALUATE,),
     "tasks": (TASKS,),
     "forgetting": (EVALUATE, TASKS),
+    "long": ("long",),
+    "wildbench": ("wildbench",),
     "compute": (),
 }
-"""Measure -> the stages whose results it is read from; of those that a recipe does not have nothing is read."""
+"""Measure -> the stages whose results it is read from."""
+ANSWERS = {TASKS: "correct", "long": "score", "wildbench": "reward"}
+"""Stages with a table of answers, results.parquet, item by item -> its column of scores."""
 
 
 class Cell(NamedTuple):
@@ -45,12 +49,13 @@ def last(recipe: Recipe) -> str | None:
 
 
 def models(recipe: Recipe) -> dict[str, str]:
-    """What a model is to the arm -> the stage that made it: the base, the pre-trained one, the one of the end."""
+    """What a model is to the arm -> the stage that made it: the base, those that it is pre-trained to, the one of the end."""
     final = last(recipe)
     if recipe.train is None or final is None:
         return {}
-    pretrained = {"pre-trained": PRETRAIN_2} if recipe.train.pretrain else {}
-    return {"base": BASE, **pretrained, "final": final}
+    there = {stage.name for stage in graph.enabled(recipe)}
+    between = {"pre-trained": PRETRAIN_2, "long-context": "long_context"}
+    return {"base": BASE, **{name: stage for name, stage in between.items() if stage in there}, "final": final}
 
 
 def scores(uri: str, stages: Iterable[str], stage: str, measure: Iterable[str]) -> Scores:
@@ -62,19 +67,34 @@ def scores(uri: str, stages: Iterable[str], stage: str, measure: Iterable[str]) 
             if row["model"] == stage and row["bytes"]:
                 cell = Cell("bits per byte", row["lang"], "bits_per_byte", more_is_better=False)
                 found.setdefault(cell, {})[row["doc_id"]] = row["bits"] / row["bytes"], row["bytes"]
-    if TASKS in wanted:
-        metrics = _json(adopted.path(uri, TASKS, "metrics.json"))
-        for row in _rows(adopted.path(uri, TASKS, "results.parquet")):
-            if row["model"] == stage:
-                how = metrics.get(row["task"], {}).get(row["lang"], {}).get("measure", "")
-                cell = Cell(row["task"], row["lang"], how, more_is_better=True)
-                found.setdefault(cell, {})[row["id"]] = row["correct"], 1.0
+    tasks = _measures(uri) if TASKS in wanted else {}
+    for name, column in ANSWERS.items():
+        for row in _rows(adopted.path(uri, name, "results.parquet")) if name in wanted else ():
+            if row["model"] == stage and row[column] is not None:
+                cell = Cell(_task(name, row), row["lang"], _how(tasks, name, row), more_is_better=True)
+                found.setdefault(cell, {})[_item(row)] = row[column], 1.0
     return found
+
+
+def _task(stage: str, row: dict) -> str:
+    """What a row of answers is a score of: its task, or what its judge says."""
+    return f"{stage}, {row['judge']}" if "judge" in row else row["task"]
+
+
+def _item(row: dict) -> str:
+    """What is asked; a long text is one at each length and depth."""
+    return " ".join(str(row[key]) for key in ("id", "length", "depth") if key in row)
+
+
+def _how(tasks: dict, stage: str, row: dict) -> str:
+    """How tasks are scored; other stages have one way."""
+    return tasks.get(row["task"], {}).get(row["lang"], {}).get("measure", "") if stage == TASKS else stage
 
 
 def _rows(path: str) -> list[dict]:
     return storage.read_table(path).to_pylist() if storage.exists(path) else []
 
 
-def _json(path: str) -> dict:
+def _measures(uri: str) -> dict:
+    path = adopted.path(uri, TASKS, "metrics.json")
     return storage.read_json(path) if storage.exists(path) else {}

@@ -20,6 +20,7 @@ from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.experiment import measures
+from ray_jobs.run import graph
 
 SHIPPED = Path(__file__).parents[1] / "experiments"
 SEED = "train.seed"
@@ -114,7 +115,7 @@ def trials(experiment: Experiment, path: Path, overrides: Sequence[str] = ()) ->
         recipes.load(base, [*_given(experiment.set), *overrides])
     except UserError as error:
         raise UserError(f"{path}: base: {error}") from None
-    return [
+    found = [
         Trial(
             arm,
             seed,
@@ -124,6 +125,15 @@ def trials(experiment: Experiment, path: Path, overrides: Sequence[str] = ()) ->
         for seed in experiment.seeds
         for arm, changes in experiment.arms.items()
     ]
+    for trial in found:
+        there = {stage.name for stage in graph.enabled(trial.recipe)}
+        for measure in experiment.measure:
+            if (stages := measures.STAGES[measure]) and not there & set(stages):
+                raise UserError(
+                    f"{path}: measure: {measure} is read from {' or '.join(stages)}, which arm {trial.arm} does not have; give "
+                    f"its section in the recipe, or leave the measure out"
+                )
+    return found
 
 
 def _base(named: str, path: Path) -> str:

@@ -13,7 +13,7 @@ def test_each_has_arms_that_are_recipes(name):
     experiment, path = specification.load(name)
     assert experiment.name == name and experiment.question.endswith("?")
     if name == "long-context" and "long_context" not in Train.model_fields:
-        with pytest.raises(UserError, match=r"arms\.full: .*long_context: unknown key") as refused:
+        with pytest.raises(UserError, match=r"train\.long_context: unknown key") as refused:
             specification.trials(experiment, path)
         assert "\n" not in str(refused.value)
         return

@@ -30,6 +30,15 @@ def documents(rng: np.random.Generator, n: int, tag: str, good: bool = True) -> 
     return found
 
 
+def sentences(rng: np.random.Generator, good: bool) -> str:
+    """Words in a fixed order with a word of chance now and then, or three words again and again."""
+    words = [f"{a}{b}" for a in ("ka", "lo", "mi", "tu") for b in ("na", "re", "si", "po")]
+    if not good:
+        return " ".join(np.resize(rng.permutation(words)[:3], 60))
+    first = int(rng.integers(16))
+    return " ".join(words[(first + 3 * n) % 16] if rng.random() < 0.8 else words[rng.integers(16)] for n in range(60))
+
+
 def without(rng: np.random.Generator, corpus: dict[str, Document], share: float) -> dict[str, Document]:
     """Less each document with the odds of `share`."""
     return {key: one for key, one in corpus.items() if rng.random() >= share}

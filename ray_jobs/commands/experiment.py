@@ -14,13 +14,14 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column
 from ray_jobs import exits
+from ray_jobs.commands import questions
 from ray_jobs.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ray_jobs.experiment.specification import shipped
 
-    text = f"a YAML file, or a shipped experiment: {', '.join(shipped())}"
+    text = f"a YAML file, or a shipped experiment: {', '.join(sorted([*shipped(), *questions.QUESTIONS]))}"
     parser.add_argument("experiment", metavar="EXPERIMENT", help=text)
     text = "override a recipe key of all arms, e.g. train.context=512"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
@@ -33,10 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "only say what each arm would adopt, what it would make, and what that takes"
     parser.add_argument("--dry-run", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON for a program")
+    questions.add_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, exits.terminate)
+    if asked := questions.QUESTIONS.get(options.experiment):
+        return asked(options)
+    _run(options)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
     from ray_jobs.experiment import engine, page, specification
     from ray_jobs.work import trainer
 

@@ -15,7 +15,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ray_jobs.experiment import compute, measures
+from ray_jobs.experiment import compute, measures, small_models
+from ray_jobs.experiment.filters import Compared
 from ray_jobs.experiment.measures import Cell, Scores
 from ray_jobs.experiment.statistics import Difference, difference
 from ray_jobs.report.names import language
@@ -72,10 +73,30 @@ def compare(arms: Arms, control: str, measured: Sequence[str], *, of_arms: bool 
         again = model != "final" and all(_stages(runs, "final") == _stages(runs, model) for runs in arms.values())
         if control in found and len(found) > 1 and not again:
             tables += _tables(found, control, model, cannot)
+    if "small_models" in measured:
+        tables.append(_of_small_models(small_models.compare(arms, control), control))
     forgetting = _forgetting(arms, measured) if "forgetting" in measured else []
     costs = {arm: {seed: compute.of(run) for seed, run in runs.items()} for arm, runs in arms.items()}
     said = [*_said(tables, of_arms), *_forgotten(forgetting, of_arms)]
     return Comparison(control, tables, forgetting, costs if "compute" in measured else {}, said, cannot, of_arms)
+
+
+def _of_small_models(found: Mapping[str, Compared], control: str) -> Table:
+    """The scores of `control` are those beside the first arm."""
+    first = next(iter(found.values()))
+    langs = sorted(set.intersection(*(set(one.lang.values()) for one in found.values())))
+    rows = []
+    for lang in [ALL, *langs]:
+        keys = [key for key, own in first.lang.items() if lang in (own, ALL)]
+        of_arm = {arm: [_only(side, one.lang, lang) for side in (one.ours, one.other)] for arm, one in found.items()}
+        scores = {control: _mean(_mean(seed.values()) for seed in next(iter(of_arm.values()))[1].values())}
+        scores |= {arm: _mean(_mean(seed.values()) for seed in sides[0].values()) for arm, sides in of_arm.items()}
+        rows.append(Row(lang, len(keys), scores, {arm: difference(*sides) for arm, sides in of_arm.items()}))
+    return Table("bits per byte", "small models", "bits per byte", False, 3, control, rows)
+
+
+def _only(side: Mapping[int, Mapping[str, float]], of: Mapping[str, str], lang: str) -> dict[int, dict[str, float]]:
+    return {seed: {key: x for key, x in one.items() if lang in (of[key], ALL)} for seed, one in side.items()}
 
 
 def _stages(runs: Mapping[int, Run], model: str) -> set[str | None]:

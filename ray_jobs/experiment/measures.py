@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from cluster import storage
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run import adopted, graph
-from ray_jobs.run.graph import BASE, EVALUATE, PRETRAIN_2, SFT_1, SFT_2, TASKS
+from ray_jobs.run.graph import BASE, EVALUATE, PRETRAIN_2, QUALITY, REWARD, SFT_1, SFT_2, TASKS
 
 STAGES: dict[str, tuple[str, ...]] = {
     "bits_per_byte": (EVALUATE,),
@@ -17,6 +19,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "long": ("long",),
     "wildbench": ("wildbench",),
     "compute": (),
+    "reward": (REWARD,),
+    "small_models": (QUALITY,),
 }
 """Measure -> the stages whose results it is read from."""
 ANSWERS = {TASKS: "correct", "long": "score", "wildbench": "reward"}
@@ -73,6 +77,11 @@ def scores(uri: str, stages: Iterable[str], stage: str, measure: Iterable[str]) 
             if row["model"] == stage and row[column] is not None:
                 cell = Cell(_task(name, row), row["lang"], _how(tasks, name, row), more_is_better=True)
                 found.setdefault(cell, {})[_item(row)] = row[column], 1.0
+    if REWARD in wanted:
+        for row in _rows(adopted.path(uri, REWARD, "heldout.parquet")):
+            cell = Cell("reward model", row["lang"], "pair_accuracy", more_is_better=True)
+            right = (1 + np.sign(row["chosen_reward"] - row["rejected_reward"])) / 2  # a tie is half a hit
+            found.setdefault(cell, {})[row["id"]] = float(right), 1.0
     return found
 
 

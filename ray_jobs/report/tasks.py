@@ -17,6 +17,7 @@ UNITS = {
     "sequence_ppl": "accuracy",
     "f1": "F1",
     "exact_match": "exact match",
+    "pair_accuracy": "pairs in the order of people",
 }
 
 

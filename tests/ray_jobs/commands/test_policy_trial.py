@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import grammars
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -200,22 +201,13 @@ def test_a_model_brings_a_bound_on_perplexity(tmp_path):
     assert filter_policy.with_perplexity({"en": None}, None, langs) == {"en": None}
 
 
-def sentences(rng: np.random.Generator, good: bool) -> str:
-    """Words in a fixed order with a word of chance now and then, or three words again and again."""
-    words = [f"{a}{b}" for a in ("ka", "lo", "mi", "tu") for b in ("na", "re", "si", "po")]
-    if not good:
-        return " ".join(np.resize(rng.permutation(words)[:3], 60))
-    first = int(rng.integers(16))
-    return " ".join(words[(first + 3 * n) % 16] if rng.random() < 0.8 else words[rng.integers(16)] for n in range(60))
-
-
 def test_small_models_say_whose_documents_are_better(tmp_path, capsys):
     """The tried policy drops half of the good texts and keeps the rubbish; the one that changes nothing differs by nothing."""
     rng = np.random.default_rng(0)
     good = [n % 3 > 0 for n in range(1520)]
     table = signals(
         lang=["en"] * 1500 + ["lo"] * 20,
-        text=[sentences(rng, one) for one in good],
+        text=[grammars.sentences(rng, one) for one in good],
         word_count=[100 + n % 2 * one for n, one in enumerate(good)],
         special_ratio=[0.0 if one else 0.9 for one in good],
     )
@@ -238,7 +230,7 @@ def test_small_models_say_whose_documents_are_better(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--train", "--seeds", "9"], "no language of which both policies keep 90 documents"),
+        (["--train", "--seeds", "9"], "no language of which both filters keep 45 documents"),
         (["--train", "--seeds", "1"], "must be 2 or more"),
     ],
 )

@@ -246,6 +246,8 @@ def test_the_command(tmp_path, capsys):
     _call("feedback", str(file), "--out", str(tmp_path / "out"))
     shown = capsys.readouterr().out
     assert "Khmer (km)" in shown and "a against b" in shown and "1 preference pairs" in shown
+    _call("experiment", "deployment", "--feedback", str(file), "--out", str(tmp_path / "out"))
+    assert capsys.readouterr().out == shown
     _call("feedback", str(file), "--out", str(tmp_path / "out"), "--languages", "th", "--json")
     assert json.loads(capsys.readouterr().out)["dropped_by_rule"] == {"language_unknown": 5}
 
@@ -259,3 +261,9 @@ def _call(*arguments):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no file matches"):
         deployment.run(str(tmp_path / "nothing.jsonl"), str(tmp_path))
+
+
+def test_the_question_without_a_file(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["experiment", "deployment"])
+    assert exit_.value.code == 2 and "give --feedback FILE and --out DIR" in capsys.readouterr().err

@@ -92,8 +92,9 @@ def grouped_bars(
             xs = [g - 0.4 + each * (index + 0.5) for g, v in enumerate(values) if v is not None]
             axes.bar(xs, [v for v in values if v is not None], width=each * 0.92, label=name, color=colour)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        long = sum(map(len, groups)) > 10 * width
-        axes.set_xticks(range(len(groups)), groups, **({"rotation": 35, "ha": "right"} if long else {}))
+        axes.set_xticks(range(len(groups)), groups)
+        if sum(map(len, groups)) > 10 * width:
+            plt.setp(axes.get_xticklabels(), rotation=35, ha="right")
         axes.grid(axis="x", visible=False)
         axes.set_ylabel(y)
         if len(series) > 1:

@@ -269,9 +269,25 @@ def test_what_was_measured_while_training_is_what_evaluate_measures(run):
 
 def test_report_holds_every_part(run):
     page = Path(run, "report/index.html").read_text()
-    for part in ("corpus", "drops", "mixture", "training", "bits", "samples", "alignment", "watch", "throughput"):
+    data = ("losses", "provenance", "kept", "signals")
+    for part in (
+        *data,
+        "corpus",
+        "drops",
+        "mixture",
+        "training",
+        "bits",
+        "samples",
+        "alignment",
+        "watch",
+        "throughput",
+    ):
         assert f'id="{part}"' in page
     assert page.count("<svg") >= 8
+    found = json.loads(Path(run, "evaluate/metrics.json").read_text())
+    assert found["sampling"]["temperature"] == 0.7
+    for one in found["samples"].values():
+        assert one["greedy"].keys() == one["texts"].keys() >= {"base", "pretrain/stage2"}
 
 
 def test_preference_tuning_is_watched(run):

@@ -17,6 +17,7 @@ from cluster import storage
 from ray_jobs.report.data import parts, shown
 from ray_jobs.report.data.provenance import LAST
 from ray_jobs.report.data.smallest import SOURCE, Smallest, hashes, shares, texts_of
+from ray_jobs.report.names import UNKNOWN
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, EXTRACT, LANGUAGE, POLICY
 
@@ -29,7 +30,7 @@ OFFENSIVE = ("flagged",)  # rules about words that may hurt begin so
 COLUMNS = ("doc_id", "url", "lang", "rule", "value", "threshold", "detail")
 
 Key = tuple[str, str]
-"""(rule, language; "?" where it is not known)."""
+"""(rule, language; `UNKNOWN` where it is not known)."""
 
 
 class Broken(NamedTuple):
@@ -46,7 +47,7 @@ class Example(NamedTuple):
     value: float | None
     bound: float | None
     detail: str
-    text: shown.Shown | None  # None: the run does not keep it
+    text: shown.Shown  # without pieces where the run keeps none
 
 
 @dataclass
@@ -88,8 +89,8 @@ def section(uri: str, manifests: Mapping[str, dict], seed: int) -> Section | Non
                 of_rule.sort(key=lambda one: (-one.rows, one.lang))
                 found = [one for rule, one in examples if rule == name]
                 rules.append(Rule(stage, name, rows, rows / came if came else 0.0, of_rule, found))
-    stage = next((name for name in LAST if name in manifests), None)
-    kept = _kept(uri, stage, seed) if stage else []
+    last = next((name for name in LAST if name in manifests), None)
+    kept = _kept(uri, last, seed) if last else []
     least = min(looked.values(), key=lambda one: len(one.names) / max(1, one.of), default=parts.Looked([], 0, 0))
     return Section(rules, kept, len(least.names), least.of, left_out) if rules or kept else None
 
@@ -105,7 +106,7 @@ def _ledger(uri: str, stage: str, names: Sequence[str], seed: int) -> _Ledger:
     found = _Ledger()
     candidates: dict[tuple[str, str], dict] = {}
     for name, table in parts.tables(adopted.ledger(uri, stage), names, COLUMNS):
-        table = table.set_column(table.column_names.index("lang"), "lang", pc.fill_null(table["lang"], "?"))
+        table = table.set_column(table.column_names.index("lang"), "lang", pc.fill_null(table["lang"], UNKNOWN))
         numbers = [(column, how) for column in ("value", "threshold") for how in ("min", "max")]
         for row in table.group_by(["rule", "lang"]).aggregate([("rule", "count"), *numbers]).to_pylist():
             _count(found.broken, row)
@@ -160,17 +161,24 @@ def _chosen(ledgers: Mapping[str, _Ledger]) -> tuple[dict[str, list[Document]], 
 def _examples(uri: str, stage: str, ledger: _Ledger, documents: Sequence[Document]) -> list[tuple[str, Example]]:
     """(rule, example) of each, with its text where the stage before kept one."""
     texts = _texts(uri, SOURCE[stage], [document[2:] for document in documents]) if stage in SOURCE else {}
-    wanted = [(lang, *texts[part, doc_id]) for _, lang, doc_id, part in documents if (part, doc_id) in texts]
-    made = iter(shown.of(wanted))
-    result = []
-    for rule, lang, doc_id, part in documents:
-        row = ledger.rows[rule, doc_id]
-        text = next(made) if (part, doc_id) in texts else None
-        if text is None and row["url"]:
-            text = shown.of([(lang, "", row["url"])])[0]
-        detail = "".join(piece.text for piece in shown.pieces(str(row["detail"] or "")[: shown.MOST_URL]))
-        result.append((rule, Example(lang, row["value"], row["threshold"], detail, text)))
-    return result
+    rows = [ledger.rows[rule, doc_id] for rule, _, doc_id, _ in documents]
+    langs = [None if lang == UNKNOWN else lang for _, lang, _, _ in documents]
+    beside = [(part, doc_id) for _, _, doc_id, part in documents]
+    made = shown.of(
+        [
+            (lang, *texts.get(where, ("", row["url"] or "")))
+            for lang, where, row in zip(langs, beside, rows, strict=True)
+        ]
+    )
+    details = [row["detail"] or "" for row in rows]
+    if (
+        stage not in SOURCE
+    ):  # of others it is an id, a language or a file; here it may be what an error said of the page
+        details = shown.masked(details, langs) if details else []
+    return [
+        (rule, Example(lang, row["value"], row["threshold"], shown.line(detail), text))
+        for (rule, lang, *_), row, detail, text in zip(documents, rows, details, made, strict=True)
+    ]
 
 
 def _texts(uri: str, stage: str, documents: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -192,7 +200,7 @@ def _kept(uri: str, stage: str, seed: int) -> list[tuple[str, list[shown.Shown]]
     looked = parts.looked_at(adopted.path(uri, stage))
     smallest = Smallest(OF_EACH)
     for name, table in parts.tables(adopted.path(uri, stage), looked.names, ("doc_id", "lang")):
-        langs = pc.fill_null(table["lang"], "?")
+        langs = pc.fill_null(table["lang"], UNKNOWN)
         every = hashes(table["doc_id"].to_pylist(), seed)
         for lang in sorted(langs.unique().to_pylist()):
             rows = np.flatnonzero(pc.equal(langs, lang).to_numpy())
@@ -202,7 +210,7 @@ def _kept(uri: str, stage: str, seed: int) -> list[tuple[str, list[shown.Shown]]
     ordered = sorted((lang, documents) for (lang, _), (_, documents) in smallest.found.items())
     flat = [(lang, *document) for lang, documents in ordered for document in documents][:MOST_KEPT]
     texts = _texts(uri, stage, [document[1:] for document in flat])
-    made = shown.of([(lang, *texts[part, doc_id]) for lang, doc_id, part in flat])
+    made = shown.of([(None if lang == UNKNOWN else lang, *texts[part, doc_id]) for lang, doc_id, part in flat])
     by_lang: dict[str, list[shown.Shown]] = defaultdict(list)
     for (lang, *_), one in zip(flat, made, strict=True):
         by_lang[lang].append(one)

@@ -94,7 +94,7 @@ def _values(uri: str, looked: parts.Looked, bounds: Mapping[str, Mapping]) -> di
                     measured = mine[signal].drop_null()
                     kind = np.float32 if measured.type == pa.float32() else np.float64
                     array = measured.to_numpy().astype(kind)
-                    found[lang, signal].append(array[np.isfinite(array)])
+                    found[lang, signal].append(array[~np.isnan(array)])
     return {key: np.concatenate(arrays) for key, arrays in found.items()}
 
 
@@ -106,8 +106,10 @@ def histogram(lang: str, values: np.ndarray, bounds: Mapping[str, float]) -> His
             number
         )  # as `curation.policy.policy.apply`: shares are float32, so is their threshold
         breaks |= values < limit if bound == "min" else values > limit
-    low, high = (float(n) for n in np.percentile(values, [0.5, 99.5]))
-    low, high = min(low, *bounds.values()), max(high, *bounds.values())
+    finite = values[np.isfinite(values)]
+    limits = [float(n) for n in bounds.values() if np.isfinite(n)]
+    ends_of = [*(np.percentile(finite, [0.5, 99.5]).tolist() if len(finite) else ()), *limits] or [0.0]
+    low, high = min(ends_of), max(ends_of)
     log = low > 0 and high / low > WIDE
     scale = np.log if log else np.asarray
     ends = scale(np.array([low, high], np.float64))
@@ -115,7 +117,7 @@ def histogram(lang: str, values: np.ndarray, bounds: Mapping[str, float]) -> His
     edges = np.linspace(ends[0] - room, ends[1] + room, BINS + 1)
     at = np.clip(scale(np.clip(values.astype(np.float64), low, high)), edges[0], edges[-1])
     left, gone = (np.histogram(at[mask], edges)[0] for mask in (~breaks, breaks))
-    lines = [(float(scale(np.float64(n))) - edges[0]) / (edges[-1] - edges[0]) for n in bounds.values()]
+    lines = [(float(scale(np.float64(n))) - edges[0]) / (edges[-1] - edges[0]) for n in limits]
     broken = int(breaks.sum())
     return Histogram(
         lang, len(values), broken / len(values), broken, list(bounds.items()), low, high, log, _draw(left, gone, lines)

@@ -137,11 +137,13 @@ def lines(
         )
         for name, langs in of.items()
     ]
-    every.sort(key=lambda line: line.name if by_name else (-line.documents, line.name), reverse=by_name)
+    every.sort(key=lambda line: line.name, reverse=by_name)
+    if not by_name:
+        every.sort(key=lambda line: -line.documents)
     if len(every) <= most:
         return every, None
     rest = every[most:]
-    documents, tokens = (sum(line[i] for line in rest) for i in (1, 2))
+    documents, tokens = sum(line.documents for line in rest), sum(line.tokens for line in rest)
     return every[:most], Line(f"{len(rest):,} others", documents, tokens, [])
 
 

@@ -26,17 +26,31 @@ def of(rows: Sequence[tuple[str | None, str, str]]) -> list[Shown]:
     """`rows`: language, text, URL. A run keeps texts before the filter unmasked; here every one is masked."""
     if not rows:
         return []
-    langs, texts, urls = ([row[i] for row in rows] for i in range(3))
-    read = pa.array([text[:READ_CHARS] for text in texts], pa.string())
-    clean = mask(pa.record_batch({"text": read, "lang": pa.array(langs, pa.string())}))["text"].to_pylist()
-    addresses = mask(pa.record_batch({"text": pa.array(urls, pa.string()), "lang": pa.array(langs, pa.string())}))
+    langs = [lang for lang, _, _ in rows]
+    clean = masked([text[:READ_CHARS] for _, text, _ in rows], langs)
+    addresses = masked([url for _, _, url in rows], langs)
     result = []
-    for lang, whole, text, url in zip(langs, texts, clean, addresses["text"].to_pylist(), strict=True):
+    for (lang, whole, _), text, url in zip(rows, clean, addresses, strict=True):
         text = " ".join(text.split())
         begin = beginning(text)
         more = len(begin) < len(text) or len(whole) > READ_CHARS
-        result.append(Shown(lang or "", pieces(begin), more, "".join(p.text for p in pieces(url[:MOST_URL]))))
+        result.append(Shown(lang or "", pieces(begin), more, line(url)))
     return result
+
+
+def masked(texts: Sequence[str], langs: Sequence[str | None]) -> list[str]:
+    columns = {"text": pa.array(texts, pa.string()), "lang": pa.array(langs, pa.string())}
+    return mask(pa.record_batch(columns))["text"].to_pylist()
+
+
+def line(text: str) -> str:
+    r"""An address or a word of the ledger: cut, with hidden characters by their names.
+
+    >>> line("a\u202eb"), len(line("x" * 999))
+    ('aU+202Eb', 201)
+    """
+    cut = text if len(text) <= MOST_URL else f"{text[:MOST_URL]}…"
+    return "".join(piece.text for piece in pieces(cut))
 
 
 def beginning(text: str, most: int = MOST_CHARS) -> str:

@@ -89,7 +89,7 @@ class Rope(Section):
     theta: Annotated[float | Literal["auto"], BeforeValidator(_theta)] = "auto"  # the bound for its width
     type: Literal["default", "yarn"] = "default"
     factor: Annotated[float, Field(gt=1.0)] | None = None  # of YaRN
-    original_max_position_embeddings: Positive | None = None  # of YaRN; None: those that the model has had
+    original_max_position_embeddings: Positive | None = None  # of YaRN; None: train.context
 
     @model_validator(mode="after")
     def _yarn(self) -> Rope:

@@ -102,7 +102,7 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     if not recipe.sources:  # nothing is held out
         return steps
     aligned = train.dpo.on_policy.rounds if train.dpo and train.sft and train.reward else 0
-    models = 1 + bool(train.expand) + aligned + bool(train.prune)
+    models = 1 + bool(train.expand) + aligned + bool(train.prune) + bool(train.long_context)
     models += 2 + train.pretrain.control if train.pretrain else 0
     heldout = recipe.tokenize.heldout_bytes_per_language * len(recipe.languages) / n["bytes_per_token"].value
     source = (

@@ -20,7 +20,7 @@ from ray_jobs.plan import alignment, gpu_memory, rates
 from ray_jobs.plan.model import nets
 from ray_jobs.run import bases, graph, preflight
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1
-from ray_jobs.training import budget, fit
+from ray_jobs.training import budget, fit, longer
 from train import model
 from train.batches.decoder import CausalLM
 from train.kernels import adamw
@@ -43,6 +43,7 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     tables = list(gpu_memory.rows_of(recipe))
     shown = gpu_memory.main([work for work, _ in tables])
     return {
+        "rotation": _rotation(train, grown),
         "missing": list(preflight.absent(recipe, stages, stages)),
         "added_tokens": bases.added_tokens(recipe),
         "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
@@ -116,9 +117,22 @@ def show(described: dict) -> None:
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
+    for sentence in described["rotation"]:
+        lines += terminal.paragraph(sentence)
     for sentence in described["missing"]:
         lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")
     terminal.show(lines)
+
+
+def _rotation(train: Train, net: CausalLM) -> list[str]:
+    """How a longer context rotates positions, and what is wrong with that."""
+    if train.long_context is None:
+        return []
+    found, warning = longer.rotation(train, net.config)
+    if found is None:
+        return [warning] if warning else []
+    stretched = f", YaRN {found.factor:g} over {found.original:,} positions" if found.factor else ""
+    return [f"long_context: a rotation of base {found.theta:.3g}{stretched}", *([warning] if warning else [])]
 
 
 def _bound(value: float | None, at_most: bool) -> str:

@@ -27,11 +27,10 @@ from ray_jobs.config.training import LongContext
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import MIXTURE, PRETRAIN_2, TOKENIZE
 from ray_jobs.run.job import Job
-from ray_jobs.training import data_order, fit, watch
+from ray_jobs.training import data_order, fit, longer, watch
 from ray_jobs.training.tokenizer import load_tokenizer
 from ray_jobs.work.trainer import launch
 from train import model
-from train.bases import rotation as rotations
 from train.bases.rotation import Rotation
 from train.batches import long_rows
 from train.loop import HeldOut
@@ -60,7 +59,7 @@ def run(job: Job) -> dict:
     if own.mask == "anchor":
         with storage.atomic_folder(job.path("tokenizer")) as folder:
             anchors.with_anchor(tokenizer).save_pretrained(folder)
-    rotation, warnings = _rotation(own, start)
+    rotation, warning = longer.rotation(job.train, AutoConfig.from_pretrained(storage.localize(start)))
     plan = _plan(job, own, steps * optimiser.rows_per_step * own.context)
     storage.write_json(job.path("plan.json"), {job.stage.name: plan})
     settings: Settings = {
@@ -75,10 +74,10 @@ def run(job: Job) -> dict:
         "eval_rows": own.eval_rows_per_language,
     }
     result = launch(job, train_worker, settings, steps)
-    warnings += plan["warnings"]
+    warnings = [f"long_context: {said}" for said in plan["warnings"]]
     if own.eval_rows_per_language and not result.get("positions_after"):
         warnings.append(
-            f"no language has {own.context:,} tokens of held-out text, so nothing is measured by position; raise "
+            f"long_context: no language has {own.context:,} tokens of held-out text, so nothing is measured by position; raise "
             "tokenize.heldout_bytes_per_language"
         )
     share = sum(row["weight"] for row in plan["rows"] if SIGN in row["pool"])
@@ -89,19 +88,8 @@ def run(job: Job) -> dict:
         "anchor": tokenizer.convert_ids_to_tokens(anchor) if own.mask == "anchor" else None,
         "rope": settings["rotation"],
         "long_share": round(share, 4),
-        "warnings": [*(f"long_context: {said}" for said in warnings), *result.get("warnings", [])],
+        "warnings": [*([warning] if warning else []), *warnings, *result.get("warnings", [])],
     }
-
-
-def _rotation(own: LongContext, folder: str) -> tuple[Rotation | None, list[str]]:
-    """The rotation that the model gets, and warnings. What a model cannot have is said before the run (ray_jobs/run/bases.py)."""
-    config = AutoConfig.from_pretrained(storage.localize(folder))
-    rope, found = own.rope, None
-    if rope:
-        theta = None if rope.theta == "auto" else rope.theta
-        found = rotations.settled(config, own.context, theta, rope.factor, rope.original_max_position_embeddings)
-    said = rotations.warning(config, own.context, found)
-    return found, [f"{said}; train.long_context.rope.theta: auto takes enough"] if said else []
 
 
 def _plan(job: Job, own: LongContext, tokens: int) -> dict:

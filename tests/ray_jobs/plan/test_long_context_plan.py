@@ -15,6 +15,12 @@ HOURS = {  # of 4 B tokens at 400 TFLOP/s: rows of 131,072, documents of 16,384
 }
 
 
+ASKED_8B = [
+    "train.long_context={context: 131072, tokens: 4000000000, context_parallel: 8, "
+    "optimiser: {rows_per_step: 32, micro_rows: 1, lr: 2e-5}}"
+]
+
+
 def asked(name, mask="anchor", **more):
     own = {"context": 131_072, "tokens": 4_000_000_000, "mask": mask, "long_share": 1.0, "context_parallel": 8, **more}
     said = ", ".join(f"{key}: {value}" for key, value in own.items())
@@ -40,6 +46,16 @@ def test_short_documents_and_the_assumption_count():
     assert "60% of them in documents of 16,384 (long_document_ratio)" in source
     longer = rates.numbers("cascade", {"long_document_ratio": 100})
     assert plan_training.attended_per_token(own, longer)[0] == pytest.approx((0.6 * 131_072 + 0.4 * 1000) / 2)
+
+
+def test_the_dry_run_says_the_rotation_and_a_base_that_is_too_small():
+    assert dry_run.describe(asked("sailor2-8b"))["rotation"] == ["long_context: a rotation of base 1e+07"]
+    (kept,) = dry_run.describe(recipes.load("sailor2-8b", [*ASKED_8B, "train.long_context.rope=null"]))["rotation"]
+    assert kept.startswith("long_context: a rotation of base 1e+06 is below 8.9e+06, the least for 131,072 positions")
+    yarn = "train.long_context.rope={type: yarn, factor: 4}"
+    (said,) = dry_run.describe(recipes.load("sailor2-8b", [*ASKED_8B, yarn]))["rotation"]
+    assert said == "long_context: a rotation of base 1e+06, YaRN 4 over 4,096 positions"
+    assert dry_run.describe(recipes.load("sailor2-8b"))["rotation"] == []
 
 
 def test_memory_is_that_of_its_rows_and_parts():

@@ -20,6 +20,8 @@ import torch
 
 from cluster import storage
 from ray_jobs.alignment import chats, reward_model
+from ray_jobs.config.given import given
+from ray_jobs.config.wildbench import Wildbench
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
 from ray_jobs.work import device
@@ -42,10 +44,10 @@ class Shard(TypedDict):
 
 
 class Policy(TokenizerSetting):
-    """A model, and how its answers are drawn and scored."""
+    """A model, and how its answers are drawn and, where there is a reward model, scored."""
 
     policy: str
-    reward: reward_model.RewardModel
+    reward: reward_model.RewardModel | None
     engine: str
     python: str | None
     dtype: str
@@ -72,9 +74,7 @@ def samples(job: Job, policy: str, prompts: list[dict], folder: str, seed: int) 
 def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling: dict) -> list[list[dict]]:
     """`samples` of several models side by side. `policies`: folder -> URI of a model; `sampling`: fields of
     `train.generation.generate.Sampling` that are not to be the recipe's."""
-    own, gpus = job.dpo.on_policy, device.wants_gpus(job)
-    if own.engine == "vllm" and not gpus:
-        raise ValueError("train.dpo.on_policy.engine: vllm needs a GPU, and this cluster has none; hf runs without.")
+    own, gpus = job.dpo.on_policy, _gpus_for(job, job.dpo.on_policy.engine, "train.dpo.on_policy.engine")
     settings = {
         "n": own.samples,
         "temperature": own.temperature,
@@ -82,7 +82,7 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
         "max_new_tokens": own.max_new_tokens,
         **sampling,
     }
-    dtype = "float32" if own.engine == "hf" and not (gpus and job.train.precision != "fp32") else "bfloat16"
+    dtype = _dtype(job, own.engine, gpus)
 
     def asked(policy: str) -> Policy:
         return {
@@ -111,6 +111,53 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
         [row for task in of_model for shard in task["shards"] for row in chats.read_rows(shard["out"])]
         for of_model in of_each
     ]
+
+
+def greedy(
+    job: Job, policies: Mapping[str, tuple[str, str]], prompts: list[dict], own: Wildbench, *, most: int, context: int
+) -> dict[str, list[dict]]:
+    """One greedy answer of each model to every prompt {id, lang, prompt}, without rewards; a killed run goes on.
+
+    `policies`: a folder for what is written -> URI of a model and of its tokenizer. Answers have `most` tokens at most."""
+    gpus = _gpus_for(job, own.engine, "evaluate.wildbench.engine")
+    of_each: dict[str, list[Task]] = {}
+    for folder, (policy, tokenizer) in policies.items():
+        asked: Policy = {
+            "tokenizer": tokenizer,
+            "policy": policy,
+            "reward": None,
+            "engine": own.engine,
+            "python": own.vllm_python,
+            "dtype": _dtype(job, own.engine, gpus),
+            "max_gap": 0.0,
+            "max_model_len": context,
+            "sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0, "max_new_tokens": most},
+        }
+        of_each[folder] = list(groups(asked, prompts, folder))
+    tasks = [task for of_model in of_each.values() for task in of_model]
+    before = written([shard["drawn"] for shard in task["shards"]] for task in tasks)
+    map_on_ray(job, draw, tasks, "groups of prompts to answer", gpus=gpus, finished=before)
+    found = {}
+    for folder, of_model in of_each.items():
+        found[folder] = [
+            {key: row[key] for key in ("id", "answer", "tokens", "finished")}
+            for task in of_model
+            for reads in [load_tokenizer(task)]
+            for shard in task["shards"]
+            for row in _answers(reads, shard)
+        ]
+    return found
+
+
+def _gpus_for(job: Job, engine: str, key: str) -> bool:
+    gpus = device.wants_gpus(job)
+    if engine == "vllm" and not gpus:
+        raise ValueError(f"{key}: vllm needs a GPU, and this cluster has none; hf runs without.")
+    return gpus
+
+
+def _dtype(job: Job, engine: str, gpus: bool) -> str:
+    return "float32" if engine == "hf" and not (gpus and job.train.precision != "fp32") else "bfloat16"
 
 
 def groups(common: Policy, prompts: list[dict], folder: str) -> Iterator[Task]:
@@ -194,7 +241,7 @@ def score(task: Task) -> dict:
     net = model.load(task["policy"], getattr(torch, task["dtype"])).to(device.here())
     gap = probe(net, [row for rows in by_shard for row in rows], task)
     del net  # a GPU may hold one model, not two
-    rewards_of = reward_model.scorer(task["reward"])
+    rewards_of = reward_model.scorer(given(task["reward"]))
     for shard, rows in zip(left, by_shard, strict=True):
         conversations = [[*row["prompt"], {"role": "assistant", "content": row["answer"] or " "}] for row in rows]
         rewards = rewards_of(conversations)

@@ -59,7 +59,11 @@ RULES = (
     ),
     _rule("crawl filter dedup decontaminate quality mixture", "sources"),
     _rule("extract", "sources.type: warc, html, commoncrawl"),
-    _rule("languages", "sources", "train.sft", "train.reward.preference", "train.eval_tasks", "evaluate.tasks"),
+    _rule(
+        "languages",
+        *("sources", "train.sft", "train.reward.preference", "train.eval_tasks"),
+        *("evaluate.tasks", "evaluate.wildbench"),
+    ),
     _rule("language", "sources", "train.sft"),
     _rule("language.min_score language.min_share", "sources"),
     Rule(("language.labels",), "language.model: FILE", lambda recipe: recipe.language.model != "lid.176"),
@@ -134,6 +138,9 @@ RULES = (
     _rule("evaluate", "train"),
     _rule("evaluate.sample_top_p", "evaluate.sample_temperature"),
     _rule("evaluate.tasks.lm_eval_tasks", "evaluate.tasks.lm_eval"),
+    _rule("evaluate.wildbench.reference_column", "evaluate.wildbench.reference: column"),
+    _rule("evaluate.wildbench.max_answer_chars", "evaluate.wildbench.judge"),
+    _rule("evaluate.wildbench.vllm_python", "evaluate.wildbench.engine: vllm"),
     _rule("export", "train.pretrain", "train.sft"),
     _rule("cluster.engine", "sources"),
     _rule(

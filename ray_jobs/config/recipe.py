@@ -11,6 +11,7 @@ from curation.policy.keys import nearest
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Tokenize
 from ray_jobs.config.training import ItemRows, Train
+from ray_jobs.config.wildbench import Wildbench
 
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
 
@@ -29,6 +30,7 @@ class Evaluate(Section):
     sample_temperature: Annotated[float, Field(ge=0)] = 0.7  # 0: the most likely token each time
     sample_top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     tasks: Tasks | None = None
+    wildbench: Wildbench | None = None
 
 
 class Export(Section):

@@ -10,14 +10,16 @@ import math
 from collections.abc import Mapping
 
 from cluster.deploy.spec import Group
-from ray_jobs.alignment import measures
+from ray_jobs.alignment import judged, measures
 from ray_jobs.config.alignment import Dpo
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Prune, Train
+from ray_jobs.config.wildbench import COLUMN
 from ray_jobs.plan.model import Model, model, pruned
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.training import Step, flops_per_second, utilisation
+from ray_jobs.run import wildbench_choice
 from ray_jobs.run.graph import (
     DPO_WATCH,
     EVALUATE,
@@ -29,6 +31,8 @@ from ray_jobs.run.graph import (
     SFT_1,
     SFT_2,
     SFT_SELECT,
+    WILDBENCH,
+    enabled,
 )
 from train.monitor import flops
 from train.preference_losses.table import LOSSES
@@ -99,6 +103,7 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         )
         steps += _watching(train.dpo, n, step, rows, len(recipe.languages))
     steps += _pruning(recipe, step)
+    steps += _judged(recipe, n)
     if not recipe.sources:  # nothing is held out
         return steps
     aligned = train.dpo.on_policy.rounds if train.dpo and train.sft and train.reward else 0
@@ -186,6 +191,41 @@ def _watching(dpo: Dpo, n: Mapping[str, Number], step, rows: float, languages: i
     scores = step(DPO_WATCH, tokens, "", FORWARD)
     seconds = tokens / rate.value + scores.gpu_seconds
     return [Step(DPO_WATCH, tokens, seconds, f"{source}, and a forward pass of the reward model", models)]
+
+
+def _judged(recipe: Recipe, n: Mapping[str, Number]) -> list[Step]:
+    """The answers that judges compare."""
+    for stage in enabled(recipe):
+        if stage.name == WILDBENCH:
+            own, rate = given(recipe.evaluate.wildbench), n["generate_rate"]
+            rows = len(judged.read(recipe).kept)
+            models = len(wildbench_choice.models(recipe, stage.inputs)) + (own.reference != COLUMN)
+            tokens = models * rows * min(own.max_new_tokens, given(recipe.train).context // 2)
+            source = f"{models} models x {rows:,} rows x evaluate.wildbench.max_new_tokens at most"
+            source = f"{source}; {rate.value:,.0f} {rate.unit}, {rate.source}"
+            return [Step(WILDBENCH, tokens, tokens / rate.value, source, models * math.ceil(rows / 16) or 1)]
+    return []
+
+
+def judges(recipe: Recipe) -> list[tuple[str, float, str, str]]:
+    """(what, number, unit, where it is from) of each endpoint that judges, before there are answers."""
+    for stage in enabled(recipe):
+        if stage.name == WILDBENCH:
+            models = wildbench_choice.models(recipe, stage.inputs)
+            count, by = judged.counter(recipe, None)
+            rows = []
+            for one in judged.before(recipe, judged.read(recipe).kept, len(models), count):
+                rows.append((f"{one.judge}: requests", one.requests, "requests", f"rows x {len(models)} models"))
+                rows.append((f"{one.judge}: tokens in, at most", one.input_tokens, "tokens", by))
+                rows.append(
+                    (f"{one.judge}: tokens out, at most", one.output_tokens, "tokens", "max_tokens of its request")
+                )
+                if one.money is not None:
+                    source = "input_per_million and output_per_million, besides the cluster"
+                    rows.append((f"{one.judge}: price, at most", one.money, "as in the recipe", source))
+                rows.append((f"{one.judge}: time", one.hours, "h", f"{judged.REPLY_SECONDS:g} s a reply, assumed"))
+            return rows
+    return []
 
 
 def _healing(prune: Prune, train: Train, masked: float) -> tuple[float, str]:

@@ -107,6 +107,7 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
         alignment.check_head(recipe, n, cluster.head.memory_gb)
         trained, phases_of_training = _training(recipe, gpus, n, corpus.tokens)
         rows, phases = rows + trained, phases + phases_of_training
+        rows += [Row("wildbench", *found) for found in alignment.judges(recipe)]
     runs = [simulate(phases, seed) for seed in range(SEEDS)]
     rows += _outcome(
         cluster, phases, runs, stored=stored, fetched=corpus.fetched_bytes, months=n["storage_months"].value

@@ -13,12 +13,14 @@ from rich.text import Text
 from cluster import terminal
 from cluster.terminal import Column
 from mixture.weights import Auto
+from ray_jobs.alignment import judged
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Pretrain, PretrainStage, Train
+from ray_jobs.errors import UserError
 from ray_jobs.plan import alignment, gpu_memory, rates
 from ray_jobs.plan.model import nets
-from ray_jobs.run import bases, graph, preflight
+from ray_jobs.run import bases, graph, preflight, wildbench_choice
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1
 from ray_jobs.training import budget, fit, longer
 from train import model
@@ -45,6 +47,7 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     return {
         "rotation": _rotation(train, grown),
         "missing": list(preflight.absent(recipe, stages, stages)),
+        "judging": _judging(recipe, stages, run_uri),
         "added_tokens": bases.added_tokens(recipe),
         "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
         "workers": train.workers,
@@ -117,7 +120,7 @@ def show(described: dict) -> None:
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
-    for sentence in described["rotation"]:
+    for sentence in (*described["rotation"], *described["judging"]):
         lines += terminal.paragraph(sentence)
     for sentence in described["missing"]:
         lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")
@@ -133,6 +136,23 @@ def _rotation(train: Train, net: CausalLM) -> list[str]:
         return [warning] if warning else []
     stretched = f", YaRN {found.factor:g} over {found.original:,} positions" if found.factor else ""
     return [f"long_context: a rotation of base {found.theta:.3g}{stretched}", *([warning] if warning else [])]
+
+
+def _judging(recipe: Recipe, stages: list[graph.Stage], run_uri: str | None) -> list[str]:
+    """What judged answers will ask and cost; why that is not known here, where rows or models are missing."""
+    for stage in stages:
+        if stage.name == graph.WILDBENCH:
+            try:
+                found = judged.read(recipe)
+                models = wildbench_choice.models(recipe, stage.inputs)
+            except UserError as error:
+                return [f"wildbench: {error}"]
+            return (
+                judged.announced(recipe, run_uri, found.kept, models)
+                if found.kept
+                else [judged.none_left(found.rejects)]
+            )
+    return []
 
 
 def _bound(value: float | None, at_most: bool) -> str:

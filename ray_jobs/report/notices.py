@@ -57,6 +57,11 @@ KINDS = (
         "The judge was not understood",
         "Look at judge/ in the run: another judge, or its own prompt.",
     ),
+    (
+        r"likes the answer that stands",
+        "A judge looks at the position",
+        "Which answer stands first is by chance, so no model gains, but differences come out smaller: take a better judge.",
+    ),
 )
 """(What a warning of this kind says, as a regular expression; its title; what to do)."""
 OTHER = ("Other warnings", "")

@@ -18,6 +18,7 @@ from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import tasks as tasks_section
 from ray_jobs.report import watch as watch_section
+from ray_jobs.report import wildbench as wildbench_section
 from ray_jobs.report.data import clusters, examples, histograms, losses, provenance, shown
 from ray_jobs.report.names import named
 from ray_jobs.report.page_text import pieces
@@ -45,6 +46,7 @@ from ray_jobs.run.graph import (
     TASKS,
     TOKENIZE,
     WEIGHTS,
+    WILDBENCH,
 )
 from ray_jobs.run.run import Run, read_manifest
 
@@ -100,6 +102,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
             web=web.section(uri, recipe, manifests),
             long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
             tasks=tasks_section.section(uri) if TASKS in manifests else None,
+            wildbench=wildbench_section.section(uri) if WILDBENCH in manifests else None,
             throughput=_throughput(manifests),
             versions=next((m["versions"] for m in manifests.values()), {}),
             reward=selection_section.reward(uri) if REWARD in manifests else None,

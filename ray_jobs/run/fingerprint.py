@@ -88,8 +88,13 @@ def code(job: str, languages: tuple[str, ...] = ()) -> dict[str, str]:
     """File (below the checkout) -> hash, of all code and data that decide the result of `ray_jobs/stages/<job>.py`.
 
     Of the policies of languages only those of `languages`, of their scripts and the default count."""
+    return code_of(f"ray_jobs.stages.{job}", languages)
+
+
+def code_of(module: str, languages: tuple[str, ...] = ()) -> dict[str, str]:
+    """`code` of any module of ours: of a part of a stage whose results outlive the others."""
     found: dict[str, str] = {}
-    waiting = [f"ray_jobs.stages.{job}"]
+    waiting = [module]
     while waiting:
         module = waiting.pop()
         file = module.replace(".", "/") + ".py"

@@ -65,6 +65,7 @@ DPO_WATCH = "dpo/watch"
 PRUNE = "prune"
 EVALUATE = "evaluate"
 TASKS = "tasks"
+WILDBENCH = "wildbench"
 EXPORT = "export"
 REPORT = "report"
 
@@ -281,7 +282,7 @@ STAGES = (
             PRUNE,
         ),
         (
-            *(f"evaluate.{key}" for key in EvaluateSection.model_fields if key != "tasks"),
+            *(f"evaluate.{key}" for key in EvaluateSection.model_fields if key not in ("tasks", "wildbench")),
             *("languages", "train.context", "seed"),
         ),
         lambda recipe: _train(recipe) and _corpus(recipe),
@@ -293,6 +294,15 @@ STAGES = (
         ("evaluate.tasks", "languages"),
         lambda recipe: _train(recipe) and recipe.evaluate.tasks is not None,
         ("evaluate.tasks.rows", "evaluate.tasks.own"),
+    ),
+    Stage(
+        WILDBENCH,
+        "evaluation.wildbench",
+        (TOKENIZE, BASE, FOUNDATION, CONTROL_2, TUNED, OFF_POLICY, ON_POLICY, REWARD, PRUNE),
+        ("evaluate.wildbench", "languages"),
+        lambda recipe: _train(recipe) and recipe.evaluate.wildbench is not None,
+        ("evaluate.wildbench.rows", "evaluate.wildbench.people"),
+        keeps=True,
     ),
     Stage(
         EXPORT,

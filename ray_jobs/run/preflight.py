@@ -19,7 +19,7 @@ from cluster.spark import java
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
-from ray_jobs.run.graph import TASKS, TOKENIZE, Stage
+from ray_jobs.run.graph import TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context")
@@ -42,7 +42,7 @@ def check(
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
     missing = [*absent(recipe, chosen, waiting), *languages(recipe, waiting), *_base(recipe, waiting, address)]
-    missing += _tasks(recipe, waiting)
+    missing += [*_tasks(recipe, waiting), *_wildbench(recipe, waiting)]
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
     if waiting and not address:
@@ -93,6 +93,15 @@ def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
 
         yield from _said(task_choice.with_options, asked, "train.eval_tasks")
         yield from _said(files.named, asked.rows, "train.eval_tasks.rows")
+
+
+def _wildbench(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """What judged answers want and this run cannot give."""
+    for stage in waiting:
+        if stage.name == WILDBENCH:
+            from ray_jobs.run import wildbench_choice  # takes seconds, so only where it is asked
+
+            yield from wildbench_choice.faults(recipe, stage.inputs)
 
 
 def absent(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) -> Iterator[str]:

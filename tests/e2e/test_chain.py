@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import judged_rows
 import pytest
 import yaml
 
@@ -87,6 +88,9 @@ def recipe(tmp_path_factory):
         {"name": "bad-rows", "type": "jsonl", "path": str(folder / "rows.jsonl"), "trust_language": True},
     ]
     values["decontaminate"] = {"against": [str(folder / "quiz.jsonl")]}
+    (folder / "wildbench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged_rows.ROWS))
+    judged = {"rows": str(folder / "wildbench.jsonl"), "reward": {}, "max_new_tokens": 16}
+    values["evaluate"] = {**values["evaluate"], "wildbench": judged}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     return str(path)
@@ -302,6 +306,14 @@ def test_preference_tuning_is_watched(run):
         for path in ("off_policy/probe.jsonl", "off_policy/pairs.jsonl")
     )
     assert prompts and trained and not prompts & trained
+
+
+def test_answers_are_judged_by_the_reward_model(run):
+    found = json.loads(Path(run, "wildbench/metrics.json").read_text())
+    assert found["models"] == ["sft/stage2", "dpo/on_policy"] and list(found["judges"]) == ["reward"]
+    table = found["judges"]["reward"]["models"]["dpo/on_policy"]
+    assert table["all"]["judged"] == found["rows"] > 2 and table["invalid"] == 0
+    assert 0 <= table["all"]["low"] <= table["all"]["value"] <= table["all"]["high"] <= 100
 
 
 def test_a_changed_threshold_runs_only_what_follows(run, tmp_path, home, recipe):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -44,6 +45,7 @@ MAX_ANSWER_CHARS = 8000  # of each answer that the judge gets to see; SEA-WildBe
 CUT_OFF = "[Here the answer was cut off: it reached its limit of tokens before its end.]"
 MAX_REPLY_BYTES = 1 << 20
 MAX_PAUSE_SECONDS = 60.0
+REACH_SECONDS = 20.0  # for a first sign of life
 GIVE_UP = 5  # pairs in a row without a reply
 _REFUSED = (400, 413, 422)  # this one request, by a content filter or for its length
 _RETRIED = (408, 409, 425, 429)  # besides all from 500 on
@@ -92,23 +94,59 @@ def compare(
     found = [_without_asking(row["answer"].strip(), row["baseline"].strip()) for row in rows]
     open_rows = [i for i, judgement in enumerate(found) if judgement is None]
     answer_first = order([rows[i] for i in open_rows])
-    asked = [(i, first, messages(rows[i], first)) for i, first in zip(open_rows, answer_first, strict=True)]
-    line = _Line(judge, cache)
-    answered: dict[int, Judgement] = {}
+    asked = [messages(rows[i], first) for i, first in zip(open_rows, answer_first, strict=True)]
     done = len(rows) - len(asked)
+    replies = ask(judge, asked, cache, lambda n: on_done(done + n))
+    for i, first, (reply, problem) in zip(open_rows, answer_first, replies, strict=True):
+        found[i] = _judgement(reply, first) if reply is not None else Judgement(None, problem)
+    return [one for one in found if one is not None]
+
+
+def ask(
+    judge: Judge, requests: list[list[dict]], cache: str, on_done: Callable[[int], None] = lambda done: None
+) -> list[tuple[str | None, str | None]]:
+    """(reply, None) to each request, messages as the endpoint takes them, or (None, problem); raises as `compare` does."""
+    line = _Line(judge, cache)
+    found = []
     with ThreadPoolExecutor(judge.concurrency) as pool:
-        futures = [pool.submit(line.reply, text) for _, _, text in asked]
+        futures = [pool.submit(line.reply, text) for text in requests]
         try:
-            for (i, first, _), future in zip(asked, futures, strict=True):
-                reply, problem = future.result()
-                answered[i] = _judgement(reply, first) if reply is not None else Judgement(None, problem)
-                done += 1
-                on_done(done)
+            for future in futures:
+                found.append(future.result())
+                on_done(len(found))
         except BaseException:
             line.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return [answered[i] if judgement is None else judgement for i, judgement in enumerate(found)]
+    return found
+
+
+def unanswered(judge: Judge, requests: list[list[dict]], cache: str) -> list[int]:
+    """The places of the requests to which no reply is kept, so that they will be sent and paid."""
+    places = [_place(cache, _key(judge, _body(judge, text))) for text in requests]
+    there = storage.present(places)
+    return [i for i, place in enumerate(places) if place not in there]
+
+
+def reach(judge: Judge) -> None:
+    """Raises ValueError when nobody answers at the judge's address; whatever is answered will do, and nothing is paid."""
+    problem: Exception | None = None
+    for attempt in range(2):
+        try:
+            with urllib.request.build_opener(_NoRedirect).open(
+                judge.base_url, timeout=min(judge.timeout_seconds, REACH_SECONDS)
+            ):
+                return
+        except urllib.error.HTTPError:
+            return
+        except (OSError, HTTPException, ValueError) as error:
+            problem = error
+            if not attempt:
+                time.sleep(judge.pause_seconds)
+    raise ValueError(
+        f"The judge at {judge.base_url} cannot be reached ({problem}); start it or correct its base_url, and run again: what "
+        "is done is kept."
+    )
 
 
 def order(rows: list[dict]) -> list[bool]:
@@ -153,6 +191,19 @@ def _judgement(reply: str, answer_first: bool) -> Judgement:
     return Judgement(verdict if answer_first else -verdict + 0.0)
 
 
+def _body(judge: Judge, text: list[dict]) -> dict:
+    return {"model": judge.model, "messages": text, **judge.request}
+
+
+def _key(judge: Judge, body: dict) -> str:
+    return xxh3_128_hexdigest(json.dumps([judge.base_url, body], sort_keys=True).encode())
+
+
+def _place(cache: str, key: str) -> str:
+    """Where a reply is kept."""
+    return storage.join(cache, key[:2], f"{key}.json")
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to another host."""
 
@@ -170,9 +221,9 @@ class _Line:
 
     def reply(self, text: list[dict]) -> tuple[str | None, str | None]:
         """(reply, None) to a request, or (None, problem)."""
-        body = {"model": self.judge.model, "messages": text, **self.judge.request}
-        key = xxh3_128_hexdigest(json.dumps([self.judge.base_url, body], sort_keys=True).encode())
-        uri = storage.join(self.cache, key[:2], f"{key}.json")
+        body = _body(self.judge, text)
+        key = _key(self.judge, body)
+        uri = _place(self.cache, key)
         if storage.exists(uri):
             return storage.read_json(uri)["reply"], None
         reply, problem = self._ask(body, key)

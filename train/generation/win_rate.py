@@ -19,10 +19,10 @@ LONGER_CHARS = 500
 PRIOR_DEVIATION = 3.0
 
 
-def with_length_rule(verdict: float, answer: str, baseline: str) -> float:
-    """`verdict` (of `answer` over `baseline`), or 0 where a slight win is by a text over `LONGER_CHARS` longer."""
+def with_length_rule(verdict: float, answer: str, baseline: str, most: int = LONGER_CHARS) -> float:
+    """`verdict` (of `answer` over `baseline`), or 0 where a slight win is by a text more than `most` characters longer."""
     winner_is_longer_by = (len(answer) - len(baseline)) * np.sign(verdict)
-    return 0.0 if abs(verdict) == 0.5 and winner_is_longer_by > LONGER_CHARS else verdict
+    return 0.0 if abs(verdict) == 0.5 and winner_is_longer_by > most else verdict
 
 
 def outcomes(verdicts: list[float]) -> np.ndarray:

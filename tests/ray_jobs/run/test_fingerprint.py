@@ -13,12 +13,22 @@ LANGUAGES = ("th", "en")
 JOBS = sorted({stage.job for stage in STAGES})
 ROWS = {"dpo", "dpo_watch", "reward", "sft", "sft_data", "sft_select", "tokenize"}  # read conversations of the user
 TRAINED = {"adapt.long_context", "base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
-SCORED = {"dpo_watch", "evaluation.bits_per_byte", "evaluation.tasks", "export", "sft_select"}  # measure a model
+JUDGED = "evaluation.wildbench"
+SCORED = {
+    "dpo_watch",
+    "evaluation.bits_per_byte",
+    "evaluation.tasks",
+    JUDGED,
+    "export",
+    "sft_select",
+}  # measure a model
 
 EDITS = {
     "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
-    "train/chat/formats.py": ROWS,
-    "ray_jobs/alignment/chats.py": ROWS,
+    "train/chat/formats.py": ROWS | {JUDGED},
+    "ray_jobs/alignment/chats.py": ROWS | {JUDGED},
+    "ray_jobs/stages/evaluation/judges.py": {JUDGED},
+    "train/generation/checklist.py": {JUDGED},
     "ray_jobs/alignment/held_out.py": {"dpo", "reward", "sft"},
     "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
     "ray_jobs/training/budget.py": {"base", "mixture", "pretrain", "prune", "regmix_weights"},

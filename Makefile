@@ -8,7 +8,7 @@ BIN := .venv/bin
 SHARED := $(abspath ../shared/data)
 export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
 
-.PHONY: setup demo demo-web docs test test-fast test-cluster lint bench bench-curation clean
+.PHONY: setup demo demo-full demo-web docs test test-fast test-cluster lint bench bench-curation clean
 
 setup: .venv/.installed
 
@@ -23,6 +23,10 @@ setup: .venv/.installed
 
 demo: setup
 	$(BIN)/pinisi run demo
+
+# Also what the demo leaves out for time; some twenty minutes
+demo-full: setup
+	$(BIN)/pinisi run demo-full
 
 # Real pages of Common Crawl in three languages; it asks once whom Common Crawl may write to
 demo-web: setup

@@ -124,7 +124,7 @@ def test_the_readme_has_the_counts():
     assert f"{pages} pages in fifteen languages" in readme
     for kind, count in kinds.items():
         assert f"| `{kind}` | {count} | " in readme, kind
-    for folder in ("instruct", "preference", "eval/options", "eval/answers"):
+    for folder in ("instruct", "preference", "eval/options", "eval/answers", "judged"):
         assert f"| `{folder}/<language>.jsonl` | {sum(len(rows(lang, folder)) for lang in LANGUAGES)} " in readme, (
             folder
         )

@@ -54,8 +54,8 @@ def _run(options: argparse.Namespace) -> None:
     uri = options.run_dir or storage.join("runs", experiment.name)
     if options.dry_run:
         planned = engine.plan(experiment, trials, uri, options.donors)
-        found = [engine.as_json(one, planned) for one in planned]
-        print(json.dumps(found, indent=1)) if options.json else _show_plan(experiment.question, found)
+        ahead = [engine.as_json(one, planned) for one in planned]
+        print(json.dumps(ahead, indent=1)) if options.json else _show_plan(experiment.question, ahead)
         return
     try:
         done = engine.execute(experiment, trials, uri, options.donors, address=options.address, say=_say(options.json))

@@ -123,7 +123,8 @@ def likely_tokens(other: Run, recipe: Recipe) -> dict[str, int]:
     """The same, also before the run `other` is made: from shapes, and the most tokens that its recipe allows."""
     if {PRETRAIN_1, PRETRAIN_2} <= {one.name for one in trained(other, PRETRAIN_2)}:
         return equal_tokens(other, recipe)
-    train, found = given(recipe.train), {}
+    train = given(recipe.train)
+    found: dict[str, int] = {}
     ratio = planned(other.recipe)[1] / planned(recipe)[1]
     names: tuple[budget.PlanStage, ...] = ("stage1", "stage2")
     for name in names:

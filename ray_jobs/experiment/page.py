@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cluster import storage, terminal
 from cluster.terminal import Column
-from ray_jobs.experiment import comparison
+from ray_jobs.experiment import comparison, compute
 from ray_jobs.experiment.comparison import Comparison, Row, Table
 from ray_jobs.experiment.engine import Planned
 from ray_jobs.experiment.specification import Experiment
@@ -108,13 +108,7 @@ def shown(table: Table, one: Difference) -> Shown:
 
 def costs(found: Comparison) -> list[Cost]:
     """Of each arm; of what not every seed knows, nothing."""
-    means = {}
-    for arm, by_seed in found.costs.items():
-        each = list(by_seed.values())
-        means[arm] = {
-            key: None if any(one[key] is None for one in each) else sum(one[key] for one in each) / len(each)
-            for key in (each[0] if each else ())
-        }
+    means = {arm: _means(by_seed.values()) for arm, by_seed in found.costs.items()}
     control = means.get(found.control, {}).get("flops")
 
     def said(value: float | None, write) -> str:
@@ -124,7 +118,7 @@ def costs(found: Comparison) -> list[Cost]:
         Cost(
             arm,
             said(one.get("flops"), "{:.3g}".format),
-            f"{one['flops'] / control:.3f}" if control and one.get("flops") is not None else "",
+            f"{work / control:.3f}" if control and (work := one.get("flops")) is not None else "",
             said(one.get("own_flops"), "{:.3g}".format),
             said(one.get("device_hours"), "{:.3g}".format),
             said(one.get("tokens"), terminal.short),
@@ -134,6 +128,15 @@ def costs(found: Comparison) -> list[Cost]:
         )
         for arm, one in means.items()
     ]
+
+
+def _means(costs: Iterable[compute.Cost]) -> dict[str, float | None]:
+    """Of each number its mean over seeds, None where one is not known."""
+    each: list[dict] = [dict(one) for one in costs]
+    return {
+        key: None if any(one[key] is None for one in each) else sum(one[key] for one in each) / len(each)
+        for key in (each[0] if each else ())
+    }
 
 
 def lines(found: Comparison, title: str) -> list[Text]:

@@ -17,6 +17,7 @@ from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.graph import REPORT, ROUNDS
 from ray_jobs.run.keeping import read_json
 from ray_jobs.run.run import Run
+from ray_jobs.training import data_order
 
 
 class Made(NamedTuple):
@@ -39,7 +40,13 @@ class Shared(NamedTuple):
 
 
 def results(uri: str) -> Known:
-    """What the run at `uri` has made or adopted."""
+    """What the run at `uri` has made or adopted. Raises UserError where its training was changed on the way (`pinisi weights`,
+    `takedown`), which no fingerprint says: what came of it is not what its recipe asks."""
+    if changed := storage.glob(storage.join(uri, data_order.LEDGER, "*.jsonl")):
+        raise UserError(
+            f"{uri}: its training was changed on the way ({changed[0].rsplit('/', 1)[1]} in {data_order.LEDGER}), so arms cannot "
+            f"share it; give another run to --from, or none"
+        )
     found: Known = {}
     for stage in dict.fromkeys([*(stage.name for stage in graph.STAGES), *ROUNDS]):
         home = adopted.home(uri, stage)

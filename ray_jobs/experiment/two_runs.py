@@ -36,16 +36,24 @@ def compare(first: Run, second: Run, names: tuple[str, str]) -> tuple[Comparison
 def _keys(first: Run, second: Run) -> list[tuple[str, str, str]]:
     """(key, value, value) of what differs in the two recipes."""
     one, other = (dict(asked.leaves(run.recipe.model_dump())) for run in (first, second))
+    keys = dict.fromkeys(_there(key, one, other) for key in [*one, *other])
     return [
         (key, _said(one, key), _said(other, key))
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key) != other.get(key) and key.split(".")[0] not in ELSEWHERE
+        for key in keys
+        if (key not in one or key not in other or one[key] != other[key]) and key.split(".")[0] not in ELSEWHERE
     ]
 
 
+def _there(key: str, *sides: Mapping) -> str:
+    """The key, or the section above it that one of the recipes does not have."""
+    parts = key.split(".")
+    above = (".".join(parts[:n]) for n in range(1, len(parts)))
+    return next((name for name in above if any(name in side for side in sides)), key)
+
+
 def _said(values: Mapping, key: str) -> str:
-    """`-` where a section above the key is not there."""
-    return str(values[key]) if key in values else "-"
+    """What a recipe says of a key; of a section that the other has not, only that it is there."""
+    return "given" if key not in values else "none" if values[key] is None else str(values[key])
 
 
 def _corpus(first: Run, second: Run, names: tuple[str, str]) -> list[Facts]:

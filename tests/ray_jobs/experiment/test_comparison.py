@@ -162,6 +162,7 @@ def test_two_runs_beside_each_other(tmp_path, faked, demo):
     found, facts = two_runs.compare(demo, other, ("demo", "other"))
     keys = {row[0]: row[1:] for row in next(one for one in facts if "recipes" in one.title).rows}
     assert keys["train.dpo.beta"] == ("0.1", "0.3") and "name" not in keys
+    assert keys["train.prune"] == ("none", "given") and not any(key.startswith("train.prune.") for key in keys)
     assert any("tokenizers differ" in said for said in found.cannot)
     assert any("only demo has them" in said for said in found.cannot)
     assert page.html(found, "two", "How?", facts=facts) and page.lines(found, "How?")

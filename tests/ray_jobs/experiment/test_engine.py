@@ -168,6 +168,14 @@ def test_a_result_that_took_long_is_not_made_again_for_code_alone(tmp_path, uri,
     assert "base" not in faked.of("without/42") and "reward" in faked.of("without/42")
 
 
+def test_a_run_whose_training_was_changed_on_the_way_is_not_shared(tmp_path, uri, faked):
+    donor = storage.join(uri, "donor")
+    Run(donor, recipes.load("demo")).execute(say=lambda _: None)
+    storage.write_text(storage.join(donor, "ledger/pretrain-stage1.jsonl"), "{}\n")
+    with pytest.raises(UserError, match=r"its training was changed on the way \(pretrain-stage1.jsonl in ledger\)"):
+        execute(tmp_path, uri, [donor])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

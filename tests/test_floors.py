@@ -35,6 +35,7 @@ FLOORS = {
     ],
     "mixture": [("order", "regmix", "sailor2", "tokenizer", "long_weights"), ("bpe", "store", "weights")],
     "train": [
+        ("long",),
         ("tasks",),
         ("methods", "export", "generation"),
         ("loader", "loop"),

@@ -48,6 +48,13 @@ def _values(node: Any, path: list[str]) -> list:
     return _values(getattr(node, path[0]), path[1:])
 
 
+def _long(tasks: Iterable[str]) -> Callable[[Recipe], bool]:
+    """Whether one of these long-context tasks is asked; without names all are."""
+    return lambda recipe: (
+        (long := recipe.evaluate.long) is not None and bool(not long.tasks or {*tasks} & {*long.tasks})
+    )
+
+
 OPTIMISERS = ("base", "reward", "sft.stage1", "sft.stage2", "dpo", "prune", "long_context")
 DECAYS = ("cosine", "linear", "wsd")
 
@@ -141,6 +148,11 @@ RULES = (
     _rule("evaluate.wildbench.reference_column", "evaluate.wildbench.reference: column"),
     _rule("evaluate.wildbench.max_answer_chars", "evaluate.wildbench.judge"),
     _rule("evaluate.wildbench.vllm_python", "evaluate.wildbench.engine: vllm"),
+    _rule("evaluate.long", "sources"),
+    *(
+        Rule((f"evaluate.long.{key}",), f"evaluate.long.tasks: {', '.join(tasks)}", _long(tasks))
+        for key, tasks in (("rows", ("qa", "summary")), ("depths", ("needle", "keys", "pairs", "qa", "summary")))
+    ),
     _rule("export", "train.pretrain", "train.sft"),
     _rule("cluster.engine", "sources"),
     _rule(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from cluster.strict_yaml import Positive, Section
+from cluster.strict_yaml import Positive, Section, Share
 from curation.policy.keys import nearest
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Tokenize
@@ -14,6 +14,10 @@ from ray_jobs.config.training import ItemRows, Train
 from ray_jobs.config.wildbench import Wildbench
 
 LANGUAGES = ("my", "ceb", "ilo", "id", "jv", "km", "lo", "ms", "su", "tl", "th", "vi", "war", "en", "zh")
+
+
+LongTask = Literal["needle", "keys", "pairs", "absent", "values", "variables", "qa", "summary"]
+LONG_TASKS = get_args(LongTask)
 
 
 class Tasks(ItemRows):
@@ -24,6 +28,30 @@ class Tasks(ItemRows):
     lm_eval_tasks: str | None = None  # folder with tasks of lm-eval's own YAML, for its include_path
 
 
+class Long(Section):
+    """Long-context tasks, asked of the models of a run about its held-out documents."""
+
+    lengths: Annotated[list[Annotated[int, Field(ge=128)]], Field(min_length=1)]  # of prompt and answer, in tokens
+    samples: Positive = 20  # of a task, language, length and depth
+    tasks: list[LongTask] = []  # empty: all
+    depths: Annotated[list[Share], Field(min_length=1)] = [0, 0.25, 0.5, 0.75, 1]  # of what is asked
+    models: list[str] = []  # stages whose models are asked; empty: all
+    languages: list[str] = []  # empty: those of the recipe that have templates
+    rows: list[str] = []  # of qa and summary: globs of files, or hf: data sets
+    beyond: bool = False  # also lengths that a model was not trained on
+
+    @property
+    def asked(self) -> list[str]:
+        """The tasks that are asked: without names all, those about rows where there are rows."""
+        return [*self.tasks] or [task for task in LONG_TASKS if self.rows or task not in ("qa", "summary")]
+
+    @model_validator(mode="after")
+    def _rows(self) -> Long:
+        if not self.rows and (needing := sorted({"qa", "summary"} & {*self.tasks})):
+            raise ValueError(f"tasks: {needing[0]} needs `rows` with texts")
+        return self
+
+
 class Evaluate(Section):
     sample_prompt_chars: Positive = 60
     sample_tokens: Positive = 40
@@ -31,6 +59,7 @@ class Evaluate(Section):
     sample_top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     tasks: Tasks | None = None
     wildbench: Wildbench | None = None
+    long: Long | None = None
 
 
 class Export(Section):

@@ -23,6 +23,7 @@ from ray_jobs.run import wildbench_choice
 from ray_jobs.run.graph import (
     DPO_WATCH,
     EVALUATE,
+    LONG,
     OFF_POLICY,
     ON_POLICY,
     PROXIES,
@@ -34,6 +35,7 @@ from ray_jobs.run.graph import (
     WILDBENCH,
     enabled,
 )
+from train.long import sizes
 from train.monitor import flops
 from train.preference_losses.table import LOSSES
 
@@ -116,6 +118,14 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     steps.append(
         step(EVALUATE, models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
     )
+    if (long := recipe.evaluate.long) is not None:
+        asked = len(long.models) or models - bool(train.expand) - bool(
+            train.pretrain
+        )  # not the grown one, nor stage 1's
+        languages, each = len(long.languages or recipe.languages), (long.samples, len(long.depths), long.asked)
+        texts = sum(sizes.texts(task, *each) for task in long.asked)
+        source = f"{asked} models x {languages} languages x {texts:,} texts of evaluate.long.lengths together"
+        steps.append(step(LONG, asked * languages * texts * sum(long.lengths), source, FORWARD, gpus=asked * languages))
     return steps
 
 

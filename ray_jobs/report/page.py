@@ -13,6 +13,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import chats as chats_section
 from ray_jobs.report import curves, intervals, notices, plots, summary, verdict, web
+from ray_jobs.report import long as long_tasks
 from ray_jobs.report import long_context as long_section
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
@@ -30,6 +31,7 @@ from ray_jobs.run.graph import (
     DEDUP,
     DPO_WATCH,
     EXTRACT,
+    LONG,
     LONG_CONTEXT,
     OFF_POLICY,
     POLICY,
@@ -102,6 +104,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
             web=web.section(uri, recipe, manifests),
             long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
             tasks=tasks_section.section(uri) if TASKS in manifests else None,
+            long=long_tasks.section(uri) if LONG in manifests else None,
             wildbench=wildbench_section.section(uri) if WILDBENCH in manifests else None,
             throughput=_throughput(manifests),
             versions=next((m["versions"] for m in manifests.values()), {}),

@@ -72,6 +72,7 @@ DATA = {
     "curation.lid.telltales": "curation/lid/telltales.yaml",
     "ray_jobs.report.model_card": "ray_jobs/templates/*.md",
     "ray_jobs.report.page": "ray_jobs/templates/*.html",
+    "train.long.templates": "train/long/*.yaml",
     "train.tasks.task": "train/tasks/**/*.yaml",
 }
 """Module -> the files beside the code that it reads."""

@@ -66,6 +66,7 @@ PRUNE = "prune"
 EVALUATE = "evaluate"
 TASKS = "tasks"
 WILDBENCH = "wildbench"
+LONG = "long"
 EXPORT = "export"
 REPORT = "report"
 
@@ -282,7 +283,7 @@ STAGES = (
             PRUNE,
         ),
         (
-            *(f"evaluate.{key}" for key in EvaluateSection.model_fields if key not in ("tasks", "wildbench")),
+            *(f"evaluate.{key}" for key in EvaluateSection.model_fields if key not in ("tasks", "wildbench", "long")),
             *("languages", "train.context", "seed"),
         ),
         lambda recipe: _train(recipe) and _corpus(recipe),
@@ -303,6 +304,14 @@ STAGES = (
         lambda recipe: _train(recipe) and recipe.evaluate.wildbench is not None,
         ("evaluate.wildbench.rows", "evaluate.wildbench.people"),
         keeps=True,
+    ),
+    Stage(
+        LONG,
+        "evaluation.long",
+        (TOKENIZE, BASE, PRETRAIN_2, FOUNDATION, CONTROL_2, LONG_CONTEXT, TUNED, ON_POLICY, PRUNE),
+        ("evaluate.long", "languages", "seed"),
+        lambda recipe: _train(recipe) and _corpus(recipe) and recipe.evaluate.long is not None,
+        ("evaluate.long.rows",),
     ),
     Stage(
         EXPORT,

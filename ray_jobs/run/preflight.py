@@ -19,7 +19,7 @@ from cluster.spark import java
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
-from ray_jobs.run.graph import TASKS, TOKENIZE, WILDBENCH, Stage
+from ray_jobs.run.graph import LONG, TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context")
@@ -87,6 +87,11 @@ def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
             yield from _said(task_choice.models, settings, stage.inputs)
             if settings.lm_eval and importlib.util.find_spec("lm_eval") is None:
                 yield "evaluate.tasks.lm_eval: lm-eval is not installed: pip install 'pinisi[eval]', or leave the key out"
+        if stage.name == LONG and (long := recipe.evaluate.long):
+            from ray_jobs.run import long_choice, task_choice
+
+            yield from _said(task_choice.models, long, stage.inputs)
+            yield from _said(long_choice.languages, long, recipe.languages)
     asked = recipe.train.eval_tasks if recipe.train else None
     if asked and any(stage.job in ("base", "pretrain") for stage in waiting):
         from ray_jobs.run import task_choice

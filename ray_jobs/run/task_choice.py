@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cluster import storage
-from ray_jobs.config.recipe import Tasks
+from ray_jobs.config.recipe import Long, Tasks
 from ray_jobs.config.training import ItemRows
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
@@ -42,10 +42,11 @@ def with_options(settings: ItemRows, key: str) -> dict[str, Task]:
     return {name: task for name, task in known.items() if task.kind == "options"}
 
 
-def models(settings: Tasks, there: Iterable[str]) -> list[str]:
+def models(settings: Tasks | Long, there: Iterable[str]) -> list[str]:
     """Of the stages `there` that have a model those that the recipe asks; all where it names none. Raises UserError."""
     there = [name for name in there if name not in (*TRAINED_ON, TOKENIZE)]
     for name in settings.models:
         if name not in there:
-            raise UserError(f"evaluate.tasks.models: this run asks no model of {name!r}; it has {', '.join(there)}")
+            key = "tasks" if isinstance(settings, Tasks) else "long"
+            raise UserError(f"evaluate.{key}.models: this run asks no model of {name!r}; it has {', '.join(there)}")
     return [name for name in there if not settings.models or name in settings.models]

@@ -88,7 +88,7 @@ def tokenized(
     begin = document_tokens.begin(tokenizer) or [document_tokens.end(tokenizer)]
     shared = (*begin, *_ids(encode, [solved(shots)])[0])
     prompts = _ids(encode, [item.prompt for item in items])
-    options = iter(_continued(encode, [option for item in items for option in item.options]))
+    options = iter(continued(encode, [option for item in items for option in item.options]))
     return [Question(shared, p, [next(options) for _ in i.options]) for i, p in zip(items, prompts, strict=True)]
 
 
@@ -102,7 +102,7 @@ def written(  # noqa: PLR0917
 ) -> list[str]:
     """What the model writes behind each prompt, the most likely token each time, up to the end of the line or the text."""
     model.eval()
-    stop = sorted({*_line_ends(tokenizer), document_tokens.end(tokenizer)})
+    stop = sorted({*line_ends(tokenizer), document_tokens.end(tokenizer)})
     sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
     out = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
@@ -173,7 +173,7 @@ def _ids(encode: Encode, texts: list[str]) -> list[list[int]]:
     return [list(map(int, ids)) for ids in encode(texts)] if texts else []
 
 
-def _continued(encode: Encode, texts: list[str]) -> list[list[int]]:
+def continued(encode: Encode, texts: list[str]) -> list[list[int]]:
     """Tokens of texts that go on after others. Tokenizers like SentencePiece's put a space before a text: it is not there."""
     line = _ids(encode, ["\n"])[0]
     after = _ids(encode, [f"\n{text}" for text in texts])
@@ -182,7 +182,8 @@ def _continued(encode: Encode, texts: list[str]) -> list[list[int]]:
 
 
 @lru_cache(maxsize=2)
-def _line_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def line_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that are white space with an end of a line in it."""
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     return tuple(i for i, text in enumerate(texts) if "\n" in text and text.strip() == "")
 

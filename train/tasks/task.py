@@ -103,13 +103,15 @@ class Task:
 
     def item(self, row: dict, lang: str) -> Item:
         """A row of the set as an item in `lang`. Raises RowError with what is missing or wrong."""
-        layout, fields = _fields(self.layouts, row)
+        layout, fields = read_fields(self.layouts, row)
         words = language_words(lang)
         columns = {key: value for key, value in row.items() if isinstance(key, str)}
         about = {"background_description": None, **columns, **words, "words": words, "lang": lang, **fields}
         if self.kind == "options":
             options = (
-                self.labels if layout["options"] == LABELS else [_text(one) for one in _options(layout["options"], row)]
+                self.labels
+                if layout["options"] == LABELS
+                else [text_of(one) for one in _options(layout["options"], row)]
             )
             if len(options) < 2 or not all(option.strip() for option in options):
                 raise RowError("it has fewer than two options, or an empty one")
@@ -129,7 +131,7 @@ class Task:
                 raise RowError("two of its options read the same")
         else:
             found = fields["answers"]
-            gold = tuple(_text(one).strip() for one in (found if isinstance(found, list) else [found]) if _said(one))
+            gold = tuple(text_of(one).strip() for one in (found if isinstance(found, list) else [found]) if _said(one))
             if not gold:
                 raise RowError("it has no right answer")
             texts = ()
@@ -197,8 +199,8 @@ def shots(items: Iterable[Item], n: int) -> tuple[list[Item], list[Item]]:
     return kept[:n], scored
 
 
-def _fields(layouts: list[dict], row: dict) -> tuple[dict, dict]:
-    """The layout that fits a row, and the row's fields by the layout's names."""
+def read_fields(layouts: list[dict], row: dict) -> tuple[dict, dict]:
+    """The layout that fits a row, and the row's fields by the layout's names. Raises RowError where none fits."""
     missing = ""
     for layout in layouts:
         fields = {}
@@ -249,7 +251,7 @@ def _value(row: object, path: str) -> object:
     return row
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """An option or an answer: a text or a number, or an object that holds one as `text` (SQuAD's own files)."""
     if isinstance(value, dict):
         value = value.get("text")

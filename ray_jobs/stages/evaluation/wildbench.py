@@ -124,7 +124,7 @@ class Speaker(NamedTuple):
 def _model(job: Job, name: str) -> Speaker:
     if name in job.stage.inputs:
         place, made = job.input(name, "model"), job.manifest(name)["fingerprint"]
-        tokenizer = tokenizer_of(job)["tokenizer"]
+        tokenizer = tokenizer_of(job, name)["tokenizer"]
     else:
         place = os.path.abspath(storage.local(name)) if storage.is_local(name) and storage.exists(name) else name
         tokenizer, made = place, place

@@ -14,14 +14,8 @@ JOBS = sorted({stage.job for stage in STAGES})
 ROWS = {"dpo", "dpo_watch", "reward", "sft", "sft_data", "sft_select", "tokenize"}  # read conversations of the user
 TRAINED = {"adapt.long_context", "base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
 JUDGED = "evaluation.wildbench"
-SCORED = {
-    "dpo_watch",
-    "evaluation.bits_per_byte",
-    "evaluation.tasks",
-    JUDGED,
-    "export",
-    "sft_select",
-}  # measure a model
+ASKED = {"evaluation.long", "evaluation.tasks"}  # ask a model
+SCORED = {"dpo_watch", "evaluation.bits_per_byte", "export", "sft_select", JUDGED} | ASKED  # measure a model
 
 EDITS = {
     "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
@@ -40,9 +34,10 @@ EDITS = {
     "curation/languages/th.yaml": {"filter_policy", "filter_signals"},
     "curation/languages/vi.yaml": set(),
     "curation/sources/warc.py": {"crawl"},
-    "train/tasks/options.py": {"evaluation.tasks"},
+    "train/tasks/options.py": ASKED,
+    "train/tasks/sets/xcopa.yaml": ASKED | {"report"},
     "train/tasks/suite.py": set(),  # measures while something else trains
-    "train/tasks/sets/xcopa.yaml": {"evaluation.tasks", "report"},
+    "train/long/templates.yaml": {"evaluation.long"},
     "ray_jobs/commoncrawl/blocks.py": {"crawl"},
     "ray_jobs/report/page.py": {"report"},
     "ray_jobs/report/data/histograms.py": {"report"},

@@ -32,6 +32,7 @@ from ray_jobs.run.graph import (
     SFT_1,
     SFT_2,
     SFT_SELECT,
+    TOKENIZE,
     WILDBENCH,
     enabled,
 )
@@ -119,9 +120,8 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         step(EVALUATE, models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
     )
     if (long := recipe.evaluate.long) is not None:
-        asked = len(long.models) or models - bool(train.expand) - bool(
-            train.pretrain
-        )  # not the grown one, nor stage 1's
+        there = next(stage.inputs for stage in enabled(recipe) if stage.name == LONG)
+        asked = len(long.models or [name for name in there if name != TOKENIZE])
         languages, each = len(long.languages or recipe.languages), (long.samples, len(long.depths), long.asked)
         texts = sum(sizes.texts(task, *each) for task in long.asked)
         source = f"{asked} models x {languages} languages x {texts:,} texts of evaluate.long.lengths together"

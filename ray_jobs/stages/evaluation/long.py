@@ -97,16 +97,18 @@ def run(job: Job) -> dict:
         for lang in languages
         if lengths[stage]
     ]
-    before = written(one["outs"].values() for one in work)  # type: ignore[arg-type]
+    before = written([*one["outs"].values()] for one in work)
     map_on_ray(job, _answer, work, "languages of models", gpus=device.wants_gpus(job), finished=before)
     found = []
-    unfit = {}
+    unfit: dict[tuple[str, int, str], tuple[str, str]] = {}
     for one in work:
         for length, out in one["outs"].items():
             said = storage.read_json(out)
             about = {"model": one["stage"], "lang": one["lang"], "length": length}
             found += [{**about, **result} for result in said["results"]]
-            unfit |= {(one["lang"], length, task): rest for task, *rest in said["unfit"]}  # the same for every model
+            unfit |= {
+                (one["lang"], length, task): (rule, why) for task, rule, why in said["unfit"]
+            }  # the same for every model
     ledger += [
         {"doc_id": f"{task}-{length}", "lang": lang, "rule": rule, "detail": detail}
         for (lang, length, task), (rule, detail) in sorted(unfit.items())
@@ -190,7 +192,12 @@ def _answer(work: Work) -> dict:
     texts = storage.read_json(work["rows"])
     source = items.Source(
         [(row["doc_id"], row["text"]) for row in heldout if row["lang"] == lang],
-        {task: [items.Text(*row[:3], tuple(row[3])) for row in of.get(lang, [])] for task, of in texts.items()},
+        {
+            task: [
+                items.Text(name, text, question, tuple(answers)) for name, text, question, answers in of.get(lang, [])
+            ]
+            for task, of in texts.items()
+        },
     )
     begin = items.beginning(tokenizer)
     setting = items.Setting(lang, work["seed"], work["samples"], tuple(work["depths"]), begin)

@@ -96,6 +96,14 @@ def test_proxies_and_post_training_by_hand(cluster):
     assert select.node_seconds == pytest.approx(seconds, rel=1e-3)
 
 
+def test_long_context_tasks_by_hand(cluster):
+    """base, stage 2, SFT and preference tuning; 5 depths x 20 needles, 10 texts of ten keys, 20 of absent ones."""
+    long = "evaluate.long={lengths: [1000, 3000], tasks: [needle, pairs, absent], languages: [th, id]}"
+    made = plan.make(recipes.load("sailor2-1b", [long]), cluster)
+    hours = 4 * 2 * (100 + 10 + 20) * 4000 * 7.2247e9 / 3 / (989e12 * 0.4 * 3600)
+    assert value(made, "long", "GPU-hours") == pytest.approx(hours, rel=1e-3)
+
+
 def test_a_budget_of_auto_is_counted_at_its_bound_or_by_the_corpus(cluster):
     auto = ["train.pretrain.stage1.tokens=auto", "train.pretrain.stage2.tokens=auto"]
     made = plan.make(recipes.load("sailor2-1b", [*auto, "train.pretrain.stage2.max_tokens=7e9"]), cluster)

@@ -41,6 +41,7 @@ from train.monitor import flops
 from train.preference_losses.table import LOSSES
 
 FORWARD = 1 / 3  # of a step
+LONG = "long_context"  # the stage, and its section in `train`
 PLANS: dict[str, budget.PlanStage] = {
     BASE: "base",
     PRETRAIN_1: "stage1",
@@ -169,7 +170,7 @@ def _per_token(run: Run, stage: str) -> float:
     times = 1.0
     if stage in (OFF_POLICY, *ROUNDS) and LOSSES[given(train.dpo).loss].reference:
         times += FORWARD
-    own_context = lookup(run.recipe, f"train.{stage}.context") if stage == "long_context" else None
+    own_context = lookup(run.recipe, f"train.{LONG}.context") if stage == LONG else None
     return times * per_token(net, own_context or train.context)
 
 
@@ -223,8 +224,12 @@ def forecast(run: Run, waiting: Collection[str]) -> Forecast:
                 return Forecast(None, None, True)
         elif name in (REWARD, SFT_1, SFT_2, OFF_POLICY):
             read, at_most = round(alignment.size(run.recipe, name, numbers)[0]), True
+        elif name == LONG:
+            read = lookup(run.recipe, f"train.{LONG}.tokens")
         else:
             continue
         each = base if name in (BASE, CONTROL_1, CONTROL_2) else grown
+        if name == LONG:
+            each = per_token(plan_model.nets(run.recipe)[1], lookup(run.recipe, f"train.{LONG}.context"))
         work, tokens = work + read * each, tokens + read
     return Forecast(work, tokens, at_most)

@@ -25,8 +25,12 @@ KEY = "evaluate.wildbench.rows"
 BYTES_PER_TOKEN = 3.0  # where there is no tokenizer yet
 REPLY_SECONDS = 5.0  # assumed of a judge
 
-Count = Callable[[list[str]], int]
-"""Texts -> their tokens in all."""
+
+class Count(NamedTuple):
+    """`of`: texts -> their tokens in all; `by`: with what."""
+
+    of: Callable[[list[str]], int]
+    by: str
 
 
 class Rows(NamedTuple):
@@ -48,19 +52,16 @@ class Cost(NamedTuple):
     money: float | None
     hours: float  # at `REPLY_SECONDS` a reply
     bound: bool
+    by: str  # what counted the tokens
 
     def __str__(self) -> str:
         if not self.requests:
             return f"{self.judge}: no request, every reply is kept"
         tokens = f"{'at most ' if self.bound else 'about '}{terminal.short(self.input_tokens)} tokens in"
-        money = (
-            ""
-            if self.money is None
-            else f", {'at most ' if self.bound else 'about '}{self.money:,.2f} at the recipe's prices"
-        )
+        money = "" if self.money is None else f", at most {self.money:,.2f} at the recipe's prices"
         return (
             f"{self.judge}: {self.requests:,} requests, {tokens}, at most {terminal.short(self.output_tokens)} out{money}; at "
-            f"{REPLY_SECONDS:g} s a reply {terminal.duration(3600 * self.hours)}"
+            f"{REPLY_SECONDS:g} s a reply {terminal.duration(3600 * self.hours)} (tokens {self.by})"
         )
 
 
@@ -104,7 +105,9 @@ def read(recipe: Recipe) -> Rows:
         except ValueError as error:
             raise UserError(f"{KEY}: {error}") from None
     places = {lang: [name for name, row in kept.items() if row["lang"] == lang] for lang in recipe.languages}
-    chosen = {names[i] for names in places.values() for i in sampled(names, own.limit)}
+    chosen = {
+        names[i] for names in places.values() for i in sampled([kept[name]["id"] for name in names], own.limit)
+    }  # by the id alone, so that translations of one row are chosen together
     return Rows([row for name, row in kept.items() if name in chosen], rejects, n, len(kept) - len(chosen))
 
 
@@ -114,17 +117,18 @@ def none_left(rejects: Sequence[dict]) -> str:
     return f"{KEY}: no row in the recipe's languages can be asked ({rules or 'the files are empty'})"
 
 
-def counter(recipe: Recipe, run_uri: str | None) -> tuple[Count, str]:
-    """(what counts tokens, with what it does so): the run's tokenizer, else the recipe's where it lies here, else bytes."""
+def counter(recipe: Recipe, run_uri: str | None) -> Count:
+    """Counts tokens by the run's tokenizer, else by the recipe's where it lies here, else by bytes."""
     trained = adopted.path(run_uri, TOKENIZE, "tokenizer") if run_uri else None
-    given_one = recipe.tokenize.tokenizer
-    for place in (trained, given_one if given_one != "train" else None):
+    named = recipe.tokenize.tokenizer
+    for place in (trained, named if named != "train" else None):
         if place and storage.exists(place):
-            return partial(_tokens, tokenizers.load(storage.localize(place))), "by the run's tokenizer"
-    return (
-        lambda texts: int(sum(len(text.encode()) for text in texts) / BYTES_PER_TOKEN),
-        f"at {BYTES_PER_TOKEN:g} bytes a token, as the run has no tokenizer yet",
-    )
+            return Count(partial(_tokens, tokenizers.load(storage.localize(place))), "by the run's tokenizer")
+    return Count(_by_bytes, f"at {BYTES_PER_TOKEN:g} bytes a token, as the run has no tokenizer yet")
+
+
+def _by_bytes(texts: list[str]) -> int:
+    return int(sum(len(text.encode()) for text in texts) / BYTES_PER_TOKEN)
 
 
 def _tokens(tokenizer, texts: list[str]) -> int:
@@ -135,13 +139,13 @@ def cost(judge: Endpoint, requests: Sequence[list[dict]], count: Count, more: in
     """Of sending `requests`, messages as they are. `more`: tokens that they will have besides, at most."""
     most = judge.request.get("max_completion_tokens", judge.request.get("max_tokens", 1024))
     texts = [turn["content"] for request in requests for turn in request]
-    read_tokens, written = count(texts) + more, len(requests) * int(most)
+    read_tokens, written = count.of(texts) + more, len(requests) * int(most)
     money = None
     if judge.input_per_million is not None or judge.output_per_million is not None:
         prices = (judge.input_per_million or 0.0, judge.output_per_million or 0.0)
         money = (read_tokens * prices[0] + written * prices[1]) / 1e6
     hours = len(requests) * REPLY_SECONDS / judge.concurrency / 3600
-    return Cost(judge.called, len(requests), read_tokens, written, money, hours, bool(more))
+    return Cost(judge.called, len(requests), read_tokens, written, money, hours, bool(more), count.by)
 
 
 def before(recipe: Recipe, found: Sequence[Asked], n_models: int, count: Count) -> list[Cost]:
@@ -150,7 +154,14 @@ def before(recipe: Recipe, found: Sequence[Asked], n_models: int, count: Count) 
     unknown = 1 if own.reference == COLUMN else 2
     longest = min(own.max_new_tokens, own.max_answer_chars)
     empty = [
-        checklist.messages({**row, "answer": "", "reference": row["reference"] or ""}, True, own.max_answer_chars)
+        checklist.messages(
+            {
+                **{**row, "answer": "", "reference": row["reference"] or ""},
+                **{"finished": False, "reference_finished": unknown == 1},
+            },
+            True,
+            own.max_answer_chars,
+        )
         for row in found
         for _ in range(n_models)
     ]
@@ -161,13 +172,13 @@ def announced(recipe: Recipe, run_uri: str | None, found: Sequence[Asked], model
     """Sentences that say before what will be generated and asked, and at which price."""
     own = given(recipe.evaluate.wildbench)
     speakers = len(models) + (own.reference != COLUMN)
-    count, by = counter(recipe, run_uri)
+    count = counter(recipe, run_uri)
     tokens = len(found) * speakers * own.max_new_tokens
     said = [
         f"wildbench: {len(found):,} rows, answered by {', '.join(models)}, {terminal.short(tokens)} new tokens at most; compared "
         f"with {'the reference answers of the rows' if own.reference == COLUMN else own.reference}"
     ]
-    said += [f"wildbench: judge {one} (tokens {by})" for one in before(recipe, found, len(models), count)]
+    said += [f"wildbench: judge {one}" for one in before(recipe, found, len(models), count)]
     if own.reward:
         said.append(f"wildbench: judge {own.reward.model or 'reward model of the run'}: no request")
     if own.people:

@@ -222,11 +222,11 @@ def judges(recipe: Recipe) -> list[tuple[str, float, str, str]]:
     for stage in enabled(recipe):
         if stage.name == WILDBENCH:
             models = wildbench_choice.models(recipe, stage.inputs)
-            count, by = judged.counter(recipe, None)
-            rows = []
+            count = judged.counter(recipe, None)
+            rows: list[tuple[str, float, str, str]] = []
             for one in judged.before(recipe, judged.read(recipe).kept, len(models), count):
                 rows.append((f"{one.judge}: requests", one.requests, "requests", f"rows x {len(models)} models"))
-                rows.append((f"{one.judge}: tokens in, at most", one.input_tokens, "tokens", by))
+                rows.append((f"{one.judge}: tokens in, at most", one.input_tokens, "tokens", one.by))
                 rows.append(
                     (f"{one.judge}: tokens out, at most", one.output_tokens, "tokens", "max_tokens of its request")
                 )

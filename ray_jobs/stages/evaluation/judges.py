@@ -91,8 +91,8 @@ def _by_endpoint(job: Job, own: Wildbench, one: Endpoint, waiting: Sequence[Pair
         for pair, before in zip(waiting, first, strict=True)
     ]
     new = judge.unanswered(line, requests, cache)
-    count, by = judged.counter(job.recipe, job.run_uri)
-    job.progress.say(f"wildbench: judge {judged.cost(one, [requests[i] for i in new], count)} (tokens {by})")
+    count = judged.counter(job.recipe, job.run_uri)
+    job.progress.say(f"wildbench: judge {judged.cost(one, [requests[i] for i in new], count)}")
     if new:
         judge.reach(line)
     job.progress.start(len(requests), "verdicts", len(requests) - len(new))

@@ -24,8 +24,9 @@ from cluster import storage
 from ray_jobs.alignment import chats, generate, judged
 from ray_jobs.alignment.judged import key
 from ray_jobs.config.given import given
-from ray_jobs.config.wildbench import Wildbench
+from ray_jobs.config.wildbench import PEOPLE, Wildbench
 from ray_jobs.errors import UserError
+from ray_jobs.inspect import pairs
 from ray_jobs.run import bases, wildbench_choice
 from ray_jobs.run.fingerprint import code_of, digest
 from ray_jobs.run.job import Job
@@ -82,8 +83,11 @@ def run(job: Job) -> dict:
         job.progress.say(line)
     answers = _answers(job, speakers, rows, room, most)
     compared = _pairs(rows, names, other, answers)
-    _write_pairs(job, compared, other or REFERENCE)
+    _write_pairs(job, compared, other or REFERENCE, ())
     verdicts = judges.verdicts(job, own, compared, other or REFERENCE)
+    machines = [of for name, of in verdicts.items() if name != PEOPLE]
+    if machines:
+        _write_pairs(job, compared, other or REFERENCE, machines[0])
     results = [
         _result(own, name, pair, one) for name, of in verdicts.items() for pair, one in zip(compared, of, strict=True)
     ]
@@ -96,14 +100,15 @@ def run(job: Job) -> dict:
         notes.append(f"answers have {most:,} tokens at most, as the context is {room + most:,}")
     if metrics["without_weight"] and results:
         notes.append(f"categories without a weight in the macro score: {', '.join(metrics['without_weight'])}")
-    rules = Counter(one["rule"] for one in (*found.rejects, *long)) + Counter({"beyond_limit": found.beyond})
+    rules = Counter(one["rule"] for one in (*found.rejects, *long))
     return {
         "models": len(names),
         "reference": other or "column",
         "judges": list(verdicts),
         "verdicts": sum(one["verdict"] is not None for one in results),
         "invalid": sum(one["problem"] is not None for one in results),
-        **chats.account(found.read, rules),
+        "beyond_limit": found.beyond,
+        **chats.account(found.read - found.beyond, rules),
         "notes": notes,
         "warnings": _warnings(metrics),
     }
@@ -199,17 +204,17 @@ def _pairs(
     return made
 
 
-def _write_pairs(job: Job, compared: Sequence[Pair], reference: str) -> None:
-    rows = [
-        {
-            "id": pair["row"]["id"],
-            "lang": pair["row"]["lang"],
-            "prompt": pair["row"]["prompt"],
-            "answers": {pair["model"]: pair["answer"], reference: pair["reference"]},
-        }
-        for pair in compared
-        if judges.without_asking(pair["answer"], pair["reference"]) is None
-    ]
+def _write_pairs(job: Job, compared: Sequence[Pair], reference: str, said: Sequence[Said]) -> None:
+    """The pairs that a judge is needed for, with the choice of one where it has made it."""
+    rows = []
+    for i, pair in enumerate(compared):
+        if judges.without_asking(pair["answer"], pair["reference"]) is None:
+            row: dict = {"id": pair["row"]["id"], "lang": pair["row"]["lang"], "prompt": pair["row"]["prompt"]}
+            row["answers"] = {pair["model"]: pair["answer"], reference: pair["reference"]}
+            verdict = said[i].verdict if said else None
+            if verdict is not None:
+                row["judge"] = pair["model"] if verdict > 0 else reference if verdict < 0 else pairs.TIE
+            rows.append(row)
     chats.write_rows(job.path(PAIRS), rows)
 
 

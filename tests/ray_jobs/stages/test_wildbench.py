@@ -336,6 +336,7 @@ def test_people_are_judges_and_agree_or_not(ask, server, finished):
     rows = pairs.read(job.path(judges.PAIRS))
     assert len(rows) == len(EASY)
     assert {name for row in rows.values() for name, _ in row["answers"]} == {"sft/stage2", "reference"}
+    assert {row["judge"] for row in rows.values()} == {"tie"}  # as the judge of the run said
     run = SimpleNamespace(uri=str(finished))
     storage.remove(f"{finished}/inspect")
     for who in ("ani", "bua"):
@@ -410,6 +411,15 @@ def test_rows_that_cannot_be_asked_go_to_the_ledger_with_the_reason(ask):
     assert storage.read_table(job.ledger).num_rows == 1
 
 
+def test_a_limit_takes_the_same_rows_in_each_language(ask):
+    rows = [{**row, "session_id": f"r{i}"} for i in range(9) for row in EASY[:3]]
+    job = ask(rows, reward={}, models=["sft/stage2"], limit=4)
+    made = wildbench.run(job)
+    assert made["rows_in"] == made["rows_kept"] == 12 and made["beyond_limit"] == 15 and not made["dropped_by_rule"]
+    chosen = {lang: {one["id"] for one in results(job) if one["lang"] == lang} for lang in ("id", "th", "vi")}
+    assert len(chosen["id"]) == 4 and chosen["id"] == chosen["th"] == chosen["vi"]
+
+
 def test_any_row_is_asked_or_refused_in_one_sentence(ask, tmp_path):
     """Rows of random values under the keys that are read never stop the reading."""
     rng = random.Random(2)
@@ -464,7 +474,7 @@ def test_the_cost_is_said_before_anything_is_asked(ask, server):
     cost = judged.cost(
         job.recipe.evaluate.wildbench.judge[0],
         [body["messages"] for body in server.bodies],
-        judged.counter(job.recipe, job.run_uri)[0],
+        judged.counter(job.recipe, job.run_uri),
     )
     assert (cost.requests, cost.input_tokens, cost.output_tokens) == (14, tokens, 1400)
     assert cost.money == pytest.approx((tokens * 2.5 + 1400 * 10) / 1e6)

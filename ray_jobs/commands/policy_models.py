@@ -70,11 +70,11 @@ def _kept(run: Run, file: str) -> tuple[dict[str, tuple[str, str]], dict[str, tu
 
 def _of_language(found: Compared, lang: str, languages: int) -> Difference:
     """At a level at which of all languages together none is called different by chance."""
-    sides = [
+    tried, now = (
         {seed: {key: bits for key, bits in scores.items() if found.lang[key] == lang} for seed, scores in side.items()}
         for side in (found.ours, found.other)
-    ]
-    return difference(*sides, level=1 - (1 - LEVEL) / languages)
+    )
+    return difference(tried, now, level=1 - (1 - LEVEL) / languages)
 
 
 def _as_json(found: Difference) -> dict:

@@ -88,7 +88,9 @@ def _of_small_models(found: Mapping[str, Compared], control: str) -> Table:
     rows = []
     for lang in [ALL, *langs]:
         keys = [key for key, own in first.lang.items() if lang in (own, ALL)]
-        of_arm = {arm: [_only(side, one.lang, lang) for side in (one.ours, one.other)] for arm, one in found.items()}
+        of_arm = {
+            arm: (_only(one.ours, one.lang, lang), _only(one.other, one.lang, lang)) for arm, one in found.items()
+        }
         scores = {control: _mean(_mean(seed.values()) for seed in next(iter(of_arm.values()))[1].values())}
         scores |= {arm: _mean(_mean(seed.values()) for seed in sides[0].values()) for arm, sides in of_arm.items()}
         rows.append(Row(lang, len(keys), scores, {arm: difference(*sides) for arm, sides in of_arm.items()}))

@@ -254,11 +254,12 @@ def _agreement(thumbs: list[Thumb]) -> dict | None:
     for one in thumbs:
         if isinstance(one.user, str):
             judged[one.prompt, one.answer].append((one.user, one.up))
-    pairs = []
+    pairs: list[tuple[bool, bool]] = []
     for said in judged.values():
         first = dict(sorted(said))  # by user; who judged the same answer of two models twice counts once
         if len(first) > 1:
-            pairs.append(tuple(list(first.values())[:2]))
+            a, b, *_ = first.values()
+            pairs.append((a, b))
     if not pairs:
         return None
     both_ways = pairs + [(b, a) for a, b in pairs]  # neither is the first

@@ -61,12 +61,12 @@ def compare(ours: Texts, other: Texts, seeds: Sequence[int], steps: int = STEPS)
     with tempfile.TemporaryDirectory() as folder:
         tokenizers.train_bpe((text for _, (_, text) in sorted(both.items())), VOCABULARY, folder)
         tokenizer = tokenizers.load(folder)
-    corpora = [_encoded(tokenizer, rows) for rows in (ours, other, held)]
-    tokens = min(sum(len(one.ids) + 1 for one in corpus.values()) for corpus in corpora[:2]) / len(seeds)
+    mine, theirs, heldout = (_encoded(tokenizer, rows) for rows in (ours, other, held))
+    tokens = min(sum(len(one.ids) + 1 for one in corpus.values()) for corpus in (mine, theirs)) / len(seeds)
     steps = max(1, min(steps, int(PASSES * tokens / (ROWS * CONTEXT))))
     config = ProxyConfig(steps, ROWS, ROWS, lr=1e-2, warmup_steps=min(10, steps // 2))
     setting = Setting({**SHAPE, "vocab_size": len(tokenizer)}, CONTEXT, document_tokens.end(tokenizer), config)
-    found = ablate.scores(*corpora, setting, seeds)
+    found = ablate.scores(mine, theirs, heldout, setting, seeds)
     return Compared(
         *found, {key: lang for key, (lang, _) in held.items()}, left_out, steps, (len(ours), len(other), len(both))
     )

@@ -56,8 +56,8 @@ def test_small_models_answer_an_experiment(arms, tmp_path):
 
 
 def test_too_few_documents_is_a_sentence(arms):
-    with pytest.raises(UserError, match=r"arms\.same: no language of which both filters keep 495 documents"):
-        small_models.compare({name: dict.fromkeys(range(99), arms[name]) for name in ("recipe", "same")}, "recipe")
+    with pytest.raises(UserError, match=r"arms\.same: no language of which both filters keep 995 documents"):
+        small_models.compare({name: dict.fromkeys(range(199), arms[name]) for name in ("recipe", "same")}, "recipe")
 
 
 def test_equal_texts_count_once(tmp_path):

@@ -1,6 +1,6 @@
 """How often small models tell a bad filter from a good one, and say nothing of two that are equal.
 
-    python benchmarks/experiment_ablate.py [--trials 120] [--seeds 5] [--shared-only]
+    python benchmarks/experiment_ablate.py [--trials 120] [--seeds 3] [--shared-only]
 
 Each trial has documents of its own: walks in two Markov chains, and rubbish (a few words again and again). The bad filter drops
 15 % of the good documents and keeps the rubbish, a seventh of all; the slightly bad one keeps a quarter of that rubbish. Of the
@@ -43,7 +43,7 @@ WAYS = ("shared", "own")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shared-only", action="store_true", help="without the peer and the slightly bad filter")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -75,10 +75,10 @@ def scores(
     found: tuple[Scores, Scores] = {}, {}
     test = measured(heldout, setting)
     for number, seed in enumerate(seeds):
-        sides = [part(side, number, len(seeds), heldout) for side in (ours, other)]
+        one, another = (part(side, number, len(seeds), heldout) for side in (ours, other))
         config = dataclasses.replace(setting.config, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            batches = shared_batches(*sides, folder, setting, seed)
+            batches = shared_batches(one, another, folder, setting, seed)
             loss_MH = proxy.losses(setting.shape, batches, test, config, device=device)
         for side, loss_H in zip(found, loss_MH, strict=True):
             side[seed] = bits_per_byte(loss_H, heldout)
@@ -104,9 +104,9 @@ def shared_batches(ours: Corpus, other: Corpus, folder: str, setting: Setting, s
     places = permute(np.arange(setting.rows), setting.rows, derive(seed, "languages"))
     rows: tuple[dict, dict] = {}, {}
     for lang, of_lang in zip(langs, np.split(places, np.cumsum(counts)[:-1]), strict=True):
-        sizes = [tokens[name].get(lang, 0) for name in parts]
+        common, own, others = (tokens[name].get(lang, 0) for name in parts)
         try:
-            both = shared.orders(*sizes, len(of_lang), derive(seed, lang))
+            both = shared.orders(common, own, others, len(of_lang), derive(seed, lang))
         except ValueError:
             raise ValueError(f"one of the filters keeps no document of {lang} in one of the parts") from None
         for side, name, order in zip(rows, ("ours", "other"), both, strict=True):

@@ -169,7 +169,7 @@ def _up(value: object) -> bool | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return {1: True, 0: False, -1: False}.get(value)
+        return {1.0: True, 0.0: False, -1.0: False}.get(value)
     return THUMBS.get(value.strip().lower().rstrip("\ufe0f")) if isinstance(value, str) else None
 
 

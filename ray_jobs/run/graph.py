@@ -102,7 +102,7 @@ DPO = (
     "train.dpo.watch.every",
 )
 PAIRS = ("languages", "train.sft.data.language")  # what decides which pairs are read
-LONG = tuple(f"train.long_context.{key}" for key in LongContext.model_fields if key != "align")
+LENGTHENED = tuple(f"train.long_context.{key}" for key in LongContext.model_fields if key != "align")
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
 PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key != "control")  # that only adds stages
@@ -207,7 +207,7 @@ STAGES = (
         LONG_CONTEXT,
         "adapt.long_context",
         (PRETRAIN_2, MIXTURE),
-        (*LONG, "mixture.max_epochs", *LOOP),
+        (*LENGTHENED, "mixture.max_epochs", *LOOP),
         _has("pretrain", "long_context"),
     ),
     Stage(

@@ -284,7 +284,7 @@ def test_the_page_names_languages_and_says_what_was_counted(made, monkeypatch):
     if len(storage.glob(f"{uri}/dedup/part-*.parquet")) == 1:
         return
     monkeypatch.setattr(parts, "MOST_DOCUMENTS", 30)
-    looked = parts.looked_at(uri, DEDUP)
+    looked = parts.looked_at(storage.join(uri, DEDUP))
     assert not looked.whole and 0 < looked.documents <= max(30, looked.documents if len(looked.names) == 1 else 0)
     assert f"Counted in {len(looked.names)} of {looked.of} parts" in html_of(uri)
 

@@ -44,6 +44,10 @@ def append(run: Run, documents: str, pool: str = "all") -> dict[str, tuple[int, 
         raise UserError(f"{run.uri}: this run aligns a finished model and has no token stores to append to")
     if run.manifest(TOKENIZE) is None:
         raise UserError(f"{run.uri}: there are no token stores yet; `pinisi run … --until tokenize` makes them")
+    if (home := adopted.home(run.uri, TOKENIZE)) != run.uri:
+        raise UserError(
+            f"{run.uri}: its tokens are those of {home}, which other runs read too; append there, or copy it"
+        )
     files = storage.glob(documents)
     if not files:
         raise UserError(f"{documents}: no such files")

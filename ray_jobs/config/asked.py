@@ -96,7 +96,6 @@ RULES = (
     _rule("train.eval_every", "sources"),
     _rule("train.eval_every", "train.pretrain", "train.base.shape"),
     _rule("train.eval_bytes_per_language train.eval_tasks train.forgetting_alarm", "train.eval_every"),
-    _rule("train.eval_tasks", "train.context_parallel: 1"),
     _rule("train.forgetting_alarm", "mixture.replay_languages"),
     _rule("train.base.languages train.base.tokens train.base.max_tokens train.base.optimiser", "train.base.shape"),
     *(

@@ -213,6 +213,10 @@ class Train(Section):
         ):
             if n > 1 and value and value % step:
                 raise ValueError(f"context_parallel {n} needs {key} to be a multiple of {step}, not {value}")
+        longer = self.long_context.context_parallel if self.long_context else 1
+        if self.eval_tasks and self.eval_every and max(n, longer) > 1:
+            key = "context_parallel" if n > 1 else "long_context.context_parallel"
+            raise ValueError(f"eval_tasks asks whole rows, which {key} {max(n, longer)} shares among workers; set one")
         if self.exact and (n > 1 or self.parallel == "fsdp"):
             key, instead = ("context_parallel", "1") if n > 1 else ("parallel", "replicate")
             raise ValueError(

@@ -111,7 +111,9 @@ def _scores(runs: Mapping[int, Run], model: str, measured: Sequence[str]) -> dic
     found = {}
     for seed, run in runs.items():
         stage = measures.models(run.recipe).get(model)
-        scores = stage and measures.scores(run.uri, [one.name for one in run.stages], stage, wanted)
+        scores = stage and measures.scores(
+            run.uri, [one.name for one in run.stages], stage, wanted, final=model == "final"
+        )
         if scores:
             found[seed] = scores
     return found
@@ -162,10 +164,15 @@ def _table(what: str, model: str, common: Mapping[Cell, list[str]], sides: Mappi
                 cells[0].lang if len(cells) == 1 else ALL,
                 sum(len(common[cell]) for cell in cells),
                 {arm: _mean(_mean(one.values()) for one in seeds.values()) for arm, seeds in by_arm.items()},
-                {arm: difference(*_paired(seeds, by_arm[against])) for arm, seeds in by_arm.items() if arm != against},
+                {arm: _difference(seeds, by_arm[against]) for arm, seeds in by_arm.items() if arm != against},
             )
         )
     return Table(what, model, unit, first.more_is_better, digits, against, rows)
+
+
+def _difference(ours: Mapping[int, dict], other: Mapping[int, dict]) -> Difference:
+    one, another = _paired(ours, other)
+    return difference(one, another, measures.groups(item for scores in one.values() for item in scores))
 
 
 def _unit(cell: Cell) -> tuple[float, int, str]:

@@ -36,6 +36,7 @@ from ray_jobs.inspect.statistics import Share, Z, kappa, newcombe, wilson
 from ray_jobs.report.names import FOLDER
 from ray_jobs.run import files, row_files
 from train.chat import conversations, formats, keys
+from train.tasks.rows import coded
 
 TABLE, PREFERENCE, UNPAIRED, LEDGER = "table.json", "preference.jsonl", "unpaired.jsonl", "ledger.jsonl"
 THUMBS = {
@@ -145,7 +146,9 @@ def thumb(row: dict, languages: Sequence[str], nobody: Iterator[int]) -> Thumb |
 
 def _lang(row: dict) -> str | None:
     found = next((row[key] for key in NAMED["lang"] if row.get(key)), None)
-    return (code(found).encode("utf-8", "replace").decode()[:LONGEST] or None) if isinstance(found, str) else None
+    return (
+        (coded(found, code).encode("utf-8", "replace").decode()[:LONGEST] or None) if isinstance(found, str) else None
+    )
 
 
 @cache

@@ -47,6 +47,7 @@ class Compared(NamedTuple):
 
 def compare(ours: Texts, other: Texts, seeds: Sequence[int], steps: int = STEPS) -> Compared:
     """Raises ValueError where no language has documents enough, or a model diverges."""
+    other = _apart(ours, other)
     langs = _enough((ours, other), len(seeds))
     if not langs:
         raise ValueError(
@@ -70,6 +71,11 @@ def compare(ours: Texts, other: Texts, seeds: Sequence[int], steps: int = STEPS)
     return Compared(
         *found, {key: lang for key, (lang, _) in held.items()}, left_out, steps, (len(ours), len(other), len(both))
     )
+
+
+def _apart(ours: Texts, other: Texts) -> Texts:
+    """`other`, where a document that has another text or language than ours is another document, whatever its id."""
+    return {key if ours.get(key, row) == row else f"{key}\0{_hash(row[1])}": row for key, row in other.items()}
 
 
 def _encoded(tokenizer, rows: Texts) -> dict[str, Document]:

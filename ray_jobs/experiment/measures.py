@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ STAGES: dict[str, tuple[str, ...]] = {
 """Measure -> the stages whose results it is read from."""
 ANSWERS = {TASKS: "correct", "long": "score", "wildbench": "reward"}
 """Stages with a table of answers, results.parquet, item by item -> its column of scores."""
+
+IN_GROUP = "\1"
 
 
 class Cell(NamedTuple):
@@ -62,26 +65,28 @@ def models(recipe: Recipe) -> dict[str, str]:
     return {"base": BASE, **{name: stage for name, stage in between.items() if stage in there}, "final": final}
 
 
-def scores(uri: str, stages: Iterable[str], stage: str, measure: Iterable[str]) -> Scores:
-    """Those of the model that `stage` made in the run at `uri`, which has `stages`."""
+def scores(uri: str, stages: Iterable[str], stage: str, measure: Iterable[str], *, final: bool = True) -> Scores:
+    """Those of the model that `stage` made in the run at `uri`, which has `stages`; with the `final` one those of the reward
+    model."""
     wanted = {name for one in measure for name in STAGES[one]} & set(stages)
     found: dict[Cell, dict[str, tuple[float, float]]] = {}
     if EVALUATE in wanted:
         for row in _rows(adopted.path(uri, EVALUATE, "documents.parquet")):
-            if row["model"] == stage and row["bytes"]:
+            if row["model"] == stage and row["bytes"] and math.isfinite(row["bits"]):
                 cell = Cell("bits per byte", row["lang"], "bits_per_byte", more_is_better=False)
                 found.setdefault(cell, {})[row["doc_id"]] = row["bits"] / row["bytes"], row["bytes"]
     tasks = _measures(uri) if TASKS in wanted else {}
     for name, column in ANSWERS.items():
         for row in _rows(adopted.path(uri, name, "results.parquet")) if name in wanted else ():
-            if row["model"] == stage and row[column] is not None:
+            if row["model"] == stage and row[column] is not None and math.isfinite(row[column]):
                 cell = Cell(_task(name, row), row["lang"], _how(tasks, name, row), more_is_better=True)
-                found.setdefault(cell, {})[_item(row)] = row[column], 1.0
-    if REWARD in wanted:
+                found.setdefault(cell, {})[_item(name, row)] = row[column], 1.0
+    if REWARD in wanted and final:
         for row in _rows(adopted.path(uri, REWARD, "heldout.parquet")):
             cell = Cell("reward model", row["lang"], "pair_accuracy", more_is_better=True)
             right = (1 + np.sign(row["chosen_reward"] - row["rejected_reward"])) / 2  # a tie is half a hit
-            found.setdefault(cell, {})[row["id"]] = float(right), 1.0
+            if math.isfinite(right):
+                found.setdefault(cell, {})[row["id"]] = float(right), 1.0
     return found
 
 
@@ -90,9 +95,16 @@ def _task(stage: str, row: dict) -> str:
     return f"{stage}, {row['judge']}" if "judge" in row else row["task"]
 
 
-def _item(row: dict) -> str:
-    """What is asked; a long text is one at each length and depth."""
-    return " ".join(str(row[key]) for key in ("id", "length", "depth") if key in row)
+def _item(stage: str, row: dict) -> str:
+    """What is asked, behind the group that it belongs to: questions about one text, translations of one request."""
+    group = row["id"] if stage == "wildbench" else row.get("group")
+    name = " ".join(str(row[key]) for key in ("id", "length", "depth") if key in row)
+    return name if group is None else f"{group}{IN_GROUP}{name}"
+
+
+def groups(items: Iterable[str]) -> dict[str, str]:
+    """Item -> its group, of the items that have one; a language may stand before an item, behind it a zero."""
+    return {item: item.rpartition("\0")[2].partition(IN_GROUP)[0] for item in items if IN_GROUP in item}
 
 
 def _how(tasks: dict, stage: str, row: dict) -> str:

@@ -125,7 +125,13 @@ def trials(experiment: Experiment, path: Path, overrides: Sequence[str] = ()) ->
         for seed in experiment.seeds
         for arm, changes in experiment.arms.items()
     ]
+    pretrained = {trial.arm: bool(trial.recipe.train and trial.recipe.train.pretrain) for trial in found}
     for trial in found:
+        if (other := trial.equal_compute) and not (pretrained[trial.arm] and pretrained[other]):
+            raise UserError(
+                f"{path}: arms.{trial.arm}.{EQUAL_COMPUTE}: tokens of pre-training make compute equal, so {trial.arm} and "
+                f"{other} both need train.pretrain"
+            )
         there = {stage.name for stage in graph.enabled(trial.recipe)}
         for measure in experiment.measure:
             if (stages := measures.STAGES[measure]) and not there & set(stages):

@@ -18,7 +18,7 @@ from ray_jobs.run import adopted
 from ray_jobs.run.graph import MIXTURE, TOKENIZE
 from ray_jobs.run.run import Run
 
-MEASURED = ("bits_per_byte", "tasks", "forgetting", "compute")
+MEASURED = ("bits_per_byte", "tasks", "long", "wildbench", "reward", "forgetting", "compute")
 ELSEWHERE = ("name", "cluster", "run", "fetch")  # keys that change no result
 
 

@@ -17,8 +17,9 @@ from cluster.terminal import Column
 from mixture import sailor2, weights
 from mixture.weights import Auto, Pool, Stage
 from ray_jobs.errors import UserError
-from ray_jobs.run.graph import TOKENIZE
-from ray_jobs.training import budget
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import WEIGHTS
+from ray_jobs.training import budget, data_order
 
 HIGH_QUALITY = 0.2  # of a pool, the best by quality score
 UPDATE = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of one, Sailor2 section 4.4
@@ -83,7 +84,7 @@ def main(options: argparse.Namespace) -> None:
                     "stage2": budget.asked(recipe.train, "stage2"),
                 }
                 update = {name: getattr(pretrain, name).rows_per_step * recipe.train.context for name in budgets}
-            measured = storage.join(options.run, "regmix", "weights", "weights.json")
+            measured = adopted.path(options.run, WEIGHTS, "weights.json")
             if not (chosen or options.temperature or options.replay_share) and storage.exists(measured):
                 chosen = measured
                 pools.notes.append(
@@ -155,7 +156,7 @@ def of_run(uri: str) -> Pools:
     """The pools that a run's stage tokenize has written."""
     from ray_jobs.stages.mixture import pools_below
 
-    root = storage.join(uri, TOKENIZE, "pools")
+    root = data_order.pools_uri(uri)
     first, best, instructions = (
         {name.split("/")[-1]: pool for name, pool in pools_below(root, kind).items()}
         for kind in ("all", "high_quality", "instructions")

@@ -87,7 +87,9 @@ def languages(found: dict[str, list[dict]]) -> list[tuple[str, str]]:
     result = []
     for group, names in GROUPS.items():
         for stage in names:
-            for key, (title, unit) in (BY_LANGUAGE if group in ("Pre-training", "Pruning") else HELD_OUT).items():
+            for key, (title, unit) in (
+                BY_LANGUAGE if group in ("Pre-training", "Longer context", "Pruning") else HELD_OUT
+            ).items():
                 series: dict[str, tuple[list, list]] = {}
                 for record in found.get(stage, ()):
                     for lang, value in record.get(key, {}).items():

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from cluster import storage
 from ray_jobs.report.names import language
+from ray_jobs.run import adopted
+from ray_jobs.run.graph import LONG
 from train.tasks import compare
 
 
@@ -48,7 +50,7 @@ class Section(NamedTuple):
 
 
 def section(uri: str) -> Section | None:
-    found = storage.read_json(storage.join(uri, "long/metrics.json"))
+    found = storage.read_json(adopted.path(uri, LONG, "metrics.json"))
     if not found:
         return None
     tasks = list(found)

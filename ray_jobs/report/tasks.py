@@ -79,7 +79,7 @@ def _line(name: str, code: str, cell: dict, models: list[str], scale: int) -> Li
 
 def _seen(cell: dict, models: list[str], scale: int) -> str:
     """How many items stand in what the run trained on, and the scores without them."""
-    if not cell["seen"]:
+    if not cell.get("seen"):  # nor in a run of before items were searched for
         return ""
     rest = [cell["models"][model]["without_seen"] for model in models]
     without = "" if rest[0] is None else f"; without: {', '.join(f'{value * scale:.1f}' for value in rest)}"
@@ -112,7 +112,7 @@ def _mean(languages: dict, models: list[str], against: str, scale: int) -> Line:
         scores.append(_score(bounds, difference, scale))
     chances = [cell["chance"] for cell in languages.values() if cell["chance"]]
     chance = f"{scale * sum(chances) / len(chances):.0f}" if chances else ""
-    items, seen = (sum(cell[key] for cell in languages.values()) for key in ("items", "seen"))
+    items, seen = (sum(cell.get(key, 0) for cell in languages.values()) for key in ("items", "seen"))
     return Line("mean of languages", "", items, chance, f"{seen} seen in training" if seen else "", scores)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cluster import storage
 from ray_jobs.report.names import language
+from ray_jobs.run import adopted
 from ray_jobs.run.graph import WILDBENCH
 
 ALL = "all"
@@ -43,7 +44,7 @@ class Section(NamedTuple):
 
 
 def section(uri: str) -> Section | None:
-    place = storage.join(uri, WILDBENCH, "metrics.json")
+    place = adopted.path(uri, WILDBENCH, "metrics.json")
     if not storage.exists(place):
         return None
     found = storage.read_json(place)

@@ -92,6 +92,7 @@ class Stage:
 
 GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
 FOUNDATION = "(long_context, pretrain/stage2, or base)"  # stands for the model that is aligned
+MIXED = ("base", "pretrain", "prune", "adapt.long_context")  # jobs that read the mixture
 TRAINED_ON = (QUALITY, SFT_DATA)  # where texts lie that models read
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))

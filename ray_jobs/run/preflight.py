@@ -18,7 +18,7 @@ from cluster.doctor import checks
 from cluster.spark import java
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import files
+from ray_jobs.run import files, graph
 from ray_jobs.run.graph import LONG, TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
@@ -92,8 +92,9 @@ def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
 
             yield from _said(task_choice.models, long, stage.inputs)
             yield from _said(long_choice.languages, long, recipe.languages)
+            yield from long_choice.too_long(recipe)
     asked = recipe.train.eval_tasks if recipe.train else None
-    if asked and any(stage.job in ("base", "pretrain") for stage in waiting):
+    if asked and any(stage.job in graph.MIXED for stage in waiting):
         from ray_jobs.run import task_choice
 
         yield from _said(task_choice.with_options, asked, "train.eval_tasks")
@@ -205,12 +206,16 @@ def _packages(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> 
             *([train.prune.hidden_size] if train.prune else []),
         ]
         yield from _said(fp8.require, min(widths))
-    own = train.dpo.on_policy if train.dpo else None
-    if own and own.engine == "vllm":
-        if own.vllm_python and shutil.which(own.vllm_python) is None:
-            yield f"train.dpo.on_policy.vllm_python: {own.vllm_python} is no program here; correct it or take engine: hf"
-        elif not own.vllm_python and importlib.util.find_spec("vllm") is None:
-            yield "train.dpo.on_policy.engine: vLLM is not here; name the Python of an environment that has it in vllm_python"
+    generating = {
+        "train.dpo.on_policy": train.dpo.on_policy if train.dpo else None,
+        "evaluate.wildbench": recipe.evaluate.wildbench,
+    }
+    for key, own in generating.items():
+        if own and own.engine == "vllm":
+            if own.vllm_python and shutil.which(own.vllm_python) is None:
+                yield f"{key}.vllm_python: {own.vllm_python} is no program here; correct it or take engine: hf"
+            elif not own.vllm_python and importlib.util.find_spec("vllm") is None:
+                yield f"{key}.engine: vLLM is not here; name the Python of an environment that has it in vllm_python"
 
 
 def _machine(uri: str) -> tuple[list[str], list[str]]:

@@ -39,7 +39,9 @@ def with_options(settings: ItemRows, key: str) -> dict[str, Task]:
             raise UserError(
                 f"{key}.include: {name} wants {known[name].kind}, and only options are asked while a model trains"
             )
-    return {name: task for name, task in known.items() if task.kind == "options"}
+        if known[name].score == "sequence_ppl":
+            raise UserError(f"{key}.include: {name} counts by sequence_ppl, which is not measured while a model trains")
+    return {name: task for name, task in known.items() if task.kind == "options" and task.score != "sequence_ppl"}
 
 
 def models(settings: Tasks | Long, there: Iterable[str]) -> list[str]:

@@ -10,12 +10,12 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.wildbench import COLUMN
 from ray_jobs.errors import UserError
 from ray_jobs.run.bases import ON_HUB
-from ray_jobs.run.graph import REWARD, ROUNDS, SFT_1, SFT_2, TOKENIZE
+from ray_jobs.run.graph import REWARD, ROUNDS, SFT_1, SFT_2, TOKENIZE, foundation
 
 
 def models(recipe: Recipe, inputs: Iterable[str]) -> list[str]:
     """The stages whose models answer: those that the recipe names, else the tuned one and the last of preference tuning, else
-    the last that there is. Raises UserError."""
+    the last that was pre-trained. Raises UserError."""
     own = given(recipe.evaluate.wildbench)
     there = [name for name in dict.fromkeys(inputs) if name not in (TOKENIZE, REWARD)]
     for name in own.models:
@@ -24,7 +24,7 @@ def models(recipe: Recipe, inputs: Iterable[str]) -> list[str]:
                 f"evaluate.wildbench.models: this run has no model of {name!r} to ask; it has {', '.join(there)}"
             )
     rounds = [name for name in there if name in ROUNDS]
-    chosen = own.models or [name for name in there if name in (SFT_1, SFT_2)] + rounds[-1:] or there[-1:]
+    chosen = own.models or [name for name in there if name in (SFT_1, SFT_2)] + rounds[-1:] or [foundation(recipe)]
     chosen = [name for name in there if name in chosen and name != own.reference]
     if not chosen:
         raise UserError(f"evaluate.wildbench: no model is left to compare with {own.reference}; name one in `models`")

@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypedDict
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cluster import storage
 from curation import decontaminate
+from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.run import row_files
 from ray_jobs.run.graph import QUALITY, SFT_DATA
 from ray_jobs.run.job import Job
@@ -19,6 +24,7 @@ from ray_jobs.work.tasks import map_on_ray, written
 from train.tasks.task import Item
 
 BATCH_ROWS = 1024
+ROUNDS = 16  # of looking again where something was found
 
 Key = tuple[str, str, str]
 """Task, language and id of an item."""
@@ -29,6 +35,7 @@ class Work(TypedDict):
 
     source: str
     items: str
+    langs: list[str]  # of documents that a model is trained on
     out: str
 
 
@@ -37,6 +44,7 @@ def search(job: Job, items: Sequence[tuple[str, Item]]) -> dict[Key, list[str]]:
 
     A killed stage goes on behind the last part."""
     sources = {part: "documents" for part in _parts(job)}
+    langs = sorted(read_languages(job.recipe))
     if SFT_DATA in job.stage.inputs:
         sources[job.input(SFT_DATA, "rows.jsonl")] = "chats"
     if not sources:
@@ -44,7 +52,7 @@ def search(job: Job, items: Sequence[tuple[str, Item]]) -> dict[Key, list[str]]:
     uri = job.path("contamination", "items.json")
     storage.write_json(uri, [list(decontaminate.strings([*item.row.values()])) for _, item in items])
     work: list[Work] = [
-        {"source": source, "items": uri, "out": job.path("contamination", f"{i:05d}.json")}
+        {"source": source, "items": uri, "langs": langs, "out": job.path("contamination", f"{i:05d}.json")}
         for i, source in enumerate(sources)
     ]
     map_on_ray(job, _search, work, "parts searched for items", finished=written([one["out"]] for one in work))
@@ -58,27 +66,52 @@ def search(job: Job, items: Sequence[tuple[str, Item]]) -> dict[Key, list[str]]:
     return found
 
 
+def read_languages(recipe: Recipe) -> set[str]:
+    """Of which languages a model of the run reads documents: all with pre-training, else those of a base that is made here."""
+    train = given(recipe.train)
+    return set(recipe.languages if train.pretrain else train.base.languages if train.base.shape else ())
+
+
 def _parts(job: Job) -> list[str]:
-    return storage.glob(job.input(QUALITY, "part-*.parquet")) if QUALITY in job.stage.inputs else []
+    if QUALITY not in job.stage.inputs or not read_languages(job.recipe):
+        return []
+    return storage.glob(job.input(QUALITY, "part-*.parquet"))
 
 
 def _search(work: Work) -> None:
     if storage.exists(work["out"]):
         return
-    index, found = _index(storage.read_bytes(work["items"])), set()
+    texts, index = _index(storage.read_bytes(work["items"]))
+    found: set[int] = set()
     if work["source"].endswith(".jsonl"):
         rows = [row for _, row, _ in row_files.read(work["source"]) if row]
         said = ["\n".join(turn["content"] for turn in row["messages"]) for row in rows]
-        found |= decontaminate.items_in(said, index)
+        found |= _found(said, texts, index)
     else:
         with storage.open_parquet(work["source"]) as parquet:
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=["text"]):
-                found |= decontaminate.items_in(batch["text"].to_pylist(), index)
+            langs = pa.array(work["langs"], pa.string())
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=["lang", "text"]):
+                read = batch["text"].filter(pc.is_in(batch["lang"], langs))
+                found |= _found(read.to_pylist(), texts, index)
     storage.write_json(work["out"], sorted(found))
 
 
+def _found(read: list[str], texts: list[list[str]], index: decontaminate.Index) -> set[int]:
+    """The items that stand in texts. An index says of a place which item it is of first, so what shares a passage with those
+    found, or stands beside them, is looked for without them, until nothing new is found."""
+    found = new = decontaminate.items_in(read, index)
+    for _ in range(ROUNDS):
+        if not new or len(found) == len(texts):
+            break
+        numbers = [i for i in range(len(texts)) if i not in found]
+        rest = decontaminate.of_items([("", str(i)) for i in numbers], [texts[i] for i in numbers])
+        new = {numbers[i] for i in decontaminate.items_in(read, rest)}
+        found = found | new
+    return found
+
+
 @lru_cache(maxsize=1)
-def _index(items: bytes) -> decontaminate.Index:
-    """The index of texts in JSON, made once for each process."""
+def _index(items: bytes) -> tuple[list[list[str]], decontaminate.Index]:
+    """Texts of items in JSON and their index, made once for each process."""
     texts = json.loads(items)
-    return decontaminate.of_items([("", str(i)) for i in range(len(texts))], texts)
+    return texts, decontaminate.of_items([("", str(i)) for i in range(len(texts))], texts)

@@ -19,4 +19,9 @@ def rotation(train: Train, config) -> tuple[Rotation | None, str]:
         original = rope.original_max_position_embeddings or train.context
         found = rotations.settled(config, own.context, theta, rope.factor, original)
     said = rotations.warning(config, own.context, found)
-    return found, f"long_context: {said}; train.long_context.rope.theta: auto takes enough" if said else ""
+    mend = (
+        "set rope.factor and rope.original_max_position_embeddings"
+        if found and found.factor
+        else "rope.theta: auto takes enough"
+    )
+    return found, f"long_context: {said}; {mend}" if said else ""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from cluster import document_tokens, gauges, storage
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.run import adopted
-from ray_jobs.run.graph import TOKENIZE
+from ray_jobs.run.graph import MIXED, TOKENIZE
 from ray_jobs.run.job import Job
 from ray_jobs.training import task_suite
 from ray_jobs.training.heldout import chosen
@@ -23,12 +23,6 @@ from train.monitor.metrics import JsonLines
 from train.scores import evaluate
 
 BATCH_ROWS = 8
-MIXED = (
-    "base",
-    "pretrain",
-    "prune",
-    "adapt.long_context",
-)  # jobs that read the mixture, and are measured by `validation`
 
 
 class WatchSettings(TypedDict):

@@ -93,10 +93,14 @@ def settled(
 
 
 def warning(config, positions: int, rotation: Rotation | None) -> str:
-    """A sentence where the base is below the bound for `positions`; empty where it is not, or where angles are stretched.
+    """A sentence where the base is below the bound for `positions`, or angles are stretched to fewer; empty where all is well.
     Without a `rotation` it is the model's own."""
-    if fault(config) or (rotation and rotation.factor):
+    if fault(config):
         return ""
+    if rotation and rotation.factor:
+        reach = int(rotation.factor * (rotation.original or 0))
+        short = f"YaRN stretches {rotation.original:,} positions to {reach:,}, and rows have {positions:,}"
+        return short if reach < positions else ""
     theta, width = rotation.theta if rotation else config.rope_parameters["rope_theta"], rotated_width(config)
     least = smallest_base(positions, width)
     if theta >= least:

@@ -89,7 +89,7 @@ def not_read(raw: dict, used: set[str], ids: Sequence[str]) -> set[str]:
 def _messages(raw: dict, used: set[str], unread: set[str]) -> object:
     for key in TURNS:
         found = raw.get(key)
-        if found is None or found in ([], {}, "") or (key not in LAYOUT and not _are_turns(found)):
+        if found is None or found in ([], {}, "") or (key not in LAYOUT and not are_turns(found)):
             continue
         used.add(key)
         made = turns(found, key, unread)
@@ -116,7 +116,7 @@ def _said(value: object) -> bool:
     return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
 
 
-def _are_turns(value: object) -> bool:
+def are_turns(value: object) -> bool:
     """Whether a value under a name that may mean anything holds turns; texts in turn are user and assistant."""
     return (
         isinstance(value, list)

@@ -49,10 +49,11 @@ class Question(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """The tokens of a text, and the questions about it."""
+    """The tokens of a text, and the questions about it. Prompts of one `group` hide things in the same documents."""
 
     ids: list[int]
     questions: list[Question]
+    group: str = ""
 
 
 class Result(TypedDict):
@@ -60,6 +61,7 @@ class Result(TypedDict):
     guesses has of it, are None without options."""
 
     id: str
+    group: str
     task: str
     depth: float | None
     tokens: int
@@ -185,6 +187,7 @@ def _result(prompt: Prompt, question: Question, text: str, logprobs: list[float]
         "id": question.id,
         "task": question.task,
         "depth": question.depth,
+        "group": prompt.group,
         "tokens": len(prompt.ids) + len(question.ids) + question.room,
         "prompt": hashlib.blake2b(
             np.array([*prompt.ids, *question.ids], np.int64).tobytes(), digest_size=8

@@ -19,6 +19,7 @@ Text, question, and options are encoded apart and laid end to end.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ class Maker:
 
     def prompts(self, task: str, length: int, also: Sequence[str] = ()) -> Iterator[Prompt]:
         """The prompts of a task, `length` tokens at most with question and answer; with `keys` those of `absent` too, where
-        `also` has it. Raises Unfit for what cannot be asked."""
+        `also` has it. Raises Unfit for what cannot be asked; where it is some rows of many, behind the prompts of the others."""
         if task in KEYS:
             yield from self._keys(task, length, also)
         elif task in ROWS:
@@ -130,7 +131,9 @@ class Maker:
             make = {"needle": self._needle, "values": self._values, "variables": self._variables}[task]
             for sample in range(self.setting.samples):
                 for inserts, asked in make(sample):
-                    yield self._prompt(self.say.intro, self._documents(task, sample, length), inserts, [asked], length)
+                    documents = self._documents(task, sample, length)
+                    prompt = self._prompt(self.say.intro, documents, inserts, [asked], length)
+                    yield prompt._replace(group=f"{task}-{sample}")
 
     # what is hidden and asked
 
@@ -189,7 +192,8 @@ class Maker:
                 asked.append(self._absent(chance, number, other, numbers[: OPTIONS - 1]))
             if asked:
                 documents = self._documents("keys", number, length)
-                yield self._prompt(self.say.intro, documents, sorted(inserts, key=lambda one: one[0]), asked, length)
+                prompt = self._prompt(self.say.intro, documents, sorted(inserts, key=lambda one: one[0]), asked, length)
+                yield prompt._replace(group=f"keys-{number}")
 
     def _absent(self, chance: random.Random, number: int, key: str, numbers: list[str]) -> _Asked:
         return self._about(chance, "absent", f"{number}", None, key, [self.say.none], [self.say.none, *numbers])
@@ -226,11 +230,12 @@ class Maker:
         depths = sorted(self.setting.depths, reverse=True)
         order = list(range(len(rows)))
         self._chance(task, 0).shuffle(order)
+        left: list[Unfit] = []
         for sample in range(self.setting.samples):
             for i, depth in enumerate(depths):
                 number = sample * len(depths) + i
                 if number >= len(rows):  # each row once
-                    return
+                    break
                 row = rows[order[number]]
                 chance = self._chance(task, sample, depth)
                 others = [one for one in rows if one.text != row.text]
@@ -243,7 +248,15 @@ class Maker:
                     options, right = _shuffled(chance, [row.answers[0], *wrong], 1)
                     asked = asked._replace(options=options, right=right) if wrong else asked
                 text = f"{self.words['passage']}:\n{row.text.strip()}\n\n"
-                yield self._prompt(self.say.ask_text, distractors, [(depth, text)], [asked], length, whole=True)
+                try:
+                    prompt = self._prompt(self.say.ask_text, distractors, [(depth, text)], [asked], length, whole=True)
+                except Unfit as error:
+                    left.append(error)
+                    continue
+                yield prompt._replace(group=hashlib.blake2b(row.text.encode(), digest_size=8).hexdigest())
+
+        if left:
+            raise Unfit(left[0].rule, f"{len(left)} rows are left out; the first: {left[0]}")
 
     def _question(self, task: str, name: str, depth: float, row: Text) -> _Asked:
         lead = self._lead()

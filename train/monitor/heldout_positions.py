@@ -25,8 +25,10 @@ class Positions:
 
     @property
     def start(self) -> dict | None:
-        """What was measured before the first update."""
-        return None if self.before is None else {"rows": self.before, "within": self.within and self.within.start}
+        """What was measured before the first update; None until all of it is, as `within` may be new after a resume."""
+        if self.before is None or (self.within and self.within.start is None):
+            return None
+        return {"rows": self.before, "within": self.within and self.within.start}
 
     @start.setter
     def start(self, found: dict | None) -> None:
@@ -38,7 +40,8 @@ class Positions:
         """Measure the model that training starts from. Call it on every rank."""
         if self.within:
             self.within.begin(model, precision)
-        self.before = self._by_bucket(model, precision)
+        if self.before is None:
+            self.before = self._by_bucket(model, precision)
 
     def due(self, step: int, steps: int) -> bool:
         self.last = step == steps

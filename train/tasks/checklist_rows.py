@@ -55,10 +55,13 @@ def asked(row: Mapping, lang: str, *, reference: bool, column: str | None = None
 def _query(row: Mapping) -> list | None:
     unread: set[str] = set()
     for key in ("conversation_input", *formats.TURNS):
-        if isinstance(row.get(key), list | dict) and row[key]:
-            made = formats.turns(row[key], key, unread)
-            return made if isinstance(made, list) else None
-    return formats.question(dict(row), set(), unread)
+        value = row.get(key)
+        named = key in ("conversation_input", *formats.LAYOUT)
+        if isinstance(value, list | dict) and value and (named or formats.are_turns(value)):
+            made = formats.turns(value, key, unread)
+            return formats.with_system(dict(row), made, set()) if isinstance(made, list) else None
+    made = formats.question(dict(row), set(), unread)
+    return made and formats.with_system(dict(row), made, set())
 
 
 def _categories(row: Mapping) -> list[str]:
@@ -79,12 +82,20 @@ def _texts(value: object, key: str) -> list[str]:
     return [cleaned for one in items if (cleaned := _writable(one).strip().lstrip(_ITEMS).strip())]
 
 
+def _at(value: object, path: str) -> object:
+    """What stands at a dotted path; names may have dots in them."""
+    if not isinstance(value, Mapping):
+        return None
+    if path in value:
+        return value[path]
+    heads = (path[:i] for i, char in enumerate(path) if char == ".")
+    return next((found for head in heads if (found := _at(value.get(head), path[len(head) + 1 :])) is not None), None)
+
+
 def _reference(row: Mapping, column: str | None) -> str:
+    value: object
     if column is not None:
-        value: object = row
-        for part in column.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        where = column
+        value, where = _at(row, column), column
     elif row.get("references") and row.get("reference") is None:
         value, where = row["references"], "references"
         if isinstance(value, Mapping):

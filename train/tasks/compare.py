@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, t
 
+from train.scores.reward_quality import interval
+
 LEVEL = 0.95
 LEAST = 10  # items without which no difference is certain: two that differ alike have no spread
 
@@ -51,12 +53,33 @@ def mean(scores: Sequence[float]) -> Mean:
     return Mean(value, max(low, 0.0), high, n)  # no score is below 0
 
 
-def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
-    """Of two models' scores of the same items, in one order."""
+def grouped(scores: Sequence[float], groups: Sequence[str]) -> Mean:
+    """`mean` where items of one of `groups` belong together, as questions about one text do: the spread is that of groups.
+
+    Of right and wrong answers Wilson's interval of as many items as these are worth (Kish's design effect)."""
+    x_N = np.asarray(scores, np.float64)
+    n, n_groups, value = len(x_N), len(set(groups)), float(x_N.mean())
+    if n_groups == n:
+        return mean(scores)
+    if _binary(x_N):
+        variance = _group_variance(x_N, groups)
+        alone = value * (1 - value) / n
+        worth = n / min(max(variance / alone, 1.0), n / n_groups) if alone else n_groups
+        return Mean(value, *interval(value, worth), n)
+    low, high = _around_groups(x_N, groups)
+    return Mean(value, max(low, 0.0), high, n)  # nan stays
+
+
+def difference(before: Sequence[float], after: Sequence[float], groups: Sequence[str] | None = None) -> Difference:
+    """Of two models' scores of the same items, in one order. Where items of one of `groups` belong together the spread is that
+    of groups, and no test looks at items alone."""
     a_N, b_N = np.asarray(before, np.float64), np.asarray(after, np.float64)
     assert a_N.shape == b_N.shape
     d_N = b_N - a_N
     p = float("nan")
+    if groups is not None and len(set(groups)) < len(d_N):
+        low, high = _around_groups(d_N, groups)
+        return Difference(float(d_N.mean()), low, high, p, len(d_N))
     if _binary(a_N) and _binary(b_N):
         won, lost = int((d_N > 0).sum()), int((d_N < 0).sum())
         p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
@@ -80,6 +103,21 @@ def combined(bounds: Sequence[tuple[float, float, float]]) -> tuple[float, float
 
 def _binary(x_N: np.ndarray) -> bool:
     return bool(np.isin(x_N, (0.0, 1.0)).all())
+
+
+def _group_variance(x_N: np.ndarray, groups: Sequence[str]) -> float:
+    """Of the mean, by the sums of groups."""
+    _, group_N = np.unique(np.asarray(groups), return_inverse=True)
+    sums_G = np.bincount(group_N, weights=x_N - x_N.mean())
+    return float((sums_G**2).sum()) * len(sums_G) / max(len(sums_G) - 1, 1) / len(x_N) ** 2
+
+
+def _around_groups(x_N: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
+    n_groups = len(set(groups))
+    if n_groups < 2:
+        return float("nan"), float("nan")
+    reach = float(t.ppf((1 + LEVEL) / 2, n_groups - 1) * np.sqrt(_group_variance(x_N, groups)))
+    return float(x_N.mean() - reach), float(x_N.mean() + reach)
 
 
 def _around(x_N: np.ndarray) -> tuple[float, float]:

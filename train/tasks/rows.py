@@ -8,7 +8,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 _PARTS = re.compile(r"[./\\:@]")
 _NAMES = {
     **{"indonesian": "id", "malay": "ms", "javanese": "jv", "sundanese": "su", "filipino": "tl", "tagalog": "tl"},
-    **{"vietnamese": "vi", "thai": "th", "burmese": "my", "english": "en", "chinese": "zh"},
+    **{"vietnamese": "vi", "thai": "th", "burmese": "my", "english": "en", "chinese": "zh", "khmer": "km", "lao": "lo"},
+    **{
+        "cebuano": "ceb",
+        "ilocano": "ilo",
+        "iloko": "ilo",
+        "waray": "war",
+        "waray-waray": "war",
+        "bahasa indonesia": "id",
+    },
+    **{"bahasa melayu": "ms", "standard malay": "ms", "myanmar": "my", "mandarin": "zh", "mandarin chinese": "zh"},
+    **{"simplified chinese": "zh", "chinese (simplified)": "zh", "chinese (traditional)": "zh"},
 }
 """Languages that public sets name in English."""
 
@@ -36,20 +46,21 @@ def language_of(row: Mapping, path: str, languages: Collection[str], code: Code)
     """The language of a row: the one that it names (lang, language, dialect), or that stands in its path; None without one."""
     for key in ("lang", "language", "dialect"):
         if isinstance(row.get(key), str) and row[key]:
-            return _coded(row[key], code)
+            return coded(row[key], code)
     iso = "_".join(str(row[key]) for key in ("iso_639_3", "iso_15924") if row.get(key))
     if iso:
-        return _coded(iso, code)
+        return coded(iso, code)
     return next((found for part in _last_parts(path) if (found := _in_path(part, code)) in languages), None)
 
 
 def _in_path(part: str, code: Code) -> str:
     """Two letters in a path are a code of ours or nothing: `in` is no Indonesian."""
-    return part.lower() if len(part) < 3 else _coded(part, code)
+    return part.lower() if len(part) < 3 else coded(part, code)
 
 
-def _coded(name: str, code: Code) -> str:
-    return _NAMES.get(name.lower()) or code(name)
+def coded(name: str, code: Code) -> str:
+    """The code of a language that is called by a tag or by its name in English."""
+    return _NAMES.get(name.strip().lower()) or code(name)
 
 
 def _last_parts(path: str) -> list[str]:

@@ -68,6 +68,10 @@ def verdicts(job: Job, own: Wildbench, compared: Sequence[Pair], reference: str)
     for name, of_waiting in said.items():
         left = iter(of_waiting)
         found[name] = [one or next(left) for one in settled]
+        if any(one.how == NOT_JUDGED for one in of_waiting):  # what needs no judge is no sample of the others
+            found[name] = [
+                Said(None, NOT_JUDGED) if early else one for early, one in zip(settled, found[name], strict=True)
+            ]
     return found
 
 
@@ -106,7 +110,8 @@ def _by_endpoint(job: Job, own: Wildbench, one: Endpoint, waiting: Sequence[Pair
 
 
 def _by_reward(job: Job, setting: RewardJudge, waiting: Sequence[Pair]) -> list[Said]:
-    """By the difference of rewards; those of a text are measured once, a shard at a time."""
+    """By the difference of rewards; those of a text are measured once, a shard at a time. An answer that was cut off loses to
+    one that ended."""
     model: reward_model.RewardModel = (
         {"model": setting.model, "precision": job.train.precision} if setting.model else (reward_model.settings(job))
     )
@@ -138,6 +143,10 @@ def _by_reward(job: Job, setting: RewardJudge, waiting: Sequence[Pair]) -> list[
     reward_of = dict(zip(places, values, strict=True))
     said = []
     for pair in waiting:
+        if not (pair["finished"] and pair["reference_finished"]):  # a reward model sees an end behind any text
+            verdict = float(pair["finished"]) - float(pair["reference_finished"])
+            said.append(Said(verdict, ASKED, None, "cut off at its limit"))
+            continue
         above = reward_of[key(pair["row"]), pair["answer"]] - reward_of[key(pair["row"]), pair["reference"]]
         if math.isnan(above):
             said.append(Said(None, ASKED, "the reward model gave no number"))
@@ -160,10 +169,10 @@ def _score(task: RewardTask) -> dict:
 def _by_people(job: Job, pattern: str, waiting: Sequence[Pair], reference: str) -> list[Said]:
     """What most people chose on the page of `pinisi inspect RUN --pairs`: 1, 0 or -1, for a choice has no strength; "both bad" is
     a tie. A pair that nobody judged has no verdict."""
-    places: dict[tuple, str] = {}  # where models say the same, people see it once
+    places: dict[tuple, list[str]] = defaultdict(list)  # models that say the same share what people say of it
     for name, row in (pairs.read(job.path(PAIRS)) if waiting else {}).items():
         texts = {model == reference: text for model, text in row["answers"]}
-        places[row["lang"], row["id"], texts[False], texts[True]] = name
+        places[row["id"], texts[False], texts[True]].append(name)  # rows of two languages may be one to people
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for uri in files.named([pattern], "evaluate.wildbench.people"):
         for name, row in judgements.read(uri).items():
@@ -172,8 +181,9 @@ def _by_people(job: Job, pattern: str, waiting: Sequence[Pair], reference: str) 
                 votes[name]["tie" if winner is None else "reference" if winner == reference else "answer"] += 1
     said = []
     for pair in waiting:
-        place = places[pair["row"]["lang"], pair["row"]["id"], pair["answer"], pair["reference"]]
-        if not (counts := votes.get(place)):
+        here = places[pair["row"]["id"], pair["answer"], pair["reference"]]
+        counts = sum((votes[name] for name in here if name in votes), Counter())
+        if not counts:
             said.append(Said(None, NOT_JUDGED))
             continue
         ahead = counts["answer"] - counts["reference"]

@@ -34,7 +34,7 @@ RESULTS = "results.parquet"
 METRICS = "metrics.json"
 COLUMNS = pa.schema(
     [
-        *[(name, pa.string()) for name in ("model", "task", "lang", "id")],
+        *[(name, pa.string()) for name in ("model", "task", "lang", "id", "group")],
         ("length", pa.int64()),
         ("depth", pa.float64()),
         ("tokens", pa.int64()),
@@ -105,7 +105,7 @@ def run(job: Job) -> dict:
         for length, out in one["outs"].items():
             said = storage.read_json(out)
             about = {"model": one["stage"], "lang": one["lang"], "length": length}
-            found += [{**about, **result} for result in said["results"]]
+            found += [{**about, **result, "group": f"{one['lang']} {result['group']}"} for result in said["results"]]
             unfit |= {
                 (one["lang"], length, task): (rule, why) for task, rule, why in said["unfit"]
             }  # the same for every model
@@ -229,13 +229,14 @@ def _metrics(found: list[dict]) -> dict:
     out: dict = {}
     for (task, lang, name, length, depth), of in cells.items():
         choices = [one["choice"] for one in of if one["choice"] is not None]
+        groups = [one["group"] for one in of if one["choice"] is not None]
         chances = [one["chance"] for one in of if one["choice"] is not None]
         out.setdefault(task, {}).setdefault(lang, {}).setdefault(name, []).append(
             {
                 "length": length,
                 "depth": depth,
-                "score": compare.mean([one["score"] for one in of])._asdict(),
-                "choice": compare.mean(choices)._asdict() if choices else None,
+                "score": compare.grouped([one["score"] for one in of], [one["group"] for one in of])._asdict(),
+                "choice": compare.grouped(choices, groups)._asdict() if choices else None,
                 "chance": sum(chances) / len(chances) if chances else None,
             }
         )

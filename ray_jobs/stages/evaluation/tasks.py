@@ -9,6 +9,7 @@ metrics.json                      {task: {language: {items, seen, chance, models
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Container
 from typing import TypedDict
@@ -16,6 +17,7 @@ from typing import TypedDict
 import pyarrow as pa
 
 from cluster import storage
+from curation import decontaminate
 from curation.text import words
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs.config.given import given
@@ -48,6 +50,7 @@ COLUMNS = pa.schema(
         ("correct", pa.float64()),
         ("scores", pa.map_(pa.string(), pa.float64())),
         ("logprobs", pa.list_(pa.float64())),
+        ("group", pa.string()),  # a digest of the passage, that of all questions about it
         ("seen", pa.list_(pa.string())),  # where the item stands in what was trained on: documents, chats
     ]
 )
@@ -122,11 +125,13 @@ def run(job: Job) -> dict:
     write_ledger(job, too_long, "part-long")
     asked = [(name, item) for (name, _), (_, scored) in found.items() for item in scored]
     seen = contamination.search(job, asked)
+    passages = {cell: _passages(scored) for cell, (_, scored) in found.items()}
     every = [
         {
             **{"model": stage, "task": task, "lang": lang, **result},
             "scores": list(result["scores"].items()),
             "seen": seen.get((task, lang, result["id"]), []),
+            "group": passages[task, lang][result["id"]],
         }
         for stage, cells in answered.items()
         for (task, lang), said in cells.items()
@@ -226,6 +231,8 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Containe
         ids = [item.id for item in scored if all(item.id in of for of in by_model.values())]
         if not ids:
             continue
+        passages = _passages(scored)
+        of_passage = [passages[i] for i in ids]
         scores = {stage: [of[i]["correct"] for i in ids] for stage, of in by_model.items()}
         clean = [k for k, i in enumerate(ids) if (name, lang, i) not in seen]
         first = BASE if BASE in scores else next(iter(scores))
@@ -237,7 +244,7 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Containe
             "against": first,
             "models": {
                 stage: {
-                    **compare.mean(values)._asdict(),
+                    **compare.grouped(values, of_passage)._asdict(),
                     "without_seen": compare.mean([values[k] for k in clean]).value if clean else None,
                     "scores": {
                         key: compare.mean([by_model[stage][i]["scores"][key] for i in ids]).value for key in keys
@@ -247,7 +254,10 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Containe
                 for keys in [by_model[stage][ids[0]]["scores"]]
             },
             "differences": {
-                stage: {**(one := compare.difference(scores[first], values))._asdict(), "certain": one.certain}
+                stage: {
+                    **(one := compare.difference(scores[first], values, of_passage))._asdict(),
+                    "certain": one.certain,
+                }
                 for stage, values in scores.items()
                 if stage != first
             },
@@ -260,6 +270,12 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Containe
                     cell["models"][stage][f"corpus_{label}"] = {"value": value, "signature": signature}
         out[name][lang] = cell
     return out
+
+
+def _passages(items: list[Item]) -> dict[str, str]:
+    """Item -> what items that are about one text have in common: the longest text of its row."""
+    longest = {item.id: max(decontaminate.strings([*item.row.values()]), key=len, default="") for item in items}
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in longest.items()}
 
 
 def _chance(task: Task, items: list[Item]) -> float | None:

@@ -224,7 +224,9 @@ def _write_pairs(job: Job, compared: Sequence[Pair], reference: str, said: Seque
 def _result(own: Wildbench, name: str, pair: Pair, said: Said) -> dict:
     reward, how = said.verdict, said.how
     if said.verdict is not None:
-        reward = win_rate.with_length_rule(said.verdict, pair["answer"], pair["reference"], own.longer_chars)
+        reward = win_rate.with_length_rule(
+            said.verdict, pair["answer"].strip(), pair["reference"].strip(), own.longer_chars
+        )
         how = scores.BY_LENGTH if reward != said.verdict else how
     return {
         **{"judge": name, "model": pair["model"], "lang": pair["row"]["lang"], "id": pair["row"]["id"]},

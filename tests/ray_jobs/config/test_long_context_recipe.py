@@ -55,6 +55,10 @@ def test_defaults_and_null():
             ["train.long_context.context_parallel=2", "train.attention=varlen", "train.precision=bf16"],
             "varlen cannot share a row among workers; with long_context.context_parallel leave it at auto",
         ),
+        (
+            ["train.long_context.context_parallel=2", 'train.eval_tasks={"rows": ["x.jsonl"]}'],
+            "eval_tasks asks whole rows, which long_context.context_parallel 2 shares among workers",
+        ),
         (["train.long_context.context_parallel=2", "train.exact=true"], "which long_context.context_parallel: 2 cuts"),
         (
             ["train.long_context.rope.original_max_position_embeddings=99"],

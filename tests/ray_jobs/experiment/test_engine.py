@@ -192,6 +192,10 @@ def test_a_run_whose_training_was_changed_on_the_way_is_not_shared(tmp_path, uri
         ({"arms": {"a": {}, "b": {"train.dpo.bta": 0.1}}}, r"arms.b: .*bta: unknown key; did you mean 'beta'"),
         ({"arms": {"a": {}, "b": {"equal_compute": "c"}}}, r"arms.b.equal_compute: 'c' is no arm before this one"),
         ({"arms": {"a": {}, "b": {"train.reward": None}}}, "arms.b: .*dpo needs `reward`"),
+        (
+            {"arms": {"without": {"train.pretrain": None, "train.expand": None}, "with": {"equal_compute": "without"}}},
+            "arms.with.equal_compute: tokens of pre-training make compute equal, so with and without both need",
+        ),
         ({"seed_keys": ["train.sed"]}, "arms.without: .*sed: unknown key"),
     ],
 )

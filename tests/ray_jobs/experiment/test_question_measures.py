@@ -9,7 +9,7 @@ import torch
 from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
-from ray_jobs.experiment import comparison, measures, page, small_models
+from ray_jobs.experiment import comparison, filters, measures, page, small_models
 from ray_jobs.experiment.measures import Cell
 from ray_jobs.run.run import Run
 
@@ -78,3 +78,12 @@ def test_reward_models_are_judged_by_pairs(tmp_path):
     of = {lang: Cell("reward model", lang, "pair_accuracy", True) for lang in ("th", "lo")}
     assert found == {of["th"]: {"a": (1.0, 1.0), "b": (0.0, 1.0), "c": (0.5, 1.0)}, of["lo"]: {"d": (1.0, 1.0)}}
     assert measures.scores(str(tmp_path), ["evaluate"], "sft/stage1", ["reward"]) == {}
+
+
+def test_equal_ids_with_other_texts_are_other_documents(arms):
+    """An arm that edits its texts trains on its own."""
+    ours = small_models.documents(arms["recipe"].uri)
+    edited = {key: (lang, text[::-1] if lang == "lo" else text) for key, (lang, text) in ours.items()}
+    apart = filters._apart(ours, edited)
+    assert {key for key, row in apart.items() if row[0] == "lo"}.isdisjoint(ours)
+    assert [*apart.values()] == [*edited.values()] and filters._apart(ours, ours) == ours

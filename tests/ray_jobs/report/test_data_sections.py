@@ -12,10 +12,12 @@ import xxhash
 from reported_run import BOUNDS, there
 
 from cluster import storage
+from ray_jobs.alignment import probe_records
 from ray_jobs.config import reader as recipes
 from ray_jobs.report import page
 from ray_jobs.report.data import clusters, examples, histograms, losses, parts, provenance, shown
 from ray_jobs.report.data.provenance import Amount
+from ray_jobs.run import adopted, graph
 from ray_jobs.run.graph import DEDUP, LANGUAGE, POLICY, SIGNALS, TOKENIZE
 
 SEED = 7
@@ -33,10 +35,10 @@ def made(request, tmp_path):
     return str(tmp_path), docs, reported_run.write(str(tmp_path), docs, request.param)
 
 
-def html_of(uri: str, languages=("km", "en", "lo")) -> str:
+def html_of(uri: str, languages=("km", "en", "lo"), stages=None) -> str:
     source = {"name": "web", "type": "jsonl", "path": "/nothing/web.jsonl", "optional": True}
     recipe = recipes.parse({"name": "tiny", "seed": SEED, "languages": list(languages), "sources": [source]}, "test")
-    return storage.read_bytes(page.written(uri, recipe, STAGES)).decode()
+    return storage.read_bytes(page.written(uri, recipe, stages or STAGES)).decode()
 
 
 def test_where_documents_are_from(made):
@@ -349,3 +351,18 @@ def test_colours_can_be_read_in_light_and_in_dark():
 def _contrast(one: str, other: str) -> float:
     low, high = sorted(map(_luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_an_arm_that_adopted_everything_reads_the_same_page(tmp_path):
+    """Every reader of the report asks where a result lies."""
+    donor, arm = str(tmp_path / "donor"), str(tmp_path / "arm")
+    reported_run.write(donor, reported_run.documents(), 3)
+    cell = {"length": 256, "depth": None, "chance": 0.1}
+    cell |= {key: {"value": 0.5, "low": 0.2, "high": 0.8, "items": 4} for key in ("score", "choice")}
+    storage.write_json(f"{donor}/long/metrics.json", {"needle": {"km": {"base": [cell]}}})
+    storage.write_json(f"{donor}/long/_manifest.json", {"stage": "long", "seconds": 1.0, "fingerprint": "x"})
+    storage.write_text(f"{donor}/metrics/probe.jsonl", '{"step": 1, "stage": "dpo/off_policy", "update": 1}\n')
+    adopted.write(arm, dict.fromkeys([stage.name for stage in graph.STAGES], donor))
+    assert html_of(arm, stages=[*STAGES, "long"]).replace(arm, donor) == html_of(donor, stages=[*STAGES, "long"])
+    assert "Long context" in html_of(arm, stages=[*STAGES, "long"])
+    assert probe_records.records(arm) == probe_records.records(donor) != []

@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
     """A run with a tokenizer, two models, and what they read."""
     run = tmp_path_factory.mktemp("run")
     texts = [f"Berita hari ini.\n{SEEN} Lalu mereka pulang bersama-sama.", "Tidak ada apa-apa di sini."]
-    storage.write_table(str(run / "quality/part-0.parquet"), pa.table({"text": texts}))
+    storage.write_table(str(run / "quality/part-0.parquet"), pa.table({"lang": ["id", "id"], "text": texts}))
     chat = {"messages": [{"role": "user", "content": f"Saya ingin tahu: {CHATTED}"}]}
     storage.write_text(str(run / "sft/data/rows.jsonl"), json.dumps(chat) + "\n")
     tokenizer = tokenizers.train_bpe(
@@ -110,6 +110,7 @@ def test_items_that_were_trained_on_are_named_beside_the_score(ask, finished):
     rest = [row["correct"] for row in results if row["model"] == "base" and not row["seen"]]
     assert len(rest) == 10
     assert cell["models"]["base"]["without_seen"] == pytest.approx(sum(rest) / 10)
+    assert len({row["group"] for row in results}) == 12
     (_, _, (line,)), *_ = section.section(str(finished)).tables
     assert line.seen.startswith("2 seen in training; without: ")
 
@@ -215,3 +216,14 @@ def test_a_task_of_lm_eval_by_name_without_a_network(ask, finished, tmp_path):
     assert found["base"]["own_choice"]["acc,none"] == 0.5  # one text, so one choice for all
     with pytest.raises(ValueError, match="no task 'nothing'"):
         evaluate_tasks.run(ask({"options/id.jsonl": OPTIONS}, **{**settings, "lm_eval": ["nothing"]}))
+
+
+def test_questions_about_a_passage_belong_together_and_are_all_seen(ask, finished):
+    passage = f"{SEEN} Nakhoda tua itu bernama Lanang, dan kapalnya dicat merah pada musim hujan yang lalu."
+    storage.write_table(str(finished / "quality/part-1.parquet"), pa.table({"lang": ["id"], "text": [passage]}))
+    rows = [{"id": f"{i}", "context": passage, "question": f"apa {i}", "answers": ["Lanang"]} for i in range(5)]
+    rows += [{"id": f"o{i}", "context": f"Lain lagi {i}.", "question": "apa", "answers": ["x"]} for i in range(5)]
+    assert evaluate_tasks.run(ask({"answers/id.jsonl": rows}, shots=0))["seen"] == 5
+    results = storage.read_table(str(finished / "tasks/results.parquet")).to_pylist()
+    assert len({row["group"] for row in results}) == 6
+    storage.remove(str(finished / "quality/part-1.parquet"))

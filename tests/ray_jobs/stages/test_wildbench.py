@@ -27,6 +27,7 @@ from ray_jobs.run.graph import enabled
 from ray_jobs.run.job import Job
 from ray_jobs.stages.evaluation import judges, wildbench
 from train import model
+from train.tasks import checklist_rows
 
 STAGES = ("base", "pretrain/stage2", "sft/stage2", "dpo/off_policy", "dpo/on_policy")
 EASY = [{**row, "conversation_input": row["conversation_input"][-1:]} for row in ROWS]
@@ -305,7 +306,11 @@ def test_answers_are_made_shard_by_shard_and_a_killed_stage_makes_the_others(ask
     assert metrics(job) == whole and results(job) == answered
 
 
-def test_the_reward_model_judges_by_the_difference(ask):
+def test_the_reward_model_judges_by_the_difference(ask, monkeypatch):
+    ended, by_reward = {"finished": True, "reference_finished": True}, judges._by_reward
+    monkeypatch.setattr(
+        judges, "_by_reward", lambda job, own, some: by_reward(job, own, [{**one, **ended} for one in some])
+    )
     job = ask(reward={"slight": 3, "strong": 6}, longer_chars=100_000)
     wildbench.run(job)
     count = lambda text: len(re.findall("[aeiou]", text))  # noqa: E731
@@ -497,6 +502,10 @@ def test_a_judge_of_positions_is_found_out(ask, server):
 def test_what_this_run_cannot_give_is_said_before_it_starts(ask):
     inputs = ask().stage.inputs
     assert "has no model of 'nope'" in next(wildbench_choice.faults(ask(models=["nope"]).recipe, inputs))
+    off = [f"train.{key}=null" for key in ("sft", "reward", "dpo")]
+    base_only = recipes.load("demo", [*off, 'evaluate.wildbench={"rows": ["x"]}'])
+    there = ["tokenize", "base", "pretrain/stage2", "control/stage2", "prune"]
+    assert wildbench_choice.models(base_only, there) == ["pretrain/stage2"]
     assert "neither `column`" in next(wildbench_choice.faults(ask(reference="nope").recipe, inputs))
     without = [name for name in inputs if name != "reward"]
     assert "has no reward model" in next(wildbench_choice.faults(ask(reward={}).recipe, without))
@@ -561,3 +570,48 @@ def test_the_dry_run_says_requests_and_price(ask, server):
         job.recipe, {"generate_rate": SimpleNamespace(value=100.0, unit="tokens/s", source="assumed")}
     )
     assert step.tokens == 7 * 6 and step.gpu_seconds == pytest.approx(0.42)
+
+
+def test_an_answer_that_was_cut_off_loses_before_a_reward_model(ask, monkeypatch):
+    """Behind any text it sees an end."""
+    row = {"lang": "id", "id": "1", "prompt": [], "categories": [], "checklist": [], "reference": None}
+    pair = {"model": "m", "row": row, "answer": "a", "reference": "b", "finished": True, "reference_finished": True}
+    sides = [(True, False), (False, True), (False, False)]
+    waiting = [{**pair, "finished": one, "reference_finished": other} for one, other in sides]
+    monkeypatch.setattr(judges, "map_on_ray", lambda *_, **__: [])
+    monkeypatch.setattr(judges.storage, "read_json", lambda _: {"rewards": [5.0, 1.0]})
+    job = ask(reward={"model": "x"})
+    assert [one.verdict for one in judges._by_reward(job, job.recipe.evaluate.wildbench.reward, waiting)] == [1, -1, 0]
+
+
+def test_what_people_have_not_judged_says_nothing(ask, monkeypatch):
+    """Answers that are settled without a judge are no sample of the others."""
+    row = {"lang": "id", "id": "1", "prompt": [], "categories": [], "checklist": [], "reference": None}
+    pair = {"model": "m", "row": row, "reference": "b", "finished": True, "reference_finished": True}
+    compared = [{**pair, "answer": ""}, {**pair, "answer": "c"}]
+    job = ask(people="x")
+    for said, wanted in ((judges.Said(None, judges.NOT_JUDGED), [None, None]), (judges.Said(1.0), [-1.0, 1.0])):
+        monkeypatch.setattr(judges, "_by_people", lambda *_, said=said: [said])
+        found = judges.verdicts(job, job.recipe.evaluate.wildbench, compared, "reference")["people"]
+        assert [one.verdict for one in found] == wanted
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        ({"system": "Jawab singkat.", "messages": [{"role": "user", "content": "a"}]}, ["system", "user"]),
+        ({"system_prompt": "Jawab singkat.", "instruction": "a"}, ["system", "user"]),
+        ({"prompt": "a", "data": {"source": "web"}}, ["user"]),
+        ({"prompt": "a", "items": [3, 4]}, ["user"]),
+    ],
+)
+def test_the_whole_request_is_asked(row, roles):
+    found = checklist_rows.asked({**row, "reference": "b"}, "id", reference=True)
+    assert [turn["role"] for turn in found["prompt"]] == roles
+
+
+def test_names_of_references_may_have_dots():
+    row = {"prompt": "a", "references": {"gpt-4.1": "b", "Qwen2.5-72B": "c"}}
+    for name, wanted in row["references"].items():
+        found = checklist_rows.asked(row, "id", reference=True, column=f"references.{name}")
+        assert found["reference"] == wanted

@@ -240,3 +240,14 @@ def test_who_always_finds_something_fails_where_nothing_is(tokenizer):
     found = means(asked(Lookup(len(tokenizer)), tokenizer, "keys", samples=4), "score")
     assert found["absent", None] == 0
     assert found["keys", 0.5] == 1
+
+
+def test_a_row_that_is_too_long_is_left_out_and_the_others_are_asked(tokenizer):
+    own = rows(9)
+    own[4] = own[4]._replace(text=own[4].text * 400)
+    for seed in range(4):
+        found = []
+        with pytest.raises(Unfit, match="1 rows are left out"):
+            for prompt in maker(tokenizer, rows={"qa": own}, seed=seed).prompts("qa", 1500):
+                found.append(prompt.group)
+        assert len({*found}) == len(found) == 8

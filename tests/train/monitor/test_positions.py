@@ -8,6 +8,7 @@ from shapes import TINY
 
 from train import model
 from train.monitor.heldout_positions import Positions
+from train.monitor.heldout_text import Validation
 from train.scores import evaluate
 from train.scores.evaluate import Tokens
 
@@ -74,3 +75,18 @@ def test_positions_are_measured_before_the_first_update_and_after_the_last():
     found = again.measure(other)
     assert found["positions_before"] == validation.start["rows"] != found["positions_after"]
     assert not again.due(2, 3) and "positions_after" not in again.measure(other)
+
+
+def test_what_is_asked_for_after_a_resume_begins_then():
+    """Measuring within the ordinary context may be new: what was measured before stays."""
+    net = model.build(TINY | {"initializer_range": 0.3}, seed=2).eval()
+    rows = evaluate.pack_by_position(texts(), edges=EDGES, eod=EOD, begin=[])
+    before = Positions(rows)
+    before.begin(net)
+    heldout = evaluate.pack([("lo", [1, 2, 3], 3)], context=8, eod=EOD)
+    after = Positions(rows, Validation(heldout, 2))
+    after.start = {"rows": {"kept": 1.0}, "within": None}
+    assert after.start is None
+    after.begin(net)
+    assert after.start == {"rows": {"kept": 1.0}, "within": after.within.start} and after.within.start
+    assert before.start["within"] is None

@@ -128,6 +128,9 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(asked, settings, said
 
 def test_it_is_asked_only_with_measurements(asked):
     rows = asked[0].train.eval_tasks.rows
-    for other in ("train.eval_every=0", "train.context_parallel=2"):
-        with pytest.raises(UserError, match=r"train\.eval_tasks.*nothing reads it without"):
-            recipes.load("demo", [f"train.eval_tasks={json.dumps({'rows': rows})}", other])
+    for other, said in (
+        (["train.eval_every=0"], r"train\.eval_tasks.*nothing reads it without"),
+        (["train.context_parallel=2", "train.workers=2"], "eval_tasks asks whole rows"),
+    ):
+        with pytest.raises(UserError, match=said):
+            recipes.load("demo", [f"train.eval_tasks={json.dumps({'rows': rows})}", *other])

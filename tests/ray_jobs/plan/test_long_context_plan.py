@@ -53,7 +53,8 @@ def test_the_dry_run_says_the_rotation_and_a_base_that_is_too_small():
     (kept,) = dry_run.describe(recipes.load("sailor2-8b", [*ASKED_8B, "train.long_context.rope=null"]))["rotation"]
     assert kept.startswith("long_context: a rotation of base 1e+06 is below 8.9e+06, the least for 131,072 positions")
     yarn = "train.long_context.rope={type: yarn, factor: 4}"
-    (said,) = dry_run.describe(recipes.load("sailor2-8b", [*ASKED_8B, yarn]))["rotation"]
+    said, warned = dry_run.describe(recipes.load("sailor2-8b", [*ASKED_8B, yarn]))["rotation"]
+    assert "YaRN stretches 4,096 positions to 16,384, and rows have 131,072; set rope.factor" in warned
     assert said == "long_context: a rotation of base 1e+06, YaRN 4 over 4,096 positions"
     assert dry_run.describe(recipes.load("sailor2-8b"))["rotation"] == []
 

@@ -121,7 +121,9 @@ def job(run, monkeypatch):
     def make(stage="sft/select", given=None, **select):
         settings = types.SimpleNamespace(select=Select(**select))
         given = types.SimpleNamespace(model=given, preference="x", max_rows=None, heldout_rows=1000)
-        train = types.SimpleNamespace(context=512, precision="fp32", sft=settings, reward=given, pretrain=True)
+        train = types.SimpleNamespace(
+            context=512, precision="fp32", sft=settings, reward=given, pretrain=True, long_context=None
+        )
         return types.SimpleNamespace(
             recipe=types.SimpleNamespace(train=train),
             train=train,

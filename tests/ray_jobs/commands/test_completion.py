@@ -39,7 +39,7 @@ def test_bash_completes_commands_flags_recipes_and_stages(scripts):
     assert set(bash(scripts, "--")) == {"--help", "--version"}
     assert bash(scripts, "cluster", "") == ["render"]
     assert set(bash(scripts, "run", "")) == {path.stem for path in RECIPES.glob("*.yaml")}
-    assert bash(scripts, "run", "dem") == ["demo"]
+    assert bash(scripts, "run", "dem") == ["demo", "demo-full"]
     assert set(bash(scripts, "experiment", "")) == set(shipped())
     assert set(bash(scripts, "run", "demo", "--")) >= {"--until", "--from", "--only", "--set", "--dry-run", "--run-dir"}
     assert bash(scripts, "status", "runs/demo", "--w") == ["--watch"]

@@ -107,7 +107,7 @@ def check(uri: Path, content: list[Page], log: list[Seen]) -> None:
     assert [(host, int(read), int(n)) for host, read, n, _ in biggest] == [
         (host, read_of[host], kept_of[host]) for host, *_ in biggest
     ]
-    languages = {row[0]: int(row[2]) for row in rows(report, "Sites by language")}
+    languages = {row[0].split("(")[1].rstrip(")"): int(row[2]) for row in rows(report, "Sites by language")}
     assert languages == Counter(table["lang"].to_pylist()) and languages.keys() == {"km", "lo", "my"}
     signals = {name: int(count) for name, count in rows(report, "What pages say of their use")}
     carriers = {name: sum(mark in page.body for page in pages_kept) for name, mark in SIGNALS.items()}

@@ -18,5 +18,5 @@ def test_only_stages_whose_loss_is_a_sum_over_tokens_share_rows(names, ranks):
     recipe = recipes.load("sailor2-1b", ["train.context_parallel=4"])
     assert {*names} <= {stage.name for stage in stages.STAGES}
     for name in names:
-        job = SimpleNamespace(recipe=recipe, train=recipe.train, stage=SimpleNamespace(name=name))
+        job = SimpleNamespace(recipe=recipe, train=recipe.train, stage=SimpleNamespace(name=name), seed=recipe.seed)
         assert training.loop_config(job, recipe.train.sft.stage1.optimiser)["context_parallel"] == ranks

@@ -7,20 +7,15 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from cluster import document_tokens
-from mixture.tokenizer.tokenizer import with_chat_template
+from mixture.tokenizer.tokenizer import letters_only, with_chat_template
 
 
 def encode_with_bytes(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[int]]:
     """As `tokenizer.encode` of one text, and how many UTF-8 bytes of it each token stands for; they add up to those of the text.
 
     A token that is a part of a character has none, unless it is the first of it."""
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
+    with letters_only(tokenizer) as backend:
         encoding = backend.encode(text, add_special_tokens=False)
-    finally:
-        backend.encode_special_tokens = before
     bytes_before = np.append(0, np.cumsum([len(letter.encode()) for letter in text]))
     ends = np.maximum.accumulate([0, *(end for _, end in encoding.offsets)])
     if len(ends) > 1:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from tokenizers import Regex, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from cluster import document_tokens, storage
@@ -126,15 +127,22 @@ def with_chat_template(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenize
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text: uint32 arrays. No special token is added, and one that stands in a text is encoded as the
-    letters it is made of, so that a web page can not end a document or open a chat turn. Runs on all cores that
-    RAYON_NUM_THREADS leaves, or one with TOKENIZERS_PARALLELISM=false."""
+@contextmanager
+def letters_only(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
+    """The backend of `tokenizer`, which for so long encodes special tokens in a text as the letters they are made of."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
     try:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        yield backend
     finally:
         backend.encode_special_tokens = before
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
+    """Token ids of each text: uint32 arrays. No special token is added, and one that stands in a text is encoded as the
+    letters it is made of, so that a web page can not end a document or open a chat turn. Runs on all cores that
+    RAYON_NUM_THREADS leaves, or one with TOKENIZERS_PARALLELISM=false."""
+    with letters_only(tokenizer) as backend:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(encoding.ids, np.uint32) for encoding in encodings]

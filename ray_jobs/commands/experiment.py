@@ -92,7 +92,7 @@ def _show_plan(question: str, found: list[dict]) -> None:
     rows = []
     for one in found:
         bound = "≤ " * one["at_most"]
-        tokens, work = (None if one[key] is None else one[key] for key in ("tokens", "flops"))
+        tokens, work = one["tokens"], one["flops"]
         rows.append(
             (
                 one["arm"],

@@ -76,9 +76,10 @@ def compare(arms: Arms, control: str, measured: Sequence[str], *, of_arms: bool 
     if "small_models" in measured:
         tables.append(_of_small_models(small_models.compare(arms, control), control))
     forgetting = _forgetting(arms, measured) if "forgetting" in measured else []
-    costs = {arm: {seed: compute.of(run) for seed, run in runs.items()} for arm, runs in arms.items()}
+    priced = arms if "compute" in measured else {}
+    costs = {arm: {seed: compute.of(run) for seed, run in runs.items()} for arm, runs in priced.items()}
     said = [*_said(tables, of_arms), *_forgotten(forgetting, of_arms)]
-    return Comparison(control, tables, forgetting, costs if "compute" in measured else {}, said, cannot, of_arms)
+    return Comparison(control, tables, forgetting, costs, said, cannot, of_arms)
 
 
 def _of_small_models(found: Mapping[str, Compared], control: str) -> Table:

@@ -33,8 +33,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     >>> [round(bound, 3) for bound in wilson(0.5, 100)], [round(bound, 3) for bound in wilson(0.02, 100)]
     ([0.404, 0.596], [0.006, 0.07])
     """
-    low, high = interval(share, n, Z)
-    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding must not put the share outside
+    return interval(share, n, Z)
 
 
 def weighted(values: Sequence[float], weights: Sequence[float] | None = None) -> Share | None:

@@ -124,12 +124,7 @@ def faults(recipe: Recipe, weights: bool = True, elsewhere: bool = False) -> Ite
         yield f"train.base.model: {name}: {fault}"
     if train.attention == "varlen" and getattr(config, "attn_logit_softcapping", None):
         yield f"train.attention: varlen has no soft cap of scores, which {name} has; leave it at auto"
-    longest = rope.longest_row(config)
-    if longest and train.context > longest:
-        yield (
-            f"train.context: {train.context} is more than {longest}, beyond which {name} rotates all positions of a row in "
-            f"another way, also those of short documents; set it to at most {longest}"
-        )
+    yield from _too_long("train.context", train.context, config, name)
     if train.reward and config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         yield f"train.reward: transformers has no reward head for models of kind {config.model_type}; set it to null"
     yield from _shapes(train, net, tokens, added, named)
@@ -222,11 +217,16 @@ def _longer(train: Train, config) -> Iterator[str]:
         )
     if own.rope and (fault := rotation.fault(config)):
         yield f"train.long_context.rope: {fault}"
+    yield from _too_long("train.long_context.context", own.context, config, "this base")
+
+
+def _too_long(key: str, context: int, config, who: str) -> Iterator[str]:
+    """Of rows in which a rotation of two lengths changes for all positions."""
     longest = rope.longest_row(config)
-    if longest and own.context > longest:
+    if longest and context > longest:
         yield (
-            f"train.long_context.context: {own.context} is more than {longest}, beyond which this base rotates all positions of "
-            f"a row in another way, also those of short documents; set it to at most {longest}"
+            f"{key}: {context} is more than {longest}, beyond which {who} rotates all positions of a row in another way, "
+            f"also those of short documents; set it to at most {longest}"
         )
 
 

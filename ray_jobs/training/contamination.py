@@ -43,8 +43,10 @@ def search(job: Job, items: Sequence[tuple[str, Item]]) -> dict[Key, list[str]]:
     """Where each of (task, item) stands, among "documents" and "chats" of the run; those that stand nowhere are left out.
 
     A killed stage goes on behind the last part."""
-    sources = {part: "documents" for part in _parts(job)}
     langs = sorted(read_languages(job.recipe))
+    has_documents = QUALITY in job.stage.inputs and langs
+    parts = storage.glob(job.input(QUALITY, "part-*.parquet")) if has_documents else []
+    sources = dict.fromkeys(parts, "documents")
     if SFT_DATA in job.stage.inputs:
         sources[job.input(SFT_DATA, "rows.jsonl")] = "chats"
     if not sources:
@@ -70,12 +72,6 @@ def read_languages(recipe: Recipe) -> set[str]:
     """Of which languages a model of the run reads documents: all with pre-training, else those of a base that is made here."""
     train = given(recipe.train)
     return set(recipe.languages if train.pretrain else train.base.languages if train.base.shape else ())
-
-
-def _parts(job: Job) -> list[str]:
-    if QUALITY not in job.stage.inputs or not read_languages(job.recipe):
-        return []
-    return storage.glob(job.input(QUALITY, "part-*.parquet"))
 
 
 def _search(work: Work) -> None:

@@ -15,6 +15,8 @@ import unicodedata
 
 from xxhash import xxh3_64_intdigest
 
+from train.generation.judge import CUT_OFF
+
 VERDICTS = {"A++": 1.0, "A+": 0.5, "A=B": 0.0, "TIE": 0.0, "B+": -0.5, "B++": -1.0}
 """How much better A is."""
 
@@ -39,8 +41,6 @@ B++ means that B is much better.
 
 First write in a few sentences what speaks for and against each answer. Then end with one line that has the word Verdict, a
 colon, one of the five marks, and nothing else."""
-
-CUT_OFF = "[Here the answer was cut off: it reached its limit of tokens before its end.]"
 
 _MARK = r"(?P<mark>A ?\+ ?\+|A ?\+|A ?= ?B|B ?\+ ?\+|B ?\+|TIE)"
 _DECORATION = r"[\s*_`\"'“”‘’()\[\]{}]*"

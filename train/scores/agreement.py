@@ -49,8 +49,7 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement | No
     if not len(a_N):
         return None
     same = float((np.sign(a_N) == np.sign(b_N)).mean())
-    low, high = interval(same, len(a_N), Z)
-    alike = Bounded(same, max(0.0, min(same, low)), min(1.0, max(same, high)))
+    alike = Bounded(same, *interval(same, len(a_N), Z))
     return Agreement(
         len(a_N),
         alike,

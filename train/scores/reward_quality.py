@@ -26,7 +26,8 @@ def interval(share: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's 95 % interval of a share measured on n pairs, or on what n of equal weight are worth."""
     spread = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     middle, scale = share + z**2 / (2 * n), 1 + z**2 / n
-    return float((middle - spread) / scale), float((middle + spread) / scale)
+    low, high = float((middle - spread) / scale), float((middle + spread) / scale)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding must not put the share outside
 
 
 def reliability(margin_P: np.ndarray, bins: int = BINS) -> list[dict]:

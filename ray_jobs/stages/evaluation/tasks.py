@@ -145,7 +145,7 @@ def run(job: Job) -> dict:
             for path in _outputs(one)[-1:]
         }
         storage.write_json(job.path("lm_eval.json"), theirs)
-    storage.write_json(job.path(METRICS), _metrics(answered, known, found, seen))
+    storage.write_json(job.path(METRICS), _metrics(answered, known, found, passages, seen))
     rules = Counter(one["rule"] for one in (*rejects, *too_long))
     return {
         "models": len(stages),
@@ -218,7 +218,9 @@ def _item(task: Task, lang: str, row: dict) -> Item:
     return Item(row["id"], lang, row["prompt"], tuple(row["options"]), gold, row["shot"])
 
 
-def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Container[contamination.Key]) -> dict:
+def _metrics(
+    answered: dict, tasks: dict[str, Task], found: dict, passages: dict, seen: Container[contamination.Key]
+) -> dict:
     """metrics.json: means with intervals, and of each model but the first the paired difference from it.
 
     `seen` items count; `without_seen` is the mean of the others."""
@@ -231,8 +233,7 @@ def _metrics(answered: dict, tasks: dict[str, Task], found: dict, seen: Containe
         ids = [item.id for item in scored if all(item.id in of for of in by_model.values())]
         if not ids:
             continue
-        passages = _passages(scored)
-        of_passage = [passages[i] for i in ids]
+        of_passage = [passages[name, lang][i] for i in ids]
         scores = {stage: [of[i]["correct"] for i in ids] for stage, of in by_model.items()}
         clean = [k for k, i in enumerate(ids) if (name, lang, i) not in seen]
         first = BASE if BASE in scores else next(iter(scores))

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from lookup_model import Lookup
 from shapes import TINY
+from silent import Silent
 
 from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
@@ -24,13 +25,6 @@ from train.long import templates
 
 BASE, LATER = "base", "pretrain/stage2"
 SENTENCE = "Kota itu terletak di tepi sungai besar dan penduduknya menanam padi nomor {}. "
-
-
-class Silent:
-    def start(self, *_):
-        pass
-
-    set = start
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 from shapes import TINY
+from silent import Silent
 
 from cluster import storage
 from mixture.tokenizer import tokenizer as tokenizers
@@ -25,13 +26,6 @@ OPTIONS = [
 
 SEEN = "Siapa nama nakhoda tua yang membawa kapal kecil itu pulang dari pulau karang sebelum badai besar datang?"
 CHATTED = "Berapa lama perahu nelayan itu harus menunggu di muara sungai sampai air laut pasang naik lagi?"
-
-
-class Silent:
-    def start(self, *_):
-        pass
-
-    set = start
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ FLOORS = {
     "train": [
         ("long",),
         ("tasks",),
+        ("drafts",),
         ("methods", "export", "generation"),
         ("loader", "loop"),
         ("model", "monitor"),

@@ -166,7 +166,7 @@ def choose(model: nn.Module, backend: str, device: torch.device, numbers: str, c
     if backend == "auto" and (reason := layers.why_not_compile(device)):
         backend = "varlen" if numbers == "bf16" and context_parallel == 1 and not capped else "sdpa"
         log.warning("flex_attention cannot be compiled here, so attention is %s: %s", backend, reason)
-    if backend != "auto":
+    if backend != "auto" and hasattr(model, "model"):  # a draft has no body, and makes its own masks
         setattr(model.get_submodule("model"), _BACKEND, backend)
 
 

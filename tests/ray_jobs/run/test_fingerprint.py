@@ -142,6 +142,12 @@ ALONE = [
     "ray_jobs/cli.py",
     "ray_jobs/exits.py",
     "train/chat/translate.py",
+    "train/drafts/glide.py",
+    "train/drafts/learn.py",
+    "train/drafts/masks.py",
+    "train/drafts/measure.py",
+    "train/drafts/speculative.py",
+    "train/drafts/vocabulary.py",
 ]
 """Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""
 

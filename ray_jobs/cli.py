@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cluster.kernel_files import drop_stale
 from ray_jobs import exits
-from ray_jobs.commands import completion, convert, experiment, feedback, inspect
+from ray_jobs.commands import chat, completion, convert, experiment, feedback, inspect
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import translate
 
@@ -182,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     converted = commands.add_parser("convert", help=text, description=text)
     convert.add_arguments(converted)
     converted.set_defaults(command=convert.main)
+    text = "talk to an exported model in the terminal, with a draft if it has one"
+    chat.add_arguments(command("chat", chat.main, text))
     text = "users' thumbs become a table for each language, and preference rows"
     feedback.add_arguments(command("feedback", feedback.main, text))
     text = "chat rows into other languages by NLLB or the like, for train.sft.instruct; killed, it goes on"

@@ -21,6 +21,7 @@ import torch
 from cluster import storage
 from ray_jobs.alignment import chats, reward_model
 from ray_jobs.config.given import given
+from ray_jobs.config.training import DraftAnswers
 from ray_jobs.config.wildbench import Wildbench
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import TokenizerSetting, load_tokenizer, tokenizer_of
@@ -114,12 +115,21 @@ def of_models(job: Job, policies: dict[str, str], prompts: list[dict], sampling:
 
 
 def greedy(
-    job: Job, policies: Mapping[str, tuple[str, str]], prompts: list[dict], own: Wildbench, *, most: int, context: int
+    job: Job,
+    policies: Mapping[str, tuple[str, str]],
+    prompts: list[dict],
+    own: Wildbench | DraftAnswers,
+    *,
+    most: int,
+    context: int,
+    keys: tuple[str, ...] = ("id", "answer", "tokens", "finished"),
 ) -> dict[str, list[dict]]:
     """One greedy answer of each model to every prompt {id, lang, prompt}, without rewards; a killed run goes on.
 
-    `policies`: a folder for what is written -> URI of a model and of its tokenizer. Answers have `most` tokens at most."""
-    gpus = _gpus_for(job, own.engine, "evaluate.wildbench.engine")
+    `policies`: a folder for what is written -> URI of a model and of its tokenizer. Answers have `most` tokens at most; `keys`
+    are what is returned of each (`train.generation.generate`)."""
+    section = "evaluate.wildbench" if isinstance(own, Wildbench) else "train.draft.answers"
+    gpus = _gpus_for(job, own.engine, f"{section}.engine")
     of_each: dict[str, list[Task]] = {}
     for folder, (policy, tokenizer) in policies.items():
         asked: Policy = {
@@ -140,7 +150,7 @@ def greedy(
     found = {}
     for folder, of_model in of_each.items():
         found[folder] = [
-            {key: row[key] for key in ("id", "answer", "tokens", "finished")}
+            {key: row[key] for key in keys}
             for task in of_model
             for reads in [load_tokenizer(task)]
             for shard in task["shards"]

@@ -55,7 +55,7 @@ def _long(tasks: Iterable[str]) -> Callable[[Recipe], bool]:
     )
 
 
-OPTIMISERS = ("base", "reward", "sft.stage1", "sft.stage2", "dpo", "prune", "long_context")
+OPTIMISERS = ("base", "reward", "sft.stage1", "sft.stage2", "dpo", "prune", "long_context", "draft")
 DECAYS = ("cosine", "linear", "wsd")
 
 RULES = (
@@ -136,6 +136,8 @@ RULES = (
         for name in ("alpha", "gamma")
     ),
     _rule("train.dpo.on_policy.vllm_python", "train.dpo.on_policy.engine: vllm"),
+    _rule("train.draft.loss train.draft.final_norm", "train.draft.method: glide"),
+    _rule("train.draft.answers.vllm_python", "train.draft.answers.engine: vllm"),
     # what becomes of it, and by what
     _rule(
         "evaluate.sample_prompt_chars evaluate.sample_tokens evaluate.sample_temperature evaluate.sample_top_p",

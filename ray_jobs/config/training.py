@@ -156,6 +156,29 @@ class EvalTasks(ItemRows):
     limit: Positive | None = 20
 
 
+class DraftAnswers(Section):
+    """What a draft learns from: the model's own greedy answers to prompts of the conversations of SFT."""
+
+    prompts_per_language: Positive = 2000
+    max_new_tokens: Positive = 512
+    engine: Literal["hf", "vllm"] = "hf"
+    vllm_python: str | None = None  # of an environment with vLLM; None: this one
+
+
+class Draft(Section):
+    """A draft for the last aligned model (GliDe, arXiv 2402.02082): it proposes tokens, the model says which are right."""
+
+    method: Literal["glide", "eagle3"] = "glide"  # eagle3: for vLLM
+    gamma: Annotated[int, Field(ge=1, le=16)] = 4  # tokens proposed at a time
+    vocabulary: Positive | None = 32_000  # tokens that it may propose, balanced over languages; None: all
+    loss: Literal["ce", "kl", "lk"] = "ce"
+    final_norm: bool = True  # the model's last norm before its head
+    epochs: Positive = 1
+    eval_prompts_per_language: Positive = 8  # answered with and without it, and never trained on
+    answers: DraftAnswers = DraftAnswers()
+    optimiser: Optimiser
+
+
 class Train(Section):
     seed: int | None = None  # of every training after the base; None: the recipe's
     context: Positive = 4096
@@ -196,6 +219,7 @@ class Train(Section):
     dpo: Dpo | None = None
     prune: Prune | None = None
     long_context: LongContext | None = None
+    draft: Draft | None = None
 
     @model_validator(mode="after")
     def _workers_and_guard(self) -> Train:
@@ -272,6 +296,13 @@ class Train(Section):
         for key, why in (("sft", "it starts from"), ("reward", "its answers are scored by")):
             if self.dpo and getattr(self, key) is None:
                 raise ValueError(f"dpo needs `{key}`, whose model {why}; give it, or set `dpo: null`")
+        if self.draft and self.sft is None:
+            raise ValueError("draft needs `sft`, whose prompts its model answers; give it, or set `draft: null`")
+        if self.draft and self.draft.answers.max_new_tokens >= self.context:
+            raise ValueError(
+                f"draft.answers.max_new_tokens {self.draft.answers.max_new_tokens} leaves no room for a prompt in context "
+                f"{self.context}; lower it"
+            )
         if self.sft and self.reward and self.sft.stage2 is None:
             raise ValueError("sft.stage2 is required with `reward`, by which its rows are selected; give it")
         if self.pretrain is None:

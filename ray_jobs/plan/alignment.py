@@ -22,6 +22,8 @@ from ray_jobs.plan.training import Step, flops_per_second, utilisation
 from ray_jobs.run import wildbench_choice
 from ray_jobs.run.graph import (
     DPO_WATCH,
+    DRAFT,
+    DRAFT_ANSWERS,
     EVALUATE,
     LONG,
     OFF_POLICY,
@@ -105,6 +107,7 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
             train.dpo, n, step, rows, said(rows, "pairs of two answers", "train.dpo.max_rows", "preference_rows")
         )
         steps += _watching(train.dpo, n, step, rows, len(recipe.languages))
+    steps += _drafting(recipe, n, step)
     steps += _pruning(recipe, step)
     steps += _judged(recipe, n)
     if not recipe.sources:  # nothing is held out
@@ -254,6 +257,30 @@ def _healing(prune: Prune, train: Train, masked: float) -> tuple[float, str]:
         )
     what = min(known, key=lambda name: known[name])
     return max(masked, known[what]), f"train.prune.heal_tokens is auto: at most {what}"
+
+
+def _drafting(recipe: Recipe, n: Mapping[str, Number], step) -> list[Step]:
+    """The answers of the aligned model, and the draft that learns from them: a layer and its part of the head, behind a forward
+    pass of the model."""
+    own = given(recipe.train).draft
+    if own is None:
+        return []
+    _, of = model(recipe)
+    prompts, rate = own.answers.prompts_per_language * len(recipe.languages), n["generate_rate"]
+    length = min(float(own.answers.max_new_tokens), n["chat_tokens"].value)
+    said = f"{len(recipe.languages)} languages x {own.answers.prompts_per_language:,} prompts x {length:.0f} tokens"
+    source = f"{said}; {rate.value:,.0f} {rate.unit}, {rate.source}"
+    words = min(own.vocabulary or of.vocab_size, of.vocab_size)
+    whole = flops.matmul_parameters(of.shape, of.vocab_size)
+    part = (of.layer + of.shape["hidden_size"] * words) / whole
+    read = prompts * n["chat_tokens"].value * own.epochs
+    learnt = f"{len(recipe.languages)} languages x {own.answers.prompts_per_language:,} chats x {own.epochs} epochs"
+    return [
+        Step(DRAFT_ANSWERS, prompts * length, prompts * length / rate.value, source, math.ceil(prompts / 16)),
+        step(
+            DRAFT, read, f"{learnt}; a forward pass of the model, and the draft's {part:.0%} of a step", FORWARD + part
+        ),
+    ]
 
 
 def _pruning(recipe: Recipe, step) -> list[Step]:

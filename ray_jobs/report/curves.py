@@ -12,6 +12,7 @@ from ray_jobs.run.graph import (
     BASE,
     CONTROL_1,
     CONTROL_2,
+    DRAFT,
     LONG_CONTEXT,
     OFF_POLICY,
     PRETRAIN_1,
@@ -30,6 +31,7 @@ GROUPS = {
     "Instruction tuning": (SFT_1, SFT_2),
     "Reward model and preference tuning": (REWARD, OFF_POLICY, *ROUNDS),
     "Longer context": (LONG_CONTEXT,),
+    "Draft": (DRAFT,),
     "Pruning": (PRUNE,),
 }
 BY_LANGUAGE = {

@@ -13,6 +13,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.report import chats as chats_section
 from ray_jobs.report import curves, intervals, notices, plots, summary, verdict, web
+from ray_jobs.report import draft as draft_section
 from ray_jobs.report import long as long_tasks
 from ray_jobs.report import long_context as long_section
 from ray_jobs.report import regmix as regmix_section
@@ -30,6 +31,7 @@ from ray_jobs.run.graph import (
     CRAWL,
     DEDUP,
     DPO_WATCH,
+    DRAFT,
     EXTRACT,
     LONG,
     LONG_CONTEXT,
@@ -103,6 +105,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
             verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
             web=web.section(uri, recipe, manifests),
             long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
+            draft=draft_section.section(manifests.get(DRAFT, {})),
             tasks=tasks_section.section(uri) if TASKS in manifests else None,
             long=long_tasks.section(uri) if LONG in manifests else None,
             wildbench=wildbench_section.section(uri) if WILDBENCH in manifests else None,

@@ -11,7 +11,7 @@ from ray_jobs.config.alignment import Dpo, OnPolicy
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Evaluate as EvaluateSection
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import LongContext, Pretrain
+from ray_jobs.config.training import Draft, LongContext, Pretrain
 
 
 def _train(recipe: Recipe) -> bool:
@@ -62,6 +62,8 @@ SFT_2 = "sft/stage2"
 OFF_POLICY = "dpo/off_policy"
 ON_POLICY = "dpo/on_policy"
 DPO_WATCH = "dpo/watch"
+DRAFT_ANSWERS = "draft_answers"
+DRAFT = "draft"
 PRUNE = "prune"
 EVALUATE = "evaluate"
 TASKS = "tasks"
@@ -95,6 +97,7 @@ FOUNDATION = "(long_context, pretrain/stage2, or base)"  # stands for the model 
 MIXED = ("base", "pretrain", "prune", "adapt.long_context")  # jobs that read the mixture
 TRAINED_ON = (QUALITY, SFT_DATA)  # where texts lie that models read
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
+ALIGNED = "(the last round, or the last of instruction tuning)"  # stands for the model that answers
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
 # What a round depends on: not how many there are, nor how they are judged, so a round more leaves the others as they are.
 DPO = (
@@ -104,6 +107,7 @@ DPO = (
 )
 PAIRS = ("languages", "train.sft.data.language")  # what decides which pairs are read
 LENGTHENED = tuple(f"train.long_context.{key}" for key in LongContext.model_fields if key != "align")
+DRAFTED = tuple(f"train.draft.{key}" for key in Draft.model_fields if key != "answers")
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
 PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key != "control")  # that only adds stages
@@ -267,6 +271,15 @@ STAGES = (
         lambda recipe: _has("sft", "reward", "dpo")(recipe) and given(given(recipe.train).dpo).watch is not None,
         keeps=True,
     ),
+    Stage(
+        DRAFT_ANSWERS,
+        "adapt.draft_answers",
+        (SFT_DATA, ALIGNED),
+        ("train.draft.answers", "languages", "train.context", "train.precision"),
+        _has("sft", "draft"),
+        keeps=True,
+    ),
+    Stage(DRAFT, "adapt.draft", (DRAFT_ANSWERS, ALIGNED), (*DRAFTED, *LOOP), _has("sft", "draft")),
     Stage(PRUNE, "prune", (PRETRAIN_2, MIXTURE), ("train.prune", *LOOP), _has("prune")),
     Stage(
         EVALUATE,
@@ -355,6 +368,11 @@ def foundation(recipe: Recipe) -> str:
     return PRETRAIN_2 if train.pretrain else BASE
 
 
+def aligned(recipe: Recipe) -> str:
+    """The stage whose model answers: of the last round of preference tuning, or of instruction tuning."""
+    return (*rounds(recipe)[-1:], SFT_2 if given(recipe.train).reward else SFT_1)[0]
+
+
 def lengthened(recipe: Recipe, stage: str) -> LongContext | None:
     """The section by which the model of `stage` has a longer context; None where it has not."""
     own = recipe.train and recipe.train.long_context
@@ -371,6 +389,7 @@ def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
         GROWN: (grown(recipe),),
         FOUNDATION: (foundation(recipe),),
         TUNED: (SFT_2 if recipe.train.reward else SFT_1,),
+        ALIGNED: (aligned(recipe),),
     }
     if stage.name == ON_POLICY:
         start, *others = (name for one in stage.inputs for name in names.get(one, (one,)))

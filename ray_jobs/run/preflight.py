@@ -22,7 +22,7 @@ from ray_jobs.run import files, graph
 from ray_jobs.run.graph import LONG, TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
-TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context")
+TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context", "adapt.draft")
 MIN_DISK_GB = 4  # a warning below it
 LEAST_DISK_GB = 0.3  # Ray does not even start
 LEAST_MEMORY_GB = 1.5  # neither

@@ -19,7 +19,6 @@ import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -157,9 +156,3 @@ def load(folder: str, target: CausalLM) -> tuple[Glide, int]:
 def _rotated(x_BHTN: Tensor, cos_BTN: Tensor, sin_BTN: Tensor) -> Tensor:
     first, second = x_BHTN.chunk(2, -1)
     return x_BHTN * cos_BTN[:, None] + torch.cat((-second, first), -1) * sin_BTN[:, None]
-
-
-def vocabulary_of(folder: str) -> np.ndarray | None:
-    """The tokens that the draft of `folder` may propose; None is all."""
-    found = load_file(str(Path(storage.localize(folder), "draft.safetensors"))).get("vocabulary")
-    return None if found is None else found.numpy()

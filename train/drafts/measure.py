@@ -15,7 +15,7 @@ import torch
 
 from train.batches.decoder import CausalLM
 from train.drafts import speculative
-from train.drafts.glide import Glide
+from train.drafts.speculative import Proposer
 
 PERIOD, REPEATS, LEAST = 16, 3, 24
 NEAR = 2.0  # spacings of numbers between two logits, below which rounding decides
@@ -38,7 +38,7 @@ def covered(answers: list[list[int]], words: np.ndarray) -> float:
 
 
 def acceptance(  # noqa: PLR0917
-    target: CausalLM, draft: Glide, prompts: list[list[int]], stop: list[int], most: int, gamma: int
+    target: CausalLM, proposer: Proposer, prompts: list[list[int]], stop: list[int], most: int, gamma: int
 ) -> dict:
     """Of the answers to `prompts`, one at a time: tokens_per_call; accepted, the share of calls that accepted at least 1, 2, …
     gamma proposals; calls; tokens; seconds with (`draft`) and without (`plain`): of the CPU, or on a GPU by the clock; equal,
@@ -49,7 +49,7 @@ def acceptance(  # noqa: PLR0917
         began = _now(device)
         plain.append(speculative.greedy(target, [ids], stop, most)[0])
         between = _now(device)
-        drafted += speculative.speculate(target, speculative.GlideProposer(draft), [ids], stop, most, gamma)
+        drafted += speculative.speculate(target, proposer, [ids], stop, most, gamma)
         seconds["plain"] += between - began
         seconds["draft"] += _now(device) - between
     accepted = [n for one in drafted for n in one.accepted]

@@ -11,11 +11,20 @@ from ray_jobs.run.graph import STAGES
 
 LANGUAGES = ("th", "en")
 JOBS = sorted({stage.job for stage in STAGES})
-ROWS = {"dpo", "dpo_watch", "reward", "sft", "sft_data", "sft_select", "tokenize"}  # read conversations of the user
-TRAINED = {"adapt.long_context", "base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
+DRAFTS = {"adapt.draft", "adapt.draft_answers"}
+ROWS = {
+    "dpo",
+    "dpo_watch",
+    "reward",
+    "sft",
+    "sft_data",
+    "sft_select",
+    "tokenize",
+} | DRAFTS  # read conversations of the user
+TRAINED = {"adapt.draft", "adapt.long_context", "base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
 JUDGED = "evaluation.wildbench"
 ASKED = {"evaluation.long", "evaluation.tasks"}  # ask a model
-SCORED = {"dpo_watch", "evaluation.bits_per_byte", "export", "sft_select", JUDGED} | ASKED  # measure a model
+SCORED = {"dpo_watch", "evaluation.bits_per_byte", "export", "sft_select", JUDGED} | ASKED | DRAFTS  # measure a model
 
 EDITS = {
     "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
@@ -27,6 +36,7 @@ EDITS = {
     "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
     "ray_jobs/training/budget.py": {"base", "mixture", "pretrain", "prune", "regmix_weights"},
     "train/batches/long_rows.py": {"adapt.long_context"},
+    "train/drafts/glide.py": DRAFTS,
     "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
     "train/methods/reward.py": {"reward"},
     "train/preference_losses/lr_dpo.py": {"dpo", "dpo_watch"},
@@ -142,12 +152,6 @@ ALONE = [
     "ray_jobs/cli.py",
     "ray_jobs/exits.py",
     "train/chat/translate.py",
-    "train/drafts/glide.py",
-    "train/drafts/learn.py",
-    "train/drafts/masks.py",
-    "train/drafts/measure.py",
-    "train/drafts/speculative.py",
-    "train/drafts/vocabulary.py",
 ]
 """Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""
 

@@ -27,6 +27,7 @@ from train.batches import examples
 from train.batches.decoder import CausalLM
 from train.batches.examples import Example
 from train.checkpoint import checkpoint
+from train.distributed import data_parallel
 from train.drafts import eagle3, folders, glide, learn, measure, vocabulary
 from train.generation.generate import stop_ids
 from train.monitor.metrics import JsonLines
@@ -98,7 +99,9 @@ def _split(rows: list[dict], per_language: int) -> tuple[list[dict], list[dict]]
 def train_worker(settings: Settings) -> dict:
     to, loop_settings = device.here(), settings["loop"]
     rows = chats.read_rows(settings["rows"])
-    target = _target(settings["model"], "float32" if loop_settings["precision"] == "fp32" else "bfloat16", to)
+    precision = loop_settings["precision"]
+    precision = data_parallel.native_precision(to) if precision == "auto" else precision
+    target = _target(settings["model"], "float32" if precision == "fp32" else "bfloat16", to)
     words = _words(rows, settings["size"], target.config.vocab_size, stop_ids(load_tokenizer(settings)))
     numbers = None if words is None else vocabulary.numbers(words, target.config.vocab_size)
     fitting, too_long = examples.within([_example(row) for row in rows], settings["context"])

@@ -98,7 +98,7 @@ def test_a_draft_is_made_and_measured_in_each_language(stages, tmp_path):
 
 
 def test_an_eagle3_draft_goes_the_same_way(stages, tmp_path):
-    _, drafted = stages("train.draft.method=eagle3", "train.draft.gamma=3")
+    _, drafted = stages("train.draft.method=eagle3", "train.draft.gamma=3", "train.precision=auto")
     for of in drafted["languages"].values():
         assert of["equal"] == of["prompts"] and len(of["accepted"]) == 3
     config = storage.read_json(str(tmp_path / "draft/model/config.json"))

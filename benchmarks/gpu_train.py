@@ -802,6 +802,54 @@ def proxies(emit: Emit, tiny: bool) -> None:
     emit("losses with a graph against those without", "nats", difference, target=2e-3, least=False)
 
 
+def drafts(emit: Emit, tiny: bool) -> None:
+    """c, a step of a draft over a pass of its target, with the whole head and with a part of it; what a pass over five tokens
+    costs beside one; and whether texts are those of greedy decoding in bf16."""
+    import torch
+
+    from train import model
+    from train.drafts import measure, speculative
+    from train.drafts.glide import Glide
+    from train.kernels import head
+
+    device, gamma, length = place(tiny), 4, 24 if tiny else 1024
+    vocabulary, part = (997, 100) if tiny else (VOCABULARY, 32_000)
+    for case in ("tiny",) if tiny else ("1b", "8b"):
+        with device:
+            net = model.build(shape_of(case, vocabulary)).eval()
+        net = net.to(device, torch.bfloat16).requires_grad_(False)
+        proposers = {
+            name: speculative.GlideProposer(Glide(net, words).eval())
+            for name, words in (("whole head", None), (f"{part:,} tokens", torch.arange(part, device=device)))
+        }
+        for batch in (1, 8):
+            text = torch.randint(3, vocabulary, (batch, length + gamma + 4), device=device)
+            target, lengths = speculative.Target(net, length + 8), torch.full((batch,), length + 1, device=device)
+            with torch.no_grad():
+                target.read(text[:, :length], torch.arange(length, device=device).expand(batch, -1))
+
+                def scored(count: int, target=target, text=text, net=net, batch=batch):
+                    at = length + torch.arange(count, device=device).expand(batch, -1)
+                    return head.logits(net, target.read(text[:, length : length + count], at)).argmax(-1)
+
+                one = timed(lambda: scored(1), device)
+                emit(
+                    f"{case}, batch {batch}, {length} read: {gamma + 1} tokens over 1",
+                    "x",
+                    timed(lambda: scored(5), device) / one,
+                )
+                for name, proposer in proposers.items():
+                    proposer.read(text[:, :length], lengths, length + 8)
+                    step = timed(lambda: proposer.propose(text, lengths, target.keys, gamma), device) / gamma  # noqa: B023
+                    emit(f"{case}, batch {batch}, {length} read, {name}: c", "", step / one)
+    given = prompts(4, length // 2, length, vocabulary)
+    proposer = next(iter(proposers.values()))
+    found = measure.acceptance(net, proposer, given, [], 12 if tiny else 64, gamma)
+    emit(f"{case}, bf16: texts as without a draft, of 4", "", found["equal"])
+    wrong = found["prompts"] - found["equal"] - found["near_ties"]
+    emit(f"{case}, bf16: others that part elsewhere than at a near tie", "", wrong, target=0, least=False)
+
+
 def shape_of(case: str, vocabulary: int) -> dict:
     numbers, tied, _ = (CASES | TINY)[case]
     own = {"vocab_size": vocabulary, "tie_word_embeddings": tied, "max_position_embeddings": 4096}
@@ -871,6 +919,7 @@ def items() -> Iterator[tuple[str, Item]]:
     yield "0.5b beside HF Trainer, Liger, compile", Item(110, 60, peers, ("hf", LIGER_AND_COMPILE, PEER_RATIO))
     yield "8b, 8-bit moments, selective, liger", Item(80, 40, speed, ("8b", 4, saving))
     yield "proxies", Item(50, 25, proxies)
+    yield "drafts", Item(60, 30, drafts)
     yield "reference pass", Item(40, 20, reference_pass)
     yield "8b, fp8, 8-bit moments, compile, varlen", Item(90, 45, speed, ("8b", 1, full | {"precision": "fp8"}))
     yield "8b, 16 of 32 layers, compile, varlen", Item(60, 35, speed, ("8b, 16 of 32 layers", 2, COMPILED))

@@ -90,7 +90,10 @@ def _speaker(folder: str, draft_folder: str | None) -> Callable[[list[dict], int
     try:
         net = model.load(folder, torch.bfloat16 if device.type == "cuda" else torch.float32).to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(storage.localize(folder))
-        proposer, gamma = folders.proposer(draft_folder, net) if draft_folder else (speculative.Nothing(), 0)
+        proposer: speculative.Proposer = speculative.Nothing()
+        gamma = 0
+        if draft_folder:
+            proposer, gamma = folders.proposer(draft_folder, net)
         stop = stop_ids(tokenizer)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -17,6 +17,7 @@ Axes: B row, T position, C key, D width, V the draft's vocabulary.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Eagle3(nn.Module):
             attention_bias=False,
             attn_implementation=attention.NAME,
         )
-        layer = LlamaDecoderLayer(self.config, 0)
+        layer: Any = LlamaDecoderLayer(self.config, 0)
         layer.hidden_norm = LlamaRMSNorm(width, eps=own.rms_norm_eps)
         for name in ("q_proj", "k_proj", "v_proj"):
             setattr(
@@ -109,7 +110,8 @@ class Eagle3(nn.Module):
 
     def forward(self, ids_BT: Tensor, state_BTD: Tensor, position_ids_BT: Tensor, seen: Tensor, cache: Any) -> Tensor:
         """The states [B, T, D] of rows: what the next step takes, and, normed, the head."""
-        layer, body = self.layers[0], self.target.model
+        layer: Any = self.layers[0]
+        body = self.target.model
         with torch.no_grad():
             x_BTD = body.embed_tokens(ids_BT).detach()
             rotation = body.rotary_emb(x_BTD, position_ids_BT)
@@ -134,7 +136,7 @@ class States:
             layers[i].register_forward_pre_hook(self._keep(i), with_kwargs=True) for i in dict.fromkeys(self.at)
         ]
 
-    def _keep(self, i: int):
+    def _keep(self, i: int) -> Callable[[nn.Module, tuple, dict], None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             self.found[i] = args[0] if args else kwargs["hidden_states"]
 

@@ -40,7 +40,7 @@ class Keys(NamedTuple):
 class Cross(nn.Module):
     """Attention of the draft to the target's keys: a q and an o of its own."""
 
-    def __init__(self, like: nn.Module) -> None:
+    def __init__(self, like: Any) -> None:
         super().__init__()
         self.q_proj, self.o_proj = copy.deepcopy(like.q_proj), copy.deepcopy(like.o_proj)
         self.q_norm = copy.deepcopy(like.q_norm) if hasattr(like, "q_norm") else nn.Identity()  # Qwen3

@@ -43,7 +43,9 @@ def acceptance(  # noqa: PLR0917
     """Of the answers to `prompts`, one at a time: tokens_per_call; accepted, the share of calls that accepted at least 1, 2, …
     gamma proposals; calls; tokens; seconds with (`draft`) and without (`plain`): of the CPU, or on a GPU by the clock; equal,
     how many are the same; near_ties, how many others part where two tokens are as good as equal; looping."""
-    plain, drafted, seconds = [], [], {"plain": 0.0, "draft": 0.0}
+    plain: list[list[int]] = []
+    drafted: list[speculative.Spoken] = []
+    seconds = {"plain": 0.0, "draft": 0.0}
     device = next(target.parameters()).device
     for ids in prompts:
         began = _now(device)

@@ -9,6 +9,8 @@ Each language counts alike: in the tokens that the draft may propose, and in wha
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -111,11 +113,13 @@ def train_worker(settings: Settings) -> dict:
     config = loop.LoopConfig(**fit.with_steps(loop_settings, steps))
     draft = _draft(settings, target, words)
     metrics = JsonLines(settings["metrics_uri"])
+    eagle = settings["method"] == "eagle3"
+    objective: Any = eagle3.loss if eagle else learn.loss_fn(settings["gamma"], settings["kind"])
     with loader.ahead(batch_fn, config) as batches:
         summary = loop.fit(
             draft,
             batches,
-            eagle3.loss if settings["method"] == "eagle3" else learn.loss_fn(settings["gamma"], settings["kind"]),
+            objective,
             config,
             settings["out"],
             device=to,

@@ -1,7 +1,7 @@
 """Read a recipe: one YAML file that says everything about a run, typed by `ray_jobs.config.recipe`.
 
 Paths may use `${VARIABLE}`; `PINISI_SAMPLE_DIR` defaults to the `sample/` folder of this repository. A recipe may name one
-other as its `base:` and change parts of it.
+other as its `base:`, which may have a base too, and change parts of it.
 """
 
 from __future__ import annotations
@@ -100,17 +100,25 @@ def _merged(recipe: str, overrides: Sequence[str]) -> tuple[Merged, Path]:
     if isinstance(base, dict):
         values = _merge(base, values)
     elif base:
-        base_path = find(str(path.parent / base) if (path.parent / str(base)).is_file() else str(base))
-        below = _read(base_path)
-        if "base" in below:
-            raise UserError(f"{path}: base: {base_path.name} has a base of its own; only one level is allowed")
-        values = _merge(below, values)
+        values = _merge(_below(path, base, [path]), values)
     without = copy.deepcopy(values)
     for override in overrides:
         _override(values, override)
     overridden = {key: value for override in overrides for key, value in _given(values, override.partition("=")[0])}
     own = {key: value for key, value in own.items() if key not in overridden and dict(_given(values, key))}
     return Merged(values, without, own, overridden), path
+
+
+def _below(path: Path, base: object, above: list[Path]) -> dict:
+    """The values of the base that the recipe at `path` names, with those of its own base; `above`: who has led here."""
+    base_path = find(str(path.parent / str(base)) if (path.parent / str(base)).is_file() else str(base))
+    if any(base_path.resolve() == one.resolve() for one in above):
+        raise UserError(f"{path}: base: {base_path.name} is built on {path.name} itself; name another recipe")
+    values = _read(base_path)
+    below = values.pop("base", None)
+    if isinstance(below, dict):
+        return _merge(below, values)
+    return _merge(_below(base_path, below, [*above, base_path]), values) if below else values
 
 
 def _given(values: dict, key: str) -> Iterator[tuple[str, Any]]:

@@ -119,13 +119,21 @@ def test_combinations_that_training_would_refuse_are_refused_at_once():
             recipes.load("sailor2-1b", overrides)
 
 
-def test_one_level_of_base(tmp_path):
+def test_a_base_has_a_base(tmp_path):
     write(tmp_path, MINIMAL + "dedup: {bands: 14, rows: 8}\n", "below.yaml")
     path = write(tmp_path, "base: below.yaml\nname: above\ndedup: {rows: 9}\n", "above.yaml")
     recipe = recipes.load(path)
     assert (recipe.name, recipe.dedup.bands, recipe.dedup.rows) == ("above", 14, 9)
-    with pytest.raises(UserError, match="only one level"):
-        recipes.load(write(tmp_path, "base: above.yaml\nname: third\n", "third.yaml"))
+    third = recipes.load(write(tmp_path, "base: above.yaml\nname: third\ndedup: {bands: 20}\n", "third.yaml"))
+    assert (third.name, third.dedup.bands, third.dedup.rows) == ("third", 20, 9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_recipes_that_are_built_on_themselves(tmp_path, count):
+    for i in range(count):
+        write(tmp_path, f"base: r{(i + 1) % count}.yaml\nname: r{i}\n", f"r{i}.yaml")
+    with pytest.raises(UserError, match=f"base: r0.yaml is built on r{count - 1}.yaml itself"):
+        recipes.load(str(tmp_path / "r0.yaml"))
 
 
 def test_variables(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ Where masks act: hidden z on all that is written to the residual stream (embeddi
 over the dimensions that survive; head z on the attention output before o_proj; FFN z before down_proj. With tied
 embeddings the head is the masked embedding, so the final norm's output has z too; an untied head is not scaled, for its
 input already comes from masked dimensions (the reference code scales it once more). Slicing multiplies the masks into
-the weights.
+the weights (train/methods/slices.py). Masks act on activations, so weights may be sharded.
 
 Axes: B, T, D hidden width, L layer, K KV head, G query heads of a group, N head width, F FFN width.
 """
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,22 +32,16 @@ from transformers import AutoModelForCausalLM
 from train.batches.decoder import CausalLM, kv_heads, layers_of
 from train.batches.parts import Batch, LossFn, LossParts
 from train.kernels import attention
+from train.methods import slices
 from train.methods.prune_target import Target, head_width
+from train.methods.slices import Masks
+from train.monitor.heldout_text import Validation
 
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
 _CLAMP = math.log(100.0)
 _START = 5.0
 _NOISE = 1e-6
-
-
-@dataclass(frozen=True)
-class Masks:
-    """One mask value in [0, 1] for each unit: hidden_D, heads_LKG, ffn_LF."""
-
-    hidden_D: Tensor
-    heads_LKG: Tensor
-    ffn_LF: Tensor
 
 
 def sample(log_alpha: Tensor, u: Tensor) -> Tensor:
@@ -94,15 +87,17 @@ class Pruning:
     """Learned masks on `model`, to be trained by the loop together with it.
 
     `fit(model, batch_fn, pruning.loss_fn(pretrain.loss), config, uri, extra_params=pruning.extra_params(),
-    after_step=pruning.after_step)`, then `pruning.sliced()` is the small model, which a further run heals.
+    after_step=pruning.after_step)`, then what `pruning.final()` leaves is the small model, which a further run heals.
     The hooks on the model stay; set `pruning.masks` to None to see the model without masks. Noise comes from torch's
-    global generator, which the loop seeds each step. Weights must not be sharded (`parallel="replicate"`).
+    global generator, which the loop seeds each step. `device` is where the model is trained; left out, where it is.
     """
 
-    def __init__(self, model: CausalLM, target: Target, warmup_steps: int, seed: int = 0) -> None:
+    def __init__(
+        self, model: CausalLM, target: Target, warmup_steps: int, seed: int = 0, device: torch.device | None = None
+    ) -> None:
         target.check(model.config)
         check_layers(model)
-        config, device = model.config, next(model.parameters()).device
+        config, device = model.config, device or next(model.parameters()).device
         layers, groups = config.num_hidden_layers, kv_heads(config)
         shapes = {
             "hidden": (config.hidden_size,),
@@ -127,10 +122,17 @@ class Pruning:
         self._hook()
 
     def extra_params(self, mask_lr: float = 1.0, lambda_lr: float = 1.0) -> list[dict]:
-        """Optimiser groups for `train.loop.fit`; both rates follow the run's schedule. The lambdas ascend."""
+        """Optimiser groups for `train.loop.fit`. The lambdas ascend. Both rates stay as they are: by a schedule of the weights
+        that ends near 0 the masks would stop before they are at their target."""
+        masks, lambdas = {f"log_alpha_{n}": p for n, p in self.log_alpha.items()}, (self.lambda_1, self.lambda_2)
         return [
-            {"params": {f"log_alpha_{name}": p for name, p in self.log_alpha.items()}, "lr": mask_lr},
-            {"params": {"lambda_1": self.lambda_1, "lambda_2": self.lambda_2}, "lr": lambda_lr, "maximize": True},
+            {"params": masks, "lr": mask_lr, "constant_lr": True},
+            {
+                "params": dict(zip(("lambda_1", "lambda_2"), lambdas, strict=True)),
+                "lr": lambda_lr,
+                "maximize": True,
+                "constant_lr": True,
+            },
         ]
 
     def after_step(self, step: int, model: CausalLM) -> None:
@@ -157,7 +159,8 @@ class Pruning:
         return penalty, shares
 
     def loss_fn(self, task_loss: LossFn[CausalLM]) -> LossFn[CausalLM]:
-        """`task_loss` of the masked model plus the Lagrangian. Metrics: shares and targets of open units, penalty."""
+        """`task_loss` of the masked model plus the Lagrangian. Metrics: shares and targets of open units, penalty, and the
+        `task_loss` alone, as the sum rises with the lambdas."""
 
         def loss(model: CausalLM, batch: Batch) -> LossParts:
             u = {name: torch.rand_like(p).clamp(_NOISE, 1 - _NOISE) for name, p in self.log_alpha.items()}
@@ -168,6 +171,7 @@ class Pruning:
             # The loop divides by the step's count; what does not depend on it is multiplied by the micro-batch's own.
             terms: dict[str, Tensor | float] = {**shares, **targets, "penalty": penalty}
             own = {name: torch.as_tensor(value * count) for name, value in terms.items()}
+            own["task_loss"] = loss_sum.detach()
             return LossParts(loss_sum + own["penalty"], count, {**metrics, **own}, rows)
 
         return loss
@@ -223,58 +227,41 @@ class Pruning:
 
     @torch.no_grad()
     def sliced(self) -> CausalLM:
-        """The pruned model, a plain Hugging Face one with our attention: masks multiplied in, zero rows dropped."""
-        masks = self.final()
-        config = type(self.model.config).from_dict(self.model.config.to_dict())
-        config.hidden_size = self.target.hidden_size
-        config.num_attention_heads = self.target.num_attention_heads
-        config.intermediate_size = self.target.intermediate_size
+        """The pruned model, a plain Hugging Face one with our attention, of a model that is whole in memory; of one that is
+        not, `train.methods.slices.slice_checkpoint` writes it."""
+        masks, width = self.final(), head_width(self.model.config)
+        config = slices.config_of(self.model.config, self.target)
         small = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
         small = small.to(self.model.lm_head.weight)
         attention.attach(small)
-        small.load_state_dict(slice_weights(self.model.state_dict(), masks, head_width(config)), strict=True)
-        small.tie_weights()
+        state = {name: slices.sliced(name, p, masks, width) for name, p in self.model.named_parameters()}
+        for name, p in small.named_parameters():
+            p.copy_(state.pop(name))
+        assert not state, f"the small model has no place for {min(state)}"
         return small
 
 
-def slice_weights(state: dict[str, Tensor], masks: Masks, head_dim: int) -> dict[str, Tensor]:
-    """The weights of a causal LM with `masks` folded in and the units whose mask is 0 removed."""
-    z_D = masks.hidden_D
-    d = z_D.nonzero().squeeze(1)
-    tied = state["lm_head.weight"].data_ptr() == state["model.embed_tokens.weight"].data_ptr()
-    embedding_VD = (state["model.embed_tokens.weight"] * z_D)[:, d]
-    small = {
-        "model.embed_tokens.weight": embedding_VD,
-        "lm_head.weight": embedding_VD if tied else state["lm_head.weight"][:, d],
-        "model.norm.weight": state["model.norm.weight"][d],
-    }
-    for i in range(len(masks.ffn_LF)):
-        layer = f"model.layers.{i}"
-        z_N = masks.heads_LKG[i].flatten().repeat_interleave(head_dim)  # of each column of o_proj
-        z_F = masks.ffn_LF[i]
-        n, f = z_N.nonzero().squeeze(1), z_F.nonzero().squeeze(1)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            small[f"{layer}.{norm}.weight"] = state[f"{layer}.{norm}.weight"][d]
-        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
-        small[f"{attn}.q_proj.weight"] = state[f"{attn}.q_proj.weight"][n][:, d]
-        for name in ("k_proj", "v_proj"):
-            small[f"{attn}.{name}.weight"] = state[f"{attn}.{name}.weight"][:, d]
-        small[f"{attn}.o_proj.weight"] = (z_D[:, None] * state[f"{attn}.o_proj.weight"] * z_N)[d][:, n]
-        small[f"{mlp}.gate_proj.weight"] = state[f"{mlp}.gate_proj.weight"][f][:, d]
-        small[f"{mlp}.up_proj.weight"] = (z_F[:, None] * state[f"{mlp}.up_proj.weight"])[f][:, d]
-        small[f"{mlp}.down_proj.weight"] = (z_D[:, None] * state[f"{mlp}.down_proj.weight"])[d][:, f]
-        one_F = torch.ones_like(z_F)
-        biases = {  # as far as the model has them: (mask, which acts behind the bias; what stays)
-            f"{attn}.q_proj.bias": (torch.ones_like(z_N), n),
-            f"{attn}.o_proj.bias": (z_D, d),
-            f"{mlp}.gate_proj.bias": (one_F, f),
-            f"{mlp}.up_proj.bias": (z_F, f),
-            f"{mlp}.down_proj.bias": (z_D, d),
-        }
-        for name, value in state.items():
-            if name in biases:
-                mask, kept = biases[name]
-                small[name] = (value * mask)[kept]
-            elif name.startswith(f"{layer}.") and name not in small:  # biases of keys, norms of queries and keys
-                small[name] = value
-    return small
+class ThroughMasks:
+    """Held-out text read while masks are learnt: before them whole, later by the model that the masks would leave now."""
+
+    def __init__(self, pruning: Pruning, within: Validation) -> None:
+        self.pruning, self.within = pruning, within
+
+    @property
+    def start(self) -> dict | None:
+        return self.within.start
+
+    @start.setter
+    def start(self, found: dict | None) -> None:
+        self.within.start = found
+
+    def begin(self, model: CausalLM, precision: str = "fp32") -> None:
+        self.pruning.masks = None
+        self.within.begin(model, precision)
+
+    def due(self, step: int, steps: int) -> bool:
+        return self.within.due(step, steps)
+
+    def measure(self, model: CausalLM, precision: str = "fp32") -> dict:
+        self.pruning.masks = self.pruning.final()
+        return self.within.measure(model, precision)

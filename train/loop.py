@@ -100,7 +100,7 @@ def fit(
     """
     device = device or next(model.parameters()).device
     data = _checked_ranks(model, config)
-    precision, compiled = _placed(model, config, device)
+    precision, compiled = place(model, config, device)
     named, groups = named_tensors(model, extra_params or [])
     checkpoints = storage.join(out_uri, "checkpoints")
     tree = exact.Sum(config.rows_per_step, config.micro_rows, *data) if config.exact else None
@@ -184,7 +184,7 @@ def _checked_ranks(model: nn.Module, config: LoopConfig) -> tuple[int, int]:
     return rank, world
 
 
-def _placed(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple[str, bool]:
+def place(model: nn.Module, config: LoopConfig, device: torch.device) -> tuple[str, bool]:
     """Bring `model` to `device`, with the kernels that `config` names: (precision, whether its layers are compiled)."""
     precision = data_parallel.native_precision(device) if config.precision == "auto" else config.precision
     if precision == "fp8":  # of products in decoder layers; all else is as with bf16

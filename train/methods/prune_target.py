@@ -31,5 +31,29 @@ class Target:
             )
 
 
+def rounds(config, target: Target, count: int) -> list[Target]:
+    """The shapes on the way from `config` to `target` in so many rounds of pruning and healing, in equal parts as far as shapes
+    allow: whole heads of each KV group, FFN width and a free hidden width in eights. The last is `target`.
+
+    Raises ValueError where a round would remove nothing."""
+    groups, tied = config.num_key_value_heads, getattr(config, "head_dim", None) is None
+
+    def between(before: int, after: int, number: int, unit: int) -> int:
+        return before - (before - after) * number // count // unit * unit
+
+    found = []
+    for number in range(1, count):
+        heads = between(config.num_attention_heads, target.num_attention_heads, number, groups)
+        hidden = between(config.hidden_size, target.hidden_size, number, 8)
+        ffn = between(config.intermediate_size, target.intermediate_size, number, 8)
+        found.append(Target(heads * head_width(config) if tied else hidden, heads, ffn))
+    found.append(target)
+    before = Target(config.hidden_size, config.num_attention_heads, config.intermediate_size)
+    for number, (one, other) in enumerate(zip([before, *found], found, strict=False), 1):
+        if count > 1 and one == other:
+            raise ValueError(f"Pruning in {count} steps would remove nothing in step {number}; take fewer steps.")
+    return found
+
+
 def head_width(config) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -13,7 +13,6 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column, numbers
 from mixture.order.sampler import Sampler
-from ray_jobs.config.given import given
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted, locate
 from ray_jobs.run.graph import CRAWL, PRUNE
@@ -71,9 +70,9 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
 
 
 def _last(run: Run, stage: str) -> int | None:
-    """The last step of a stage that is done. Those that learn masks come before those that its manifest counts."""
-    steps = (run.manifest(stage) or {}).get("steps")
-    return steps and steps + (given(given(run.recipe.train).prune).mask_steps if stage == PRUNE else 0)
+    """The last step of a stage that is done. Pruning learns masks and heals, in rounds, and reads on from one to the next."""
+    manifest = run.manifest(stage) or {}
+    return manifest.get("updates" if stage == PRUNE else "steps")
 
 
 def _rollbacks(run: Run, stage: str) -> list[dict]:

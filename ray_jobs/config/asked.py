@@ -106,6 +106,8 @@ RULES = (
     _rule("train.long_context.rope.original_max_position_embeddings", "train.long_context.rope.type: yarn"),
     _rule("train.long_context.align", "train.sft", "train.reward"),
     _rule("train.prune.max_heal_tokens", "train.prune.heal_tokens: auto"),
+    _rule("train.prune.mask_steps train.prune.mask_lr train.prune.warmup_steps", "train.prune.method: masks"),
+    _rule("train.prune.calibration_rows", "train.prune.method: activations"),
     *(
         _rule(f"{one}.min_lr", f"{one}.schedule: {', '.join(DECAYS)}")
         for one in (

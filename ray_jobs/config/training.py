@@ -113,16 +113,39 @@ class LongContext(Section):
     optimiser: Optimiser
 
 
+class Distil(Section):
+    """Healing by the model that was pruned: its distribution of each next token is what the small one learns."""
+
+    above: Annotated[float, Field(ge=0.0, lt=1.0)] = (
+        0.3  # of the parameters, removed; fewer are healed by the text alone
+    )
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # of the teacher; the rest is of the text's own tokens
+    temperature: Rate = 1.0
+
+
 class Prune(Section):
     hidden_size: Positive
     num_attention_heads: Positive
     intermediate_size: Positive
-    mask_steps: Positive = 60
+    method: Literal["masks", "activations"] = "masks"  # learnt, or chosen by how active units are
+    steps: Positive = 1  # rounds of pruning and healing, each a part of the way
+    calibration_rows: Positive = 1024  # of `method: activations`, of all languages together, equally many of each
+    mask_steps: Positive = 60  # of a round
     mask_lr: Rate = 1.0
     warmup_steps: Positive = 20
     heal_tokens: Budget  # auto: what stage 2 reads, less what the masks are learnt on
     max_heal_tokens: Positive | None = None  # of `heal_tokens: auto`
+    distil: Distil | None = Distil()  # None: healed by the text alone
     optimiser: Optimiser
+
+    @property
+    def mask_updates(self) -> int:
+        """Updates that learn masks, of all rounds."""
+        return self.steps * self.mask_steps if self.method == "masks" else 0
+
+    def teaching(self, removed: float) -> Distil | None:
+        """How a model of which this share of the parameters was removed is taught, if it is."""
+        return self.distil if self.distil and removed > self.distil.above else None
 
 
 class Checkpoints(Section):

@@ -16,7 +16,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Prune, Train
 from ray_jobs.config.wildbench import COLUMN
-from ray_jobs.plan.model import Model, model, pruned
+from ray_jobs.plan.model import Model, model, students, teacher
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.training import Step, flops_per_second, utilisation
 from ray_jobs.run import wildbench_choice
@@ -150,7 +150,7 @@ def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, fl
         rows = _rows(n, "preference_rows", dpo.max_rows)
         return 2 * rows * chat, rows, dpo.optimiser.rows_per_step
     prune = given(train.prune)
-    masked = prune.mask_steps * prune.optimiser.rows_per_step * train.context
+    masked = prune.mask_updates * prune.optimiser.rows_per_step * train.context
     tokens = masked if stage.endswith("masks") else _healing(prune, train, masked)[0]
     return tokens, tokens / train.context, prune.optimiser.rows_per_step
 
@@ -288,12 +288,22 @@ def _pruning(recipe: Recipe, step) -> list[Step]:
     own = train.prune
     if own is None:
         return []
-    small = pruned(recipe)
-    masked = own.mask_steps * own.optimiser.rows_per_step * train.context
-    return [
-        step("prune/masks", masked, "train.prune.mask_steps x optimiser.rows_per_step x train.context"),
-        step("prune/heal", *_healing(own, train, masked), of=small),
-    ]
+    rounds, taught = students(recipe), teacher(recipe)
+    masked = own.mask_updates * own.optimiser.rows_per_step * train.context
+    small = rounds[-1]
+    heal, source = _healing(own, train, masked)
+    times = sum(one.flops_per_token for one in rounds) / own.steps / small.flops_per_token
+    if taught:
+        times += FORWARD * taught.flops_per_token / small.flops_per_token
+        source += "; a forward pass of the teacher, the model before pruning"
+    if own.method == "masks":
+        key = "train.prune.mask_steps x steps x optimiser.rows_per_step x train.context"
+        first = step("prune/masks", masked, key)
+    else:
+        read = own.steps * own.calibration_rows * train.context
+        key = "train.prune.calibration_rows x steps x train.context; a forward pass"
+        first = step("prune/activations", read, key, FORWARD)
+    return [first, step("prune/heal", heal, source, times, of=small)]
 
 
 def check_head(recipe: Recipe, n: Mapping[str, Number], memory_gb: float) -> None:

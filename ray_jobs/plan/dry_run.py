@@ -19,6 +19,7 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Pretrain, PretrainStage, Train
 from ray_jobs.errors import UserError
 from ray_jobs.plan import alignment, gpu_memory, rates
+from ray_jobs.plan import model as sizes
 from ray_jobs.plan.model import nets
 from ray_jobs.run import bases, graph, preflight, wildbench_choice
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1
@@ -46,6 +47,7 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     shown = gpu_memory.main([work for work, _ in tables])
     return {
         "rotation": _rotation(train, grown),
+        "pruning": _pruning(recipe),
         "missing": list(preflight.absent(recipe, stages, stages)),
         "judging": _judging(recipe, stages, run_uri),
         "added_tokens": bases.added_tokens(recipe),
@@ -120,7 +122,7 @@ def show(described: dict) -> None:
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
-    for sentence in (*described["rotation"], *described["judging"]):
+    for sentence in (*described["rotation"], *described["pruning"], *described["judging"]):
         lines += terminal.paragraph(sentence)
     for sentence in described["missing"]:
         lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")
@@ -136,6 +138,22 @@ def _rotation(train: Train, net: CausalLM) -> list[str]:
         return [warning] if warning else []
     stretched = f", YaRN {found.factor:g} over {found.original:,} positions" if found.factor else ""
     return [f"long_context: a rotation of base {found.theta:.3g}{stretched}", *([warning] if warning else [])]
+
+
+def _pruning(recipe: Recipe) -> list[str]:
+    """What pruning takes away, how that is chosen, and who heals it."""
+    own = given(recipe.train).prune
+    if own is None:
+        return []
+    before, after = sizes.model(recipe)[1].parameters, [one.parameters for one in sizes.students(recipe)]
+    how = "masks that are learnt"
+    if own.method == "activations":
+        how = f"activations on {own.calibration_rows:,} rows, equally many of each language"
+    healed = "the model before pruning, whose memory counts too" if sizes.teacher(recipe) else "the text alone"
+    way = ", then ".join(map(terminal.short, after))
+    return [
+        f"prune: {terminal.short(before)} parameters to {way}, {1 - after[-1] / before:.0%} fewer, by {how}; healed by {healed}"
+    ]
 
 
 def _judging(recipe: Recipe, stages: list[graph.Stage], run_uri: str | None) -> list[str]:

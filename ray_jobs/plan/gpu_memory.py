@@ -5,7 +5,9 @@ Bytes, of each worker:
     weights, gradients, Adam's two moments    4 each a parameter that is held, learns, learns (with 8-bit moments 1 each and
                                               their scales); divided by the workers under `parallel: fsdp`
     sums that wait (exact)                    4 a parameter that learns, for each open level of the tree
-    gathered (fsdp)                           two layers and the head in the precision of the products
+    teacher (pruning)                         its weights in the precision of the products, divided by the workers too
+    gathered (fsdp)                           two layers and the head in the precision of the products, of a teacher also its
+                                              embedding
     activations, and the rest                 the peak of a forward and backward pass of a micro-batch, counted on the real
                                               modules without memory (ray_jobs/plan/traced.py); with `context_parallel` n that of
                                               a part, and the keys and values of the other parts, 2 K T (n - 1) / n numbers
@@ -27,7 +29,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import traced
-from ray_jobs.plan.model import Model, model, pruned
+from ray_jobs.plan.model import Model, model, students, teacher
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
 from train.kernels import adamw, cross_entropy
@@ -59,11 +61,11 @@ class Work(NamedTuple):
     rows: int
     length: int
     what: traced.What = "packed"
-    whole: bool = False  # weights are not sharded, whatever `train.parallel` says
     target: Target | None = None
     per_row: int = 1  # rows of a number in the recipe: two of a pair
     update: tuple[int, int] = (0, 0)  # rows of an update, and of a micro-batch
     parts: int = 1  # of a row, by context parallelism
+    teacher: Model | None = None  # that is only read
 
 
 def works(recipe: Recipe) -> list[Work]:
@@ -113,8 +115,12 @@ def works(recipe: Recipe) -> list[Work]:
     if train.prune:
         own = train.prune
         target = Target(own.hidden_size, own.num_attention_heads, own.intermediate_size)
-        add(f"{PRUNE}/masks", grown, "train.prune.optimiser", own.optimiser, what="masks", whole=True, target=target)
-        add(f"{PRUNE}/heal", pruned(recipe), "train.prune.optimiser", own.optimiser)
+        if own.method == "masks":
+            add(f"{PRUNE}/masks", grown, "train.prune.optimiser", own.optimiser, what="masks", target=target)
+        rounds, taught = students(recipe), teacher(recipe)
+        if own.steps > 1:  # the largest student
+            add(f"{PRUNE}/round 1", rounds[0], "train.prune.optimiser", own.optimiser, teacher=taught)
+        add(f"{PRUNE}/heal", rounds[-1], "train.prune.optimiser", own.optimiser, teacher=taught)
     return found
 
 
@@ -126,7 +132,7 @@ def main(found: list[Work]) -> Work:
 
 def of_worker(train: Train, work: Work) -> Memory:
     """What one of `train.workers` needs for `work`."""
-    fsdp = train.parallel == "fsdp" and not work.whole
+    fsdp = train.parallel == "fsdp"
     ranks = (train.shard_within or train.workers) if fsdp else 1
     number = 4 if train.precision == "fp32" else 2
     of, n, gpu = work.model, work.parts if work.what == "packed" else 1, train.device != "cpu"
@@ -140,6 +146,8 @@ def of_worker(train: Train, work: Work) -> Memory:
         gpu=gpu,
         z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
     )
+    if work.teacher:
+        one = one._replace(taught=work.teacher.shape["hidden_size"])
     peak, row = _peak_and_row(of, one, work.target)
     keys = of.keys_width
     count = of.shape["num_hidden_layers"] if train.activation_checkpointing == "none" else 1
@@ -151,11 +159,15 @@ def of_worker(train: Train, work: Work) -> Memory:
         "gradients (fp32)": 4 * learning / ranks,
         f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learning / ranks,
     }
+    gathered = 2 * of.layer + of.head
+    if work.teacher:
+        state["teacher"] = (number if gpu else 4) * work.teacher.parameters / ranks
+        gathered += 2 * work.teacher.layer + 2 * work.teacher.head
     if train.exact and work.update[0]:
         waiting = max(exact.Sum(*work.update, rank, train.workers).most_open for rank in range(train.workers))
         state["sums that wait (exact)"] = 4 * waiting * learning
     rest = {
-        "gathered by FSDP": fsdp * number * (2 * of.layer + of.head),
+        "gathered by FSDP": fsdp * number * gathered,
         "logits, casts of weights, what one layer needs": max(0.0, peak - work.rows * row),
     }
     return Memory(

@@ -3,7 +3,6 @@ memory."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +16,8 @@ from ray_jobs.run import bases
 from train import model as models
 from train.bases import shape as shape_of_base
 from train.batches.decoder import CausalLM, layers_of
-from train.methods import expand
+from train.methods import expand, prune_target, slices
+from train.methods.prune_target import Target
 from train.monitor import flops
 
 
@@ -60,11 +60,22 @@ def nets(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
 
 def pruned(recipe: Recipe) -> Model:
     """The model that `train.prune` makes. Raises ValueError where it cannot."""
+    return students(recipe)[-1]
+
+
+def students(recipe: Recipe) -> list[Model]:
+    """The models of its rounds, of which each makes the one before smaller."""
     train, own = given(recipe.train), given(given(recipe.train).prune)
-    config = copy.deepcopy(nets(recipe)[1].config)
-    config.hidden_size, config.num_attention_heads = own.hidden_size, own.num_attention_heads
-    config.intermediate_size = own.intermediate_size
-    return _of(shape_of_base.on_meta(config), train.context)
+    config = nets(recipe)[1].config
+    target = Target(own.hidden_size, own.num_attention_heads, own.intermediate_size)
+    return [_of(slices.on_meta(config, one), train.context) for one in prune_target.rounds(config, target, own.steps)]
+
+
+def teacher(recipe: Recipe) -> Model | None:
+    """The model that heals the pruned one, if there is one: it before pruning."""
+    before, after = model(recipe)[1], pruned(recipe)
+    taught = given(given(recipe.train).prune).teaching(1 - after.parameters / before.parameters)
+    return before if taught else None
 
 
 def _config(train: Train, vocabulary: int) -> PreTrainedConfig:

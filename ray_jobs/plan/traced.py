@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
 
 from train.distributed import data_parallel, vocabulary
-from train.kernels import attention, cross_entropy, head, layers, precision
+from train.kernels import attention, cross_entropy, distillation, head, layers, precision
 from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
@@ -43,6 +43,7 @@ class Pass(NamedTuple):
     checkpointing: str = "none"
     gpu: bool = True
     z_loss: bool = False
+    taught: int = 0  # width of the teacher that packed text is learnt from, if there is one
 
 
 class Live(TorchDispatchMode):
@@ -124,17 +125,26 @@ def _run(net, one: Pass, target: Target | None, live: Live) -> float:
         extra = [p for group in pruning.extra_params() for p in group["params"].values()] if pruning else ()
         gradients = data_parallel.Gradients(net.parameters(), extra)
     ids, inputs = _inputs(shape, one.gpu)
+    teacher = None  # its head, which lies there or is gathered; what runs before it has gone but its last states
+    if one.taught:
+        teacher = torch.empty(net.config.vocab_size, one.taught, dtype=torch.bfloat16 if one.bf16 and one.gpu else None)
     live.peak = before = live.now
-    with torch.autocast("cpu", torch.bfloat16, enabled=one.bf16 and not one.sharded):
-        masked = pruning.loss_fn(lambda model, batch: _parts(model, inputs, ids, one)) if pruning else None
-        loss = masked(net, {"step": torch.zeros((), dtype=torch.int64)}) if masked else _parts(net, inputs, ids, one)
+    # gathered weights are in bf16 already, but masks are fp32, and so is what they are multiplied with
+    with torch.autocast("cpu", torch.bfloat16, enabled=one.bf16 and (not one.sharded or pruning is not None)):
+        masked = pruning.loss_fn(lambda model, batch: _parts(model, inputs, ids, one, teacher)) if pruning else None
+        loss = (
+            masked(net, {"step": torch.zeros((), dtype=torch.int64)})
+            if masked
+            else _parts(net, inputs, ids, one, teacher)
+        )
     loss[0].backward()
     del loss, gradients
     return live.peak - before
 
 
-def _parts(net, inputs: dict[str, Tensor], ids: Tensor, one: Pass):
+def _parts(net, inputs: dict[str, Tensor], ids: Tensor, one: Pass, teacher: Tensor | None = None):
     """The loss of a pass, as train/methods compute it, as the fields of a `LossParts`."""
+    taught = None if teacher is None else torch.empty(*ids.shape, one.taught, dtype=teacher.dtype)
     hidden = net.model(**inputs, use_cache=False).last_hidden_state
     if one.what == "reward":
         return hidden[:, -1].float().sum(), 1, {}, None
@@ -144,6 +154,9 @@ def _parts(net, inputs: dict[str, Tensor], ids: Tensor, one: Pass):
     scaled, cap = head.scaled(net, hidden), head.softcap(net)
     if one.what == "pairs":
         return cross_entropy.token_logprobs(scaled, weight, ids, softcap=cap).sum(), 1, {}, None
+    if teacher is not None and taught is not None:
+        aim = distillation.Aim(softcap=cap, softcap_of_teacher=cap)
+        return distillation.distil(scaled, weight, taught, teacher, ids, aim, size).loss, 1, {}, None
     z_loss = 1e-4 if one.z_loss else 0.0
     return cross_entropy.linear_cross_entropy(scaled, weight, ids, size, z_loss, softcap=cap)[0], 1, {}, None
 

@@ -150,12 +150,6 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
         return
     where = "" if work.stage == PRETRAIN_1 else f" in {work.stage}"
     key = "train.long_context" if work.stage == LONG_CONTEXT else "train"
-    if work.whole and state + per_row + rest > room:
-        raise ValueError(
-            f"train.prune: masks are learnt by the whole model on every GPU, {state:,.0f} GB of weights, gradients and Adam's "
-            f"moments and {per_row + rest:,.0f} GB for one row, but {group.name} has {room:,.0f} GB to use; set train.prune: "
-            "null, or prune a smaller model"
-        )
     if state + per_row + rest > room:
         if train.parallel == "replicate" and room > per_row + rest:
             raise ValueError(
@@ -192,9 +186,9 @@ def _check_whole_models(recipe: Recipe, group: Group) -> None:
     here = min(train.workers, group.gpus)
     whole = grown.parameters * WEIGHT_BYTES / 1e9
     copies = gpu_memory.pinned(train, grown, here)
-    # a reward model is copied from its base, and pruning reads it, in each worker; elsewhere one reads for all
+    # a reward model is copied from its base in each worker; elsewhere one reads for all
     trains_reward = train.reward is not None and train.reward.model is None
-    read = 2 * here if trains_reward else here if train.prune else 1
+    read = 2 * here if trains_reward else 1
     needed = max(read * whole, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9, copies)
     if needed > group.memory_gb * USABLE:
         what = (

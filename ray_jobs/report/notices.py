@@ -25,6 +25,11 @@ KINDS = (
         "fewer tokens.",
     ),
     (
+        r"^prune: pruning has cost",
+        "Pruning has cost languages much",
+        "Raise train.prune.heal_tokens or the target, or give these languages a larger share of the mixture.",
+    ),
+    (
         r"^regmix: the tempered weights stay",
         "The mixture does not follow the proxies",
         "Nothing is lost, the mixture is that of the token counts. More text, or fewer tokens in "

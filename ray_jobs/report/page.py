@@ -16,6 +16,7 @@ from ray_jobs.report import curves, intervals, notices, plots, summary, verdict,
 from ray_jobs.report import draft as draft_section
 from ray_jobs.report import long as long_tasks
 from ray_jobs.report import long_context as long_section
+from ray_jobs.report import pruning as pruning_section
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
 from ray_jobs.report import tasks as tasks_section
@@ -105,6 +106,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
             verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
             web=web.section(uri, recipe, manifests),
             long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
+            pruning=pruning_section.section(manifests.get(PRUNE, {})),
             draft=draft_section.section(manifests.get(DRAFT, {})),
             tasks=tasks_section.section(uri) if TASKS in manifests else None,
             long=long_tasks.section(uri) if LONG in manifests else None,
@@ -264,6 +266,7 @@ def _alignment(uri: str, manifests: dict) -> list[tuple[str, dict]]:
     skip |= {"step", "lr", "grad_norm", "data_seconds", "skipped_steps", "resumed_from", "seconds", "tokens_per_second"}
     skip |= {"attended_per_token", "data_wait", "memory_bytes", "loss_by_language"}
     skip |= {"validation_loss", "validation_loss_change", "bits_per_byte", "bits_per_byte_change", "validation_seconds"}
+    skip |= {"damage"}
     names = (REWARD, SFT_1, SFT_SELECT, SFT_2, OFF_POLICY, *ROUNDS, PRUNE)
     return [
         (name, {k: v for k, v in manifests[name].items() if k not in skip and isinstance(v, int | float | str | dict)})

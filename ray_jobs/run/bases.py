@@ -27,7 +27,7 @@ from train import model
 from train.bases import rope, rotation, same_loss, shape
 from train.batches.decoder import CausalLM
 from train.kernels import attention
-from train.methods import expand, prune
+from train.methods import expand, prune, prune_target
 from train.methods.prune_target import Target
 
 QWEN = {
@@ -188,6 +188,7 @@ def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, named: 
         try:
             target.check(net.config)
             prune.check_layers(net)
+            prune_target.rounds(net.config, target, pruned.steps)
         except ValueError as error:
             yield f"train.prune: {str(error).removeprefix('train.prune: ')}"
     if grown:

@@ -141,9 +141,14 @@ def start_model(settings: StartSettings, rotation: Rotation | None = None) -> Ca
     """The model that a stage starts from, with another `rotation` where one is given. Of several workers one reads the weights,
     a tensor at a time, when the model lies where it is trained (train/distributed/weights.py); so no node holds a copy for each
     of its workers."""
+    return started_from(settings["model"], rotation)
+
+
+def started_from(folder: str, rotation: Rotation | None = None, dtype: torch.dtype = torch.float32) -> CausalLM:
+    """The same of the model in a folder (URI)."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        return model.on_meta(settings["model"], rotation=rotation)
-    return model.load(settings["model"], rotation=rotation)
+        return model.on_meta(folder, dtype, rotation)
+    return model.load(folder, dtype, rotation)
 
 
 def fit_and_save(

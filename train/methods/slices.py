@@ -29,7 +29,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from cluster import storage
 from train.bases import rope, shape
 from train.batches.decoder import CausalLM
-from train.checkpoint import reader
+from train.checkpoint import checkpoint, reader
 from train.checkpoint.checkpoint import Checkpoint
 from train.distributed.weights import INDEX, SINGLE
 from train.methods.prune_target import Target, head_width
@@ -83,6 +83,14 @@ def removed_share(config: PreTrainedConfig, target: Target) -> float:
         sum(p.numel() for p in net.parameters()) for net in (shape.on_meta(config), on_meta(config, target))
     )
     return 1 - after / before
+
+
+def save_weights(net: CausalLM, uri: str, step: int) -> None:
+    """Write the weights of `net` as the checkpoint of `step` below `uri`, in the shards that they lie in and without an
+    optimiser's state. Call it on every rank."""
+    state = net.state_dict()  # not the parameters: where FSDP has gathered some, these are copies in another precision
+    own = {f"{WEIGHTS}{name}": value for name, value in state.items() if name not in net.all_tied_weights_keys}
+    checkpoint.save(uri, step, own, {"config": net.config.to_dict()})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from ray_jobs.plan import gpu_memory, traced
 from ray_jobs.plan import model as plan_model
 from train.distributed import data_parallel, vocabulary
 from train.kernels import adamw, attention, layers
-from train.methods import pretrain
+from train.loop_config import LoopConfig
+from train.methods import distil, pretrain
 from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
@@ -103,6 +104,17 @@ def test_masks_that_are_learnt():
     plain = traced.peak(config, traced.Pass(ROWS, LENGTH, bf16=True, gpu=False))
     assert counted > 1.05 * plain
     assert counted == pytest.approx(measured(net, "none", True, pruning.loss_fn(pretrain.loss), extra), rel=0.1)
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_student_that_is_taught(bf16, mode):
+    config, wide = config_of("qwen2"), config_of("qwen2")
+    wide.hidden_size = 256
+    counted = traced.peak(config, traced.Pass(ROWS, LENGTH, bf16=bf16, checkpointing=mode, gpu=False, taught=256))
+    net, config = made(config), LoopConfig(steps=1, rows_per_step=1, micro_rows=1, lr=1e-3)
+    teacher = distil.frozen(made(wide), config, torch.device("cpu"))
+    assert counted == pytest.approx(measured(net, mode, bf16, distil.loss_fn(teacher)), rel=0.1)
 
 
 def test_a_whole_update_of_a_recipe(tmp_path):

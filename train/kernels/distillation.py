@@ -12,6 +12,8 @@ Axes: N positions, C a chunk of them, V vocabulary, D the student's width, E the
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -99,7 +101,9 @@ def _losses(z_CV: Tensor, t_CV: Tensor, labels_C: Tensor, aim: Aim, dtype: torch
     return entropy_C, divergence_C, (d_CV * valid_C.unsqueeze(1)).to(dtype)
 
 
-def _kernel(device: torch.device):
+@functools.cache
+def _kernel(device: torch.device) -> Callable:
+    """`_losses`, compiled where the device is a GPU and that works there."""
     if device.type == "cpu" or layers.why_not_compile(device):
         return _losses
     return torch.compile(_losses, dynamic=True)  # reads each logit a few times instead of a dozen

@@ -11,9 +11,9 @@ from train import model
 from train.batches.examples import Example
 from train.batches.parts import on_device
 from train.distributed import data_parallel as parallel
-from train.kernels import attention, varlen
+from train.kernels import attention, distillation, varlen
 from train.kernels import cross_entropy as loss
-from train.methods import dpo, pretrain, prune, reward
+from train.methods import distil, dpo, pretrain, prune, reward
 from train.monitor.averages import Averages
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -27,6 +27,7 @@ def meta_is_cuda(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: self.device == GPU))
     monkeypatch.setattr(loss, "_matmul_dtype", lambda hidden: torch.bfloat16)  # autocast knows no meta tensors
     monkeypatch.setattr(loss, "_kernel", lambda in_place, fused, device: fused)
+    monkeypatch.setattr(distillation, "_kernel", lambda device: distillation._losses)
     # a kernel is not needed to see what is given to it
     monkeypatch.setattr(attention, "_flex", lambda: lambda q, k, v, block_mask, scale, enable_gqa: q * (k * v).mean())
     monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, *where, **how: q * (k * v).mean())
@@ -70,6 +71,8 @@ def case(name: str):
     if name.startswith("dpo"):
         batch = dpo.batch_fn(pairs(), cached, 0, packed=name == "dpo")([0, 1, 2])
         return net, dpo.loss_fn(dpo.Objective("lr_dpo", alpha=0.1)), batch, []
+    if name == "distil":
+        return net, distil.loss_fn(moved(model.build(SHAPE)).requires_grad_(False), 0.5, 2.0), packed(), []
     if name == "prune":
         target = prune.Target(hidden_size=16, num_attention_heads=2, intermediate_size=24)
         pruning = prune.Pruning(net, target, warmup_steps=10)
@@ -79,7 +82,7 @@ def case(name: str):
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "flex", "varlen"])
-@pytest.mark.parametrize("name", ["pretrain", "z-loss", "dpo", "dpo padded", "reward", "prune"])
+@pytest.mark.parametrize("name", ["pretrain", "z-loss", "dpo", "dpo padded", "reward", "prune", "distil"])
 def test_a_micro_batch_waits_for_nothing(name, backend):
     net, loss_fn, batch, extra = case(name)
     net.model.attention_backend = backend

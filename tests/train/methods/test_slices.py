@@ -185,7 +185,7 @@ def learn_main(rank, world, folder):
             )  # fmt: skip
             own = {f"{slices.WEIGHTS}{name}": p.detach() for name, p in net.named_parameters()}
             assert any(hasattr(p, "full_tensor") for p in own.values()) == (parallel == "fsdp")
-            checkpoint.save(f"{folder}/{kind}-{parallel}/weights", 8, own, {"config": net.config.to_dict()})
+            slices.save_weights(net, f"{folder}/{kind}-{parallel}/weights", 8)
             if rank == 0:
                 with slices.of_checkpoint(checkpoint.latest(f"{folder}/{kind}-{parallel}/weights")) as source:
                     out = f"{folder}/{kind}-{parallel}/small"
@@ -193,7 +193,29 @@ def learn_main(rank, world, folder):
                 alphas = {name: p.detach() for name, p in pruning.log_alpha.items()}
                 torch.save((alphas, records), f"{folder}/{kind}-{parallel}/learnt.pt")
             dist.barrier()
+    gathered_main(rank, folder)
     dist.destroy_process_group()
+
+
+def gathered_main(rank, folder):
+    """After a pass without gradients FSDP leaves the embedding gathered, in bf16; what is written is the fp32 shards."""
+    net = models.on_meta(f"{folder}/qwen2")
+    config = LoopConfig(steps=2, rows_per_step=2, micro_rows=1, lr=1e-2, log_every=1, parallel="fsdp", precision="bf16")
+    fit(net, rows, pretrain.loss, config, f"{folder}/bf16", device=torch.device("cpu"))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        net.model(**{key: rows([0])[key] for key in ("input_ids", "position_ids", "doc_ids")}, use_cache=False)
+    slices.save_weights(net, f"{folder}/bf16/weights", 2)
+    want = {
+        name: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for name, value in net.state_dict().items()
+    }
+    if rank == 0:
+        with slices.of_checkpoint(checkpoint.latest(f"{folder}/bf16/weights")) as source:
+            assert source.names == want.keys() - {"lm_head.weight"}
+            assert all(torch.equal(source.read(name), want[name]) for name in source.names)
+        embedding = want["model.embed_tokens.weight"]
+        assert not torch.equal(embedding, embedding.bfloat16().float())
+    dist.barrier()
 
 
 def test_masks_of_a_sharded_model_are_those_of_a_whole_one(tmp_path):

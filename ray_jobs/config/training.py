@@ -62,6 +62,14 @@ class PretrainStage(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
 
 
+class Update(Section):
+    """Which weights of the base continual pre-training changes, without growing it."""
+
+    rule: Literal["all", "lora"] = "all"
+    rank: Positive = 256  # of lora
+    vocabulary: bool = True  # embedding, head and norms learn whole too
+
+
 class Pretrain(Section):
     """Continual pre-training in two stages (paper section 4.4)."""
 
@@ -74,6 +82,7 @@ class Pretrain(Section):
     stage1: PretrainStage
     stage2: PretrainStage
     control: bool = False  # also train the base without expansion, to measure what expansion is worth
+    update: Update = Update()
 
 
 def _theta(value: object) -> object:
@@ -338,4 +347,13 @@ class Train(Section):
                     raise ValueError(f"{key} needs `pretrain`, which {why}")
         elif self.pretrain.control and self.expand is None:
             raise ValueError("pretrain.control compares with expansion, so it needs `expand`")
+        elif (rule := self.pretrain.update.rule) != "all":
+            if self.expand:
+                raise ValueError(
+                    f"pretrain.update.rule: {rule} trains a part of the base as it is; set `expand: null`, or the rule to all"
+                )
+            if self.precision == "fp8":
+                raise ValueError(
+                    f"pretrain.update.rule: {rule} has matrix products of its own, which precision: fp8 does not know; take bf16"
+                )
         return self

@@ -33,7 +33,7 @@ from ray_jobs.run.graph import (
     SFT_2,
 )
 from ray_jobs.run.run import Run
-from ray_jobs.training import budget
+from ray_jobs.training import budget, update
 from train.bases import shape as shapes
 from train.batches.decoder import CausalLM
 from train.methods import expand
@@ -142,7 +142,7 @@ def plan_nets(run: Run, recipe: Recipe) -> tuple[CausalLM, CausalLM]:
     own = given(recipe.train).expand
     if own is not None:
         expand.expand(grown, own.new_layers, own.trainable, untie=own.untie_embeddings, vocab_size=own.vocab_size)
-    return base, grown
+    return base, update.sized(grown, given(given(recipe.train).pretrain).update)
 
 
 def per_token(net: CausalLM, context: int) -> float:
@@ -155,7 +155,7 @@ def per_token(net: CausalLM, context: int) -> float:
 
 def planned(recipe: Recipe) -> tuple[float, float]:
     """FLOPs per token of (the base, the model that is pre-trained), from the recipe alone. Raises ValueError as a plan does."""
-    base, grown = plan_model.nets(recipe)
+    base, grown = plan_model.nets(recipe)[0], plan_model.updated(recipe)
     context = given(recipe.train).context
     return per_token(base, context), per_token(grown, context)
 
@@ -167,6 +167,8 @@ def _per_token(run: Run, stage: str) -> float:
     own = train.expand
     if own is not None and stage in (PRETRAIN_1, PRETRAIN_2):
         expand.set_trainable(net, own.new_layers, own.trainable)
+    if stage in (PRETRAIN_1, PRETRAIN_2):
+        net = update.sized(net, given(train.pretrain).update)
     times = 1.0
     if stage in (OFF_POLICY, *ROUNDS) and LOSSES[given(train.dpo).loss].reference:
         times += FORWARD
@@ -229,7 +231,8 @@ def forecast(run: Run, waiting: Collection[str]) -> Forecast:
         else:
             continue
         each = base if name in (BASE, CONTROL_1, CONTROL_2) else grown
-        if name == LONG:
-            each = per_token(plan_model.nets(run.recipe)[1], lookup(run.recipe, f"train.{LONG}.context"))
+        if name not in PLANS:
+            longer = lookup(run.recipe, f"train.{LONG}.context") if name == LONG else train.context
+            each = per_token(plan_model.nets(run.recipe)[1], longer)
         work, tokens = work + read * each, tokens + read
     return Forecast(work, tokens, at_most)

@@ -20,7 +20,7 @@ from ray_jobs.config.training import Pretrain, PretrainStage, Train
 from ray_jobs.errors import UserError
 from ray_jobs.plan import alignment, gpu_memory, rates
 from ray_jobs.plan import model as sizes
-from ray_jobs.plan.model import nets
+from ray_jobs.plan.model import nets, updated
 from ray_jobs.run import bases, graph, preflight, wildbench_choice
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1
 from ray_jobs.training import budget, fit, longer
@@ -41,7 +41,7 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
     stages = graph.enabled(recipe)
     for sentence in (*bases.faults(recipe, weights=False), *preflight.languages(recipe, stages)):
         raise ValueError(sentence)
-    base, grown = nets(recipe)
+    (base, grown), learns = nets(recipe), updated(recipe)
     pretrain = train.pretrain
     tables = list(gpu_memory.rows_of(recipe))
     shown = gpu_memory.main([work for work, _ in tables])
@@ -51,14 +51,14 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
         "missing": list(preflight.absent(recipe, stages, stages)),
         "judging": _judging(recipe, stages, run_uri),
         "added_tokens": bases.added_tokens(recipe),
-        "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(grown)},
+        "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(learns)},
         "workers": train.workers,
         "part": f", a part of {train.context_parallel} of each," if train.context_parallel > 1 else "",
         "memory_of": shown.stage,
         "memory": next(table for work, table in tables if work is shown),
         "training": [_trained(recipe, work, table, run_uri) for work, table in tables],
         "stages": [
-            {**_stage(train, stage, grown, *_tokens(train, name, run_uri)), "name": f"pretrain/{name}"}
+            {**_stage(train, stage, learns, *_tokens(train, name, run_uri)), "name": f"pretrain/{name}"}
             for name, stage in (_stages(pretrain) if pretrain else ())
         ],
     }

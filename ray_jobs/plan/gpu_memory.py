@@ -29,7 +29,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import traced
-from ray_jobs.plan.model import Model, model, students, teacher
+from ray_jobs.plan.model import Model, learning, model, students, teacher
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
 from train.kernels import adamw, cross_entropy
@@ -94,7 +94,7 @@ def works(recipe: Recipe) -> list[Work]:
         add(BASE, base, "train.base.optimiser", train.base.optimiser)
     if train.pretrain:
         widest = max(train.pretrain.stage1, train.pretrain.stage2, key=lambda stage: stage.rows_per_step)
-        add(PRETRAIN_1, grown, "train.pretrain", widest)
+        add(PRETRAIN_1, learning(recipe), "train.pretrain", widest)
         if train.pretrain.control:
             add(CONTROL_1, base, "train.pretrain", widest)
     if long := train.long_context:
@@ -153,11 +153,11 @@ def of_worker(train: Train, work: Work) -> Memory:
     count = of.shape["num_hidden_layers"] if train.activation_checkpointing == "none" else 1
     gathered_keys = number * 2 * keys * work.length * (n - 1) / n * count
     trained = of.parameters - (of.head if work.what == "reward" and not of.tied else 0)
-    learning = min(of.learning, trained)
+    learns = min(of.learning, trained)
     state = {
         "weights (fp32)": 4 * trained / ranks,
-        "gradients (fp32)": 4 * learning / ranks,
-        f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learning / ranks,
+        "gradients (fp32)": 4 * learns / ranks,
+        f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learns / ranks,
     }
     gathered = 2 * of.layer + of.head
     if work.teacher:
@@ -165,7 +165,7 @@ def of_worker(train: Train, work: Work) -> Memory:
         gathered += 2 * work.teacher.layer + 2 * work.teacher.head
     if train.exact and work.update[0]:
         waiting = max(exact.Sum(*work.update, rank, train.workers).most_open for rank in range(train.workers))
-        state["sums that wait (exact)"] = 4 * waiting * learning
+        state["sums that wait (exact)"] = 4 * waiting * learns
     rest = {
         "gathered by FSDP": fsdp * number * gathered,
         "logits, casts of weights, what one layer needs": max(0.0, peak - work.rows * row),

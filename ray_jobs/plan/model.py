@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +14,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Expand, Train
 from ray_jobs.run import bases
+from ray_jobs.training import update
 from train import model as models
 from train.bases import shape as shape_of_base
 from train.batches.decoder import CausalLM, layers_of
@@ -56,6 +58,29 @@ def nets(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
     train = given(recipe.train)
     config = _config(train, bases.vocabulary(recipe) if train.base.shape else 0)
     return _nets(config.to_json_string(), type(config), train.expand)  # type: ignore[arg-type]  # classes have a hash
+
+
+def updated(recipe: Recipe) -> CausalLM:
+    """The model as continual pre-training has it, with what `train.pretrain.update` adds and freezes."""
+    train, net = given(recipe.train), nets(recipe)[1]
+    return net if train.pretrain is None else update.sized(net, train.pretrain.update)
+
+
+def learning(recipe: Recipe) -> Model:
+    """The model of `model` as continual pre-training has it: what is held, what learns, and what a token costs."""
+    train, grown = given(recipe.train), model(recipe)[1]
+    if train.pretrain is None or train.pretrain.update.rule == "all":
+        return grown
+    net = updated(recipe)
+    products, pair = flops.of_step(net)
+    return dataclasses.replace(
+        grown,
+        parameters=models.parameters(net),
+        flops_per_token=products + pair * train.context,
+        learning=sum(p.numel() for p in net.parameters() if p.requires_grad),
+        layer=sum(p.numel() for p in layers_of(net)[0].parameters()),
+        sizes=tuple((p.numel(), p.requires_grad) for p in net.parameters()),
+    )
 
 
 def pruned(recipe: Recipe) -> Model:

@@ -16,7 +16,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import LongContext, Train
 from ray_jobs.plan import gpu_memory
-from ray_jobs.plan.model import Model, model
+from ray_jobs.plan.model import Model, learning, model
 from ray_jobs.plan.rates import ASSUMED, Number
 from ray_jobs.run.graph import BASE, LONG_CONTEXT, PRETRAIN_1
 from ray_jobs.training import budget
@@ -58,7 +58,7 @@ def tokens(recipe: Recipe, stage: budget.PlanStage, corpus: float) -> tuple[floa
 def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -> list[Step]:
     """The training stages on GPUs of `group`, after a corpus of so many tokens."""
     train = given(recipe.train)
-    base, grown = model(recipe)
+    (base, grown), own = model(recipe), learning(recipe)
     used = utilisation(train, n)
     speed = flops_per_second(group, used)
     mfu = f"MFU {used.value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {used.source}"
@@ -75,7 +75,7 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -
     names: tuple[budget.PlanStage, ...] = ("stage1", "stage2")
     for name in names:
         read, source = tokens(recipe, name, corpus)
-        steps.append(step(f"pretrain/{name}", read, source))
+        steps.append(step(f"pretrain/{name}", read, source, own))
         if train.pretrain.control:
             steps.append(step(f"control/{name}", read, source, base))
     if train.long_context:
@@ -185,7 +185,7 @@ def _check_whole_models(recipe: Recipe, group: Group) -> None:
         )
     here = min(train.workers, group.gpus)
     whole = grown.parameters * WEIGHT_BYTES / 1e9
-    copies = gpu_memory.pinned(train, grown, here)
+    copies = gpu_memory.pinned(train, learning(recipe), here)
     # a reward model is copied from its base in each worker; elsewhere one reads for all
     trains_reward = train.reward is not None and train.reward.model is None
     read = 2 * here if trains_reward else 1

@@ -110,7 +110,9 @@ LENGTHENED = tuple(f"train.long_context.{key}" for key in LongContext.model_fiel
 DRAFTED = tuple(f"train.draft.{key}" for key in Draft.model_fields if key != "answers")
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
-PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key != "control")  # that only adds stages
+# `control` only adds stages, and what is read does not depend on `update`
+PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key not in ("control", "update"))
+UPDATED = (*PRETRAIN, "train.pretrain.update")
 NEW = ("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard")  # of a new model
 LOOP = (*NEW, "train.seed")  # of the training that follows
 
@@ -202,10 +204,10 @@ STAGES = (
         PRETRAIN_1,
         "pretrain",
         (GROWN, MIXTURE),
-        (*PRETRAIN, "train.expand.trainable", *LOOP),
+        (*UPDATED, "train.expand.trainable", *LOOP),
         _has("pretrain"),
     ),
-    Stage(PRETRAIN_2, "pretrain", (PRETRAIN_1, MIXTURE), (*PRETRAIN, *LOOP), _has("pretrain")),
+    Stage(PRETRAIN_2, "pretrain", (PRETRAIN_1, MIXTURE), (*UPDATED, *LOOP), _has("pretrain")),
     Stage(CONTROL_1, "pretrain", (BASE, MIXTURE), (*PRETRAIN, *LOOP), _control),
     Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), (*PRETRAIN, *LOOP), _control),
     Stage(

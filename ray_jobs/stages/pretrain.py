@@ -6,9 +6,10 @@ from __future__ import annotations
 import functools
 
 from ray_jobs.config.optimiser import Optimiser
+from ray_jobs.config.training import Update
 from ray_jobs.run.graph import BASE, grown
 from ray_jobs.run.job import Job
-from ray_jobs.training import budget, data_order, fit
+from ray_jobs.training import budget, data_order, fit, update
 from ray_jobs.work.trainer import launch
 from train import model
 from train.methods import expand
@@ -19,6 +20,7 @@ class Settings(fit.PackedSettings):
     model: str
     trainable: str
     new_layers: int
+    update: dict  # the fields of `config.training.Update`
     z_loss: float
 
 
@@ -50,6 +52,7 @@ def run(job: Job) -> dict:
         "model": job.input(start, "model"),
         "trainable": expanded.trainable if expanded else "all",
         "new_layers": expanded.new_layers if expanded else 0,
+        "update": recipe.update.model_dump(),
         "z_loss": recipe.z_loss,
     }
     return launch(job, train_worker, settings, steps)
@@ -58,8 +61,10 @@ def run(job: Job) -> dict:
 def train_worker(settings: Settings) -> dict:
     net = fit.start_model(settings)
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
+    update.begin(net, Update(**settings["update"]), settings["seed"])
+    learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)
     heldout = fit.heldout_text(settings)
-    summary = fit.fit_and_save(net, rows, objective, settings, pools=pools, validation=heldout)
-    return {**summary, "parameters": model.parameters(net)}
+    summary = fit.fit_and_save(net, rows, objective, settings, pools=pools, validation=heldout, finish=update.finish)
+    return {**summary, "parameters": model.parameters(net), "learning": learning}

@@ -160,8 +160,11 @@ def fit_and_save(
     pools: Sequence[str] = (),
     validation: HeldOut[Model] | None = None,
     after_step: Callable[[int, Model], None] | None = None,
+    finish: Callable[[Model], None] | None = None,
 ) -> dict:
     """Train, save the Hugging Face folder `<out>/model`, drop the checkpoints. Returns the loop's summary.
+
+    `finish` makes of the trained model, on every rank, the one that is saved.
 
     `pools` are those of a stage that reads the mixture: its loss is told by language."""
     config, to = LoopConfig(**settings["loop"]), device.here()
@@ -184,6 +187,8 @@ def fit_and_save(
             languages=languages,
             validation=validation,
         )
+    if finish:
+        finish(net)
     model.save(net, tokenizer, storage.join(settings["out"], "model"), settings["saved_context"])
     checkpoint.clear(storage.join(settings["out"], "checkpoints"))
     stage = curves.rsplit("/", 1)[-1].removesuffix(".jsonl")

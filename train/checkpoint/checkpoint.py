@@ -219,6 +219,12 @@ def load(checkpoint: Checkpoint, state: dict[str, Tensor]) -> None:
         _fill(checkpoint, files, state)
 
 
+def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The tensors of a checkpoint by name, from the headers of its files."""
+    with Files(checkpoint.uri) as files:
+        return {name: reader.shape(of) for name, of in reader.blocks(files, sorted(checkpoint.files)).items()}
+
+
 def drop_after(uri: str, step: int) -> None:
     """Delete all checkpoints of later steps than `step`; call it on every rank."""
     if data_parallel.rank_world()[0] == 0:

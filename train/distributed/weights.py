@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-_FILES = "weights_to_read"  # attribute of a model: the file of each of its tensors
+_FILES = "weights_to_read"  # attribute of a model: the file of each of its tensors, or what makes it
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -67,6 +67,22 @@ def are_missing(model: nn.Module) -> bool:
     return hasattr(model, _FILES)
 
 
+def made_by(model: nn.Module, name: str, make: Callable[[], Tensor]) -> None:
+    """Note that a parameter which the folder of a model of `from_folder` does not have is to be what `make` returns."""
+    getattr(model, _FILES)[name] = make
+
+
+def file_of(model: nn.Module, name: str) -> str:
+    """Where a tensor of a model of `from_folder` lies."""
+    return getattr(model, _FILES)[name]
+
+
+def read(path: str, name: str) -> Tensor:
+    """A tensor of a file, whole, on the CPU."""
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(name)
+
+
 @torch.no_grad()
 def fill(model: nn.Module, device: torch.device) -> None:
     """Give a model of `from_folder`, sharded or not, its weights on `device`; another is left as it is. Call it on every rank."""
@@ -85,11 +101,11 @@ def fill(model: nn.Module, device: torch.device) -> None:
     for name, p in model.named_parameters():
         whole = torch.empty(p.shape, dtype=p.dtype, device=device)
         if rank == 0:
-            with safe_open(files[name], "pt") as file:
-                whole.copy_(file.get_tensor(name))
+            made_from = files[name]
+            whole.copy_(made_from() if callable(made_from) else read(made_from, name))
         if dist.is_initialized():
             dist.broadcast(whole, 0)
-        _own(p).copy_(_part(whole, p))
+        own(p).copy_(_part(whole, p))
 
 
 def _tied(model: nn.Module) -> list[tuple[nn.Module, str, tuple[nn.Module, str]]]:
@@ -103,7 +119,7 @@ def _tied(model: nn.Module) -> list[tuple[nn.Module, str, tuple[nn.Module, str]]
     return found
 
 
-def _own(p: Tensor) -> Tensor:
+def own(p: Tensor) -> Tensor:
     """What this rank holds of a parameter."""
     return p.to_local() if isinstance(p, DTensor) else p
 

@@ -16,6 +16,7 @@ from cluster import storage
 from train import model
 from train.batches.decoder import CausalLM
 from train.checkpoint import checkpoint
+from train.kernels import low_rank
 from train.loop import Progress, named_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -93,8 +94,12 @@ def _from_checkpoint(found: checkpoint.Checkpoint) -> CausalLM:
     else:  # constants of the model that its folder has (Apertus), and a checkpoint has not
         net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     net.tie_weights()
+    rank = low_rank.rank_of(checkpoint.shapes(found))
+    if rank:
+        low_rank.attach(net, rank)
     named, _ = named_tensors(net, [])
     checkpoint.load(found, {name: tensor.detach() for name, tensor in named.items()})
+    low_rank.merge(net)
     return net
 
 

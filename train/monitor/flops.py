@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from train.batches.decoder import Decoder, layers_of
+from train.kernels.low_rank import LowRank
 
 PEAK = {
     "B200": 2250e12,
@@ -128,7 +129,10 @@ def of_step(model: Decoder) -> tuple[float, float]:
         return any(p.requires_grad for module in modules for p in module.parameters())
 
     def product(module: nn.Linear) -> float:
-        return 2.0 * module.weight.numel() * (1 + module.weight.requires_grad + flows)
+        found = 2.0 * module.weight.numel() * (1 + module.weight.requires_grad + flows)
+        if isinstance(module, LowRank):  # the second product always has a gradient of its input, for the first
+            found += 2.0 * module.lora_A.numel() * (2 + flows) + 6.0 * module.lora_B.numel()
+        return found
 
     body, config = model.model, model.config
     layers = layers_of(model)

@@ -114,6 +114,10 @@ def test_combinations_that_training_would_refuse_are_refused_at_once():
         (["train.exact=true"], "set compile to false, or exact"),
         (["train.exact_threads=4"], "exact_threads has no effect without `exact: true`"),
         (["train.cross_entropy=liger", "train.pretrain.z_loss=1e-4"], "liger cannot tell the z-loss from the loss"),
+        (
+            ["train.pretrain.update.rule=lora"],
+            "update.rule: lora trains a part of the base as it is; set `expand: null`",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             recipes.load("sailor2-1b", overrides)

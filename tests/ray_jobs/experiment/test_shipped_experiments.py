@@ -29,9 +29,19 @@ def test_the_control_of_expansion_gets_the_tokens_that_cost_the_same():
     assert ratio == pytest.approx(8.547 / 7.616, abs=0.03)
 
 
+def test_low_ranks_get_more_tokens_for_the_same():
+    """Of the 8B's base, by hand: 6.53 B parameters in layers at 4 operations, 0.65 B of rank 256 and 0.54 B of the head at 6,
+    and 4.9 G of attention, beside 6 for all and the same attention."""
+    off = ["train.expand=null", "train.pretrain.control=false"]
+    plain, low = (recipes.load("sailor2-8b", [*off, *more]) for more in ([], ["train.pretrain.update.rule=lora"]))
+    ratio = compute.planned(low)[1] / compute.planned(plain)[1]
+    assert ratio == pytest.approx((4 * 6.53 + 6 * (0.65 + 0.54) + 4.9) / (6 * 7.07 + 4.9), abs=0.01)
+    assert compute.planned(low)[0] == compute.planned(plain)[0]
+
+
 def test_seeds_of_the_command_replace_those_of_the_file():
     experiment, path = specification.load("expansion", [1, 2, 3])
     found = specification.trials(experiment, path, ["train.workers=1"])
-    assert [trial.seed for trial in found] == [1] * 4 + [2] * 4 + [3] * 4
+    assert [trial.seed for trial in found] == [seed for seed in (1, 2, 3) for _ in experiment.arms]
     assert {trial.recipe.train.workers for trial in found} == {1}
     assert {trial.recipe.train.seed for trial in found} == {1, 2, 3} and {trial.recipe.seed for trial in found} == {42}

@@ -43,6 +43,11 @@ def test_a_control_adds_stages_and_changes_no_other(changed):
     assert changed("train.pretrain.control=false") <= MEASURED
 
 
+def test_which_weights_change_is_of_pre_training_and_what_follows(changed):
+    keys = ("train.expand=null", "train.pretrain.control=false")
+    assert not {"mixture", "base", "regmix/weights"} & changed(*keys, "train.pretrain.update.rule=lora")
+
+
 def test_a_seed_of_training_is_of_what_follows_the_base(changed):
     assert changed("train.seed=7") == {*PRETRAINED, *ALIGNED, *MEASURED}
     assert changed("train.seed=42") == set()  # the recipe's own

@@ -65,9 +65,15 @@ class PretrainStage(Section):
 class Update(Section):
     """Which weights of the base continual pre-training changes, without growing it."""
 
-    rule: Literal["all", "lora"] = "all"
+    rule: Literal["all", "lora", "contrast"] = "all"
     rank: Positive = 256  # of lora
-    vocabulary: bool = True  # embedding, head and norms learn whole too
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15  # of units and heads, of contrast
+    rows: Positive = 8  # of each language, that contrast measures
+    vocabulary: bool | None = None  # embedding, head and norms learn whole too; None: with lora, or a share of 1
+
+    @property
+    def whole_vocabulary(self) -> bool:
+        return self.vocabulary if self.vocabulary is not None else self.rule == "lora" or self.share == 1
 
 
 class Pretrain(Section):

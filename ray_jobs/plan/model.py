@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.config.training import Expand, Train
+from ray_jobs.config.training import Expand, Train, Update
 from ray_jobs.run import bases
 from ray_jobs.training import update
 from train import model as models
@@ -63,7 +63,9 @@ def nets(recipe: Recipe) -> tuple[CausalLM, CausalLM]:
 def updated(recipe: Recipe) -> CausalLM:
     """The model as continual pre-training has it, with what `train.pretrain.update` adds and freezes."""
     train, net = given(recipe.train), nets(recipe)[1]
-    return net if train.pretrain is None else update.sized(net, train.pretrain.update)
+    if train.pretrain is None or train.pretrain.update.rule == "all":
+        return net
+    return _updated(net, train.pretrain.update)
 
 
 def learning(recipe: Recipe) -> Model:
@@ -112,6 +114,11 @@ def _config(train: Train, vocabulary: int) -> PreTrainedConfig:
         known = ", ".join(bases.QWEN)
         raise ValueError(f"train.base.model: {name} cannot be read here; give a folder, or one of {known}")
     return config
+
+
+@lru_cache(maxsize=4)
+def _updated(net: CausalLM, own: Update) -> CausalLM:
+    return update.sized(net, own)
 
 
 @lru_cache(maxsize=16)

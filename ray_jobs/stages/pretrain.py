@@ -16,11 +16,9 @@ from train.methods import expand
 from train.methods.pretrain import loss
 
 
-class Settings(fit.PackedSettings):
-    model: str
+class Settings(update.Settings):
     trainable: str
     new_layers: int
-    update: dict  # the fields of `config.training.Update`
     z_loss: float
 
 
@@ -53,18 +51,30 @@ def run(job: Job) -> dict:
         "trainable": expanded.trainable if expanded else "all",
         "new_layers": expanded.new_layers if expanded else 0,
         "update": recipe.update.model_dump(),
+        "choice": job.path(update.FILE) if first else job.input(f"{branch}/stage1", update.FILE),
+        "replay": job.recipe.mixture.replay_languages,
         "z_loss": recipe.z_loss,
     }
     return launch(job, train_worker, settings, steps)
 
 
 def train_worker(settings: Settings) -> dict:
+    choice = update.choose(settings)
     net = fit.start_model(settings)
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
-    update.begin(net, Update(**settings["update"]), settings["seed"])
+    update.begin(net, Update(**settings["update"]), settings["seed"], choice and choice["chosen"])
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)
     heldout = fit.heldout_text(settings)
-    summary = fit.fit_and_save(net, rows, objective, settings, pools=pools, validation=heldout, finish=update.finish)
-    return {**summary, "parameters": model.parameters(net), "learning": learning}
+    summary = fit.fit_and_save(
+        net,
+        rows,
+        objective,
+        settings,
+        pools=pools,
+        validation=heldout,
+        after_step=update.after_step,
+        finish=update.finish,
+    )
+    return {**summary, "parameters": model.parameters(net), "learning": learning, **update.said(choice)}

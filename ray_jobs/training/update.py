@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
+from collections.abc import Callable
 
+import torch
+import torch.distributed as dist
+
+from cluster import storage
 from ray_jobs.config.training import Update
+from ray_jobs.training import fit
+from ray_jobs.work import device
+from train import loop
 from train.batches.decoder import CausalLM
-from train.kernels import low_rank
+from train.batches.parts import Batch
+from train.distributed import data_parallel
+from train.kernels import chosen, low_rank
+from train.loop_config import LoopConfig
+from train.methods import contrast, pretrain
+
+FILE = "update.json"  # in the folder of pretrain/stage1: what was chosen, which stage 2 takes too
 
 
-def begin(net: CausalLM, own: Update, seed: int) -> None:
-    """Let only what the rule says learn, in place."""
+class Settings(fit.PackedSettings):
+    model: str
+    update: dict  # the fields of an `Update`
+    choice: str  # URI of FILE
+    replay: list[str]  # languages
+
+
+def begin(net: CausalLM, own: Update, seed: int, choice: chosen.Choice | None = None) -> None:
+    """Let only what the rule says learn, in place. `choice`: of contrast."""
     if own.rule == "lora":
-        low_rank.attach(net, own.rank, own.vocabulary, seed)
+        low_rank.attach(net, own.rank, own.whole_vocabulary, seed)
+    elif own.rule == "contrast":
+        assert choice is not None
+        chosen.attach(net, choice, own.whole_vocabulary)
 
 
 def sized(net: CausalLM, own: Update) -> CausalLM:
@@ -20,10 +46,79 @@ def sized(net: CausalLM, own: Update) -> CausalLM:
     if own.rule == "all":
         return net
     changed = copy.deepcopy(net)
-    begin(changed, own, seed=0)
+    begin(changed, own, seed=0, choice=chosen.even(net, own.share) if own.rule == "contrast" else None)
     return changed
+
+
+def after_step(step: int, net: CausalLM) -> None:
+    chosen.write_back(net)
 
 
 def finish(net: CausalLM) -> None:
     """Make the model that is saved, which has the shape of the base. Call it on every rank."""
     low_rank.merge(net)
+    chosen.finish(net)
+
+
+def choose(settings: Settings) -> dict | None:
+    """What contrast has chosen, measured now or by an earlier start of the run, with the indicators of FILE; None for another
+    rule. Call it on every rank. Raises ValueError where the mixture has no language of one side."""
+    own, rank = Update(**settings["update"]), data_parallel.rank_world()[0]
+    if own.rule != "contrast":
+        return None
+    known = data_parallel.sum_over_ranks([rank == 0 and storage.exists(settings["choice"])], device.here())[0]
+    if not known:
+        found = _measured(settings, own)
+        if rank == 0:
+            storage.write_json(settings["choice"], found)
+        if dist.is_initialized():
+            dist.barrier()
+    return storage.read_json(settings["choice"])
+
+
+def _measured(settings: Settings, own: Update) -> dict:
+    net, where = fit.start_model(settings), device.here()
+    rows = _rows(settings, own.rows)
+    config = dataclasses.replace(
+        LoopConfig(**settings["loop"]), compile=False, context_parallel=1, activation_checkpointing="none"
+    )
+    precision, _ = loop.place(net, config, where)
+    autocast = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
+    found = contrast.measure(net, pretrain.loss, *rows, autocast)
+    units = sum(len(layer["units"]) for layer in found.target)
+    return {
+        "share": own.share,
+        "rows_per_language": own.rows,
+        "never_active": sum(found.never) / units,
+        "never_active_by_layer": found.never,
+        "chosen": contrast.choose(found.target, found.replay, own.share),
+    }
+
+
+def _rows(settings: Settings, number: int) -> tuple[list[Callable[[], Batch]], list[Callable[[], Batch]]]:
+    """What makes the rows of the target languages and those of replay: the first `number` of each language."""
+    entry, sides = settings["schedule"][0], ([], [])
+    pools = [name for name, weight in entry["weights"].items() if weight > 0]
+    for lang in sorted({name.split("/")[-1] for name in pools}):
+        mine = [name for name in pools if name.split("/")[-1] == lang]
+        alone = {
+            key: {n: entry[key][n] for n in mine if n in entry[key]} for key in ("weights", "tokens") if key in entry
+        }
+        batch = fit.packed_rows({**settings, "schedule": [{"from_sample": 0, **alone}]})
+        sides[lang in settings["replay"]].extend(functools.partial(batch, [row]) for row in range(number))
+    for side, what in zip(sides, ("other languages than these", "none of these"), strict=True):
+        if not side:
+            raise ValueError(
+                "train.pretrain.update.rule: contrast compares languages with mixture.replay_languages "
+                f"({', '.join(settings['replay'])}), but the mixture has {'no ' * (side is sides[0])}{what}; take lora, or "
+                "change these"
+            )
+    return sides
+
+
+def said(found: dict | None) -> dict:
+    """What the manifest of a stage says of a choice."""
+    if found is None:
+        return {}
+    counts = {kind: sum(len(layer[kind]) for layer in found["chosen"]) for kind in chosen.KINDS}
+    return {"chosen": counts, "never_active": found["never_active"]}

@@ -10,35 +10,47 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_loop_equality import CONFIG, batch_fn, build
 
+from ray_jobs.training import update
 from train import model
-from train.kernels import low_rank
-from train.loop import fit
-from train.methods import pretrain
+from train.kernels import chosen, low_rank
+from train.loop import fit, placed
+from train.methods import contrast, pretrain
 
 pytestmark = pytest.mark.slow
 
 SHARED = {"schedule": "constant", "micro_rows": 2}
 RUNS = {
     "lora": {"parallel": "replicate"},
+    "contrast": {"parallel": "replicate"},
+    "contrast-exact": {"parallel": "replicate", "exact": True},
+    "contrast-fsdp": {"parallel": "fsdp"},
+    "contrast-fsdp-tied-full": {"parallel": "fsdp", "activation_checkpointing": "full"},
     "lora-exact": {"parallel": "replicate", "exact": True},
     "lora-fsdp": {"parallel": "fsdp"},
     "lora-fsdp-tied-selective": {"parallel": "fsdp", "activation_checkpointing": "selective"},
 }
 
 
+CHOICE = [
+    {"units": [3, 5, 6, 40, 63], "heads": [0, 3], "kv_heads": [1]},
+    {"units": [*range(20, 64)], "heads": [1], "kv_heads": []},
+]
+"""Of the one layer rows of both ranks, of the other mostly those of the second."""
+
+
 def begin(net, name: str):
+    if "contrast" in name:
+        return chosen.attach(net, CHOICE, vocabulary="tied" in name)
     return low_rank.attach(net, 5, vocabulary="tied" in name)
-
-
-def finish(net) -> None:
-    low_rank.merge(net)
 
 
 def one_run(folder: str, name: str, load=None, **more):
     net, records = begin(load() if load else build("tied" in name), name), []
     config = dataclasses.replace(CONFIG, **SHARED | more)
-    fit(net, batch_fn, pretrain.loss, config, folder, device=torch.device("cpu"), on_log=records.append)
-    finish(net)
+    cpu = torch.device("cpu")
+    more = {"on_log": records.append, "after_step": update.after_step}
+    fit(net, batch_fn, pretrain.loss, config, folder, device=cpu, **more)
+    update.finish(net)
     model.save(net, None, f"{folder}/hf", 32)
     return [{"step": r["step"], "loss": r["loss"], "grad_norm": r["grad_norm"]} for r in records]
 
@@ -78,3 +90,35 @@ def test_two_ranks_are_one_also_after_resuming(tmp_path, two_ranks, name):
     if "exact" in name:
         assert found == records
         assert all(torch.equal(got[key], weight) for key, weight in weights.items())
+
+
+def measure(kind: str, folder: str, world: int):
+    """What contrast measures of the model in a folder, on rows of which the ranks do not have equally many."""
+    config = dataclasses.replace(CONFIG, parallel=kind, rows_per_step=world)
+    net = model.on_meta(folder) if world > 1 else model.load(folder)
+    placed(net, config, torch.device("cpu"))
+    rows = [[lambda row=row: batch_fn([row]) for row in group] for group in ((1, 2, 3, 4, 5), (6, 7, 8))]
+    return contrast.measure(net, pretrain.loss, *rows, torch.autocast("cpu", enabled=False))
+
+
+def measure_main(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    for kind in ("replicate", "fsdp"):
+        found = measure(kind, f"{folder}/model", world)
+        if rank == world - 1:
+            torch.save(found._asdict(), f"{folder}/{kind}.pt")
+    dist.destroy_process_group()
+
+
+def test_what_is_measured_has_the_same_bits_on_any_number_of_ranks(tmp_path):
+    world = 3
+    model.save(build(), None, str(tmp_path / "model"), 32)
+    mp.spawn(measure_main, (world, str(tmp_path)), nprocs=world)
+    want = measure("replicate", str(tmp_path / "model"), 1)
+    for kind in ("replicate", "fsdp"):
+        got = torch.load(tmp_path / f"{kind}.pt")
+        assert got["never"] == want.never
+        for name in ("target", "replay"):
+            for one, other in zip(got[name], getattr(want, name), strict=True):
+                assert all(torch.equal(one[key], other[key]) and other[key].any() for key in other), (kind, name)

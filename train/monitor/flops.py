@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from train.batches.decoder import Decoder, layers_of
+from train.kernels.chosen import Chosen
 from train.kernels.low_rank import LowRank
 
 PEAK = {
@@ -132,6 +133,8 @@ def of_step(model: Decoder) -> tuple[float, float]:
         found = 2.0 * module.weight.numel() * (1 + module.weight.requires_grad + flows)
         if isinstance(module, LowRank):  # the second product always has a gradient of its input, for the first
             found += 2.0 * module.lora_A.numel() * (2 + flows) + 6.0 * module.lora_B.numel()
+        if isinstance(module, Chosen):
+            found += 2.0 * module.chosen.numel()
         return found
 
     body, config = model.model, model.config

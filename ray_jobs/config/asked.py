@@ -104,6 +104,7 @@ RULES = (
     ),
     _rule("train.pretrain.update.rank", "train.pretrain.update.rule: lora"),
     _rule("train.pretrain.update.share train.pretrain.update.rows", "train.pretrain.update.rule: contrast"),
+    _rule("train.pretrain.update.probe_updates", "train.pretrain.update.rule: contrast"),
     _rule("train.pretrain.update.vocabulary", "train.pretrain.update.rule: lora, contrast"),
     _rule("train.pretrain.update.rule", "mixture.replay_languages", "train.pretrain.update.rule: all, lora"),
     _rule("train.long_context.long_tokens", "train.long_context.long_share"),

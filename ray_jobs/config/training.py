@@ -69,6 +69,7 @@ class Update(Section):
     rank: Positive = 256  # of lora
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15  # of units and heads, of contrast
     rows: Positive = 8  # of each language, that contrast measures
+    probe_updates: Annotated[int, Field(ge=0)] = 0  # of contrast: updates that measure what the base still learns
     vocabulary: bool | None = None  # embedding, head and norms learn whole too; None: with lora, or a share of 1
 
     @property

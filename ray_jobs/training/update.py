@@ -20,7 +20,7 @@ from train.batches.parts import Batch
 from train.distributed import data_parallel
 from train.kernels import chosen, low_rank
 from train.loop_config import LoopConfig
-from train.methods import contrast, pretrain
+from train.methods import contrast, plasticity, pretrain
 
 FILE = "update.json"  # in the folder of pretrain/stage1: what was chosen, which stage 2 takes too
 
@@ -86,13 +86,38 @@ def _measured(settings: Settings, own: Update) -> dict:
     autocast = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
     found = contrast.measure(net, pretrain.loss, *rows, autocast)
     units = sum(len(layer["units"]) for layer in found.target)
+    probe = _plasticity(settings, own, rows[0]) if own.probe_updates else {}
     return {
+        **probe,
         "share": own.share,
         "rows_per_language": own.rows,
         "never_active": sum(found.never) / units,
         "never_active_by_layer": found.never,
         "chosen": contrast.choose(found.target, found.replay, own.share),
     }
+
+
+def _plasticity(settings: Settings, own: Update, rows: list[Callable[[], Batch]]) -> dict:
+    """Of a copy of the base, trained whole on the measured rows of the target languages."""
+    world = data_parallel.rank_world()[1]
+    config = dataclasses.replace(
+        LoopConfig(**settings["loop"]),
+        steps=own.probe_updates,
+        rows_per_step=-(-len(rows) // world) * world,  # as many of each rank; the first ones twice
+        micro_rows=1,
+        checkpoint_every=0,
+        guard=None,
+        schedule="constant",
+        warmup_steps=0,
+        context_parallel=1,
+        log_every=1,
+    )
+    out = storage.join(settings["out"], "probe")
+    net = fit.start_model(settings)
+    found = plasticity.measure(
+        net, lambda at: rows[at[0] % len(rows)](), pretrain.loss, config, out, device=device.here()
+    )
+    return dict(found)
 
 
 def _rows(settings: Settings, number: int) -> tuple[list[Callable[[], Batch]], list[Callable[[], Batch]]]:
@@ -121,4 +146,4 @@ def said(found: dict | None) -> dict:
     if found is None:
         return {}
     counts = {kind: sum(len(layer[kind]) for layer in found["chosen"]) for kind in chosen.KINDS}
-    return {"chosen": counts, "never_active": found["never_active"]}
+    return {"chosen": counts, **{key: found[key] for key in ("never_active", "loss_drop_per_norm") if key in found}}

@@ -37,7 +37,9 @@ def settings(tmp_path, monkeypatch):
 
         def batch(rows):
             seen.append((tuple(entry["weights"]), entry["tokens"], rows))
-            ids = torch.randint(0, 61, (1, 17), generator=torch.Generator().manual_seed(len(seen)))
+            ids = torch.randint(
+                0, 61, (1, 17), generator=torch.Generator().manual_seed(rows[0] + 9 * len("".join(entry["weights"])))
+            )
             places = torch.arange(16)[None]
             doc_ids, count = torch.zeros_like(places), torch.tensor(16)
             labels = ids[:, 1:]
@@ -80,6 +82,15 @@ def test_each_language_gives_as_many_rows_and_the_choice_is_made_once(settings):
 def test_a_mixture_of_one_side_is_refused(settings, replay, said):
     with pytest.raises(ValueError, match=said):
         update.choose(settings | {"replay": replay})
+
+
+def test_updates_that_probe_change_no_choice(settings, tmp_path):
+    want = update.choose(settings)
+    settings["seen"].clear()
+    probed = settings | {"out": str(tmp_path), "choice": str(tmp_path / "other.json")}
+    found = update.choose(probed | {"update": settings["update"] | {"probe_updates": 4}})
+    assert found["chosen"] == want["chosen"] and found["loss_drop_per_norm"] > 0
+    assert update.said(found)["loss_drop_per_norm"] == found["loss_drop"] / found["norm"]
 
 
 def test_other_rules_choose_nothing(settings):

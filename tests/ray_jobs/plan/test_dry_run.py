@@ -33,10 +33,11 @@ def test_the_papers_models_stages_and_tokens(name):
     assert first["checkpoints"] == 107 and first["checkpoint_bytes"] == 12 * model["parameters"]
 
 
-def test_memory_follows_sharding_checkpointing_and_freezing():
-    def memory(*overrides):
-        return dry_run.describe(recipes.load("sailor2-1b", list(overrides)))["memory"]
+def memory(*overrides):
+    return dry_run.describe(recipes.load("sailor2-1b", list(overrides)))["memory"]
 
+
+def test_memory_follows_sharding_checkpointing_and_freezing():
     whole = memory("train.parallel=replicate")
     sharded = memory("train.workers=16", "train.parallel=fsdp")
     within = memory("train.workers=16", "train.parallel=fsdp", "train.shard_within=8")
@@ -58,6 +59,21 @@ def test_memory_follows_sharding_checkpointing_and_freezing():
     assert exact["sums that wait (exact)"] == pytest.approx(2 * whole["gradients (fp32)"])
     for made in (whole, sharded, frozen, exact):
         assert made["in all"] == pytest.approx(sum(value for name, value in made.items() if name != "in all"))
+
+
+def test_states_are_of_what_an_update_changes():
+    """Of the 0.5B base by hand: 24 layers of 14.91 M, of which 15 % are chosen; rank x both sides of each matrix of LoRA."""
+    off = ("train.expand=null", "train.pretrain.control=false", "train.parallel=replicate")
+    plain = memory(*off)
+    some = memory(*off, "train.pretrain.update.rule=contrast")
+    low = memory(*off, "train.pretrain.update={rule: lora, rank: 16, vocabulary: false}")
+    layers = 24 * 14.91e6
+    assert some["gradients (fp32)"] == pytest.approx(4 * 0.15 * layers / 1e9, rel=5e-3)
+    assert some["Adam's moments (fp32)"] == 2 * some["gradients (fp32)"]
+    assert some["weights (fp32)"] == pytest.approx(plain["weights (fp32)"] + some["gradients (fp32)"])
+    sides = 2 * (896 + 896) + 2 * (896 + 128) + 3 * (896 + 4864)
+    assert low["gradients (fp32)"] == pytest.approx(4 * 24 * 16 * sides / 1e9)
+    assert low["weights (fp32)"] == pytest.approx(plain["weights (fp32)"] + low["gradients (fp32)"])
 
 
 @pytest.mark.parametrize("name", PAPER)

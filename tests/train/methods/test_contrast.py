@@ -9,6 +9,7 @@ from torch import nn
 
 from train import model
 from train.batches.decoder import layers_of
+from train.export import convert
 from train.kernels import adamw, chosen
 from train.loop import LoopConfig, fit
 from train.methods import contrast, pretrain
@@ -140,6 +141,14 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(tmp_path, more):
         train(nets[1], tmp_path / "cut", killed, checkpoint_every=2, **more)
     assert train(nets[2], tmp_path / "cut", checkpoint_every=2, **more) == want[4:]
     assert same(nets[2], nets[0])
+
+
+def test_a_checkpoint_is_converted_with_its_slices(tmp_path):
+    net = chosen.attach(build(), CHOICE)
+    train(net, tmp_path, checkpoint_every=6)
+    convert.to_folder(str(tmp_path / "checkpoints"), str(tmp_path / "hf"))
+    chosen.finish(net)
+    assert same(model.load(str(tmp_path / "hf")), net)
 
 
 def test_the_gradients_are_the_slices_of_the_whole_ones():

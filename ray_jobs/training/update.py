@@ -122,7 +122,9 @@ def _plasticity(settings: Settings, own: Update, rows: list[Callable[[], Batch]]
 
 def _rows(settings: Settings, number: int) -> tuple[list[Callable[[], Batch]], list[Callable[[], Batch]]]:
     """What makes the rows of the target languages and those of replay: the first `number` of each language."""
-    entry, sides = settings["schedule"][0], ([], [])
+    entry = settings["schedule"][0]
+    target: list[Callable[[], Batch]] = []
+    replay: list[Callable[[], Batch]] = []
     pools = [name for name, weight in entry["weights"].items() if weight > 0]
     for lang in sorted({name.split("/")[-1] for name in pools}):
         mine = [name for name in pools if name.split("/")[-1] == lang]
@@ -130,15 +132,16 @@ def _rows(settings: Settings, number: int) -> tuple[list[Callable[[], Batch]], l
             key: {n: entry[key][n] for n in mine if n in entry[key]} for key in ("weights", "tokens") if key in entry
         }
         batch = fit.packed_rows({**settings, "schedule": [{"from_sample": 0, **alone}]})
-        sides[lang in settings["replay"]].extend(functools.partial(batch, [row]) for row in range(number))
-    for side, what in zip(sides, ("other languages than these", "none of these"), strict=True):
+        side = replay if lang in settings["replay"] else target
+        side.extend(functools.partial(batch, [row]) for row in range(number))
+    for side, what in ((target, "no other languages than these"), (replay, "none of these")):
         if not side:
             raise ValueError(
                 "train.pretrain.update.rule: contrast compares languages with mixture.replay_languages "
-                f"({', '.join(settings['replay'])}), but the mixture has {'no ' * (side is sides[0])}{what}; take lora, or "
+                f"({', '.join(settings['replay'])}), but the mixture has {what}; take lora, or "
                 "change these"
             )
-    return sides
+    return target, replay
 
 
 def said(found: dict | None) -> dict:

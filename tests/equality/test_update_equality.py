@@ -13,7 +13,7 @@ from test_loop_equality import CONFIG, batch_fn, build
 from ray_jobs.training import update
 from train import model
 from train.kernels import chosen, low_rank
-from train.loop import fit, placed
+from train.loop import fit, place
 from train.methods import contrast, pretrain
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ def measure(kind: str, folder: str, world: int):
     """What contrast measures of the model in a folder, on rows of which the ranks do not have equally many."""
     config = dataclasses.replace(CONFIG, parallel=kind, rows_per_step=world)
     net = model.on_meta(folder) if world > 1 else model.load(folder)
-    placed(net, config, torch.device("cpu"))
+    place(net, config, torch.device("cpu"))
     rows = [[lambda row=row: batch_fn([row]) for row in group] for group in ((1, 2, 3, 4, 5), (6, 7, 8))]
     return contrast.measure(net, pretrain.loss, *rows, torch.autocast("cpu", enabled=False))
 

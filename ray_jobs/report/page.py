@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -124,8 +125,15 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
         )
     )
     target = storage.join(uri, REPORT, "index.html")
-    storage.write_text(target, page)
+    storage.write_text(target, page.replace("<nav></nav>", f"<nav>{_links(page)}</nav>", 1))
     return target
+
+
+def _links(page: str) -> str:
+    """To each heading that says in `data-nav` what it is called in short."""
+    return "".join(
+        f'<a href="#{name}">{title}</a>' for name, title in re.findall(r'<h2 id="([\w-]+)" data-nav="([^"]+)">', page)
+    )
 
 
 def environment() -> Environment:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from curation.policy import policy
-from ray_jobs.report.page import TEMPLATES, environment
+from ray_jobs.report.page import TEMPLATES, _links, environment
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,16 @@ def test_every_sentence_has_a_space_behind_it():
 
 def test_bits_per_byte_are_not_called_comparable_between_scripts():
     assert "comparable across" not in (TEMPLATES / "report.html").read_text("utf-8")
+
+
+def test_each_section_below_the_first_three_is_in_the_navigation():
+    headings = [
+        h2 for file in sorted(TEMPLATES.glob("*.html")) for h2 in re.findall(r"<h2 id=[^>]+>", file.read_text("utf-8"))
+    ]
+    assert len(headings) > 25
+    assert {h2 for h2 in headings if "data-nav" not in h2} == {
+        f'<h2 id="{one}">' for one in ("verdict", "warnings", "next")
+    }
+    assert _links('<h2 id="a" data-nav="One">Long</h2><h2 id="b">No</h2><h2 id="c-d" data-nav="Two &amp; more">') == (
+        '<a href="#a">One</a><a href="#c-d">Two &amp; more</a>'
+    )

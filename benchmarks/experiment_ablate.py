@@ -1,6 +1,6 @@
 """How often small models tell a bad filter from a good one, and say nothing of two that are equal.
 
-    python benchmarks/experiment_ablate.py [--trials 120] [--seeds 3] [--shared-only]
+    python benchmarks/experiment_ablate.py [--trials 120] [--first 0] [--seeds 3] [--shared-only]
 
 Each trial has documents of its own: walks in two Markov chains, and rubbish (a few words again and again). The bad filter drops
 15 % of the good documents and keeps the rubbish, a seventh of all; the slightly bad one keeps a quarter of that rubbish. Of the
@@ -43,6 +43,7 @@ WAYS = ("shared", "own")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=120)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial; other ones are other documents")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shared-only", action="store_true", help="without the peer and the slightly bad filter")
     args = parser.parse_args()
@@ -52,8 +53,9 @@ def main() -> None:
     began = time.process_time()
     heldout = grammars.documents(np.random.default_rng(0), HELDOUT, "held")
     found: dict[tuple[str, str], list[Difference]] = defaultdict(list)
-    for first in range(0, args.trials, GROUP):
-        trials = range(first, min(first + GROUP, args.trials))
+    end = args.first + args.trials
+    for first in range(args.first, end, GROUP):
+        trials = range(first, min(first + GROUP, end))
         pairs = [filters(trial, args.seeds)[case] for trial in trials for case in cases]
         bits = {seed: trained(pairs, ways, number, seed, args.seeds, heldout) for number, seed in enumerate(seeds)}
         for n, (trial, case) in enumerate((trial, case) for trial in trials for case in cases):
@@ -64,7 +66,7 @@ def main() -> None:
             )
             for way, one in zip(ways, others, strict=True):
                 found[case, way].append(difference(one, base))
-        print(f"{trials.stop} trials, {time.process_time() - began:.0f} s of CPU time", flush=True)
+        print(f"{trials.stop - args.first} trials, {time.process_time() - began:.0f} s of CPU time", flush=True)
     write(
         "experiment-ablate",
         table(found, args.seeds),

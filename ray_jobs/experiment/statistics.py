@@ -26,6 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from train.tasks.spread import group_variance
+
 LEVEL = 0.95
 LEAST = 10  # groups of items without which nothing is shown: a few that differ alike have no spread
 
@@ -92,12 +94,10 @@ def difference(
     # a group's key is a pair, so that no group has the name of an item that stands alone
     keys = [(1, groups[item]) if groups and item in groups else (0, item) for item in items]
     number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
-    sums_G = np.bincount([number[key] for key in keys], weights=d_I - value)
-    n_groups, n_seeds = len(sums_G), len(seeds)
+    n_groups, n_seeds = len(number), len(seeds)
     if n_groups < 2:
         return Difference(value, float("nan"), float("nan"), False, n_seeds, len(items))
-    variance = (sums_G**2).sum() * n_groups / (n_groups - 1) / len(items) ** 2
-    square = _t(n_groups - 1, level) ** 2 * variance
+    square = _t(n_groups - 1, level) ** 2 * group_variance(d_I, np.array([number[key] for key in keys]))
     if n_seeds > 1:
         square += _t(n_seeds - 1, level) ** 2 * d_SI.mean(1).var(ddof=1) / n_seeds
     reach = float(np.sqrt(square))

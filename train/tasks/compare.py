@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 from train.scores.reward_quality import interval
+from train.tasks.spread import group_variance
 
 LEVEL = 0.95
 LEAST = 10  # items without which no difference is certain: two that differ alike have no spread
@@ -62,7 +63,7 @@ def grouped(scores: Sequence[float], groups: Sequence[str]) -> Mean:
     if n_groups == n:
         return mean(scores)
     if _binary(x_N):
-        variance = _group_variance(x_N, groups)
+        variance = group_variance(x_N, _numbers(groups))
         alone = value * (1 - value) / n
         worth = n / min(max(variance / alone, 1.0), n / n_groups) if alone else n_groups
         return Mean(value, *interval(value, worth), n)
@@ -105,19 +106,16 @@ def _binary(x_N: np.ndarray) -> bool:
     return bool(np.isin(x_N, (0.0, 1.0)).all())
 
 
-def _group_variance(x_N: np.ndarray, groups: Sequence[str]) -> float:
-    """Of the mean, by the sums of groups."""
-    _, group_N = np.unique(np.asarray(groups), return_inverse=True)
-    sums_G = np.bincount(group_N, weights=x_N - x_N.mean())
-    return float((sums_G**2).sum()) * len(sums_G) / max(len(sums_G) - 1, 1) / len(x_N) ** 2
-
-
 def _around_groups(x_N: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
     n_groups = len(set(groups))
     if n_groups < 2:
         return float("nan"), float("nan")
-    reach = float(t.ppf((1 + LEVEL) / 2, n_groups - 1) * np.sqrt(_group_variance(x_N, groups)))
+    reach = float(t.ppf((1 + LEVEL) / 2, n_groups - 1) * np.sqrt(group_variance(x_N, _numbers(groups))))
     return float(x_N.mean() - reach), float(x_N.mean() + reach)
+
+
+def _numbers(groups: Sequence[str]) -> np.ndarray:
+    return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def _around(x_N: np.ndarray) -> tuple[float, float]:

@@ -149,6 +149,10 @@ def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, fl
         dpo = given(train.dpo)
         rows = _rows(n, "preference_rows", dpo.max_rows)
         return 2 * rows * chat, rows, dpo.optimiser.rows_per_step
+    if stage == DRAFT:
+        draft = given(train.draft)
+        tokens = draft.answers.prompts_per_language * len(recipe.languages) * chat * draft.epochs
+        return tokens, tokens / train.context, draft.optimiser.rows_per_step
     prune = given(train.prune)
     masked = prune.mask_updates * prune.optimiser.rows_per_step * train.context
     tokens = masked if stage.endswith("masks") else _healing(prune, train, masked)[0]

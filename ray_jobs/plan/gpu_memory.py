@@ -6,6 +6,7 @@ Bytes, of each worker:
                                               their scales); divided by the workers under `parallel: fsdp`
     sums that wait (exact)                    4 a parameter that learns, for each open level of the tree
     teacher (pruning)                         its weights in the precision of the products, divided by the workers too
+    model (draft)                             the same, whole on each worker as the draft is, whose head is a copy in fp32
     gathered (fsdp)                           two layers and the head in the precision of the products, of a teacher also its
                                               embedding
     activations, and the rest                 the peak of a forward and backward pass of a micro-batch, counted on the real
@@ -29,8 +30,8 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import traced
-from ray_jobs.plan.model import Model, learning, model, students, teacher
-from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
+from ray_jobs.plan.model import Model, drafted, learning, model, students, teacher
+from ray_jobs.run.graph import BASE, CONTROL_1, DRAFT, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
 from train.kernels import adamw, cross_entropy
 from train.methods.prune_target import Target
@@ -66,6 +67,7 @@ class Work(NamedTuple):
     update: tuple[int, int] = (0, 0)  # rows of an update, and of a micro-batch
     parts: int = 1  # of a row, by context parallelism
     teacher: Model | None = None  # that is only read
+    whole: bool = False  # on each worker, whatever `train.parallel` says: a draft, and the model that it is for
 
 
 def works(recipe: Recipe) -> list[Work]:
@@ -112,6 +114,8 @@ def works(recipe: Recipe) -> list[Work]:
             add("sft/stage2", grown, "train.sft.stage2.optimiser", train.sft.stage2.optimiser)
     if train.dpo:  # both sides of the longest pairs, at most a context each
         add(OFF_POLICY, grown, "train.dpo.optimiser", train.dpo.optimiser, 2, what="pairs")
+    if train.draft:
+        add(DRAFT, drafted(recipe), "train.draft.optimiser", train.draft.optimiser, teacher=grown, whole=True, parts=1)
     if train.prune:
         own = train.prune
         target = Target(own.hidden_size, own.num_attention_heads, own.intermediate_size)
@@ -132,8 +136,9 @@ def main(found: list[Work]) -> Work:
 
 def of_worker(train: Train, work: Work) -> Memory:
     """What one of `train.workers` needs for `work`."""
-    fsdp = train.parallel == "fsdp"
+    fsdp = train.parallel == "fsdp" and not work.whole
     ranks = (train.shard_within or train.workers) if fsdp else 1
+    checkpointing = "none" if work.whole else train.activation_checkpointing
     number = 4 if train.precision == "fp32" else 2
     of, n, gpu = work.model, work.parts if work.what == "packed" else 1, train.device != "cpu"
     one = traced.Pass(
@@ -142,15 +147,15 @@ def of_worker(train: Train, work: Work) -> Memory:
         what="packed" if work.what == "pairs" and gpu else work.what,  # there the head holds the same
         bf16=number == 2,
         sharded=fsdp,
-        checkpointing=train.activation_checkpointing,
+        checkpointing=checkpointing,
         gpu=gpu,
         z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
     )
-    if work.teacher:
+    if work.teacher and not work.whole:
         one = one._replace(taught=work.teacher.shape["hidden_size"])
     peak, row = _peak_and_row(of, one, work.target)
     keys = of.keys_width
-    count = of.shape["num_hidden_layers"] if train.activation_checkpointing == "none" else 1
+    count = of.shape["num_hidden_layers"] if checkpointing == "none" else 1
     gathered_keys = number * 2 * keys * work.length * (n - 1) / n * count
     trained = of.parameters - (of.head if work.what == "reward" and not of.tied else 0)
     learns = min(of.learning, trained)
@@ -160,7 +165,12 @@ def of_worker(train: Train, work: Work) -> Memory:
         f"Adam's moments ({train.optimiser_states})": adamw.STATES[train.optimiser_states] * learns / ranks,
     }
     gathered = 2 * of.layer + of.head
-    if work.teacher:
+    if work.teacher and work.whole:
+        state["the model that it is for"] = (number if gpu else 4) * work.teacher.parameters
+        if given(train.draft).method == "glide":  # an EAGLE-3 draft learns a head of its own
+            state["its head (fp32)"] = 4 * of.head
+        row += 2 * (1 + number) * work.length**2  # which keys are seen, of the draft's own and of the model's
+    elif work.teacher:
         state["teacher"] = (number if gpu else 4) * work.teacher.parameters / ranks
         gathered += 2 * work.teacher.layer + 2 * work.teacher.head
     if train.exact and work.update[0]:
@@ -194,7 +204,8 @@ def _peak_and_row(of: Model, one: traced.Pass, target: Target | None) -> tuple[f
 def table(train: Train, work: Work) -> dict[str, float]:
     """The same by part for the rows of a micro-batch, and the sum `in all`."""
     found = of_worker(train, work)
-    made = found.state | {f"activations ({train.activation_checkpointing})": work.rows * found.row} | found.rest
+    kept = "none" if work.whole else train.activation_checkpointing
+    made = found.state | {f"activations ({kept})": work.rows * found.row} | found.rest
     return made | {"in all": sum(made.values())}
 
 

@@ -3,11 +3,13 @@ memory."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import torch
 from transformers import PreTrainedConfig
 
 from ray_jobs.config.given import given
@@ -18,6 +20,7 @@ from ray_jobs.training import update
 from train import model as models
 from train.bases import shape as shape_of_base
 from train.batches.decoder import CausalLM, layers_of
+from train.drafts import eagle3, glide
 from train.methods import expand, prune_target, slices
 from train.methods.prune_target import Target
 from train.monitor import flops
@@ -103,6 +106,30 @@ def teacher(recipe: Recipe) -> Model | None:
     before, after = model(recipe)[1], pruned(recipe)
     taught = given(given(recipe.train).prune).teaching(1 - after.parameters / before.parameters)
     return before if taught else None
+
+
+def drafted(recipe: Recipe) -> Model:
+    """The draft of `train.draft`: its own parameters, and, for what a pass of it takes, a model of two layers with the draft's
+    vocabulary, as a draft has one layer and reads keys or states of another besides."""
+    own, net, grown = given(given(recipe.train).draft), nets(recipe)[1], model(recipe)[1]
+    words = min(own.vocabulary or grown.vocab_size, grown.vocab_size)
+    with torch.device("meta"):
+        draft = eagle3.Eagle3(net, torch.arange(words)) if own.method == "eagle3" else glide.Glide(net)
+    config = copy.deepcopy(grown.config)
+    config.update({"num_hidden_layers": 2, "vocab_size": words, "tie_word_embeddings": False})
+    if types := getattr(config, "layer_types", None):
+        config.layer_types = types[-2:]
+    return dataclasses.replace(
+        grown,
+        shape={**grown.shape, "num_hidden_layers": 1},
+        vocab_size=words,
+        parameters=models.parameters(draft),
+        config=config,
+        learning=models.parameters(draft),
+        head=words * grown.shape["hidden_size"],
+        tied=False,
+        sizes=tuple((p.numel(), True) for p in draft.parameters()),
+    )
 
 
 def _config(train: Train, vocabulary: int) -> PreTrainedConfig:

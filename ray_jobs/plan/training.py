@@ -150,6 +150,11 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
         return
     where = "" if work.stage == PRETRAIN_1 else f" in {work.stage}"
     key = "train.long_context" if work.stage == LONG_CONTEXT else "train"
+    if state + per_row + rest > room and work.whole:
+        raise ValueError(
+            f"train.draft: every GPU holds the whole model beside its draft, {state:,.0f} GB, and {per_row + rest:,.1f} GB for "
+            f"one row, but {group.name} has {room:,.0f} GB to use; take larger GPUs, or set draft: null"
+        )
     if state + per_row + rest > room:
         if train.parallel == "replicate" and room > per_row + rest:
             raise ValueError(
@@ -189,6 +194,8 @@ def _check_whole_models(recipe: Recipe, group: Group) -> None:
     # a reward model is copied from its base in each worker; elsewhere one reads for all
     trains_reward = train.reward is not None and train.reward.model is None
     read = 2 * here if trains_reward else 1
+    if train.draft:  # each worker reads the model that its draft is for
+        read = max(read, here if train.precision == "fp32" else math.ceil(here / 2))
     needed = max(read * whole, (base.parameters + grown.parameters) * WEIGHT_BYTES / 1e9, copies)
     if needed > group.memory_gb * USABLE:
         what = (

@@ -26,6 +26,7 @@ from ray_jobs.run import graph
 from train import model
 from train.bases import rope, rotation, same_loss, shape
 from train.batches.decoder import CausalLM
+from train.drafts import glide
 from train.kernels import attention
 from train.methods import expand, prune, prune_target
 from train.methods.prune_target import Target
@@ -182,6 +183,8 @@ def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, named: 
             "model's own tokenizer"
         )
     yield from _longer(train, net.config)
+    if train.draft and (fault := glide.fault(net.config, train.draft.method)):
+        yield f"train.draft: {fault}"
     grown, pruned = train.expand, train.prune
     if pruned:
         target = Target(pruned.hidden_size, pruned.num_attention_heads, pruned.intermediate_size)

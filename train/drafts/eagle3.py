@@ -31,7 +31,7 @@ from cluster import storage
 from train.batches.decoder import CausalLM, kv_heads, layers_of
 from train.batches.labels import IGNORE
 from train.batches.parts import Batch, LossParts
-from train.drafts.glide import FAMILIES, Keys
+from train.drafts.glide import Keys, fault
 from train.drafts.speculative import Cache
 from train.kernels import attention
 from train.kernels.cross_entropy import linear_cross_entropy
@@ -65,10 +65,8 @@ class Eagle3(nn.Module):
     def __init__(self, target: CausalLM, vocabulary: Tensor) -> None:
         super().__init__()
         own, last = target.config, layers_of(target)[-1]
-        if own.model_type not in FAMILIES:
-            raise ValueError(
-                f"A draft is made for {', '.join(FAMILIES)}; this model is of the kind {own.model_type!r}."
-            )
+        if said := fault(own, "eagle3"):
+            raise ValueError(said)
         width, head_dim = own.hidden_size, last.self_attn.head_dim
         self.config = LlamaConfig(
             hidden_size=width,
@@ -82,8 +80,8 @@ class Eagle3(nn.Module):
             rms_norm_eps=own.rms_norm_eps,
             rope_parameters=copy.deepcopy(own.rope_parameters),
             attention_bias=False,
-            attn_implementation=attention.NAME,
         )
+        self.config._attn_implementation = attention.NAME
         layer: Any = LlamaDecoderLayer(self.config, 0)
         layer.hidden_norm = LlamaRMSNorm(width, eps=own.rms_norm_eps)
         for name in ("q_proj", "k_proj", "v_proj"):
@@ -111,7 +109,7 @@ class Eagle3(nn.Module):
     def forward(self, ids_BT: Tensor, state_BTD: Tensor, position_ids_BT: Tensor, seen: Tensor, cache: Any) -> Tensor:
         """The states [B, T, D] of rows: what the next step takes, and, normed, the head."""
         layer: Any = self.layers[0]
-        body = self.target.model
+        body: Any = self.target.model
         with torch.no_grad():
             x_BTD = body.embed_tokens(ids_BT).detach()
             rotation = body.rotary_emb(x_BTD, position_ids_BT)
@@ -184,9 +182,9 @@ def loss(draft: Eagle3, batch: Batch, steps: int = STEPS) -> LossParts:
     `train.drafts.learn.batch_fn`. What a step does not reach, near the end of a text, is not counted by it; `count` is that of
     the labels. Metrics: `agreed_1`, `agreed_2`, …: how often the step's first choice is the token."""
     doc_ids_BT, labels_BT = batch["doc_ids"], batch["labels"]
-    length = doc_ids_BT.shape[1]
+    batch_size, length = doc_ids_BT.shape
     states_BT = read(draft.target, batch)
-    within = attention.dense_mask(attention.intra_document(doc_ids_BT), *doc_ids_BT.shape, doc_ids_BT.device)
+    within = attention.dense_mask(attention.intra_document(doc_ids_BT), batch_size, length, doc_ids_BT.device)
     alone = torch.eye(length, dtype=torch.bool, device=doc_ids_BT.device).expand_as(within)
     state_BTD, cache, seen = draft.fc(states_BT), Grown(), within
     total, metrics = state_BTD.sum() * 0, {}
@@ -217,7 +215,7 @@ def save(draft: Eagle3, folder: str, gamma: int, model: str) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in draft.state_dict().items()}
     tensors |= {"d2t": words - torch.arange(len(words)), "t2d": t2d}
     config = {
-        "architectures": ["Eagle3DraftModel"],
+        "architectures": ["Eagle3Speculator"],
         "speculators_model_type": "eagle3",
         "draft_vocab_size": len(words),
         "eagle_aux_hidden_state_layer_ids": depths(draft.target.config.num_hidden_layers),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cluster import storage
@@ -20,12 +22,15 @@ def there(folder: str) -> bool:
 
 
 def proposer(folder: str, target: CausalLM) -> tuple[Proposer, int]:
-    """(what proposes to `target`, how many tokens at a time). Raises ValueError when it is a draft for another model."""
-    if storage.exists(storage.join(folder, GLIDE)):
-        draft, gamma = glide.load(folder, target)
-        return GlideProposer(draft), gamma
-    other, gamma = eagle3.load(folder, target)
-    return eagle3.Eagle3Proposer(other), gamma
+    """(what proposes to `target`, how many tokens at a time). Raises ValueError when it is a draft for another model, or none."""
+    try:
+        if storage.exists(storage.join(folder, GLIDE)):
+            draft, gamma = glide.load(folder, target)
+            return GlideProposer(draft), gamma
+        other, gamma = eagle3.load(folder, target)
+        return eagle3.Eagle3Proposer(other), gamma
+    except (OSError, KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder}: it is no draft that can be read ({type(error).__name__}: {error})") from error
 
 
 def vocabulary(folder: str) -> np.ndarray | None:

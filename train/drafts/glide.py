@@ -22,12 +22,23 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from cluster import storage
 from train.batches.decoder import CausalLM, layers_of
 from train.kernels import attention
 
 FAMILIES = ("qwen2", "qwen3", "llama")
+
+
+def fault(config: PreTrainedConfig, method: str = "glide") -> str:
+    """Why a model of `config` can have no draft of `method`, as a sentence; empty where it can."""
+    if config.model_type not in FAMILIES:
+        return f"a draft is made for models of the kinds {', '.join(FAMILIES)}, and this one is of the kind {config.model_type}"
+    kinds = getattr(config, "layer_types", None)
+    if method == "glide" and kinds and kinds[-1] == "sliding_attention":
+        return "a GliDe draft reads all keys of the last layer, which here keeps a window of them; take method: eagle3"
+    return ""
 
 
 class Keys(NamedTuple):
@@ -67,11 +78,9 @@ class Glide(nn.Module):
 
     def __init__(self, target: CausalLM, vocabulary: Tensor | None = None, final_norm: bool = True) -> None:
         super().__init__()
-        kind, last = target.config.model_type, layers_of(target)[-1]
-        if kind not in FAMILIES:
-            raise ValueError(f"A draft is made for {', '.join(FAMILIES)}; this model is of the kind {kind!r}.")
-        if getattr(last.self_attn, "sliding_window", None):
-            raise ValueError("A draft reads all keys of the target's last layer, which here keeps a window of them.")
+        if said := fault(target.config):
+            raise ValueError(said)
+        last: Any = layers_of(target)[-1]
         self.self_norm = copy.deepcopy(last.input_layernorm)
         self.self_attn = copy.deepcopy(last.self_attn)
         self.cross_norm = copy.deepcopy(last.input_layernorm)
@@ -109,7 +118,7 @@ class Glide(nn.Module):
     ) -> Tensor:
         """The last hidden states [B, T, D]. Masks are [B, 1, T, C], of the draft's own keys and of the target's; `cache` has the
         draft's own keys before these tokens, as the layers of `transformers` fill it."""
-        body = self.target.model
+        body: Any = self.target.model
         with torch.no_grad():
             x_BTD = body.embed_tokens(ids_BT).detach()
             rotation = body.rotary_emb(x_BTD, position_ids_BT)

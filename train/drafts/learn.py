@@ -79,7 +79,8 @@ def read(target: CausalLM, batch: Batch) -> tuple[Tensor, Keys]:
 def hidden_states(draft: Glide, batch: Batch, keys: Keys, gamma: int) -> Tensor:
     """The draft's last hidden states [B, T, D] of packed rows, each position as if drafted in a block of `gamma`."""
     doc_ids_BT = batch["doc_ids"]
-    within = attention.dense_mask(attention.intra_document(doc_ids_BT), *doc_ids_BT.shape, doc_ids_BT.device)
+    batch_size, length = doc_ids_BT.shape
+    within = attention.dense_mask(attention.intra_document(doc_ids_BT), batch_size, length, doc_ids_BT.device)
     seen = masks.blocks(doc_ids_BT, batch["position_ids"], batch["offset"], gamma)
     return draft(batch["input_ids"], batch["position_ids"], within, keys, seen)
 

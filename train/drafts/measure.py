@@ -15,20 +15,11 @@ import torch
 
 from train.batches.decoder import CausalLM
 from train.drafts import speculative
+from train.drafts.loops import loops
 from train.drafts.speculative import Proposer
 
-PERIOD, REPEATS, LEAST = 16, 3, 24
 NEAR = 2.0  # spacings of numbers between two logits, below which rounding decides
 BEHIND = 0.9  # of the best language's tokens per call, below which a language is named
-
-
-def loops(ids: list[int]) -> bool:
-    """Whether a text ends with the same `PERIOD` tokens or fewer `REPEATS` times, `LEAST` tokens at least."""
-    for period in range(1, PERIOD + 1):
-        size = max(LEAST, REPEATS * period)
-        if len(ids) >= size and ids[-size + period :] == ids[-size:-period]:
-            return True
-    return False
 
 
 def covered(answers: list[list[int]], words: np.ndarray) -> float:
@@ -80,6 +71,17 @@ def _now(device: torch.device) -> float:
         return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def worst(found: dict[str, dict], beside: str = "en") -> dict | None:
+    """The `language` of the fewest `tokens_per_call`, and what share of those of `beside` that is (`of_english`; None where it
+    was not measured). None where nothing was."""
+    if not found:
+        return None
+    lang = min(sorted(found), key=lambda one: found[one]["tokens_per_call"])
+    least = found[lang]["tokens_per_call"]
+    share = round(least / found[beside]["tokens_per_call"], 3) if beside in found else None
+    return {"language": lang, "tokens_per_call": least, "of_english": share}
 
 
 def warnings(found: dict[str, dict]) -> list[str]:

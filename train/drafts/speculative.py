@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Cache:
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         if layer not in self.layers:
-            batch, heads, _, width = key.shape
+            batch, heads, width = key.shape[0], key.shape[1], key.shape[3]
             # zeros: what is masked must be a number
             self.layers[layer] = Keys(*(x.new_zeros(batch, heads, self.places, width) for x in (key, value)))
         b_B1 = torch.arange(len(key), device=key.device)[:, None]
@@ -90,7 +90,8 @@ class GlideProposer:
     def read(self, text_BC: Tensor, length_B: Tensor, places: int) -> None:
         self.cache = Cache(places)
         at_BC = torch.arange(text_BC.shape[1], device=text_BC.device).expand_as(text_BC)
-        body, attn = self.draft.target.model, self.draft.self_attn
+        body: Any = self.draft.target.model
+        attn: Any = self.draft.self_attn
         # its keys depend on tokens and positions alone, so the rest of the layer is left out
         x_BCD = body.embed_tokens(text_BC)
         self.cache.at_BT = at_BC
@@ -207,7 +208,7 @@ def speculate(  # noqa: PLR0917
     said_BT = head.logits(model, hidden_BTD[rows_B, length_B - 1]).argmax(-1)[:, None]
     accepted_B: Tensor | None = None
     while True:
-        taken = []
+        taken: list[list[int]] = []
         right = [0] * len(left) if accepted_B is None else accepted_B.tolist()
         for b, said in zip(left, said_BT.tolist(), strict=True):
             new = said[: right[len(taken)] + 1][: most - len(spoken[b].ids)]

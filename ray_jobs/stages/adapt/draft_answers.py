@@ -14,7 +14,7 @@ from ray_jobs.run.graph import SFT_DATA, aligned
 from ray_jobs.run.job import Job
 from ray_jobs.training.tokenizer import load_tokenizer, tokenizer_of
 from train.chat import conversations
-from train.drafts import measure
+from train.drafts.loops import loops
 
 
 def run(job: Job) -> dict:
@@ -45,7 +45,7 @@ def run(job: Job) -> dict:
             "answers": len(of),
             "tokens": sum(len(row["answer_ids"]) for row in of),
             "unfinished": sum(not row["finished"] for row in of),
-            "looping": sum(measure.loops(row["answer_ids"]) for row in of),
+            "looping": sum(loops(row["answer_ids"]) for row in of),
         }
     missing = sorted(set(job.recipe.languages) - facts.keys())
     warnings = (

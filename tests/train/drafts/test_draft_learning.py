@@ -119,6 +119,15 @@ def test_queries_without_a_key_are_numbers_and_so_are_their_gradients():
     rows, _ = learn.batch_fn([Example("a", "a", np.array([5, 6]), np.array([False, True]))], 8, 0, 8)
     found = learn.loss_fn(8)(draft, rows([0]))
     found.loss_sum.backward()
+    # the first block of a text sees no key: as if there were no cross-attention
+    batch = learn.batch_fn(examples(1, 1), 40, 0, 8)[0]([0]) | {"offset": torch.tensor([0])}
+    first = batch["position_ids"][0] < 8
+    _, keys = learn.read(draft.target, batch)
+    with torch.no_grad():
+        some = learn.hidden_states(draft, batch, keys, 8)[0]
+        draft.cross_attn.o_proj.weight.zero_()
+        none = learn.hidden_states(draft, batch, keys, 8)[0]
+    assert torch.equal(some[first], none[first]) and not torch.equal(some[~first], none[~first])
     assert torch.isfinite(found.loss_sum)
     assert all(torch.isfinite(p.grad).all() for p in draft.parameters() if p.grad is not None)
 
@@ -198,7 +207,7 @@ def test_kinds_that_have_no_draft_are_said():
     from transformers import AutoConfig, AutoModelForCausalLM
 
     other = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **SMALL, head_dim=16))
-    with pytest.raises(ValueError, match="gemma2"):
+    with pytest.raises(ValueError, match="of the kind gemma2"):
         glide.Glide(other)
     with pytest.raises(ValueError, match="must be one of ce, kl, lk"):
         learn.loss_fn(4, "mse")

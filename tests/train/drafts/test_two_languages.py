@@ -21,7 +21,7 @@ def test_the_worst_language_has_nine_tenths_of_the_best(monkeypatch):
     made = draft.toy(draft.SMALL, 200, 100)
     worst = {}
     for kind in made.drafts:
-        found = draft.acceptance(made, kind, 20)
+        found = draft.acceptance(made, kind, 12)
         assert all(of["equal"] == of["prompts"] for of in found.values())
         assert all(2 * of["looping"] < of["prompts"] for of in found.values())  # else acceptance would say little
         per_call = [of["tokens_per_call"] for of in found.values()]

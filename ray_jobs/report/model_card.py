@@ -15,6 +15,7 @@ from ray_jobs.run.graph import (
     BASE,
     CRAWL,
     DEDUP,
+    DRAFT,
     EVALUATE,
     EXPAND,
     LONG_CONTEXT,
@@ -41,6 +42,7 @@ STAGES = (
     SFT_1,
     SFT_2,
     OFF_POLICY,
+    DRAFT,
 )
 
 

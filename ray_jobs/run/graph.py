@@ -279,7 +279,6 @@ STAGES = (
         (SFT_DATA, ALIGNED),
         ("train.draft.answers", "languages", "train.context", "train.precision"),
         _has("sft", "draft"),
-        keeps=True,
     ),
     Stage(DRAFT, "adapt.draft", (DRAFT_ANSWERS, ALIGNED), (*DRAFTED, *LOOP), _has("sft", "draft")),
     Stage(PRUNE, "prune", (PRETRAIN_2, MIXTURE), ("train.prune", *LOOP), _has("prune")),
@@ -332,7 +331,7 @@ STAGES = (
     Stage(
         EXPORT,
         "export",
-        (EVALUATE, PRETRAIN_2, LONG_CONTEXT, SFT_1, SFT_2, ON_POLICY, PRUNE),
+        (EVALUATE, PRETRAIN_2, LONG_CONTEXT, SFT_1, SFT_2, ON_POLICY, DRAFT, PRUNE),
         ("name", "export"),
         lambda recipe: _has("pretrain")(recipe) or _has("sft")(recipe),
     ),

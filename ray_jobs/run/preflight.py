@@ -208,6 +208,7 @@ def _packages(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> 
         yield from _said(fp8.require, min(widths))
     generating = {
         "train.dpo.on_policy": train.dpo.on_policy if train.dpo else None,
+        "train.draft.answers": train.draft.answers if train.draft else None,
         "evaluate.wildbench": recipe.evaluate.wildbench,
     }
     for key, own in generating.items():

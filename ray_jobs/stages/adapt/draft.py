@@ -1,6 +1,8 @@
 """draft: a small model that proposes what the aligned one will say, so that it says it in fewer passes (GliDe, EAGLE-3).
 
-model              the draft (`train.drafts.folders`), read beside the aligned model; an EAGLE-3 one is as vLLM reads it
+model              the draft (`train.drafts.folders`) and its card, read beside the aligned model; an EAGLE-3 one is as vLLM
+                   reads it
+trained.json       what the training said, so that a run that is killed while it measures does not train again
 acceptance.json    of each language: tokens a pass of the model, proposals accepted by position, coverage of the draft's
                    vocabulary, seconds with and without the draft, and whether the text was the same
 
@@ -17,6 +19,7 @@ import torch
 from cluster import storage
 from ray_jobs.alignment import chats
 from ray_jobs.config.given import given
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.run.graph import DRAFT_ANSWERS, aligned
 from ray_jobs.run.job import Job
 from ray_jobs.training import fit
@@ -79,22 +82,62 @@ def run(job: Job) -> dict:
         "epochs": own.epochs,
         "stage": stage,
     }
-    result = launch(job, train_worker, settings)
+    trained = job.path("trained.json")
+    if not storage.exists(trained):
+        storage.write_json(trained, launch(job, train_worker, settings))
+    result = storage.read_json(trained)
     found = _measured(job, settings, measured, own.answers.max_new_tokens)
     words = folders.vocabulary(job.path("model"))
     for lang, of in found.items():
         answers = [row["answer_ids"] for row in measured if row["lang"] == lang]
         of["coverage"] = 1.0 if words is None else round(measure.covered(answers, words), 4)
-    storage.write_json(job.path("acceptance.json"), {"gamma": own.gamma, "model": stage, "languages": found})
-    return {**result, "model": stage, "gamma": own.gamma, "languages": found, "warnings": measure.warnings(found)}
+    worst = measure.worst(found)
+    facts = {"method": own.method, "gamma": own.gamma, "model": stage, "languages": found, "worst": worst}
+    storage.write_json(job.path("acceptance.json"), facts)
+    storage.write_text(job.path("model", "README.md"), card(job.recipe, {**result, **facts}))
+    unmeasured = sorted({row["lang"] for row in rows} - found.keys())
+    said = [f"draft: {lang} has one answer only, so nothing was measured in it" for lang in unmeasured]
+    return {**result, **facts, "warnings": [*measure.warnings(found), *said]}
+
+
+def card(recipe: Recipe, facts: dict) -> str:
+    """The draft's README.md: which model it is for, and what it is worth in each language. `facts` are those of the manifest."""
+    measured = [
+        f"| {lang} | {of['tokens_per_call']:.2f} | {of['coverage']:.1%} | {of['equal']} of {of['prompts']} | {of['looping']} |"
+        for lang, of in facts["languages"].items()
+    ]
+    return "\n".join(
+        [
+            "---",
+            f"language: [{', '.join(recipe.languages)}]",
+            f"license: {recipe.export.licence or 'unknown'}",
+            f"base_model: {recipe.name}-chat",
+            "tags: [pinisi, speculative-decoding]",
+            "---",
+            f"# {recipe.name}-draft",
+            "",
+            f"A draft for the model `{recipe.name}-chat` (`export/chat`, stage `{facts['model']}`) and for no other: it reads "
+            f"that model's {'states' if facts['method'] == 'eagle3' else 'keys, embedding and head'}. Method {facts['method']}, "
+            f"{facts['parameters']:,} parameters; it proposes {facts['gamma']} tokens at a time out of {facts['vocabulary']:,}.",
+            "",
+            "Greedy answers are those of the model alone. Measured on prompts that it was not trained on; where most answers "
+            "repeat themselves, the numbers say little about real text.",
+            "",
+            "| language | tokens a pass of the model | tokens it can propose | same answers | repeat themselves |",
+            "|---|--:|--:|--:|--:|",
+            *measured,
+            "",
+        ]
+    )
 
 
 def _split(rows: list[dict], per_language: int) -> tuple[list[dict], list[dict]]:
-    """(rows to learn from, rows to be measured on): of each language `per_language`, a fifth at most, by a hash of their id."""
+    """(rows to learn from, rows to be measured on): of each language `per_language`, a fifth at most but one of two, by a hash of
+    their id."""
     measured: set[str] = set()
     for lang in sorted({row["lang"] for row in rows}):
         own = [row for row in rows if row["lang"] == lang]
-        measured |= {row["id"] for row in chats.sample(own, min(per_language, len(own) // 5))}
+        measured |= {row["id"] for row in chats.sample(own, min(per_language, max(len(own) // 5, len(own) // 2 and 1)))}
     return [row for row in rows if row["id"] not in measured], [row for row in rows if row["id"] in measured]
 
 

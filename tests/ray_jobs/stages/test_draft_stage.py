@@ -1,11 +1,13 @@
 """The draft of an aligned model, without Ray: answers of the model itself, training, and what is said of each language."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cluster import storage
+from mixture.tokenizer import anchor as anchors
 from ray_jobs.alignment import chats, generate
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
@@ -90,6 +92,14 @@ def test_a_draft_is_made_and_measured_in_each_language(stages, tmp_path):
 
     draft, gamma = glide.load(str(tmp_path / "draft/model"), model.load(str(tmp_path / "sft/stage1/model")))
     assert gamma == 4 and len(draft.vocabulary) == 100
+    assert found["worst"] == {
+        "language": (worst := min("id", "th", key=lambda lang: found["languages"][lang]["tokens_per_call"])),
+        "tokens_per_call": found["languages"][worst]["tokens_per_call"],
+        "of_english": None,
+    }
+    card = (tmp_path / "draft/model/README.md").read_text()
+    assert "A draft for the model `demo-chat` (`export/chat`, stage `sft/stage1`) and for no other" in card
+    assert "| th | " in card and "it proposes 4 tokens at a time out of 100." in card
     section = draft_section.section(drafted)
     assert section["vocabulary"] == 100 and {lang for lang, _ in section["languages"]} == {"id", "th"}
     assert not storage.exists(str(tmp_path / "draft/checkpoints")) or not storage.ls(
@@ -112,6 +122,38 @@ def test_the_model_is_what_it_was(stages, tmp_path):
     stages()
     after = model.load(str(tmp_path / "sft/stage1/model")).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_run_that_was_killed_while_it_measured_does_not_train_again(stages, tmp_path, monkeypatch):
+    stages()
+    weights = (tmp_path / "draft/model/draft.safetensors").read_bytes()
+    (tmp_path / "draft/measured/th.json").unlink()
+    (tmp_path / "draft/acceptance.json").unlink()
+    monkeypatch.setattr(draft_job, "launch", None)
+    _, drafted = stages()
+    assert (tmp_path / "draft/model/draft.safetensors").read_bytes() == weights
+    assert [*drafted["languages"]] == ["id", "th"]
+
+
+def test_a_model_behind_an_anchor_is_asked_and_drafted_behind_it(stages, tmp_path, chatml_tokenizer):
+    tokenizer = anchors.with_anchor(copy.deepcopy(chatml_tokenizer))
+    tokenizer.save_pretrained(tmp_path / "long_context" / "tokenizer")
+    optimiser = "{rows_per_step: 2, lr: 1e-3}"
+    longer = f"train.long_context={{context: 256, tokens: 1000, align: true, optimiser: {optimiser}}}"
+    _, drafted = stages(longer, "train.draft.epochs=1")
+    begin = anchors.anchor(tokenizer)
+    rows = chats.read_rows(str(tmp_path / "draft_answers/rows.jsonl"))
+    assert rows and all(row["prompt_ids"][0] == begin and row["prompt_ids"][1] != begin for row in rows)
+    for of in drafted["languages"].values():
+        assert of["equal"] == of["prompts"]
+
+
+@pytest.mark.parametrize(("counts", "measured"), [((1, 2, 4, 5, 9, 100), (0, 1, 1, 1, 1, 3))])
+def test_a_fifth_is_measured_but_one_of_few(counts, measured):
+    rows = [{"id": f"{n}-{i}", "lang": str(n)} for n in counts for i in range(n)]
+    learnt, found = draft_job._split(rows, 3)
+    assert [sum(row["lang"] == str(n) for row in found) for n in counts] == [*measured]
+    assert sorted(row["id"] for row in learnt + found) == sorted(row["id"] for row in rows)
 
 
 def test_answers_without_room_for_a_prompt_are_said(stages):

@@ -50,7 +50,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	for file in benchmarks/curation_*.py benchmarks/mixture_*.py benchmarks/training_*.py benchmarks/train_cpu.py benchmarks/gpu_train.py benchmarks/alignment_*.py benchmarks/cluster_*.py; do [ ! -f $$file ] || $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/curation_*.py benchmarks/mixture_*.py benchmarks/training_*.py benchmarks/train_cpu.py benchmarks/draft.py benchmarks/gpu_train.py benchmarks/alignment_*.py benchmarks/cluster_*.py; do [ ! -f $$file ] || $(BIN)/python $$file || exit 1; done
 
 # Ours and every peer that benchmarks/peers/setup.sh has installed, then the whole chain and how it grows
 bench-curation: setup

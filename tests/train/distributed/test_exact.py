@@ -21,7 +21,7 @@ from train.checkpoint import checkpoint
 from train.distributed import exact
 from train.kernels.adamw import STATES
 from train.loop import LoopConfig, fit
-from train.methods import dpo, pretrain, reward, sft
+from train.methods import distil, dpo, pretrain, reward, sft
 from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 from train.monitor.heldout_rows import LossValidation, batches
@@ -200,6 +200,9 @@ def case(name: str, folder: str) -> tuple[nn.Module, dict]:
     if kind == "reward":
         net = reward.build(net, vocabulary - 1)
         return net, {"batch_fn": reward.batch_fn(chosen, rejected, 1), "loss_fn": reward.loss, "config": config}
+    if kind == "distil":
+        teacher = distil.frozen(build(rng, vocabulary), config, torch.device("cpu"))
+        return net, {"batch_fn": rows_fn(vocabulary, 40), "loss_fn": distil.loss_fn(teacher, 0.5), "config": config}
     assert kind == "prune"
     heads = net.config.num_key_value_heads  # of queries too
     width = heads * net.config.hidden_size // net.config.num_attention_heads
@@ -267,7 +270,7 @@ def start(world: int, folder: Path, names: list[str]) -> dict[str, dict]:
 
 
 CASES = [f"pretrain-{seed}" for seed in range(5)]
-CASES += [f"{kind}-{seed}" for kind in ("sft", "dpo", "reward", "prune") for seed in (1, 3)] + ["guard-1"]
+CASES += [f"{kind}-{seed}" for kind in ("sft", "dpo", "reward", "prune", "distil") for seed in (1, 3)] + ["guard-1"]
 
 
 @pytest.fixture(scope="module")

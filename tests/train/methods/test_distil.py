@@ -1,12 +1,8 @@
-"""Healing by a teacher in the loop: on one process, and with student and teacher sharded over two."""
+"""Healing by a teacher in the loop."""
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch.distributed.tensor import DTensor
 
-from train import model as models
 from train.batches.examples import Example, collate
 from train.loop import LoopConfig, fit
 from train.methods import distil, pretrain
@@ -60,39 +56,3 @@ def test_losses_of_languages_are_those_of_the_text(tiny_model):
     plain = pretrain.loss(student, batch)
     torch.testing.assert_close(found.rows.loss, plain.rows.loss)
     assert torch.equal(found.rows.count, plain.rows.count) and int(found.count) == int(plain.count)
-
-
-def heal_main(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    for tied in (True, False):
-        for parallel in ("replicate", "fsdp"):
-            own = config(4, parallel=parallel, micro_rows=1)
-            teacher = distil.frozen(models.on_meta(f"{folder}/teacher-{tied}"), own, CPU)
-            student = models.on_meta(f"{folder}/student-{tied}")
-            records = []
-            out = f"{folder}/{tied}-{parallel}"
-            fit(student, rows, distil.loss_fn(teacher), own, out, on_log=records.append, device=CPU)
-            shards = [p for p in teacher.parameters() if isinstance(p, DTensor)]
-            assert bool(shards) == (parallel == "fsdp")
-            here = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in teacher.parameters())
-            whole = sum(p.numel() for p in teacher.parameters())
-            assert here <= (0.55 * whole if parallel == "fsdp" else whole)  # also after a pass
-            if rank == 0:
-                torch.save(records, f"{out}.pt")
-            dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_a_sharded_teacher_teaches_as_a_whole_one(tiny_model, tmp_path):
-    for tied in (True, False):
-        for name, sizes in (("teacher", {}), ("student", SMALL)):
-            net = tiny_model(seed=len(name), vocab_size=50, tie_word_embeddings=tied, **sizes)
-            models.save(net, None, str(tmp_path / f"{name}-{tied}"), 512)
-    mp.spawn(heal_main, (2, str(tmp_path)), nprocs=2)
-    for tied in (True, False):
-        whole, sharded = (torch.load(tmp_path / f"{tied}-{parallel}.pt") for parallel in ("replicate", "fsdp"))
-        assert len(whole) == 4
-        for one, other in zip(whole, sharded, strict=True):
-            for key in ("loss", "grad_norm", "cross_entropy"):
-                assert one[key] == pytest.approx(other[key], rel=1e-5), key

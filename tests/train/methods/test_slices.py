@@ -1,23 +1,16 @@
-"""A model cut out of files a tensor at a time: equal to slicing it whole, from any shards, within the memory of a tensor; and
-masks learnt on a sharded model."""
+"""A model cut out of files a tensor at a time: equal to slicing it whole, from any shards, within the memory of a tensor."""
 
-import json
-import math
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from train import model as models
-from train.batches.examples import Example, collate
 from train.checkpoint import checkpoint
 from train.kernels import adamw
-from train.loop import LoopConfig, fit, named_tensors
-from train.methods import pretrain, prune, slices
+from train.loop import LoopConfig, named_tensors
+from train.methods import prune, slices
 from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
@@ -156,87 +149,6 @@ def test_memory_is_one_tensor_and_what_is_cut_from_it(tmp_path):
     sizes = [4 * p.numel() for p in net.parameters()]
     assert total == sum(sizes) > 4 * max(sizes)
     assert most == max(sizes)
-
-
-def rows(numbers):
-    examples = []
-    for number in numbers:
-        ids = torch.arange(25).mul(7).add(number * 13).remainder(50).numpy()
-        examples.append([Example(str(number), "id", ids, ids >= 0)])
-    return collate(examples)
-
-
-def learn_main(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    for kind in ("qwen2", "qwen3"):
-        for parallel in ("replicate", "fsdp"):
-            made = f"{folder}/{kind}"
-            net = models.on_meta(made)
-            target = Target(**json.loads(Path(f"{made}.json").read_text()))
-            pruning = Pruning(net, target, 4, 0, torch.device("cpu"))
-            config = LoopConfig(
-                steps=8, rows_per_step=4, micro_rows=1, lr=1e-3, log_every=1, weight_decay=0.0, parallel=parallel
-            )
-            records = []
-            fit(
-                net, rows, pruning.loss_fn(pretrain.loss), config, f"{folder}/{kind}-{parallel}", on_log=records.append,
-                extra_params=pruning.extra_params(), after_step=pruning.after_step, device=torch.device("cpu"),
-            )  # fmt: skip
-            own = {f"{slices.WEIGHTS}{name}": p.detach() for name, p in net.named_parameters()}
-            assert any(hasattr(p, "full_tensor") for p in own.values()) == (parallel == "fsdp")
-            slices.save_weights(net, f"{folder}/{kind}-{parallel}/weights", 8)
-            if rank == 0:
-                with slices.of_checkpoint(checkpoint.latest(f"{folder}/{kind}-{parallel}/weights")) as source:
-                    out = f"{folder}/{kind}-{parallel}/small"
-                    slices.slice_checkpoint(source, pruning.final().cpu(), target, out, 512)
-                alphas = {name: p.detach() for name, p in pruning.log_alpha.items()}
-                torch.save((alphas, records), f"{folder}/{kind}-{parallel}/learnt.pt")
-            dist.barrier()
-    gathered_main(rank, folder)
-    dist.destroy_process_group()
-
-
-def gathered_main(rank, folder):
-    """After a pass without gradients FSDP leaves the embedding gathered, in bf16; what is written is the fp32 shards."""
-    net = models.on_meta(f"{folder}/qwen2")
-    config = LoopConfig(steps=2, rows_per_step=2, micro_rows=1, lr=1e-2, log_every=1, parallel="fsdp", precision="bf16")
-    fit(net, rows, pretrain.loss, config, f"{folder}/bf16", device=torch.device("cpu"))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        net.model(**{key: rows([0])[key] for key in ("input_ids", "position_ids", "doc_ids")}, use_cache=False)
-    slices.save_weights(net, f"{folder}/bf16/weights", 2)
-    want = {
-        name: value.full_tensor() if hasattr(value, "full_tensor") else value
-        for name, value in net.state_dict().items()
-    }
-    if rank == 0:
-        with slices.of_checkpoint(checkpoint.latest(f"{folder}/bf16/weights")) as source:
-            assert source.names == want.keys() - {"lm_head.weight"}
-            assert all(torch.equal(source.read(name), want[name]) for name in source.names)
-        embedding = want["model.embed_tokens.weight"]
-        assert not torch.equal(embedding, embedding.bfloat16().float())
-    dist.barrier()
-
-
-def test_masks_of_a_sharded_model_are_those_of_a_whole_one(tmp_path):
-    for kind, tied in (("qwen2", True), ("qwen3", False)):
-        net, target = built(kind, 2, tie_word_embeddings=tied)
-        models.save(net, None, str(tmp_path / kind), 512)
-        (tmp_path / f"{kind}.json").write_text(json.dumps(target.__dict__))
-    mp.spawn(learn_main, (2, str(tmp_path)), nprocs=2)
-    for kind in ("qwen2", "qwen3"):
-        alphas, records, smalls = {}, {}, {}
-        for parallel in ("replicate", "fsdp"):
-            alphas[parallel], records[parallel] = torch.load(tmp_path / f"{kind}-{parallel}" / "learnt.pt")
-            smalls[parallel] = AutoModelForCausalLM.from_pretrained(tmp_path / f"{kind}-{parallel}" / "small")
-        for name, p in alphas["replicate"].items():
-            assert p.min() < 4.0 < math.log(100)  # they have moved
-            torch.testing.assert_close(alphas["fsdp"][name], p, rtol=1e-4, atol=1e-4)
-        for one, other in zip(*records.values(), strict=True):
-            for key in ("loss", "task_loss", "grad_norm", "hidden_share"):
-                assert one[key] == pytest.approx(other[key], rel=1e-4), key
-        for p, q in zip(*(small.parameters() for small in smalls.values()), strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
 def test_rates_of_masks_do_not_follow_those_of_the_weights(tiny_model, tmp_path):

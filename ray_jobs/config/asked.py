@@ -95,8 +95,9 @@ RULES = (
     _rule("train.cross_entropy train.context_parallel", "train.pretrain", "train.sft", "train.base.shape"),
     _rule("train.eval_every", "sources"),
     _rule("train.eval_every", "train.pretrain", "train.base.shape"),
-    _rule("train.eval_bytes_per_language train.eval_tasks train.forgetting_alarm", "train.eval_every"),
-    _rule("train.forgetting_alarm", "mixture.replay_languages"),
+    _rule("train.eval_tasks", "train.eval_every"),
+    _rule("train.eval_bytes_per_language train.forgetting_alarm", "train.eval_every", "train.prune"),
+    _rule("train.forgetting_alarm", "mixture.replay_languages", "train.prune"),
     _rule("train.base.languages train.base.tokens train.base.max_tokens train.base.optimiser", "train.base.shape"),
     *(
         _rule(f"train.{stage}.max_tokens", f"train.{stage}.tokens: auto")
@@ -112,11 +113,15 @@ RULES = (
     _rule("train.long_context.align", "train.sft", "train.reward"),
     _rule("train.prune.max_heal_tokens", "train.prune.heal_tokens: auto"),
     _rule("train.prune.mask_steps train.prune.mask_lr train.prune.warmup_steps", "train.prune.method: masks"),
+    _rule("train.prune.mask_tokens train.prune.mask_optimiser", "train.prune.method: masks"),
+    _rule("train.prune.mask_steps", "train.prune.mask_tokens: null"),
+    _rule("train.prune.steps", "train.prune.via: []"),
     _rule("train.prune.calibration_rows", "train.prune.method: activations"),
     *(
         _rule(f"{one}.min_lr", f"{one}.schedule: {', '.join(DECAYS)}")
         for one in (
             *(f"train.{stage}.optimiser" for stage in OPTIMISERS),
+            "train.prune.mask_optimiser",
             *("train.pretrain.stage1", "train.pretrain.stage2"),
         )
     ),

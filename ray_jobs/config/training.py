@@ -5,6 +5,7 @@ Numbers are Sailor2's where it gives them (arXiv 2502.12982). Each key is docume
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
@@ -13,6 +14,8 @@ from cluster.strict_yaml import Positive, Rate, Section
 from ray_jobs.config.alignment import Dpo, Reward, Sft
 from ray_jobs.config.mixture import Shape
 from ray_jobs.config.optimiser import Optimiser
+from train.methods import prune_target
+from train.methods.prune_target import Target
 
 
 def _budget(value: object) -> object:
@@ -139,25 +142,61 @@ class Distil(Section):
     temperature: Rate = 1.0
 
 
-class Prune(Section):
+class Width(Section):
     hidden_size: Positive
     num_attention_heads: Positive
     intermediate_size: Positive
+
+    @property
+    def target(self) -> Target:
+        return Target(self.hidden_size, self.num_attention_heads, self.intermediate_size)
+
+
+class Prune(Width):
+    start: Literal["pretrain", "long_context"] = "pretrain"  # whose model becomes smaller
     method: Literal["masks", "activations"] = "masks"  # learnt, or chosen by how active units are
     steps: Positive = 1  # rounds of pruning and healing, each a part of the way
+    via: list[Width] = []  # the shapes of the rounds before the last, in the place of `steps`
     calibration_rows: Positive = 1024  # of `method: activations`, of all languages together, equally many of each
     mask_steps: Positive = 60  # of a round
+    mask_tokens: Positive | None = None  # of a round, in the place of `mask_steps`
     mask_lr: Rate = 1.0
+    mask_optimiser: Optimiser | None = None  # of the weights while masks are learnt; None: `optimiser`
     warmup_steps: Positive = 20
     heal_tokens: Budget  # auto: what stage 2 reads, less what the masks are learnt on
     max_heal_tokens: Positive | None = None  # of `heal_tokens: auto`
     distil: Distil | None = Distil()  # None: healed by the text alone
     optimiser: Optimiser
 
+    @model_validator(mode="after")
+    def _rows(self) -> Prune:
+        own = self.mask_optimiser
+        if own and own.rows_per_step != self.optimiser.rows_per_step:
+            raise ValueError(
+                f"mask_optimiser.rows_per_step {own.rows_per_step} is not optimiser.rows_per_step "
+                f"{self.optimiser.rows_per_step}, in which all updates of the stage are counted; set both to the same"
+            )
+        return self
+
     @property
-    def mask_updates(self) -> int:
-        """Updates that learn masks, of all rounds."""
-        return self.steps * self.mask_steps if self.method == "masks" else 0
+    def rounds(self) -> int:
+        return len(self.via) + 1 if self.via else self.steps
+
+    def targets(self, config) -> list[Target]:
+        """The shapes of the rounds, from a model of `config`. Raises ValueError for what it cannot be pruned to."""
+        if self.via:
+            return prune_target.checked(config, [*(one.target for one in self.via), self.target])
+        return prune_target.rounds(config, self.target, self.steps)
+
+    def mask_updates(self, context: int) -> int:
+        """Updates of a round that learn masks, on rows of `context`."""
+        if self.method != "masks":
+            return 0
+        return (
+            math.ceil(self.mask_tokens / (self.optimiser.rows_per_step * context))
+            if self.mask_tokens
+            else self.mask_steps
+        )
 
     def teaching(self, removed: float) -> Distil | None:
         """How a model of which this share of the parameters was removed is taught, if it is."""
@@ -330,6 +369,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Train:
+        if self.prune and self.prune.start == "long_context" and self.long_context is None:
+            raise ValueError("prune.start: long_context needs `long_context`, whose model it makes smaller; give it")
         if not (self.pretrain or self.sft or self.reward):
             raise ValueError("nothing is trained; give `pretrain`, or `sft` to align the base as it is")
         for key, why in (("sft", "it starts from"), ("reward", "its answers are scored by")):

@@ -16,7 +16,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Prune, Train
 from ray_jobs.config.wildbench import COLUMN
-from ray_jobs.plan.model import Model, model, students, teacher
+from ray_jobs.plan.model import Model, context_of_pruning, model, students, teacher
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.training import Step, flops_per_second, utilisation
 from ray_jobs.run import wildbench_choice
@@ -153,10 +153,12 @@ def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, fl
         draft = given(train.draft)
         tokens = draft.answers.prompts_per_language * len(recipe.languages) * chat * draft.epochs
         return tokens, tokens / train.context, draft.optimiser.rows_per_step
-    prune = given(train.prune)
-    masked = prune.mask_updates * prune.optimiser.rows_per_step * train.context
-    tokens = masked if stage.endswith("masks") else _healing(prune, train, masked)[0]
-    return tokens, tokens / train.context, prune.optimiser.rows_per_step
+    prune, context = given(train.prune), context_of_pruning(train)
+    masked = prune.rounds * prune.mask_updates(context) * prune.optimiser.rows_per_step * context
+    read = prune.rounds * prune.calibration_rows * context
+    tokens = {"masks": masked, "activations": read}.get(stage.rsplit("/", 1)[-1], 0)
+    tokens = tokens or _healing(prune, train, masked)[0] / (1 if stage.endswith("heal") else prune.rounds)
+    return tokens, tokens / context, prune.optimiser.rows_per_step
 
 
 def _rows(n: Mapping[str, Number], name: str, most: float | None) -> float:
@@ -292,19 +294,24 @@ def _pruning(recipe: Recipe, step) -> list[Step]:
     own = train.prune
     if own is None:
         return []
-    rounds, taught = students(recipe), teacher(recipe)
-    masked = own.mask_updates * own.optimiser.rows_per_step * train.context
-    small = rounds[-1]
+    smaller, taught = students(recipe), teacher(recipe)
+    rows_per_step, context = own.optimiser.rows_per_step, context_of_pruning(train)
+    masked = own.rounds * own.mask_updates(context) * rows_per_step * context
+    small = smaller[-1]
     heal, source = _healing(own, train, masked)
-    times = sum(one.flops_per_token for one in rounds) / own.steps / small.flops_per_token
+    times = sum(one.flops_per_token for one in smaller) / own.rounds / small.flops_per_token
     if taught:
         times += FORWARD * taught.flops_per_token / small.flops_per_token
         source += "; a forward pass of the teacher, the model before pruning"
     if own.method == "masks":
-        key = "train.prune.mask_steps x steps x optimiser.rows_per_step x train.context"
-        first = step("prune/masks", masked, key)
+        key = (
+            "train.prune.mask_tokens"
+            if own.mask_tokens
+            else "train.prune.mask_steps x optimiser.rows_per_step x context"
+        )
+        first = step("prune/masks", masked, f"{key}, {own.rounds} rounds" if own.rounds > 1 else key)
     else:
-        read = own.steps * own.calibration_rows * train.context
+        read = own.rounds * own.calibration_rows * context
         key = "train.prune.calibration_rows x steps x train.context; a forward pass"
         first = step("prune/activations", read, key, FORWARD)
     return [first, step("prune/heal", heal, source, times, of=small)]

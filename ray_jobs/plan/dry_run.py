@@ -22,7 +22,7 @@ from ray_jobs.plan import alignment, gpu_memory, rates
 from ray_jobs.plan import model as sizes
 from ray_jobs.plan.model import nets, updated
 from ray_jobs.run import bases, graph, preflight, wildbench_choice
-from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1
+from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1, PRUNE
 from ray_jobs.training import budget, fit, longer
 from train import model
 from train.batches.decoder import CausalLM
@@ -145,14 +145,18 @@ def _pruning(recipe: Recipe) -> list[str]:
     own = given(recipe.train).prune
     if own is None:
         return []
-    before, after = sizes.model(recipe)[1].parameters, [one.parameters for one in sizes.students(recipe)]
+    smaller = sizes.students(recipe)
+    before, after = sizes.model(recipe)[1].parameters, [one.parameters for one in smaller]
     how = "masks that are learnt"
     if own.method == "activations":
         how = f"activations on {own.calibration_rows:,} rows, equally many of each language"
     healed = "the model before pruning, whose memory counts too" if sizes.teacher(recipe) else "the text alone"
     way = ", then ".join(map(terminal.short, after))
+    of = "the longer context's model, " if own.start == "long_context" else ""
+    shape = f"{own.hidden_size:,} wide, {own.num_attention_heads} heads, FFNs of {own.intermediate_size:,}"
     return [
-        f"prune: {terminal.short(before)} parameters to {way}, {1 - after[-1] / before:.0%} fewer, by {how}; healed by {healed}"
+        f"prune: {of}{terminal.short(before)} parameters to {way}, {1 - after[-1] / before:.0%} fewer, by {how}; healed by "
+        f"{healed}. It becomes {shape}: {after[-1]:,} parameters"
     ]
 
 
@@ -214,7 +218,8 @@ def _size(
         return long.tokens, fit.steps_for(long.tokens, long.optimiser.rows_per_step, long.context), False
     numbers = rates.numbers(recipe.extract.engine, {}, None, recipe.fetch.gap_bytes)
     tokens, rows, rows_per_step = alignment.size(recipe, work.stage, numbers)
-    return tokens, max(1, math.ceil(rows / rows_per_step)), True
+    known = work.stage.startswith(PRUNE) and given(train.prune).heal_tokens != "auto"
+    return tokens, max(1, math.ceil(rows / rows_per_step)), not known
 
 
 def _model(net: CausalLM) -> dict:

@@ -20,6 +20,7 @@ What the libraries take for themselves, and fragments, come on top.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,7 +31,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
 from ray_jobs.plan import traced
-from ray_jobs.plan.model import Model, drafted, learning, model, students, teacher
+from ray_jobs.plan.model import Model, context_of_pruning, drafted, learning, model, students, teacher
 from ray_jobs.run.graph import BASE, CONTROL_1, DRAFT, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from train.distributed import exact
 from train.kernels import adamw, cross_entropy
@@ -117,14 +118,24 @@ def works(recipe: Recipe) -> list[Work]:
     if train.draft:
         add(DRAFT, drafted(recipe), "train.draft.optimiser", train.draft.optimiser, teacher=grown, whole=True, parts=1)
     if train.prune:
-        own = train.prune
-        target = Target(own.hidden_size, own.num_attention_heads, own.intermediate_size)
+        own, key, rows = train.prune, "train.prune.optimiser", {"length": context_of_pruning(train), "parts": 1}
         if own.method == "masks":
-            add(f"{PRUNE}/masks", grown, "train.prune.optimiser", own.optimiser, what="masks", target=target)
-        rounds, taught = students(recipe), teacher(recipe)
-        if own.steps > 1:  # the largest student
-            add(f"{PRUNE}/round 1", rounds[0], "train.prune.optimiser", own.optimiser, teacher=taught)
-        add(f"{PRUNE}/heal", rounds[-1], "train.prune.optimiser", own.optimiser, teacher=taught)
+            name = "train.prune.mask_optimiser" if own.mask_optimiser else key
+            add(
+                f"{PRUNE}/masks",
+                grown,
+                name,
+                own.mask_optimiser or own.optimiser,
+                what="masks",
+                target=own.target,
+                **rows,
+            )
+        else:
+            add(f"{PRUNE}/activations", dataclasses.replace(grown, learning=0), key, own.optimiser, what="read", **rows)
+        smaller, taught = students(recipe), teacher(recipe)
+        if own.rounds > 1:  # the largest student
+            add(f"{PRUNE}/round 1", smaller[0], key, own.optimiser, teacher=taught, **rows)
+        add(f"{PRUNE}/heal", smaller[-1], key, own.optimiser, teacher=taught, **rows)
     return found
 
 

@@ -21,8 +21,7 @@ from train import model as models
 from train.bases import shape as shape_of_base
 from train.batches.decoder import CausalLM, layers_of
 from train.drafts import eagle3, glide
-from train.methods import expand, prune_target, slices
-from train.methods.prune_target import Target
+from train.methods import expand, slices
 from train.monitor import flops
 
 
@@ -97,8 +96,7 @@ def students(recipe: Recipe) -> list[Model]:
     """The models of its rounds, of which each makes the one before smaller."""
     train, own = given(recipe.train), given(given(recipe.train).prune)
     config = nets(recipe)[1].config
-    target = Target(own.hidden_size, own.num_attention_heads, own.intermediate_size)
-    return [_of(slices.on_meta(config, one), train.context) for one in prune_target.rounds(config, target, own.steps)]
+    return [_of(slices.on_meta(config, one), context_of_pruning(train)) for one in own.targets(config)]
 
 
 def teacher(recipe: Recipe) -> Model | None:
@@ -130,6 +128,12 @@ def drafted(recipe: Recipe) -> Model:
         tied=False,
         sizes=tuple((p.numel(), True) for p in draft.parameters()),
     )
+
+
+def context_of_pruning(train: Train) -> int:
+    """Positions of a row that masks and healing read."""
+    long = train.long_context
+    return long.context if long and given(train.prune).start == "long_context" else train.context
 
 
 def _config(train: Train, vocabulary: int) -> PreTrainedConfig:

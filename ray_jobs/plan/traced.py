@@ -27,13 +27,13 @@ from train.methods.prune import Pruning
 from train.methods.prune_target import Target
 
 ON_GPU = "pinisi_on_gpu"  # attention as flex and varlen compute it: nothing of T x T, keys that are not repeated
-What = Literal["packed", "pairs", "reward", "masks"]
+What = Literal["packed", "pairs", "reward", "masks", "read"]
 _aten = torch.ops.aten
 
 
 class Pass(NamedTuple):
     """`rows` of `length` positions through a model. `what`: packed text, preference pairs (`rows` of them lie in so many rows),
-    conversations that a reward is read from, or packed text through masks that are learnt."""
+    conversations that a reward is read from, packed text through masks that are learnt, or packed text without gradients."""
 
     rows: int
     length: int
@@ -129,6 +129,10 @@ def _run(net, one: Pass, target: Target | None, live: Live) -> float:
     if one.taught:
         teacher = torch.empty(net.config.vocab_size, one.taught, dtype=torch.bfloat16 if one.bf16 and one.gpu else None)
     live.peak = before = live.now
+    if one.what == "read":
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=one.bf16 and not one.sharded):
+            net.model(**inputs, use_cache=False)
+        return live.peak - before
     # gathered weights are in bf16 already, but masks are fp32, and so is what they are multiplied with
     with torch.autocast("cpu", torch.bfloat16, enabled=one.bf16 and (not one.sharded or pruning is not None)):
         masked = pruning.loss_fn(lambda model, batch: _parts(model, inputs, ids, one, teacher)) if pruning else None

@@ -29,4 +29,5 @@ def section(manifest: dict) -> dict | None:
         "after": manifest["parameters"],
         "removed": manifest["removed_share"],
         "healed_by": manifest["healed_by"],
+        "layers": manifest.get("ffn_open_by_layer"),
     }

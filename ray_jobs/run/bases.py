@@ -28,8 +28,7 @@ from train.bases import rope, rotation, same_loss, shape
 from train.batches.decoder import CausalLM
 from train.drafts import glide
 from train.kernels import attention
-from train.methods import expand, prune, prune_target
-from train.methods.prune_target import Target
+from train.methods import expand, prune
 
 QWEN = {
     "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 4864, True, 151_936),
@@ -187,11 +186,9 @@ def _shapes(train: Train, net: CausalLM, tokens: int | None, added: int, named: 
         yield f"train.draft: {fault}"
     grown, pruned = train.expand, train.prune
     if pruned:
-        target = Target(pruned.hidden_size, pruned.num_attention_heads, pruned.intermediate_size)
         try:
-            target.check(net.config)
+            pruned.targets(net.config)
             prune.check_layers(net)
-            prune_target.rounds(net.config, target, pruned.steps)
         except ValueError as error:
             yield f"train.prune: {str(error).removeprefix('train.prune: ')}"
     if grown:

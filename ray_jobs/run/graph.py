@@ -96,6 +96,7 @@ GROWN = "(expand, or base)"  # stands for the model that pre-training starts fro
 FOUNDATION = "(long_context, pretrain/stage2, or base)"  # stands for the model that is aligned
 MIXED = ("base", "pretrain", "prune", "adapt.long_context")  # jobs that read the mixture
 TRAINED_ON = (QUALITY, SFT_DATA)  # where texts lie that models read
+PRUNED = "(pretrain/stage2, or long_context)"  # stands for the model that is pruned
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ALIGNED = "(the last round, or the last of instruction tuning)"  # stands for the model that answers
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
@@ -281,7 +282,7 @@ STAGES = (
         _has("sft", "draft"),
     ),
     Stage(DRAFT, "adapt.draft", (DRAFT_ANSWERS, ALIGNED), (*DRAFTED, *LOOP), _has("sft", "draft")),
-    Stage(PRUNE, "prune", (PRETRAIN_2, MIXTURE), ("train.prune", *LOOP), _has("prune")),
+    Stage(PRUNE, "prune", (PRUNED, MIXTURE), ("train.prune", *LOOP), _has("prune")),
     Stage(
         EVALUATE,
         "evaluation.bits_per_byte",
@@ -369,6 +370,12 @@ def foundation(recipe: Recipe) -> str:
     return PRETRAIN_2 if train.pretrain else BASE
 
 
+def pruned(recipe: Recipe) -> str:
+    """The stage whose model is pruned."""
+    own = given(recipe.train).prune
+    return LONG_CONTEXT if own and own.start == "long_context" else PRETRAIN_2
+
+
 def aligned(recipe: Recipe) -> str:
     """The stage whose model answers: of the last round of preference tuning, or of instruction tuning."""
     return (*rounds(recipe)[-1:], SFT_2 if given(recipe.train).reward else SFT_1)[0]
@@ -378,6 +385,8 @@ def lengthened(recipe: Recipe, stage: str) -> LongContext | None:
     """The section by which the model of `stage` has a longer context; None where it has not."""
     own = recipe.train and recipe.train.long_context
     aligned = stage == REWARD or (stage != SFT_DATA and stage.partition("/")[0] in ("sft", "dpo"))
+    if stage == PRUNE:
+        return own if own and pruned(recipe) == LONG_CONTEXT else None
     return own if own and (stage == LONG_CONTEXT or (own.align and aligned)) else None
 
 
@@ -389,6 +398,7 @@ def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
     names: dict[str, tuple[str, ...]] = {
         GROWN: (grown(recipe),),
         FOUNDATION: (foundation(recipe),),
+        PRUNED: (pruned(recipe),),
         TUNED: (SFT_2 if recipe.train.reward else SFT_1,),
         ALIGNED: (aligned(recipe),),
     }

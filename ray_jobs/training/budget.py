@@ -47,7 +47,7 @@ def of_healing(run_uri: str, prune: Prune, context: int) -> int:
     if prune.heal_tokens != "auto":
         return prune.heal_tokens
     update = prune.optimiser.rows_per_step * context
-    left = planned(run_uri, "stage2") - prune.mask_updates * update
+    left = planned(run_uri, "stage2") - prune.rounds * prune.mask_updates(context) * update
     most = left if prune.max_heal_tokens is None else min(left, prune.max_heal_tokens)
-    least = prune.steps * update
+    least = prune.rounds * update
     return max(least, most - most % update)

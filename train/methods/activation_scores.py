@@ -26,9 +26,11 @@ from train.methods.slices import Masks
 
 
 @torch.no_grad()
-def scores(model: CausalLM, text: Mapping[str, Iterable[Batch]], precision: str = "fp32") -> Masks:
+def scores(
+    model: CausalLM, text: Mapping[str, Iterable[Batch]], precision: str = "fp32", mask: str = "intra_document"
+) -> Masks:
     """The score of each unit, fp32 on the model's device. `text`: of each language this rank's batches, at least one; ranks
-    have equally many. Under FSDP all ranks call it; the result is that of all ranks' rows."""
+    have equally many; read under `mask`. Under FSDP all ranks call it; the result is that of all ranks' rows."""
     check_layers(model)
     config = model.config
     layers, groups, heads = config.num_hidden_layers, kv_heads(config), config.num_attention_heads
@@ -52,7 +54,7 @@ def scores(model: CausalLM, text: Mapping[str, Iterable[Batch]], precision: str 
                         input_ids=here["input_ids"],
                         position_ids=here["position_ids"],
                         doc_ids=here["doc_ids"],
-                        mask="intra_document",
+                        mask=mask,
                         use_cache=False,
                     )
                 positions += batch["input_ids"].numel()

@@ -31,13 +31,15 @@ def frozen(teacher: CausalLM, config: LoopConfig, device: torch.device) -> Causa
     return teacher
 
 
-def loss_fn(teacher: CausalLM, weight: float = 1.0, temperature: float = 1.0) -> LossFn[CausalLM]:
-    """The loss of `train.methods.pretrain`'s batches by a teacher of `frozen`. Metrics: the two parts, `cross_entropy` (which the
-    losses of rows are, too) and `divergence`."""
+def loss_fn(
+    teacher: CausalLM, weight: float = 1.0, temperature: float = 1.0, mask: str = "intra_document"
+) -> LossFn[CausalLM]:
+    """The loss of `train.methods.pretrain`'s batches by a teacher of `frozen`, both under `mask`. Metrics: the two parts,
+    `cross_entropy` (which the losses of rows are, too) and `divergence`."""
 
     def loss(model: CausalLM, batch: Batch) -> LossParts:
         inputs = {key: batch[key] for key in ("input_ids", "position_ids", "doc_ids")}
-        how = {"mask": "intra_document", "use_cache": False}
+        how = {"mask": mask, "use_cache": False}
         with torch.no_grad():
             taught_BTE = head.scaled(teacher, teacher.model(**inputs, **how).last_hidden_state)
             if isinstance(teacher.model, FSDPModule):

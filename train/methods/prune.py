@@ -181,6 +181,12 @@ class Pruning:
         """The deterministic masks: in every layer and group exactly as many units as the target are not 0."""
         return Masks(*(deterministic(p.detach(), self.keep[name]) for name, p in self.log_alpha.items()))
 
+    @torch.no_grad()
+    def open_by_layer(self) -> list[float]:
+        """The expected share of open FFN units in each layer. Each keeps equally many in the end; these say where they were
+        wanted."""
+        return [round(share, 4) for share in p_open(self.log_alpha["ffn"]).mean(-1).tolist()]
+
     def _hook(self) -> None:
         body = self.model.model
         tied = self.model.lm_head.weight is body.embed_tokens.weight

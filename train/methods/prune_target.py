@@ -47,12 +47,25 @@ def rounds(config, target: Target, count: int) -> list[Target]:
         hidden = between(config.hidden_size, target.hidden_size, number, 8)
         ffn = between(config.intermediate_size, target.intermediate_size, number, 8)
         found.append(Target(heads * head_width(config) if tied else hidden, heads, ffn))
-    found.append(target)
+    return checked(config, [*found, target])
+
+
+def checked(config, targets: list[Target]) -> list[Target]:
+    """`targets`, of rounds that follow one another. Raises ValueError where a model of `config` cannot be pruned to them, or a
+    round would remove nothing or give back what one before has removed."""
     before = Target(config.hidden_size, config.num_attention_heads, config.intermediate_size)
-    for number, (one, other) in enumerate(zip([before, *found], found, strict=False), 1):
-        if count > 1 and one == other:
-            raise ValueError(f"Pruning in {count} steps would remove nothing in step {number}; take fewer steps.")
-    return found
+    for number, one in enumerate(targets, 1):
+        one.check(config)
+        if len(targets) > 1 and one == before:
+            raise ValueError(
+                f"Pruning in {len(targets)} steps would remove nothing in step {number}; take fewer steps."
+            )
+        if more := next((name for name, size in vars(one).items() if size > vars(before)[name]), None):
+            raise ValueError(
+                f"Pruning step {number} has a larger {more} than the step before; it can only become smaller."
+            )
+        before = one
+    return targets
 
 
 def head_width(config) -> int:

@@ -168,8 +168,8 @@ def sliced(name: str, value: Tensor, masks: Masks, head_dim: int) -> Tensor:
             kept = axis.mask.nonzero().squeeze(1)
             value = value.index_select(dim, kept)
             if axis.folded:
-                factor = axis.mask[kept]
-                value = value * (factor[:, None] if dim == 0 and value.ndim > 1 else factor)
+                factor = axis.mask[kept]  # into the copy that was just made
+                value.mul_(factor[:, None] if dim == 0 and value.ndim > 1 else factor)
     return value
 
 

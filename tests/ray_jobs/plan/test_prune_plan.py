@@ -8,7 +8,7 @@ from cluster.deploy import spec
 from ray_jobs.config import reader as recipes
 from ray_jobs.plan import dry_run, gpu_memory
 from ray_jobs.plan import training as plan_training
-from ray_jobs.plan.model import model, pruned
+from ray_jobs.plan.model import model, pruned, students
 
 CLUSTER = Path(spec.__file__).parents[1] / "cluster.yaml"
 PARAMETERS = {"sailor2-3b": 3_579_857_408, "sailor2-14b": 14_801_571_840}
@@ -40,7 +40,8 @@ def test_a_pruned_recipe_is_its_base_and_no_more(name):
     assert {key for key in ours if ours[key] != theirs[key]} == {"name"}
     assert {key for key in train if train[key] != ours_train[key]} == {"prune", "sft", "reward", "dpo"}
     optimiser = recipes.load(name).train.prune.optimiser
-    assert 1430 * optimiser.rows_per_step * 4096 == pytest.approx(6e9, rel=1e-3)  # of masks (section 6.3)
+    assert recipes.load(name).train.prune.mask_updates(4096) == 1431  # 6 B tokens of masks (section 6.3)
+    assert 1431 * optimiser.rows_per_step * 4096 == pytest.approx(6e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -95,7 +96,7 @@ def test_the_dry_run_says_how_and_by_whom():
     )]  # fmt: skip
     assert said[0] == [
         "prune: 8.55 B parameters to 3.58 B, 58% fewer, by masks that are learnt; healed by the model before pruning, whose "
-        "memory counts too"
+        "memory counts too. It becomes 2,560 wide, 20 heads, FFNs of 9,352: 3,579,857,408 parameters"
     ]
     assert "by activations on 1,024 rows, equally many of each language; healed by the text alone" in said[1][0]
     assert said[2][0].startswith("prune: 8.55 B parameters to 5.81 B, then 3.58 B") and said[3] == []
@@ -104,8 +105,27 @@ def test_the_dry_run_says_how_and_by_whom():
 def test_rounds_are_counted(group):
     recipe = recipes.load("sailor2-3b", ["train.prune.steps=2"])
     made = {one["name"]: one for one in dry_run.describe(recipe)["training"]}
-    assert made["prune/masks"]["tokens"] == 2 * 1430 * 1024 * 4096
+    assert made["prune/masks"]["tokens"] == 2 * 1431 * 1024 * 4096
     assert made["prune/heal"]["parameters"] < made["prune/round 1"]["parameters"] < made["prune/masks"]["parameters"]
     plan_training.check_memory(recipe, group)
-    none = recipes.load("sailor2-3b", ["train.prune.method=activations"])
-    assert "prune/masks" not in {work.stage for work in gpu_memory.works(none)}
+    shapes = recipes.load("sailor2-3b", [
+        "train.prune.via=[{hidden_size: 3072, num_attention_heads: 24, intermediate_size: 14152}]"
+    ])  # fmt: skip
+    assert [one.parameters for one in students(shapes)] == [one.parameters for one in students(recipe)]
+    assert made["prune/round 1"]["tokens"] == made["prune/heal"]["tokens"] / 2 and not made["prune/heal"]["at_most"]
+
+
+def test_activations_take_less_than_masks_and_are_refused_where_they_do_not_fit(group):
+    own = ["train.prune.method=activations"]
+    recipe = recipes.load("sailor2-3b", own)
+    works = {work.stage: work for work in gpu_memory.works(recipe)}
+    assert "prune/masks" not in works
+    read, masks = (
+        gpu_memory.table(recipe.train, work)
+        for work in (works["prune/activations"], gpu_memory.works(recipes.load("sailor2-3b"))[-2])
+    )
+    assert read["gradients (fp32)"] == 0 and 0 < read["in all"] < masks["in all"] / 2
+    whole = recipes.load("sailor2-14b", [*own, "train.parallel=replicate"])
+    (work,) = [work for work in gpu_memory.works(whole) if work.stage == "prune/activations"]
+    with pytest.raises(ValueError, match=r"every GPU holds all 77 GB of weights.* in prune/activations"):
+        plan_training._check_stage(whole.train, work, group.model_copy(update={"gpu_memory_gb": 80}))

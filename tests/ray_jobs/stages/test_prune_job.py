@@ -11,7 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from cluster import storage
 from mixture.store.token_store import write_store
+from ray_jobs.config import reader as recipes
 from ray_jobs.config.optimiser import Optimiser
+from ray_jobs.errors import UserError
+from ray_jobs.plan import gpu_memory
+from ray_jobs.run import graph
+from ray_jobs.run.job import Job
 from ray_jobs.stages import prune
 from train import model as models
 from train.loop import LoopConfig
@@ -72,6 +77,8 @@ def settings(tmp_path, tiny_model, chatml_tokenizer):
         "mask_loop": {**LOOP, "steps": 4},
         "mask_lr": 1.0,
         "warmup_steps": 2,
+        "long": None,
+        "short": 24,
         "distil": {"weight": 1.0, "temperature": 1.0},
         "first_row": 0,
     }
@@ -83,8 +90,26 @@ def shape(folder):
 
 
 @pytest.mark.parametrize("method", ["masks", "activations"])
-def test_a_round_measures_each_language_three_times(settings, method):
-    found = prune.train_worker({**settings, "method": method})
+@pytest.mark.parametrize("mask", [None, "anchor"])
+def test_a_round_measures_each_language_three_times(settings, method, mask, monkeypatch):
+    seen, own = set(), prune.training.packed_rows
+
+    def packed(settings):
+        made = own(settings)
+        return lambda numbers: seen.add(made(numbers)["input_ids"].shape[1]) or made(numbers)
+
+    monkeypatch.setattr(prune.training, "packed_rows", packed)
+    longer = {"context": 47, "saved_context": 48, "long": {"anchor": 2, "mask": mask}} if mask else {}
+    behind, plain = [], prune.long_rows.with_anchor
+    monkeypatch.setattr(
+        prune.long_rows, "with_anchor", lambda *given: behind.append(plain(*given)["input_ids"]) or plain(*given)
+    )
+    found = prune.train_worker({**settings, **longer, "method": method})
+    assert seen == {47 if mask else 24}
+    assert bool(behind) == bool(mask) and all(ids.shape[1] == 48 and set(ids[:, 0].tolist()) == {2} for ids in behind)
+    assert AutoModelForCausalLM.from_pretrained(f"{settings['out']}/model").config.max_position_embeddings == (
+        48 if mask else 24
+    )
     assert shape(f"{settings['out']}/model") == TARGETS[1]
     assert set(found["damage"]) == {"lo", "en"}
     for one in found["damage"].values():
@@ -115,9 +140,18 @@ def test_rounds_read_on_and_each_begins_with_the_one_before(settings, monkeypatc
     assert names == {"prune.jsonl", "prune-masks.jsonl", "prune-round1.jsonl", "prune-round1-masks.jsonl"}
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """What a run that nobody stopped has made."""
+    return {}
+
+
 @pytest.mark.parametrize("after", [3, 6, 11])
-def test_what_is_stopped_goes_on_to_the_same_model(settings, after, monkeypatch):
-    whole = prune.train_worker({**settings, "targets": TARGETS, "out": settings["out"] + "-whole"})
+def test_what_is_stopped_goes_on_to_the_same_model(settings, after, monkeypatch, whole):
+    if not whole:
+        out = settings["out"] + "-whole"
+        whole |= prune.train_worker({**settings, "targets": TARGETS, "out": out})
+        whole["model"] = AutoModelForCausalLM.from_pretrained(f"{out}/model")
 
     class Killed(Exception):
         pass
@@ -143,8 +177,64 @@ def test_what_is_stopped_goes_on_to_the_same_model(settings, after, monkeypatch)
     count = -10_000
     found = prune.train_worker({**settings, "targets": TARGETS})
     assert found["damage"] == whole["damage"] and found["loss"] == whole["loss"]
-    one, other = (AutoModelForCausalLM.from_pretrained(f"{settings['out']}{name}/model") for name in ("", "-whole"))
+    one, other = AutoModelForCausalLM.from_pretrained(f"{settings['out']}/model"), whole["model"]
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_is_stopped_between_slicing_and_healing_leaves_nothing_behind(settings, monkeypatch):
+    """A model of which only a part was written is sliced again; one that is there is not, and what it was cut from goes."""
+
+    class Killed(Exception):
+        pass
+
+    sliced, healed = prune.slices.slice_checkpoint, prune.training.fit_and_save
+
+    def half(source, masks, target, folder, context):
+        storage.write_json(f"{folder}/config.json", {})  # as an upload that was cut off
+        raise Killed
+
+    def killed(*args, **more):
+        raise Killed
+
+    monkeypatch.setattr(prune.slices, "slice_checkpoint", half)
+    with pytest.raises(Killed):
+        prune.train_worker(settings)
+    monkeypatch.setattr(prune.slices, "slice_checkpoint", sliced)
+    monkeypatch.setattr(prune.checkpoint, "clear", killed)
+    with pytest.raises(Killed):
+        prune.train_worker(settings)
+    monkeypatch.undo()
+    monkeypatch.setattr(prune.slices, "slice_checkpoint", killed)
+    monkeypatch.setattr(prune.training, "fit_and_save", healed)
+    assert shape(f"{settings['out']}/sliced") == TARGETS[1]
+    assert prune.train_worker(settings)["loss"] > 0
+    assert not any("checkpoints" in str(path) for path in Path(settings["out"]).rglob("*"))
+
+
+def test_the_loop_of_masks_has_no_guard_and_its_own_optimiser(monkeypatch):
+    """A loss that rises because masks close is no spike."""
+    own = "{rows_per_step: 8, micro_rows: 2, lr: 1e-5}"
+    recipe = recipes.load("demo", ["train.guard={}", "train.compile=true", f"train.prune.mask_optimiser={own}"])
+    stage = next(one for one in graph.enabled(recipe) if one.name == "prune")
+    job = Job(recipe, "", stage, "", None)
+    loop = prune.mask_loop(job, recipe.train.prune, 256)
+    assert (loop["guard"], loop["compile"], loop["lr"], loop["steps"]) == (None, False, 1e-5, 20)
+    more = recipes.load("demo", ["train.prune.mask_tokens=10_000"]).train.prune
+    assert prune.mask_loop(job, more, 256)["steps"] == 5 == more.mask_updates(256)
+
+
+def test_a_longer_context_is_pruned_where_it_is_asked_for():
+    long = "train.long_context={context: 1024, tokens: 8192, optimiser: {rows_per_step: 4, lr: 1e-3}}"
+    for start, stage, context in (("pretrain", "pretrain/stage2", None), ("long_context", "long_context", 1024)):
+        recipe = recipes.load("demo", [long, f"train.prune.start={start}"])
+        (found,) = [one for one in graph.enabled(recipe) if one.name == "prune"]
+        assert found.inputs == (stage, "mixture")
+        own = graph.lengthened(recipe, "prune")
+        assert (own and own.context) == context
+        masks = next(work for work in gpu_memory.works(recipe) if work.stage == "prune/masks")
+        assert masks.length == (context or 256)
+    with pytest.raises(UserError, match=r"prune\.start: long_context needs `long_context`"):
+        recipes.load("demo", ["train.prune.start=long_context"])
 
 
 def test_every_language_gives_equally_many_rows_of_all_its_text(settings):

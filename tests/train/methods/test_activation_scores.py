@@ -1,21 +1,16 @@
-"""Scores by activations against a loop over what the modules saw, equal shares of languages, and sharded models."""
+"""Scores by activations against a loop over what the modules saw, and equal shares of languages."""
 
 import types
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from train import model as models
 from train.batches.examples import Example, collate
-from train.loop import LoopConfig
-from train.methods import distil, slices
+from train.methods import slices
 from train.methods.activation_scores import kept, scores
-from train.methods.prune_target import Target, rounds
+from train.methods.prune_target import Target, checked, rounds
 
 torch.set_num_threads(1)
-CPU = torch.device("cpu")
 TARGET = Target(hidden_size=32, num_attention_heads=4, intermediate_size=40)  # of 64, 8 (2 KV heads), 96
 
 
@@ -104,29 +99,6 @@ def test_units_that_are_known_to_matter_are_kept(tiny_model):
     assert ((masks.heads_LKG == 1).sum(-1) == 2).all()  # in each group equally many
 
 
-def score_main(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    text = {"lo": [batch(1 + rank)], "en": [batch(3 + rank), batch(5 + rank)]}
-    for parallel in ("replicate", "fsdp"):
-        config = LoopConfig(steps=1, rows_per_step=2, micro_rows=1, lr=1e-3, parallel=parallel)
-        net = distil.frozen(models.on_meta(f"{folder}/model"), config, CPU)
-        found = scores(net, text)
-        if rank == 0:
-            torch.save(vars(found), f"{folder}/{parallel}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_shards_and_ranks_change_nothing(tiny_model, tmp_path):
-    net = tiny_model(tie_word_embeddings=True).eval()
-    models.save(net, None, str(tmp_path / "model"), 512)
-    mp.spawn(score_main, (2, str(tmp_path)), nprocs=2)
-    want = scores(net, {"lo": [batch(1), batch(2)], "en": [batch(3), batch(4), batch(5), batch(6)]})
-    for parallel in ("replicate", "fsdp"):
-        close(slices.Masks(**torch.load(tmp_path / f"{parallel}.pt")), want)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_rounds_are_shapes_on_the_way(seed):
     g = torch.Generator().manual_seed(seed)
@@ -158,3 +130,15 @@ def test_rounds_of_an_8b_and_too_many_of_them():
     assert first == Target(3072, 24, 14_152) and last == Target(2560, 20, 9352)
     with pytest.raises(ValueError, match="Pruning in 5 steps would remove nothing in step 1; take fewer steps"):
         rounds(config, Target(3584, 28, 18_940), 5)
+
+
+def test_shapes_that_are_given_only_become_smaller():
+    config = types.SimpleNamespace(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, intermediate_size=96)
+    one, other = Target(48, 6, 64), Target(32, 4, 40)
+    assert checked(config, [one, other]) == [one, other]
+    with pytest.raises(ValueError, match="step 2 has a larger hidden_size than the step before"):
+        checked(config, [other, one])
+    with pytest.raises(ValueError, match="would remove nothing in step 2"):
+        checked(config, [other, other])
+    with pytest.raises(ValueError, match="4 x 8 = 32"):
+        checked(config, [Target(40, 4, 40), other])

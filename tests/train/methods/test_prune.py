@@ -26,7 +26,7 @@ def random_alphas(pruning, seed=0):
 
 def logits(net):
     with torch.no_grad():
-        return net(input_ids=IDS).logits
+        return net(input_ids=IDS % net.config.vocab_size).logits
 
 
 def test_moments_of_the_hard_concrete():
@@ -183,6 +183,51 @@ def test_pruning_in_the_loop_reaches_its_target_and_heals(tiny_model, tmp_path):
     fit(small, rows, pretrain.loss, plain, str(tmp_path / "heal"), on_log=healed.append)
     assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in net.parameters())
     assert healed[-1]["loss"] < 0.5 * healed[0]["loss"]
+
+
+def test_masks_find_the_units_that_matter(tiny_model, tmp_path):
+    """A trained model of the target's shape lies at random places of a larger one, whose other units give nothing. (Its heads are
+    not asked for: these rows need no attention.)"""
+    small = tiny_model(vocab_size=50, hidden_size=32, num_attention_heads=4, intermediate_size=40)
+    plain = LoopConfig(steps=40, rows_per_step=4, micro_rows=4, lr=3e-3, log_every=40, weight_decay=0.0)
+    fit(small, rows, pretrain.loss, plain, str(tmp_path / "base"))
+    net, generator = tiny_model(seed=5, vocab_size=50), torch.Generator().manual_seed(3)
+    some = lambda count, of: torch.randperm(of, generator=generator)[:count].sort().values  # noqa: E731
+    hidden, ffn = some(32, 64), [some(40, 96) for _ in range(2)]
+    heads = [torch.cat([some(2, 4), 4 + some(2, 4)]) for _ in range(2)]
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if name.endswith(("norm.weight", "o_proj.weight", "down_proj.weight", "embed_tokens.weight")):
+                p.zero_()  # of what is left nothing comes out
+        for name, p in net.named_parameters():
+            layer = int(name.split(".")[2]) if ".layers." in name else 0
+            columns = (heads[layer][:, None] * 8 + torch.arange(8)).flatten()
+            axes = {"embed_tokens": (None, hidden), "lm_head": (None, hidden), "q_proj": (columns, hidden)}
+            axes |= {"k_proj": (None, hidden), "v_proj": (None, hidden), "o_proj": (hidden, columns)}
+            axes |= {
+                "gate_proj": (ffn[layer], hidden),
+                "up_proj": (ffn[layer], hidden),
+                "down_proj": (hidden, ffn[layer]),
+            }
+            value = small.get_parameter(name) * (32 / 64) ** 0.5 if "norm" in name else small.get_parameter(name)
+            one, other = (hidden, None) if "norm" in name else axes[name.split(".")[-2]]
+            places = torch.arange(len(p)) if one is None else one
+            if p.ndim == 1:
+                p[places] = value
+            else:
+                p[places[:, None], torch.arange(p.shape[1]) if other is None else other] = value
+    torch.testing.assert_close(logits(net), logits(small), rtol=0, atol=0.01)  # eps weighs half
+    pruning = Pruning(net, TARGET, warmup_steps=20)
+    still = LoopConfig(steps=60, rows_per_step=4, micro_rows=1, lr=1e-9, log_every=60, weight_decay=0.0)
+    fit(
+        net, rows, pruning.loss_fn(pretrain.loss), still, str(tmp_path / "prune"),
+        extra_params=pruning.extra_params(), after_step=pruning.after_step,
+    )  # fmt: skip
+    masks = pruning.final()
+    found = [masks.hidden_D.nonzero().squeeze(1), *(z.nonzero().squeeze(1) for z in masks.ffn_LF)]
+    for kept, wanted in zip(found, [hidden, *ffn], strict=True):
+        assert len(set(kept.tolist()) & set(wanted.tolist())) >= 0.9 * len(wanted), (kept, wanted)  # half by chance
+    assert len(pruning.open_by_layer()) == 2 and all(0.2 < share < 0.7 for share in pruning.open_by_layer())
 
 
 def test_a_resumed_pruning_is_bit_identical(tiny_model, tmp_path):

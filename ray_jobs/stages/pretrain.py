@@ -62,7 +62,7 @@ def train_worker(settings: Settings) -> dict:
     choice = update.choose(settings)
     net = fit.start_model(settings)
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
-    update.begin(net, Update(**settings["update"]), settings["seed"], choice and choice["chosen"])
+    update.begin(net, Update(**settings["update"]), settings["seed"], choice["chosen"] if choice else None)
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)

@@ -131,7 +131,7 @@ def _rows(settings: Settings, number: int) -> tuple[list[Callable[[], Batch]], l
         alone = {
             key: {n: entry[key][n] for n in mine if n in entry[key]} for key in ("weights", "tokens") if key in entry
         }
-        batch = fit.packed_rows({**settings, "schedule": [{"from_sample": 0, **alone}]})
+        batch = fit.packed_rows(settings | {"schedule": [{"from_sample": 0, **alone}]})
         side = replay if lang in settings["replay"] else target
         side.extend(functools.partial(batch, [row]) for row in range(number))
     for side, what in ((target, "no other languages than these"), (replay, "none of these")):

@@ -95,7 +95,8 @@ class Chosen(nn.Linear):
     axis: int
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if torch.is_autocast_enabled(x.device.type):  # a function of one's own is not seen by it
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -206,7 +207,7 @@ def finish(model: CausalLM) -> None:
     write_back(model)
     for module in _chosen(model):
         del module.chosen, module.chosen_bias, module.index, module.axis
-        module.__class__ = nn.Linear
+        module.__class__ = nn.Linear  # type: ignore[assignment]  # what it was
 
 
 def _chosen(model: CausalLM) -> Iterator[Chosen]:

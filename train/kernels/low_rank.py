@@ -67,7 +67,7 @@ def merge(model: CausalLM) -> None:
             # rows of W and of B lie on the same rank
             weights.own(module.weight).addmm_(weights.own(module.lora_B), a_RI)
             del module.lora_A, module.lora_B
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear  # type: ignore[assignment]  # what it was
 
 
 def rank_of(shapes: dict[str, tuple[int, ...]]) -> int:

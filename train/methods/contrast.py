@@ -128,7 +128,8 @@ def measure(
             sums.append([whole / len(rows) for whole in total])
             if rows is groups[0]:
                 never = [int((~_on_any(probe.opened)).sum()) for _, probe in probes if probe.opened is not None]
-    return Measured(*(_per_unit(model, probes, of) for of in sums), never)
+    on_target, on_replay = (_per_unit(model, probes, of) for of in sums)
+    return Measured(on_target, on_replay, never)
 
 
 def _on_any(opened: Tensor) -> Tensor:

@@ -102,6 +102,10 @@ class Chosen(nn.Linear):
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         return _Product.apply(x, weight, bias, self.chosen, self.chosen_bias, self.index, self.axis)
 
+    def more_operations(self, flows: bool) -> float:
+        """Of a position, in forward and backward passes, beside those of a frozen layer."""
+        return 2.0 * self.chosen.numel()
+
 
 class _Product(torch.autograd.Function):
     """x Wᵀ + b with gradients for x, b and what is chosen of W and b."""

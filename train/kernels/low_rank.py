@@ -33,6 +33,11 @@ class LowRank(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + linear(linear(x, self.lora_A), self.lora_B)
 
+    def more_operations(self, flows: bool) -> float:
+        """Of a position, in forward and backward passes, beside those of a frozen layer. `flows`: x has a gradient."""
+        # the second product always has a gradient of its input, for the first
+        return 2.0 * self.lora_A.numel() * (2 + flows) + 6.0 * self.lora_B.numel()
+
 
 def attach(model: CausalLM, rank: int, vocabulary: bool = True, seed: int = 0) -> CausalLM:
     """Give each linear layer of the decoder layers an update of `rank` (at most what its sides allow), in place; all else is

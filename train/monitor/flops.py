@@ -21,8 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from train.batches.decoder import Decoder, layers_of
-from train.kernels.chosen import Chosen
-from train.kernels.low_rank import LowRank
 
 PEAK = {
     "B200": 2250e12,
@@ -131,11 +129,8 @@ def of_step(model: Decoder) -> tuple[float, float]:
 
     def product(module: nn.Linear) -> float:
         found = 2.0 * module.weight.numel() * (1 + module.weight.requires_grad + flows)
-        if isinstance(module, LowRank):  # the second product always has a gradient of its input, for the first
-            found += 2.0 * module.lora_A.numel() * (2 + flows) + 6.0 * module.lora_B.numel()
-        if isinstance(module, Chosen):
-            found += 2.0 * module.chosen.numel()
-        return found
+        more = getattr(module, "more_operations", None)  # of a layer of which a part learns
+        return found + more(flows) if more else found
 
     body, config = model.model, model.config
     layers = layers_of(model)

@@ -38,6 +38,7 @@ EDITS = {
     "train/batches/long_rows.py": {"adapt.long_context"},
     "train/drafts/glide.py": {"adapt.draft"},
     "train/drafts/loops.py": DRAFTS,
+    "train/kernels/chosen.py": {"pretrain"},
     "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
     "train/methods/reward.py": {"reward"},
     "train/preference_losses/lr_dpo.py": {"dpo", "dpo_watch"},

@@ -4,6 +4,7 @@ import pytest
 import torch
 from shapes import TINY
 from torch import nn
+from torch_flops import counted
 
 from train import model
 from train.batches.decoder import layers_of
@@ -167,8 +168,6 @@ def test_a_checkpoint_is_converted_with_its_updates(tmp_path):
 
 @pytest.mark.parametrize("vocabulary", [False, True])
 def test_operations_are_those_that_torch_counts(vocabulary):
-    from test_flops import counted
-
     net = low_rank.attach(build(num_hidden_layers=3, vocab_size=64), 5, vocabulary)
     per_token, per_pair = flops.of_step(net)
     assert counted(net, 2, 16) == 2 * (16 * per_token + 16 * 16 * per_pair)

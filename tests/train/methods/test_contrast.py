@@ -6,6 +6,7 @@ import pytest
 import torch
 from shapes import TINY
 from torch import nn
+from torch_flops import counted
 
 from train import model
 from train.batches.decoder import layers_of
@@ -166,8 +167,6 @@ def test_the_gradients_are_the_slices_of_the_whole_ones():
 
 @pytest.mark.parametrize("vocabulary", [False, True])
 def test_operations_are_those_that_torch_counts(vocabulary):
-    from test_flops import counted
-
     net = chosen.attach(build(vocab_size=64), CHOICE, vocabulary)
     per_token, per_pair = flops.of_step(net)
     assert counted(net, 2, 16) == 2 * (16 * per_token + 16 * 16 * per_pair)

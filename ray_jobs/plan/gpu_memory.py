@@ -98,6 +98,9 @@ def works(recipe: Recipe) -> list[Work]:
     if train.pretrain:
         widest = max(train.pretrain.stage1, train.pretrain.stage2, key=lambda stage: stage.rows_per_step)
         add(PRETRAIN_1, learning(recipe), "train.pretrain", widest)
+        if train.pretrain.update.rule == "contrast" and train.pretrain.update.probe_updates:
+            add(f"{PRETRAIN_1}/probe", grown, "train.pretrain", widest)  # the whole base learns, a row at a time
+            found[-1] = found[-1]._replace(rows=1)
         if train.pretrain.control:
             add(CONTROL_1, base, "train.pretrain", widest)
     if long := train.long_context:
@@ -161,6 +164,7 @@ def of_worker(train: Train, work: Work) -> Memory:
         checkpointing=checkpointing,
         gpu=gpu,
         z_loss=bool(train.pretrain and train.pretrain.z_loss and work.stage.startswith("pretrain")),
+        update=of.update,
     )
     if work.teacher and not work.whole:
         one = one._replace(taught=work.teacher.shape["hidden_size"])

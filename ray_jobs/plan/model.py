@@ -28,7 +28,7 @@ from train.monitor import flops
 @dataclass(frozen=True)
 class Model:
     """A model by its shape; `layer` and `head` are the parameters of one layer and of the embedding, `sizes` those of each tensor
-    and whether it learns."""
+    and whether it learns. `update`: the rule by which a part of it learns."""
 
     shape: Mapping
     vocab_size: int
@@ -40,6 +40,7 @@ class Model:
     head: int
     tied: bool
     sizes: tuple[tuple[int, bool], ...] = field(repr=False)
+    update: Update | None = None
 
     @property
     def keys_width(self) -> int:
@@ -84,6 +85,7 @@ def learning(recipe: Recipe) -> Model:
         learning=sum(p.numel() for p in net.parameters() if p.requires_grad),
         layer=sum(p.numel() for p in layers_of(net)[0].parameters()),
         sizes=tuple((p.numel(), p.requires_grad) for p in net.parameters()),
+        update=train.pretrain.update,
     )
 
 

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
 
+from ray_jobs.config.training import Update
+from ray_jobs.training.update import begun
 from train.distributed import data_parallel, vocabulary
 from train.kernels import attention, cross_entropy, distillation, head, layers, precision
 from train.methods.prune import Pruning
@@ -44,6 +46,7 @@ class Pass(NamedTuple):
     gpu: bool = True
     z_loss: bool = False
     taught: int = 0  # width of the teacher that packed text is learnt from, if there is one
+    update: Update | None = None  # by which a part of the weights learns
 
 
 class Live(TorchDispatchMode):
@@ -114,13 +117,16 @@ def _of_layers(config: PreTrainedConfig, count: int, one: Pass, target: Target |
 def _run(net, one: Pass, target: Target | None, live: Live) -> float:
     shape = (one.rows, one.length)
     vocabulary.attach(net)
+    if one.update:
+        begun(net, one.update)
     net.train()
     layers.checkpoint_activations(net, one.checkpointing)
     gradients = None
     pruning = Pruning(net, target, 1) if target else None
     if one.sharded:
         for parameter in net.parameters():  # a layer's gradients go to their shards when they are done
-            parameter.register_post_accumulate_grad_hook(_dropped)
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_dropped)
     else:
         extra = [p for group in pruning.extra_params() for p in group["params"].values()] if pruning else ()
         gradients = data_parallel.Gradients(net.parameters(), extra)

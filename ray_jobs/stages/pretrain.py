@@ -59,10 +59,10 @@ def run(job: Job) -> dict:
 
 
 def train_worker(settings: Settings) -> dict:
-    choice = update.choose(settings)
+    own, choice = Update(**settings["update"]), update.choose(settings)
     net = fit.start_model(settings)
     expand.set_trainable(net, settings["new_layers"], settings["trainable"])
-    update.begin(net, Update(**settings["update"]), settings["seed"], choice["chosen"] if choice else None)
+    update.begin(net, own, settings["seed"], choice["chosen"] if choice else None)
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     objective = functools.partial(loss, z_loss=settings["z_loss"])
     rows, pools = fit.packed_rows(settings), data_order.pool_names(settings)
@@ -77,4 +77,4 @@ def train_worker(settings: Settings) -> dict:
         after_step=update.after_step,
         finish=update.finish,
     )
-    return {**summary, "parameters": model.parameters(net), "learning": learning, **update.said(choice)}
+    return {**summary, "parameters": model.parameters(net), "learning": learning, **update.said(own, choice)}

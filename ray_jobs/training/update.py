@@ -43,11 +43,13 @@ def begin(net: CausalLM, own: Update, seed: int, choice: chosen.Choice | None = 
 
 def sized(net: CausalLM, own: Update) -> CausalLM:
     """A model without memory as `begin` makes it: a copy, unless the rule changes nothing."""
-    if own.rule == "all":
-        return net
-    changed = copy.deepcopy(net)
-    begin(changed, own, seed=0, choice=chosen.even(net, own.share) if own.rule == "contrast" else None)
-    return changed
+    return net if own.rule == "all" else begun(copy.deepcopy(net), own)
+
+
+def begun(net: CausalLM, own: Update) -> CausalLM:
+    """The model after `begin`, in place, with units chosen evenly where nothing was measured: for sizes."""
+    begin(net, own, seed=0, choice=chosen.even(net, own.share) if own.rule == "contrast" else None)
+    return net
 
 
 def after_step(step: int, net: CausalLM) -> None:
@@ -79,12 +81,11 @@ def choose(settings: Settings) -> dict | None:
 def _measured(settings: Settings, own: Update) -> dict:
     net, where = fit.start_model(settings), device.here()
     rows = _rows(settings, own.rows)
-    config = dataclasses.replace(
-        LoopConfig(**settings["loop"]), compile=False, context_parallel=1, activation_checkpointing="none"
-    )
+    config = dataclasses.replace(LoopConfig(**settings["loop"]), compile=False, context_parallel=1)
     precision, _ = loop.place(net, config, where)
     autocast = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
     found = contrast.measure(net, pretrain.loss, *rows, autocast)
+    choice = contrast.choose(found.target, found.replay, own.share)
     units = sum(len(layer["units"]) for layer in found.target)
     probe = _plasticity(settings, own, rows[0]) if own.probe_updates else {}
     return {
@@ -93,18 +94,16 @@ def _measured(settings: Settings, own: Update) -> dict:
         "rows_per_language": own.rows,
         "never_active": sum(found.never) / units,
         "never_active_by_layer": found.never,
-        "chosen": contrast.choose(found.target, found.replay, own.share),
+        "by_layer": contrast.ratios(found.target, found.replay, choice),
+        "chosen": choice,
     }
 
 
 def _plasticity(settings: Settings, own: Update, rows: list[Callable[[], Batch]]) -> dict:
     """Of a copy of the base, trained whole on the measured rows of the target languages."""
-    world = data_parallel.rank_world()[1]
     config = dataclasses.replace(
         LoopConfig(**settings["loop"]),
         steps=own.probe_updates,
-        rows_per_step=-(-len(rows) // world) * world,  # as many of each rank; the first ones twice
-        micro_rows=1,
         checkpoint_every=0,
         guard=None,
         schedule="constant",
@@ -114,9 +113,7 @@ def _plasticity(settings: Settings, own: Update, rows: list[Callable[[], Batch]]
     )
     out = storage.join(settings["out"], "probe")
     net = fit.start_model(settings)
-    found = plasticity.measure(
-        net, lambda at: rows[at[0] % len(rows)](), pretrain.loss, config, out, device=device.here()
-    )
+    found = plasticity.measure(net, rows, pretrain.loss, config, out, device=device.here())
     return dict(found)
 
 
@@ -144,9 +141,13 @@ def _rows(settings: Settings, number: int) -> tuple[list[Callable[[], Batch]], l
     return target, replay
 
 
-def said(found: dict | None) -> dict:
-    """What the manifest of a stage says of a choice."""
-    if found is None:
+def said(own: Update, found: dict | None) -> dict:
+    """What the manifest of a stage says of its rule and of what was chosen."""
+    if own.rule == "all":
         return {}
+    rule: dict = {"rule": own.rule, "vocabulary": own.whole_vocabulary}
+    if found is None:
+        return {"update": rule | {"rank": own.rank}}
     counts = {kind: sum(len(layer[kind]) for layer in found["chosen"]) for kind in chosen.KINDS}
-    return {"chosen": counts, **{key: found[key] for key in ("never_active", "loss_drop_per_norm") if key in found}}
+    told = {key: found[key] for key in ("never_active", "loss_drop_per_norm") if key in found}
+    return {"update": rule | {"share": own.share}, "chosen": counts, **told}

@@ -12,7 +12,7 @@ unit the `share` with the highest ones, over all layers, is chosen (ties: the ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypedDict, cast
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,36 @@ def choose(target: Vectors, replay: Vectors, share: float) -> Choice:
         for _, layer, unit in sorted(flat)[: number(len(flat), share)]:
             chosen[layer][kind].append(unit)
     return [{kind: sorted(units) for kind, units in one.items()} for one in chosen]
+
+
+class Ratio(TypedDict):
+    """Of the units of one kind in one layer: how many are chosen, and G(target) / G(replay) of all and of the chosen ones. None
+    where there are none, or replay has no gradient."""
+
+    units: int
+    chosen: int
+    ratio: float | None
+    ratio_of_chosen: float | None
+
+
+def ratios(target: Vectors, replay: Vectors, choice: Choice) -> list[dict[str, Ratio]]:
+    """What was chosen of each layer, of each kind, and what the gradients there are."""
+    found: list[dict[str, Ratio]] = []
+    for above, below, chosen in zip(target, replay, choice, strict=True):
+        found.append({})
+        for kind in KINDS:
+            up, down, units = above[kind].double(), below[kind].double(), chosen[kind]
+            found[-1][kind] = {
+                "units": len(up),
+                "chosen": len(units),
+                "ratio": _divided(up.sum(), down.sum()),
+                "ratio_of_chosen": _divided(up[units].sum(), down[units].sum()),
+            }
+    return found
+
+
+def _divided(up: Tensor, down: Tensor) -> float | None:
+    return float(up / down) if down > 0 else None
 
 
 class Measured(NamedTuple):
@@ -105,6 +135,8 @@ def measure(
     the bits of the result do not depend on the number of ranks."""
     model.requires_grad_(False)
     model.eval()
+    for layer in layers_of(model):  # activations may be computed again, but nothing in it drops any
+        cast(nn.Module, layer).training = True
     device = model.model.embed_tokens.weight.device
     probes = _probed(model, device)
     groups = [list(target), list(replay)]

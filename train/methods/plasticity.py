@@ -9,6 +9,8 @@ one shape at one learning rate.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
@@ -16,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from train.batches.decoder import CausalLM
-from train.batches.parts import BatchFn, LossFn
+from train.batches.parts import Batch, LossFn
 from train.distributed import data_parallel, weights
 from train.loop import LoopConfig, fit
 
@@ -31,24 +33,35 @@ class Plasticity(TypedDict):
 
 
 def measure(
-    model: CausalLM, batch_fn: BatchFn, loss_fn: LossFn, config: LoopConfig, out: str, *, device: torch.device
+    model: CausalLM,
+    rows: Sequence[Callable[[], Batch]],
+    loss_fn: LossFn,
+    config: LoopConfig,
+    out: str,
+    *,
+    device: torch.device,
 ) -> Plasticity:
-    """Train `model` in place for `config.steps` updates, which write no checkpoint, on the rows of the first update again and
-    again. Call it on every rank; the model is of no further use."""
+    """Train `model` in place for `config.steps` updates, each on all of `rows` (what makes batches of one row each); it writes
+    no checkpoint. Call it on every rank; the model is of no further use. The number of ranks changes no more than the order of
+    sums: rows without a label make the rest of an update that all have to share."""
+    world = data_parallel.rank_world()[1]
+    shared = len(rows) if config.exact else -(-len(rows) // world) * world
+    config = dataclasses.replace(config, rows_per_step=shared, micro_rows=1)
     before: list[torch.Tensor] = []
     losses: list[float] = []
 
-    def again(rows: list[int]) -> dict[str, torch.Tensor]:
-        return batch_fn([row % config.rows_per_step for row in rows])
+    def again(numbers: list[int]) -> Batch:
+        row = numbers[0] % shared
+        return rows[row]() if row < len(rows) else _unread(rows[0]())
 
     def keep(model: CausalLM, batch: dict[str, torch.Tensor]):
         if not before:  # the first forward pass: weights lie where they are trained
-            before.extend(weights.own(p).detach().clone() for p in model.parameters())
+            before.extend(weights.own(p).detach().cpu().clone() for p in model.parameters())
         return loss_fn(model, batch)
 
     fit(model, again, keep, config, out, device=device, on_log=lambda record: losses.append(record["loss"]))
     squares = [
-        (float((weights.own(p).detach() - old).double().square().sum()), isinstance(p, DTensor))
+        (float((weights.own(p).detach().cpu() - old).double().square().sum()), isinstance(p, DTensor))
         for p, old in zip(model.parameters(), before, strict=True)
     ]
     norm = sum(value for value, sharded in squares if not sharded)
@@ -67,3 +80,8 @@ def measure(
         "norm": norm,
         "loss_drop_per_norm": drop / norm if norm else 0.0,
     }
+
+
+def _unread(batch: Batch) -> Batch:
+    """The batch without a label."""
+    return {**batch, "labels": torch.full_like(batch["labels"], -100), "count": torch.tensor(0)}

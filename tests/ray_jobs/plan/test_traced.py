@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ray_jobs.config import reader as recipes
+from ray_jobs.config.training import Update
 from ray_jobs.plan import gpu_memory, traced
 from ray_jobs.plan import model as plan_model
+from ray_jobs.training import update
 from train.distributed import data_parallel, vocabulary
 from train.kernels import adamw, attention, layers
 from train.loop_config import LoopConfig
@@ -115,6 +118,15 @@ def test_a_student_that_is_taught(bf16, mode):
     net, config = made(config), LoopConfig(steps=1, rows_per_step=1, micro_rows=1, lr=1e-3)
     teacher = distil.frozen(made(wide), config, torch.device("cpu"))
     assert counted == pytest.approx(measured(net, mode, bf16, distil.loss_fn(teacher)), rel=0.1)
+
+
+@pytest.mark.parametrize("rule", ["{rule: lora, rank: 16}", "{rule: contrast, share: 0.3}"])
+@pytest.mark.parametrize(("bf16", "mode"), [(False, "none"), (True, "none"), (True, "full")])
+def test_a_part_that_learns(rule, bf16, mode):
+    config, own = config_of("qwen2"), Update(**yaml.safe_load(rule))
+    counted = traced.peak(config, traced.Pass(ROWS, LENGTH, bf16=bf16, checkpointing=mode, gpu=False, update=own))
+    net = update.begun(made(config), own)
+    assert counted == pytest.approx(measured(net, mode, bf16, pretrain.loss), rel=0.1)
 
 
 def test_a_whole_update_of_a_recipe(tmp_path):

@@ -65,7 +65,7 @@ def test_each_language_gives_as_many_rows_and_the_choice_is_made_once(settings):
     both = {"high_quality/th": 100, "all/th": 100}
     want = [(("all/lo",), {"all/lo": 100}), (tuple(both), both), (("all/en",), {"all/en": 100})]
     assert settings["seen"] == [(*pools, [row]) for pools in want for row in range(3)]
-    assert update.said(found)["chosen"] == {"units": 24, "heads": 2, "kv_heads": 1}
+    assert update.said(Update(**settings["update"]), found)["chosen"] == {"units": 24, "heads": 2, "kv_heads": 1}
     assert 0 <= found["never_active"] < 1
     assert update.choose(settings) == found == json.loads(Path(settings["choice"]).read_text())
     assert len(settings["seen"]) == 9
@@ -90,12 +90,14 @@ def test_updates_that_probe_change_no_choice(settings, tmp_path):
     probed = settings | {"out": str(tmp_path), "choice": str(tmp_path / "other.json")}
     found = update.choose(probed | {"update": settings["update"] | {"probe_updates": 4}})
     assert found["chosen"] == want["chosen"] and found["loss_drop_per_norm"] > 0
-    assert update.said(found)["loss_drop_per_norm"] == found["loss_drop"] / found["norm"]
+    assert update.said(Update(**settings["update"]), found)["loss_drop_per_norm"] == found["loss_drop"] / found["norm"]
 
 
 def test_other_rules_choose_nothing(settings):
-    assert update.choose(settings | {"update": Update(rule="lora").model_dump()}) is None
-    assert update.said(None) == {}
+    low = Update(rule="lora", rank=3)
+    assert update.choose(settings | {"update": low.model_dump()}) is None
+    assert update.said(Update(), None) == {}
+    assert update.said(low, None) == {"update": {"rule": "lora", "vocabulary": True, "rank": 3}}
 
 
 @pytest.mark.parametrize("rule", ["all", "lora", "contrast"])

@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 
 def of(net, tmp_path, **more):
     config = LoopConfig(**CONFIG | {"steps": 5} | more)
-    return plasticity.measure(net, batch_fn, pretrain.loss, config, str(tmp_path), device=CPU)
+    rows = [lambda row=row: batch_fn([row]) for row in range(4)]
+    return plasticity.measure(net, rows, pretrain.loss, config, str(tmp_path), device=CPU)
 
 
 def test_it_is_the_loss_that_falls_by_the_way_of_the_weights(tmp_path):

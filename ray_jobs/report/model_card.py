@@ -67,6 +67,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
         worst_rounding=worst,
         pairs=[(one, made["pairs"]) for one, made in manifests.items() if one.startswith("dpo/") and made.get("pairs")],
         manifests=manifests,
+        updated=manifests[PRETRAIN_1] if manifests[PRETRAIN_1].get("update") else None,
         long=manifests[LONG_CONTEXT] if lengthened(job.recipe, stage) else {},
         base_bpb=bpb.get(BASE, {}),
         bpb=bpb.get(stage, {}),

@@ -17,6 +17,7 @@ from ray_jobs.report import curves, intervals, notices, plots, summary, verdict,
 from ray_jobs.report import draft as draft_section
 from ray_jobs.report import long as long_tasks
 from ray_jobs.report import long_context as long_section
+from ray_jobs.report import partial as partial_section
 from ray_jobs.report import pruning as pruning_section
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
@@ -107,6 +108,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
             verdict=verdict.sentences(evaluation, recipe, documents) if evaluation else web.sentences(manifests),
             web=web.section(uri, recipe, manifests),
             long_context=long_section.section(manifests.get(LONG_CONTEXT, {})),
+            partial=partial_section.section(manifests.get(PRETRAIN_1, {}), _json(uri, f"{PRETRAIN_1}/update.json")),
             pruning=pruning_section.section(manifests.get(PRUNE, {})),
             draft=draft_section.section(manifests.get(DRAFT, {})),
             tasks=tasks_section.section(uri) if TASKS in manifests else None,

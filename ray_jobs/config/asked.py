@@ -107,7 +107,6 @@ RULES = (
     _rule("train.pretrain.update.share train.pretrain.update.rows", "train.pretrain.update.rule: contrast"),
     _rule("train.pretrain.update.probe_updates", "train.pretrain.update.rule: contrast"),
     _rule("train.pretrain.update.vocabulary", "train.pretrain.update.rule: lora, contrast"),
-    _rule("train.pretrain.update.rule", "mixture.replay_languages", "train.pretrain.update.rule: all, lora"),
     _rule("train.long_context.long_tokens", "train.long_context.long_share"),
     _rule("train.long_context.rope.original_max_position_embeddings", "train.long_context.rope.type: yarn"),
     _rule("train.long_context.align", "train.sft", "train.reward"),

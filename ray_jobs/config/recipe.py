@@ -157,6 +157,20 @@ class Recipe(Section):
             raise ValueError(f"quality.native: {both[0]!r} is trained on too, so it can check nothing")
         return self
 
+    @model_validator(mode="after")
+    def _two_sides(self) -> Recipe:
+        """What `contrast` compares."""
+        if not self.train or not self.train.pretrain or self.train.pretrain.update.rule != "contrast":
+            return self
+        replay = set(self.mixture.replay_languages) & set(self.languages) if self.mixture.replay_share else set()
+        if not replay or replay == set(self.languages):
+            missing = "there is none of the first" if replay else "there is none of the second, with a share"
+            raise ValueError(
+                "train.pretrain.update.rule: contrast compares the other `languages` with mixture.replay_languages, and "
+                f"{missing}; take lora, or change these"
+            )
+        return self
+
     def _finished_model(self) -> None:
         """What a recipe without documents must be. Raises ValueError."""
         if self.train is None or self.train.pretrain or self.train.base.model is None:

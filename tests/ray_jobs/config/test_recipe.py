@@ -96,6 +96,10 @@ def test_overrides(tmp_path):
             recipes.load(path, [wrong])
 
 
+PLAIN = ("train.expand=null", "train.pretrain.control=false")
+CONTRAST = (*PLAIN, "train.pretrain.update.rule=contrast")
+
+
 def test_combinations_that_training_would_refuse_are_refused_at_once():
     for overrides, message in (
         (["train.attention=varlen", "train.precision=fp32"], "varlen needs precision bf16"),
@@ -118,6 +122,13 @@ def test_combinations_that_training_would_refuse_are_refused_at_once():
             ["train.pretrain.update.rule=lora"],
             "update.rule: lora trains a part of the base as it is; set `expand: null`",
         ),
+        (
+            [*PLAIN, "train.pretrain.update.rule=lora", "train.precision=fp8"],
+            "lora has matrix products of its own, .*fp8",
+        ),
+        ([*CONTRAST, "mixture.replay_languages=[]"], "none of the second, with a share; take lora"),
+        ([*CONTRAST, "mixture.replay_share=0"], "none of the second, with a share; take lora"),
+        ([*CONTRAST, "languages=[en, zh]"], "there is none of the first; take lora"),
     ):
         with pytest.raises(UserError, match=message):
             recipes.load("sailor2-1b", overrides)

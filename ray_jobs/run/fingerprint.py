@@ -99,7 +99,7 @@ def code_of(module: str, languages: tuple[str, ...] = ()) -> dict[str, str]:
     while waiting:
         module = waiting.pop()
         file = module.replace(".", "/") + ".py"
-        if file in found or _outside(module) or not (ROOT / file).is_file():
+        if file in found or not (ROOT / file).is_file():
             continue
         found[file], imports = _module(ROOT / file)
         for data in sorted(ROOT.glob(DATA[module])) if module in DATA else ():
@@ -131,31 +131,36 @@ def _of_languages(name: str, languages: tuple[str, ...]) -> bool:
 
 @cache
 def _module(path: Path) -> tuple[str, list[str]]:
-    """The hash of a module's tree without docstrings, and the modules that it may import."""
-    tree = ast.parse(path.read_bytes())
-    imports = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            named = node.value.partition(":")[0]
-            imports += [named] if _NAMED.fullmatch(named) else []
-    return hashlib.sha256(_written(tree).encode()).hexdigest()[:16], imports
+    """The hash of a module's tree without docstrings, and those of our modules that it may import."""
+    named: set[str] = set()
+    written = _written(ast.parse(path.read_bytes()), named)
+    ours = [name for name in sorted(named) if _NAMED.fullmatch(name) and not _outside(name)]
+    return hashlib.sha256(written.encode()).hexdigest()[:16], ours
 
 
-def _written(node: object) -> str:
+def _written(node: object, named: set[str]) -> str:
     """A syntax tree as text, without docstrings and other strings that stand alone, and the same from every version of
-    Python: what is empty, which some versions do not have, is left out."""
+    Python: what is empty, which some versions do not have, is left out. `named` gets the modules that the tree may import.
+
+    A start of `pinisi` does this for every module of ours, so each node is visited once."""
     if isinstance(node, list):
-        return f"[{','.join(_written(one) for one in node if not _stands_alone(one))}]"
+        return f"[{','.join([_written(one, named) for one in node if not _stands_alone(one)])}]"
     if not isinstance(node, ast.AST):
         return ascii(node)
-    if isinstance(node, ast.JoinedStr):  # of its pieces some versions have empty ones
+    if isinstance(node, ast.Constant):
+        named.update([node.value.partition(":")[0]] if isinstance(node.value, str) else ())
+    elif isinstance(node, ast.Import):
+        named.update(alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        named.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    elif isinstance(node, ast.JoinedStr):  # of its pieces some versions have empty ones
         node = ast.JoinedStr([one for one in node.values if not (isinstance(one, ast.Constant) and one.value == "")])
-    fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
-    return f"{type(node).__name__}({','.join(f'{name}={_written(value)}' for name, value in fields)})"
+    fields = [
+        f"{name}={_written(value, named)}"
+        for name in node._fields
+        if (value := getattr(node, name, None)) is not None and value != []
+    ]
+    return f"{type(node).__name__}({','.join(fields)})"
 
 
 def _stands_alone(node: object) -> bool:

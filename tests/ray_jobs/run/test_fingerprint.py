@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+from functools import cache
 
 import pytest
 
@@ -74,16 +75,18 @@ def copy(tmp_path_factory):
     return root
 
 
+@cache
+def read(path, text, module=fingerprint._module.__wrapped__):
+    """`fingerprint._module`, again only for another text."""
+    return module(path)
+
+
 @pytest.fixture
 def prints(copy, monkeypatch):
+    """The fingerprint of each job in the copy."""
     monkeypatch.setattr(fingerprint, "ROOT", copy)
-
-    def of_all():
-        fingerprint._module.cache_clear()
-        return {job: fingerprint.code(job, LANGUAGES) for job in JOBS}
-
-    yield of_all
-    fingerprint._module.cache_clear()
+    monkeypatch.setattr(fingerprint, "_module", lambda path: read(path, path.read_bytes()))
+    return lambda: {job: fingerprint.code(job, LANGUAGES) for job in JOBS}
 
 
 @pytest.mark.parametrize("file", EDITS)

@@ -18,7 +18,7 @@ THAI = "ประชาชนทุกคนมีสิทธิที่จะ
 def words(seed: int, n: int) -> list[str]:
     rng = np.random.default_rng(seed)
     syllables = ["ka", "la", "ma", "ri", "tu", "se", "nga", "pi", "no", "bu", "da", "we"]
-    return ["".join(rng.choice(syllables, 3)) for _ in range(n)]
+    return ["".join(word) for word in rng.choice(syllables, (n, 3)).tolist()]
 
 
 def document(name: str, text: str, url: str = "", lang: str = "id") -> dict:

@@ -33,12 +33,13 @@ demo-web: setup
 	$(BIN)/pinisi run commoncrawl --until report
 	@[ ! -f runs/demo/report/index.html ] || echo "the demo's, to compare: runs/demo/report/index.html"
 
-# Two processes, each takes whole files: much of a test's time is waiting for Ray and Java
+# More processes than CI has cores, each takes whole files: much of a test's time is waiting for Ray and Java
+PYTEST := $(BIN)/pytest tests -n 3 --dist loadfile --no-loadscope-reorder
 test: setup
-	$(BIN)/pytest tests -m 'not cluster' -n 2 --dist loadfile
+	$(PYTEST) -m 'not cluster'
 
 test-fast: setup
-	$(BIN)/pytest tests -m 'not slow and not cluster' -n 2 --dist loadfile
+	$(PYTEST) -m 'not slow and not cluster'
 
 # Lost nodes, full disks, broken stores, groups that grow and shrink: minutes on simulated clusters
 test-cluster: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,14 @@ drop_stale()
 def pytest_make_parametrize_id(val, argname):
     """Bytes name no test: those that gzip made hold the time, and two workers that collect other names stop the run."""
     return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the longest tests first: workers take whole files, and none shall wait at the end for one of these."""
+    weights = Counter()
+    for item in items:
+        weights[item.path] += 50 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
     text = "what the RayJob and the SparkApplication run (%(default)s): a shipped recipe, or a file of yours, which travels along"
     render.add_argument("--recipe", default="demo", help=text)
+    text = "what a cluster.yaml lacks, what may go wrong with it, and what nobody looked at; no cloud is asked"
+    check = cluster.add_parser("check", help=text, description=text)
+    check.set_defaults(command=_check)
+    check.add_argument("cluster", metavar="CLUSTER", help="a cluster.yaml; cluster/cluster.yaml is an example")
+    check.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
+    text = "also ask: run the commands that look (kubectl, aws, gcloud, az, docker); they change nothing"
+    check.add_argument("--online", action="store_true", help=text)
+    check.add_argument("--json", action="store_true", help="print JSON for programs")
     trial = command("policy", _policy, "what another policy would keep and drop, and why, from stored signals")
     trial.add_argument("run", metavar="RUN", help="run directory (any URI)")
     asked = trial.add_mutually_exclusive_group(required=True)
@@ -370,12 +378,31 @@ def _render(options: argparse.Namespace) -> None:
     from ray_jobs.commands import travel
 
     try:
-        recipe = travel.as_image(options.recipe)
-        paths = render.render(spec.load(options.cluster), options.out, options.target, *recipe)
+        cluster = spec.load(options.cluster)
+        recipe = travel.as_image(options.recipe, [volume.mount_path for volume in cluster.volumes])
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
+    try:
+        paths = render.render(cluster, options.out, options.target, *recipe)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{options.cluster}: {error}") from None
     for path in paths:
         print(path)
+    for finding in render.check(cluster, options.target):
+        if finding.state == "warning":
+            print(f"warning: {finding.sentence()}", file=sys.stderr)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from cluster.deploy import look, render, spec
+
+    try:
+        found = render.check(spec.load(options.cluster), options.target)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    seen = look.asked(found) if options.online else [look.Seen(one) for one in found]
+    print(json.dumps(look.as_json(seen), indent=1)) if options.json else look.show(seen, options.cluster)
+    return 1 if any(one.state == "missing" for one in seen) else 0
 
 
 def _plan(options: argparse.Namespace) -> None:

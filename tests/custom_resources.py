@@ -1,6 +1,7 @@
 """JSON schemas of the custom resources that we generate, written from their documentation: KubeRay's API reference
-(ray.io/v1, v1.5 to v1.7) and the Spark operator's (sparkoperator.k8s.io/v1beta2). Unknown fields are errors, as for an API
-server that validates strictly; only the fields that a user of these resources writes are listed, status is not.
+(ray.io/v1, v1.5 to v1.7), the Spark operator's (sparkoperator.k8s.io/v1beta2) and the Prometheus operator's
+(monitoring.coreos.com/v1). What Kueue's webhooks refuse beyond that is `refused_by_kueue`. Unknown fields are errors, as for
+an API server that validates strictly; only the fields that a user of these resources writes are listed, status is not.
 """
 
 QUANTITY = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"}
@@ -28,13 +29,37 @@ VOLUME = fields(
     "name",
     name=NAME,
     emptyDir=fields(medium=TEXT, sizeLimit=QUANTITY),
-    persistentVolumeClaim=ANY,
+    persistentVolumeClaim=fields("claimName", claimName=NAME, readOnly={"type": "boolean"}),
+    hostPath=fields("path", path={"type": "string", "pattern": "^/"}, type=TEXT),
+    nfs=fields("server path", server=TEXT, path={"type": "string", "pattern": "^/"}, readOnly={"type": "boolean"}),
     secret=ANY,
     configMap=ANY,
 )
 MOUNT = fields("name mountPath", name=NAME, mountPath={"type": "string", "pattern": "^/"}, readOnly={"type": "boolean"})
-ENV_FROM = fields(secretRef=fields("name", name=TEXT), configMapRef=fields("name", name=TEXT), prefix=TEXT)
+ENV_FROM = fields(
+    secretRef=fields("name", name=TEXT, optional={"type": "boolean"}),
+    configMapRef=fields("name", name=TEXT, optional={"type": "boolean"}),
+    prefix=TEXT,
+)
+ENV = fields("name", name=TEXT, value={"type": "string"}, valueFrom=ANY)
 TOLERATION = fields(key=TEXT, operator={"enum": ["Exists", "Equal"]}, value=TEXT, effect=TEXT)
+EXPRESSION = fields(
+    "key operator",
+    key=TEXT,
+    operator={"enum": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]},
+    values=array({"type": "string"}),
+)
+TERM = fields(matchExpressions=array(EXPRESSION, 1), matchFields=array(EXPRESSION))
+AFFINITY = fields(
+    nodeAffinity=fields(
+        requiredDuringSchedulingIgnoredDuringExecution=fields("nodeSelectorTerms", nodeSelectorTerms=array(TERM, 1)),
+        preferredDuringSchedulingIgnoredDuringExecution=array(
+            fields("weight preference", weight={"type": "integer", "minimum": 1, "maximum": 100}, preference=TERM)
+        ),
+    ),
+    podAffinity=ANY,
+    podAntiAffinity=ANY,
+)
 SECURITY = fields(runAsNonRoot={"type": "boolean"}, runAsUser=COUNT, runAsGroup=COUNT, fsGroup=COUNT, capabilities=ANY)
 PORT = fields("containerPort", name={**NAME, "maxLength": 15}, containerPort={"type": "integer", "maximum": 65535})
 CONTAINER = fields(
@@ -43,7 +68,7 @@ CONTAINER = fields(
     image=TEXT,
     resources=RESOURCES,
     ports=array(PORT),
-    env=array(ANY),
+    env=array(ENV),
     envFrom=array(ENV_FROM),
     volumeMounts=array(MOUNT),
 )
@@ -59,6 +84,11 @@ POD = fields(
         serviceAccountName=NAME,
         securityContext=SECURITY,
         terminationGracePeriodSeconds=COUNT,
+        affinity=AFFINITY,
+        priorityClassName=NAME,
+        imagePullSecrets=array(fields("name", name=NAME)),
+        schedulingGates=array(fields("name", name=TEXT)),
+        restartPolicy={"enum": ["Always", "OnFailure", "Never"]},
     ),
 )
 AUTOSCALER = fields(
@@ -102,7 +132,14 @@ CLUSTER_SPEC = fields(
     autoscalerOptions=AUTOSCALER,
     headGroupSpec=HEAD,
     workerGroupSpecs=array(GROUP),
-    gcsFaultToleranceOptions=ANY,
+    gcsFaultToleranceOptions=fields(
+        backend={"enum": ["redis", "rocksdb"]},
+        redisAddress=TEXT,
+        redisUsername=fields(value=TEXT, valueFrom=ANY),
+        redisPassword=fields(value=TEXT, valueFrom=fields(secretKeyRef=fields("name key", name=NAME, key=TEXT))),
+        externalStorageNamespace=TEXT,
+        storage=ANY,
+    ),
     suspend={"type": "boolean"},
 )
 
@@ -153,7 +190,13 @@ SPARK_POD = {
     "memoryOverhead": {"type": "string"},
     "serviceAccount": NAME,
     "securityContext": SECURITY,
+    "podSecurityContext": SECURITY,
+    "coreRequest": QUANTITY,
     "nodeSelector": STRINGS,
+    "affinity": AFFINITY,
+    "priorityClassName": NAME,
+    "terminationGracePeriodSeconds": COUNT,
+    "annotations": STRINGS,
     "tolerations": array(TOLERATION),
     "envFrom": array(ENV_FROM),
     "labels": STRINGS,
@@ -189,9 +232,64 @@ SPARK_APPLICATION = _resource(
             shuffleTrackingEnabled={"type": "boolean"},
             shuffleTrackingTimeout=COUNT,
         ),
+        imagePullSecrets=array(NAME),
+        batchScheduler={"enum": ["volcano", "yunikorn", "kube-scheduler"]},
+        batchSchedulerOptions=fields(queue=TEXT, priorityClassName=NAME, resources=ANY, template=ANY),
         volumes=array(VOLUME),
         timeToLiveSeconds=COUNT,
         driver=fields(**SPARK_POD, podName=NAME),
         executor=fields(**SPARK_POD, instances={"type": "integer", "minimum": 1}),
     ),
 )
+
+PEER = fields(namespaceSelector=ANY, podSelector=ANY, ipBlock=ANY)
+POLICY_PORT = fields("port", protocol={"enum": ["TCP", "UDP", "SCTP"]}, port={"type": "integer"})
+NETWORK_POLICY = _resource(
+    "networking.k8s.io/v1",
+    "NetworkPolicy",
+    fields(
+        "podSelector",
+        podSelector=ANY,
+        policyTypes=array({"enum": ["Ingress", "Egress"]}),
+        ingress=array(fields(**{"from": array(PEER)}, ports=array(POLICY_PORT))),
+    ),
+)
+POD_MONITOR = _resource(
+    "monitoring.coreos.com/v1",
+    "PodMonitor",
+    fields(
+        "selector podMetricsEndpoints",
+        jobLabel=TEXT,
+        selector=fields(matchLabels=STRINGS, matchExpressions=array(EXPRESSION)),
+        namespaceSelector=fields(matchNames=array(NAME), any={"type": "boolean"}),
+        podMetricsEndpoints=array(
+            fields(
+                port=TEXT,
+                path=TEXT,
+                interval=TEXT,
+                relabelings=array(fields(sourceLabels=array(TEXT), targetLabel=TEXT, action=TEXT, regex=TEXT)),
+            ),
+            1,
+        ),
+    ),
+)
+
+
+def refused_by_kueue(resource: dict) -> list[str]:
+    """What the webhooks of Kueue (0.13 to 0.14) refuse of a resource with a queue: no growing, unless as workload slices."""
+    about, spec, wrong = resource["metadata"], resource["spec"], []
+    if "kueue.x-k8s.io/queue-name" not in about.get("labels", {}):
+        return []
+    elastic = about.get("annotations", {}).get("kueue.x-k8s.io/elastic-job") == "true"
+    if resource["kind"] == "SparkApplication":
+        return ["dynamicAllocation"] if spec["dynamicAllocation"]["enabled"] and not elastic else []
+    if resource["kind"] == "RayJob":
+        wrong += [] if spec["shutdownAfterJobFinishes"] else ["shutdownAfterJobFinishes"]
+        spec = spec["rayClusterSpec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    gates = [group["template"]["spec"].get("schedulingGates", []) for group in groups]
+    if elastic and not all({"name": "kueue.x-k8s.io/elastic-job"} in gate for gate in gates):
+        wrong.append("schedulingGates")
+    if spec["enableInTreeAutoscaling"] and not elastic:
+        wrong.append("enableInTreeAutoscaling")
+    return wrong + (["workerGroupSpecs"] if len(groups) + 1 > 18 else [])

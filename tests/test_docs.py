@@ -41,6 +41,8 @@ NOW = {
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ONLY_ADDRESS = re.compile(r"(?:\[[^\]]+\]: )?<?https?://\S+")
 PARTS = {"source": Source, "optimiser": Optimiser, "shape": Shape}  # by a word of the heading of their table
+CLOUDS = {"aws", "gcp", "azure", "kubernetes"}
+CLUSTER_PAGES = [f"docs/{page}.md" for page in ("kubernetes", "aws", "gcp", "azure")]  # their YAML is of a cluster.yaml
 FOLDERS = ("ray_jobs", "curation", "mixture", "train", "cluster", "benchmarks", "tests", "docs", "sample")
 
 
@@ -280,7 +282,7 @@ YAML = [
 
 @pytest.mark.parametrize("number", range(len(YAML)), ids=lambda number: f"{YAML[number][0]}-{number}")
 def test_shown_yaml_is_read(number, tmp_path, monkeypatch):
-    _, body = YAML[number]
+    name, body = YAML[number]
     values = yaml.safe_load(body)
     path = tmp_path / "mine.yaml"
     path.write_text(body, encoding="utf-8")
@@ -296,6 +298,15 @@ def test_shown_yaml_is_read(number, tmp_path, monkeypatch):
     elif "arms" in values:
         experiment, _ = specification.load(str(path))
         specification.trials(experiment.model_copy(update={"base": "demo"}), path)
+    elif name in CLUSTER_PAGES:
+        whole = yaml.safe_load((ROOT / "cluster/cluster.yaml").read_text("utf-8"))
+        kept = {key: value for key, value in whole.items() if key not in CLOUDS or key in values}
+        named = {group["name"] for group in values.get("groups", [])}
+        values["groups"] = [*(one for one in whole["groups"] if one["name"] not in named), *values.get("groups", [])]
+        for cloud in CLOUDS & values.keys():
+            values[cloud] = {**whole[cloud], **values[cloud]}
+        path.write_text(yaml.safe_dump({**kept, **values}), encoding="utf-8")
+        assert spec.load(str(path)).groups
     elif body.startswith("# pools.yaml"):
         assert token_plan.of_file(str(path)).stage1
     else:

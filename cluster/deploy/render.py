@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from cluster.deploy import image, kuberay, ray_up, spark_operator
+from cluster.deploy import aws, findings, image, kuberay, ray_up, spark_operator
+from cluster.deploy.findings import Finding
 from cluster.deploy.spec import CLOUDS, Cluster, version
 
 TARGETS = (*CLOUDS, "kuberay", "spark")
@@ -18,21 +19,45 @@ def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo"
     """Write the files of `target` (aws, gcp, azure, kuberay, spark or all that the cluster has a section for) into `out`.
 
     `recipe` is what the RayJob and the SparkApplication run: the name of a shipped recipe, or of the recipe whose `text` travels
-    with the job. Returns the paths. Raises ValueError for a target whose section is missing.
+    with the job. Returns the paths. Raises ValueError for a target whose section is missing, and for the first thing that would
+    keep its nodes from starting or working; then nothing is written.
     """
+    for finding in check(cluster, target):
+        if finding.state == "missing":
+            raise ValueError(finding.sentence())
+    if text is not None and len(text.encode()) > kuberay.MAX_RECIPE_BYTES:
+        raise ValueError(f"recipe {recipe}: {len(text.encode()):,} bytes do not fit into a ConfigMap; make it shorter")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        name: file for t in targets(cluster, target) for name, file in _files(cluster, t, out, recipe, text).items()
+    }
+    files |= _image(cluster, out)
+    for name, file in files.items():
+        (folder / name).write_text(file, encoding="utf-8")
+    return [str(folder / name) for name in sorted(files)]
+
+
+def targets(cluster: Cluster, target: str = "all") -> list[str]:
+    """The targets that `target` names. Raises ValueError where the file has no section for it."""
     present = [t for t in TARGETS if getattr(cluster, SECTION.get(t, t)) is not None]
     if target != "all" and target not in present:
         raise ValueError(f"--target {target}: the cluster file has no section `{SECTION.get(target, target)}`; add it")
     if not present:
         raise ValueError("the cluster file has no section aws, gcp, azure or kubernetes, so there is nothing to render")
-    wanted = present if target == "all" else [target]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: file for t in wanted for name, file in _files(cluster, t, out, recipe, text).items()}
-    files |= _image(cluster, out)
-    for name, file in files.items():
-        (folder / name).write_text(file, encoding="utf-8")
-    return [str(folder / name) for name in sorted(files)]
+    return present if target == "all" else [target]
+
+
+def check(cluster: Cluster, target: str = "all") -> list[Finding]:
+    """What the file lacks for `target`, what may go wrong, and what nobody looked at; nothing is asked of any cloud."""
+    found: list[Finding] = []
+    for name in targets(cluster, target):
+        found += findings.of_storage(cluster, name)
+        if name in CLOUDS:
+            found += ray_up.CLOUD[name].findings(cluster)
+        else:
+            found += {"kuberay": kuberay, "spark": spark_operator}[name].findings(cluster)
+    return list(dict.fromkeys(found))
 
 
 def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | None) -> dict[str, str]:
@@ -40,7 +65,8 @@ def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | Non
     if target in CLOUDS:
         name = f"ray-{target}.yaml"
         header = ray_up.header(cluster, target, os.path.join(out, name), ray)
-        return {name: header + _yaml(ray_up.config(cluster, target))}
+        rights = aws.policies(cluster) if target == "aws" else {}
+        return {name: header + _yaml(ray_up.config(cluster, target)), **rights}
     base = {
         "kubernetes.yaml": kuberay.header(kuberay.BASE_HEADER, cluster, ray, recipe) + _yaml(*kuberay.base(cluster))
     }
@@ -51,6 +77,7 @@ def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | Non
         return base | {
             "raycluster.yaml": kuberay.header(kuberay.CLUSTER_HEADER, cluster, ray, recipe)
             + _yaml(kuberay.ray_cluster(cluster, ray)),
+            "podmonitor.yaml": kuberay.MONITOR_HEADER + _yaml(kuberay.pod_monitor(cluster)),
             "rayjob.yaml": kuberay.header(kuberay.JOB_HEADER, cluster, ray, recipe) + _yaml(*job),
         }
     spark = version("pyspark")
@@ -62,12 +89,11 @@ def _image(cluster: Cluster, out: str) -> dict[str, str]:
     folder = os.path.relpath(out)
     return {
         "Dockerfile": image.dockerfile(cluster, folder),
-        "Dockerfile.dockerignore": image.dockerignore(folder),
-        "spark-entrypoint.sh": image.entrypoint(),
+        "Dockerfile.dockerignore": image.dockerignore(),
     }
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
     """Writes a value that occurs twice twice, instead of a YAML alias that nobody reads."""
 
     def ignore_aliases(self, data: object) -> bool:

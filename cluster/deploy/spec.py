@@ -21,6 +21,9 @@ MAX_NODES = 10_000
 Count = Annotated[int, Field(ge=0, le=MAX_NODES)]
 Amount = Annotated[float, Field(ge=0.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,40}[a-z0-9])?$")]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]  # a name that Kubernetes gives or takes
+Absolute = Annotated[str, Field(pattern=r"^/[^\s:]*[^\s:/]$")]  # a folder on a node
+RESERVED = ("recipe", "shared-mem", "ray-logs", "spill", "spark-local-dir-1")  # volumes that we and KubeRay make
 
 
 class Instance(Section):
@@ -31,14 +34,35 @@ class Instance(Section):
     azure: str | None = None
 
 
+class Toleration(Section):
+    """Kubernetes: a taint of nodes that does not keep pods away."""
+
+    key: str | None = None  # none: any taint
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None  # none: any
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Toleration:
+        if (self.operator == "Equal") != (self.value is not None) or (self.operator == "Equal" and not self.key):
+            raise ValueError("a toleration has `operator: Equal` with `key` and `value`, or `operator: Exists` without")
+        return self
+
+
 class Node(Section):
-    """One kind of machine. A price is of one machine in `currency`, and only used by `pinisi plan`."""
+    """One kind of machine. A price is of one machine in `currency`, and only used by `pinisi plan`.
+
+    The keys from `node_selector` on are of Kubernetes."""
 
     cpus: Positive
     memory_gb: Positive
     disk_gb: Positive = 200
     instance: Instance = Instance()
     price_per_hour: Amount | None = None
+    node_selector: dict[str, str] = {}  # labels of the nodes that its pods go to
+    tolerations: list[Toleration] = []
+    labels: dict[str, str] = {}  # of its pods
+    annotations: dict[str, str] = {}
 
 
 class Group(Node):
@@ -54,7 +78,7 @@ class Group(Node):
     start_seconds: Positive = 180  # from the autoscaler's request until Ray runs on the node
     gpus: Count = 0
     gpu_type: str | None = None  # the cloud's name of the accelerator
-    node_selector: dict[str, str] = {}  # Kubernetes: labels of the nodes that its pods go to
+    devices: dict[str, Positive] = {}  # Kubernetes: what else a pod asks for, such as vpc.amazonaws.com/efa: 32
     gpu_memory_gb: Positive | None = None
     gpu_tflops: Rate | None = None  # peak, dense bf16
 
@@ -69,12 +93,35 @@ class Group(Node):
         return self
 
 
+class AwsTraining(Section):
+    """Where the nodes with GPUs lie, so that the network between them is the fast one."""
+
+    subnet_id: str | None = None  # of one zone
+    security_group_ids: list[str] = []  # with EFA: lets everything in and out between its own members
+    efa: bool = True  # interfaces of the Elastic Fabric Adapter, on types that have it
+    efa_interfaces: Positive | None = None  # of a type that is not in our table
+    placement_group: str | None = None  # of strategy `cluster`
+    capacity_reservation: str | None = None
+    capacity_block: bool = False  # that reservation is a Capacity Block for ML
+
+
 class Aws(Section):
     region: str
     availability_zones: list[str] = []
     image_id: str | None = None  # an AMI with Docker and, for GPUs, NVIDIA drivers
     ssh_from: Annotated[list[str], Field(min_length=1)]  # CIDR blocks that may open SSH
-    instance_profile: str | None = None  # ARN; gives nodes access to the bucket without keys
+    instance_profile: str | None = None  # ARN of the head's, and of the workers' too unless they have their own
+    worker_instance_profile: str | None = None
+    training: AwsTraining | None = None
+
+
+class GcpTraining(Section):
+    """Networks of the machines with GPUs, reservation and placement. Names, or paths from `projects/` on."""
+
+    subnetworks: list[str] = []  # of its gVNIC interfaces, in their order
+    rdma_subnetworks: list[str] = []  # of its MRDMA interfaces
+    reservation: str | None = None
+    placement_policy: str | None = None
 
 
 class Gcp(Section):
@@ -82,6 +129,9 @@ class Gcp(Section):
     region: str
     availability_zone: str
     source_image: str = "projects/deeplearning-platform-release/global/images/family/common-cu128-ubuntu-2204-py310"
+    disk_type: str | None = None  # of every boot disk; none: what the machine type takes
+    service_account: str = "default"  # address of the workers'; `default` is that of the project
+    training: GcpTraining | None = None
 
 
 class Azure(Section):
@@ -90,10 +140,63 @@ class Azure(Section):
     subscription_id: str | None = None
 
 
+class FaultTolerance(Section):
+    """Where the state of Ray's head lies, so that a new head goes on with the same nodes."""
+
+    redis: str  # HOST:PORT
+    password_secret: Label | None = None
+    password_key: str = "password"
+
+
 class Kubernetes(Section):
-    namespace: str = "pinisi"
-    service_account: str = "pinisi"  # may read and write the bucket (IRSA, Workload Identity)
+    namespace: Label = "pinisi"
+    service_account: Label = "pinisi"  # may read and write the bucket (IRSA, Workload Identity)
     spark_executors: Positive = 8
+    node_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95  # of what a node can allocate, for our pod
+    grace_seconds: Annotated[int, Field(ge=30, le=3600)] = 120  # from the notice to the kill of a pod
+    priority_class: Label | None = None
+    image_pull_secrets: list[Label] = []
+    scheduler: Literal["kueue", "volcano", "yunikorn"] | None = None
+    queue: str | None = None
+    elastic: bool = False  # Kueue: as workload slices, so that the cluster may grow and shrink
+    labels: dict[str, str] = {}  # of RayCluster, RayJob and SparkApplication
+    annotations: dict[str, str] = {}
+    monitoring_namespace: Label | None = None  # none: pods called `prometheus` of any namespace may scrape
+    monitor_labels: dict[str, str] = {"release": "prometheus"}  # by which a Prometheus finds its PodMonitors
+    gcs_fault_tolerance: FaultTolerance | None = None
+    retries: Count = 0  # of a RayJob, each on a new cluster
+
+    @model_validator(mode="after")
+    def _queue(self) -> Kubernetes:
+        if (self.scheduler is None) != (self.queue is None):
+            raise ValueError("`scheduler` and `queue` go together: who schedules, and in which of its queues")
+        if self.elastic and self.scheduler != "kueue":
+            raise ValueError("`elastic` is of `scheduler: kueue`; the others let a cluster grow without it")
+        return self
+
+
+class Nfs(Section):
+    server: str
+    path: Absolute
+
+
+class Volume(Section):
+    """A file system that every node has at `mount_path`: a claim of Kubernetes, a folder of the machines, or NFS."""
+
+    name: Label
+    mount_path: Absolute
+    claim: Label | None = None
+    host_path: Absolute | None = None
+    nfs: Nfs | None = None
+    read_only: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> Volume:
+        if sum(kind is not None for kind in (self.claim, self.host_path, self.nfs)) != 1:
+            raise ValueError("a volume is one of `claim`, `host_path` and `nfs`")
+        if self.name in RESERVED:
+            raise ValueError(f"the name {self.name!r} is taken; choose another")
+        return self
 
 
 class Prices(Section):
@@ -111,6 +214,10 @@ class Cluster(Section):
     environment: list[str] = []  # names of variables that nodes get from yours, or from the Secret `<name>-env`
     spill_dir: str = "/mnt/ray-spill"  # on the node's disk; objects that do not fit in memory go there
     object_store_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3  # of a node's memory
+    volumes: list[Volume] = []
+    extras: list[Literal["eval", "fp8", "gpu", "java", "lm", "trackers"]] = []  # of Pinisi's own, for the image
+    packages: list[str] = []  # of PyPI, for the image
+    node_commands: list[str] = []  # AWS, GCP, Azure: run on each machine before its container starts
     head: Node
     groups: Annotated[list[Group], Field(min_length=1)]
     aws: Aws | None = None
@@ -129,6 +236,10 @@ class Cluster(Section):
             raise ValueError("a group cannot be called `head`, that is the head node")
         if not any(group.role == "cpu" for group in self.groups):
             raise ValueError("`groups` needs one of role cpu: the head has no CPUs for tasks")
+        for what in ("name", "mount_path"):
+            taken = [getattr(volume, what) for volume in self.volumes]
+            if len(set(taken)) != len(taken):
+                raise ValueError(f"two volumes have the same `{what}`")
         if not re.search(r":[\w.-]+$", self.image):
             raise ValueError(f"`image` needs a tag, so that all nodes run the same: {self.image}:0.1.0")
         for cloud in CLOUDS:
@@ -141,6 +252,14 @@ class Cluster(Section):
 
     def of_role(self, role: str) -> list[Group]:
         return [group for group in self.groups if group.role == role]
+
+    def volume_at(self, path: str) -> Volume | None:
+        """The volume on which `path` of a node lies."""
+        return next((v for v in self.volumes if path == v.mount_path or path.startswith(f"{v.mount_path}/")), None)
+
+    def local_run_dir(self) -> str | None:
+        """`run_dir` as a path, where it is none of an object store."""
+        return None if "://" in self.run_dir.removeprefix("file://") else self.run_dir.removeprefix("file://")
 
     def object_store_bytes(self, node: Node) -> int:
         return int(node.memory_gb * 2**30 * self.object_store_share)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -20,27 +20,31 @@ PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train
 ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def as_image(recipe: str) -> tuple[str, str | None]:
+def as_image(recipe: str, mounted: Sequence[str] = ()) -> tuple[str, str | None]:
     """The name of a recipe, and its text where it is none that ships with Pinisi. Raises UserError for one that cannot be read,
-    or names files that the pods of a cluster do not have."""
+    or names files that the pods of a cluster do not have: not below the folders that are `mounted` there."""
     path = recipes.find(recipe)
     if path.resolve().parent == recipes.RECIPES.resolve():
         return path.stem, None
     name, text = recipes.portable(recipe)
     asked = Recipe.model_validate(yaml.safe_load(text)["base"])
-    for sentence in left_behind(asked, shared_disk=False):
+    for sentence in left_behind(asked, shared_disk=False, mounted=mounted):
         raise UserError(f"{recipe}: {sentence}")
     return name, text
 
 
-def left_behind(recipe: Recipe, *, shared_disk: bool, package: Path | None = None) -> Iterator[str]:
+def left_behind(
+    recipe: Recipe, *, shared_disk: bool, package: Path | None = None, mounted: Sequence[str] = ()
+) -> Iterator[str]:
     """A sentence for each key whose files or functions lie on this machine alone. With a `shared_disk` absolute paths are taken
-    to lie on one; what lies in the folder `package` is sent."""
+    to lie on one; without it those below the folders `mounted`. What lies in the folder `package` is sent."""
     stages = graph.enabled(recipe)
     where = "a disk that all nodes share, or a bucket" if shared_disk else "a bucket"
     for key in sorted({key for stage in stages for key in stage.files} | set(PLACES)):
         for place in _places(recipe, key):
             if not _local(place) or (shared_disk and os.path.isabs(storage.local(place))):
+                continue
+            if any(Path(storage.local(place)).is_relative_to(folder) for folder in mounted):
                 continue
             if not (package and (package / place.split("*")[0]).exists() and not os.path.isabs(place)):
                 yield f"{key}: {place} is a path of this machine, which the nodes do not have; put it on {where}"

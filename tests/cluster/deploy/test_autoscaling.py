@@ -55,6 +55,7 @@ def fake_cloud(port: int) -> dict:
     config["head_node_type"] = HEAD_TYPE
     for name, kind in types.items():
         kind["node_config"] = {}
+        kind.pop("docker", None)
         if name != HEAD_TYPE:
             kind["resources"] |= {"CPU": 2 if name == "curate" else 8, "object_store_memory": STORE}
             kind["resources"] |= {"GPU": 1} if name == "train" else {}

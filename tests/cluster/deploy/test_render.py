@@ -34,13 +34,16 @@ def test_every_file_says_first_how_it_is_used(rendered):
     assert names == [
         "Dockerfile",
         "Dockerfile.dockerignore",
+        "iam-head.json",
+        "iam-trust.json",
+        "iam-worker.json",
         "kubernetes.yaml",
+        "podmonitor.yaml",
         "ray-aws.yaml",
         "ray-azure.yaml",
         "ray-gcp.yaml",
         "raycluster.yaml",
         "rayjob.yaml",
-        "spark-entrypoint.sh",
         "sparkapplication.yaml",
     ]
     for name, command in (
@@ -49,6 +52,7 @@ def test_every_file_says_first_how_it_is_used(rendered):
         ("rayjob.yaml", "kubectl apply -f rayjob.yaml"),
         ("sparkapplication.yaml", "kubectl apply -f sparkapplication.yaml"),
         ("kubernetes.yaml", "kubectl apply -f kubernetes.yaml"),
+        ("podmonitor.yaml", "kubectl apply -f podmonitor.yaml"),
         ("Dockerfile", "docker build"),
     ):
         comment = (rendered / name).read_text().split("\n\n")[0].split("\napiVersion")[0].split("\ncluster_name")[0]
@@ -201,18 +205,22 @@ def test_image_pins_what_runs_here(rendered):
     assert f"m.version('ray') == '{importlib.metadata.version('ray')}'" in text
     assert f"fasttext-numpy2=={importlib.metadata.version('fasttext-numpy2')}" in text
     assert "openjdk-17" in text
-    assert "pip install -e /opt/pinisi s3fs" in text  # the run lies on s3://
+    assert "pip install -e '/opt/pinisi[gpu]' s3fs" in text  # there is a GPU group, and the run lies on s3://
     assert "USER ray" in text
     ignored = (rendered / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [word for line in re.findall(r"^COPY \S+ (.*) \S+$", text, re.M) for word in line.split()]
     assert copied
-    for source in copied:  # the image copies nothing that .dockerignore keeps out
+    for (
+        source
+    ) in copied:  # the image copies nothing that .dockerignore keeps out, or that lies outside of the repository
         assert f"!{source}" in ignored, source
-        assert (EXAMPLE.parent.parent / source).exists() or source.endswith("spark-entrypoint.sh")
+        assert (EXAMPLE.parent.parent / source).exists()
 
 
 def test_entrypoint_runs_what_it_is_given(rendered, tmp_path):
-    script = str(rendered / "spark-entrypoint.sh")
+    script = str(tmp_path / "entrypoint.sh")
+    write = re.search(r"^RUN (printf (?:.*\\\n)+.*)$", (rendered / "Dockerfile").read_text(), re.M)[1]
+    subprocess.run(["sh", "-c", write.replace("/opt/entrypoint.sh", script)], check=True)
     assert subprocess.run(["bash", script, "echo", "ray"], capture_output=True, text=True, check=True).stdout == "ray\n"
     java = tmp_path / "java"
     java.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')

@@ -60,6 +60,9 @@ def test_what_lies_here_alone_is_refused(tmp_path, monkeypatch, key, place):
     (sentence,) = travel.left_behind(recipe, shared_disk=False)
     assert sentence.startswith(f"{key}: {place} is a path of this machine, which the nodes do not have; put it on ")
     assert len(list(travel.left_behind(recipe, shared_disk=True))) == (0 if place.startswith("/") else 1)
+    for mounted, count in ((str(tmp_path), 0), ("/elsewhere", 1), (str(tmp_path / "he"), 1)):
+        said = list(travel.left_behind(recipe, shared_disk=False, mounted=[mounted]))
+        assert len(said) == (count if place.startswith("/") else 1), mounted
 
 
 def test_sources_lists_and_functions(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ EFA = {
     "p6-b200.48xlarge": 8,
     "g6e.48xlarge": 4,
 }
+DEVICE = "vpc.amazonaws.com/efa"  # what a pod on EKS asks for
 # regions for which Ray knows an image of its own; it is of 2023, with Ubuntu 18.04 and CUDA 11.2
 RAY_IMAGES = frozenset(
     {

@@ -8,6 +8,9 @@ from typing import Literal
 
 from cluster.deploy.spec import CLOUDS, Cluster
 
+HOMES = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "abfs": "azure", "abfss": "azure", "az": "azure"}
+"""By scheme of an address: the cloud whose machines reach it without keys."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,6 +42,10 @@ def of_storage(cluster: Cluster, target: str) -> Iterator[Finding]:
             yield Finding("missing", "run_dir", text)
         elif volume.read_only:
             yield Finding("missing", f"volumes.{volume.name}.read_only", f"a run is written to {path}; make it false")
+    home = HOMES.get(cluster.run_dir.split("://", maxsplit=1)[0], target) if path is None else target
+    if target in CLOUDS and home != target:
+        text = f"{cluster.run_dir} is of another cloud than {target}: keys in `environment` reach it, and every byte is billed"
+        yield Finding("warning", "run_dir", text)
     for volume in cluster.volumes:
         if volume.claim and target in CLOUDS:
             text = "a claim is of Kubernetes, and `ray up` has none; give nfs or host_path"

@@ -141,9 +141,6 @@ def findings(cluster: Cluster) -> Iterator[Finding]:
         bucket = "/".join(cluster.run_dir.split("/")[:3])
         command = f"gcloud storage buckets get-iam-policy {bucket}"
         yield Finding("unseen", "run_dir", f"that {_member(gcp)} and Ray's own account may write it", command)
-    elif "://" in cluster.run_dir:
-        text = f"nodes of Google Cloud reach {cluster.run_dir} by keys in `environment` alone, and every byte crosses to it"
-        yield Finding("warning", "run_dir", text)
 
 
 def _network(gcp: Gcp, group: Group) -> Iterator[Finding]:

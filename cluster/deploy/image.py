@@ -112,7 +112,10 @@ def dockerfile(cluster: Cluster, folder: str) -> str:
     filesystem = FILESYSTEMS.get(scheme)
     packages = [*([filesystem] if filesystem else []), *cluster.packages]
     extras = sorted({*cluster.extras, *(["gpu"] if cluster.of_role("gpu") else [])})
-    efa = cluster.aws is not None and any(aws.efa_interfaces(cluster.aws, group) for group in cluster.groups)
+    efa = any(
+        aws.DEVICE in group.devices or (cluster.aws and aws.efa_interfaces(cluster.aws, group))
+        for group in cluster.groups
+    )
     return DOCKERFILE.format(
         folder=folder,
         image=cluster.image,

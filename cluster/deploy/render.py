@@ -40,12 +40,17 @@ def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo"
 
 def targets(cluster: Cluster, target: str = "all") -> list[str]:
     """The targets that `target` names. Raises ValueError where the file has no section for it."""
-    present = [t for t in TARGETS if getattr(cluster, SECTION.get(t, t)) is not None]
-    if target != "all" and target not in present:
+    there = present(cluster)
+    if target != "all" and target not in there:
         raise ValueError(f"--target {target}: the cluster file has no section `{SECTION.get(target, target)}`; add it")
-    if not present:
+    if not there:
         raise ValueError("the cluster file has no section aws, gcp, azure or kubernetes, so there is nothing to render")
-    return present if target == "all" else [target]
+    return there if target == "all" else [target]
+
+
+def present(cluster: Cluster) -> list[str]:
+    """The targets that the cluster has a section for."""
+    return [t for t in TARGETS if getattr(cluster, SECTION.get(t, t)) is not None]
 
 
 def check(cluster: Cluster, target: str = "all") -> list[Finding]:

@@ -195,9 +195,14 @@ def test_what_cannot_be_known_is_said(tmp_path, capsys):
         ("azure", "scale set"),
     ):
         assert any(word in one for one in warnings(load(tmp_path, target), target)), target
+    for target, many in (("aws", 0), ("gcp", 1), ("azure", 1)):  # the example's bucket is of AWS
+        found = [one for one in warnings(load(tmp_path, target), target) if "is of another cloud" in one]
+        assert len(found) == many, target
     assert any("NCCL then takes TCP" in one for one in warnings(load(tmp_path, "kuberay"), "kuberay"))
     with_devices = load(tmp_path, "kuberay", **{"/groups.1.devices": {"vpc.amazonaws.com/efa": 16}})
     assert not any("TCP" in one for one in warnings(with_devices, "kuberay"))
+    render.render(with_devices, str(tmp_path / "eks"), "kuberay")
+    assert "efa_installer.sh" in (tmp_path / "eks/Dockerfile").read_text()
     assert any(
         "no InfiniBand" in one
         for one in warnings(

@@ -204,7 +204,7 @@ def policies(cluster: Cluster) -> dict[str, str]:
     role = (aws.worker_instance_profile or aws.instance_profile or "*").replace(":instance-profile/", ":role/")
     passing: dict[str, Any] = {"Effect": "Allow", "Action": "iam:PassRole", "Resource": role}
     passing["Condition"] = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
-    head = [
+    head: list[dict[str, Any]] = [
         {"Effect": "Allow", "Action": describe, "Resource": "*"},
         {"Effect": "Allow", "Action": ["ec2:RunInstances", "ec2:CreateTags"], "Resource": "*"},
         {"Effect": "Allow", "Action": ["ec2:TerminateInstances"], "Resource": "*", "Condition": tagged},

@@ -98,7 +98,7 @@ def _image(cluster: Cluster, out: str) -> dict[str, str]:
     }
 
 
-class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+class _Plain(yaml.SafeDumper):
     """Writes a value that occurs twice twice, instead of a YAML alias that nobody reads."""
 
     def ignore_aliases(self, data: object) -> bool:

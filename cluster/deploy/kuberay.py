@@ -7,6 +7,7 @@ only pods of the cluster in, the operator to the dashboard, and Prometheus to th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -252,7 +253,7 @@ def _tcp(port: int) -> dict[str, Any]:
 
 def job_name(cluster: Cluster, recipe: str) -> str:
     """Name of the RayJob for a recipe: letters that Kubernetes takes."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in recipe.lower()).strip("-")
+    plain = re.sub(r"[^a-z0-9]", "-", recipe.lower()).strip("-")
     return f"{cluster.name}-{plain}"[:47].rstrip("-")
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cluster import strict_yaml
 from cluster.strict_yaml import Positive, Rate, Section
@@ -21,8 +21,45 @@ MAX_NODES = 10_000
 Count = Annotated[int, Field(ge=0, le=MAX_NODES)]
 Amount = Annotated[float, Field(ge=0.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,40}[a-z0-9])?$")]
-Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]  # a name that Kubernetes gives or takes
-Absolute = Annotated[str, Field(pattern=r"^/[^\s:]*[^\s:/]$")]  # a folder on a node
+
+
+def _like(pattern: str, what: str) -> AfterValidator:
+    """Text that matches, or an error that says what it must be."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"this must be {what}")
+        return text
+
+    return AfterValidator(check)
+
+
+# names that Kubernetes gives or takes: of a namespace or volume, of most else, of labels and their values
+Label = Annotated[
+    str, _like(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "lower-case letters, digits and hyphens, at most 63")
+]
+Resource = Annotated[
+    str, _like(r"[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?", "lower-case letters, digits, hyphens and dots")
+]
+Key = Annotated[
+    str,
+    _like(
+        r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?",
+        "a name of Kubernetes, such as team or lab.org/team",
+    ),
+]
+Value = Annotated[
+    str,
+    _like(
+        r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?",
+        "letters, digits, hyphens, underscores and dots, at most 63",
+    ),
+]
+Labels = dict[Key, Value]
+Variable = Annotated[str, _like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable of the shell")]
+Absolute = Annotated[str, _like(r"/[^\s:]*[^\s:/]", "the absolute path of a folder on the nodes, such as /scratch")]
+HIDDEN = ("/opt/pinisi", "/home/ray", "/usr/local/lib", "/usr/bin", "/etc/pinisi", "/dev/shm", "/tmp", "/proc", "/sys")
+"""Folders of the image and of its pods, over which no volume is mounted."""
 RESERVED = ("recipe", "shared-mem", "ray-logs", "spill", "spark-local-dir-1")  # volumes that we and KubeRay make
 
 
@@ -37,9 +74,9 @@ class Instance(Section):
 class Toleration(Section):
     """Kubernetes: a taint of nodes that does not keep pods away."""
 
-    key: str | None = None  # none: any taint
+    key: Key | None = None  # none: any taint
     operator: Literal["Exists", "Equal"] = "Exists"
-    value: str | None = None
+    value: Value | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None  # none: any
 
     @model_validator(mode="after")
@@ -59,10 +96,10 @@ class Node(Section):
     disk_gb: Positive = 200
     instance: Instance = Instance()
     price_per_hour: Amount | None = None
-    node_selector: dict[str, str] = {}  # labels of the nodes that its pods go to
+    node_selector: Labels = {}  # labels of the nodes that its pods go to
     tolerations: list[Toleration] = []
-    labels: dict[str, str] = {}  # of its pods
-    annotations: dict[str, str] = {}
+    labels: Labels = {}  # of its pods
+    annotations: dict[Key, str] = {}
 
 
 class Group(Node):
@@ -78,7 +115,7 @@ class Group(Node):
     start_seconds: Positive = 180  # from the autoscaler's request until Ray runs on the node
     gpus: Count = 0
     gpu_type: str | None = None  # the cloud's name of the accelerator
-    devices: dict[str, Positive] = {}  # Kubernetes: what else a pod asks for, such as vpc.amazonaws.com/efa: 32
+    devices: dict[Key, Positive] = {}  # Kubernetes: what else a pod asks for, such as vpc.amazonaws.com/efa: 32
     gpu_memory_gb: Positive | None = None
     gpu_tflops: Rate | None = None  # peak, dense bf16
 
@@ -144,25 +181,25 @@ class FaultTolerance(Section):
     """Where the state of Ray's head lies, so that a new head goes on with the same nodes."""
 
     redis: str  # HOST:PORT
-    password_secret: Label | None = None
+    password_secret: Resource | None = None
     password_key: str = "password"
 
 
 class Kubernetes(Section):
     namespace: Label = "pinisi"
-    service_account: Label = "pinisi"  # may read and write the bucket (IRSA, Workload Identity)
+    service_account: Resource = "pinisi"  # may read and write the bucket (IRSA, Workload Identity)
     spark_executors: Positive = 8
     node_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95  # of what a node can allocate, for our pod
     grace_seconds: Annotated[int, Field(ge=30, le=3600)] = 120  # from the notice to the kill of a pod
-    priority_class: Label | None = None
-    image_pull_secrets: list[Label] = []
+    priority_class: Resource | None = None
+    image_pull_secrets: list[Resource] = []
     scheduler: Literal["kueue", "volcano", "yunikorn"] | None = None
-    queue: str | None = None
+    queue: Value | None = None
     elastic: bool = False  # Kueue: as workload slices, so that the cluster may grow and shrink
-    labels: dict[str, str] = {}  # of RayCluster, RayJob and SparkApplication
-    annotations: dict[str, str] = {}
+    labels: Labels = {}  # of RayCluster, RayJob and SparkApplication
+    annotations: dict[Key, str] = {}
     monitoring_namespace: Label | None = None  # none: pods called `prometheus` of any namespace may scrape
-    monitor_labels: dict[str, str] = {"release": "prometheus"}  # by which a Prometheus finds its PodMonitors
+    monitor_labels: Labels = {"release": "prometheus"}  # by which a Prometheus finds its PodMonitors
     gcs_fault_tolerance: FaultTolerance | None = None
     retries: Count = 0  # of a RayJob, each on a new cluster
 
@@ -177,7 +214,7 @@ class Kubernetes(Section):
 
 class Nfs(Section):
     server: str
-    path: Absolute
+    path: Annotated[str, _like(r"/[^\s:]*", "an absolute path of the server")]
 
 
 class Volume(Section):
@@ -185,7 +222,7 @@ class Volume(Section):
 
     name: Label
     mount_path: Absolute
-    claim: Label | None = None
+    claim: Resource | None = None
     host_path: Absolute | None = None
     nfs: Nfs | None = None
     read_only: bool = False
@@ -196,6 +233,8 @@ class Volume(Section):
             raise ValueError("a volume is one of `claim`, `host_path` and `nfs`")
         if self.name in RESERVED:
             raise ValueError(f"the name {self.name!r} is taken; choose another")
+        if over := [path for path in HIDDEN if f"{path}/".startswith(f"{self.mount_path}/")]:
+            raise ValueError(f"mount_path {self.mount_path} would hide {over[0]} of the image; choose another")
         return self
 
 
@@ -211,8 +250,8 @@ class Cluster(Section):
     name: Name
     image: str  # where the built image is pushed and pulled from, with a tag
     run_dir: str  # any URI that every node reaches
-    environment: list[str] = []  # names of variables that nodes get from yours, or from the Secret `<name>-env`
-    spill_dir: str = "/mnt/ray-spill"  # on the node's disk; objects that do not fit in memory go there
+    environment: list[Variable] = []  # names of variables that nodes get from yours, or from the Secret `<name>-env`
+    spill_dir: Absolute = "/mnt/ray-spill"  # on the node's disk; objects that do not fit in memory go there
     object_store_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3  # of a node's memory
     volumes: list[Volume] = []
     extras: list[Literal["eval", "fp8", "gpu", "java", "lm", "trackers"]] = []  # of Pinisi's own, for the image

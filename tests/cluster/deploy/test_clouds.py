@@ -220,7 +220,7 @@ def test_what_cannot_be_known_is_said(tmp_path, capsys):
 
 def test_shared_file_systems_reach_the_container(tmp_path):
     volumes = [
-        {"name": "scratch", "mount_path": "/scratch", "nfs": {"server": "fs-1.efs", "path": "/lab"}},
+        {"name": "scratch", "mount_path": "/scratch", "nfs": {"server": "fs-1.efs", "path": "/"}},
         {"name": "data", "mount_path": "/data", "host_path": "/mnt/data", "read_only": True},
     ]
     cluster = load(tmp_path, **{"/run_dir": "/scratch/runs", "/volumes": volumes, "/node_commands": ["echo mine"]})
@@ -229,7 +229,7 @@ def test_shared_file_systems_reach_the_container(tmp_path):
     assert "--volume /scratch:/scratch" in config["docker"]["run_options"]
     assert "--volume /mnt/data:/data:ro" in config["docker"]["run_options"]
     mount, *rest = [one for one in config["initialization_commands"] if "mount -t nfs" in one]
-    assert mount.endswith("sudo mount -t nfs fs-1.efs:/lab /scratch") and not rest
+    assert mount.endswith("sudo mount -t nfs fs-1.efs:/ /scratch") and not rest
     assert config["initialization_commands"][-1] == "echo mine"
     assert any("folder of one node is not enough" in one for one in warnings(cluster, "aws"))
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from custom_resources import NETWORK_POLICY, POD_MONITOR, RAY_CLUSTER, RAY_JOB, SPARK_APPLICATION, refused_by_kueue
 
-from cluster.deploy import fit, render, spec
+from cluster.deploy import fit, kuberay, render, spec
 
 READER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GIB = 1024
@@ -346,6 +346,37 @@ def test_what_a_lab_says_of_its_pods_is_in_all_of_them(tmp_path):
         assert {"name": "scratch", "mountPath": "/scratch"} in application["spec"][pod]["volumeMounts"]
     dockerfile = (tmp_path / "out/Dockerfile").read_text()
     assert "pip install -e '/opt/pinisi[gpu,trackers]' sacrebleu==2.5" in dockerfile
+
+
+def test_names_are_ones_that_kubernetes_takes(tmp_path):
+    cluster = load(tmp_path, example())
+    for recipe in ("Mine 2.1", "môn-tiếng-việt", "ไทย", "-x-", "a" * 90):
+        name = kuberay.job_name(cluster, recipe)
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", name), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("environment", ["HF-TOKEN; rm -rf /"]),
+        ("spill_dir", "spill"),
+        ("spill_dir", "/"),
+        ("volumes", [{"name": "a", "mount_path": "/home", "claim": "a"}]),
+        ("volumes", [{"name": "a", "mount_path": "/tmp", "host_path": "/tmp"}]),
+        ("volumes", [{"name": "a", "mount_path": "a", "claim": "a"}]),
+        ("volumes", [{"name": "spill", "mount_path": "/a", "claim": "a"}]),
+        ("volumes", [{"name": "a", "mount_path": "/a"}]),
+        ("volumes", [{"name": "a", "mount_path": "/a", "claim": "a"}, {"name": "b", "mount_path": "/a", "claim": "b"}]),
+        ("kubernetes", {"labels": {"team": "natural language"}}),
+        ("kubernetes", {"labels": {"team of": "nlp"}}),
+        ("kubernetes", {"namespace": "My.Space"}),
+        ("kubernetes", {"priority_class": "High"}),
+    ],
+)
+def test_what_the_api_server_would_refuse_is_refused_before(tmp_path, key, value):
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as error:
+        load(tmp_path, example(**{key: value}))
+    assert key in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_bash_completes_commands_flags_recipes_and_stages(scripts):
     assert commands <= set(bash(scripts, ""))
     assert bash(scripts, "stat") == ["status"]
     assert set(bash(scripts, "--")) == {"--help", "--version"}
-    assert bash(scripts, "cluster", "") == ["check", "render"]
+    assert bash(scripts, "cluster", "") == ["render", "check"]
     assert set(bash(scripts, "run", "")) == {path.stem for path in RECIPES.glob("*.yaml")}
     assert bash(scripts, "run", "dem") == ["demo", "demo-full"]
     assert set(bash(scripts, "experiment", "")) == set(shipped())

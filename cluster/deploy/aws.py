@@ -140,6 +140,12 @@ def findings(cluster: Cluster) -> Iterator[Finding]:
 
 
 def _rights(cluster: Cluster, aws: Aws) -> Iterator[Finding]:
+    if aws.worker_instance_profile and aws.instance_profile is None:
+        text = (
+            "the role that Ray makes for the head may not hand the workers' on; give the head its own (iam-head.json)"
+        )
+        yield Finding("missing", "aws.instance_profile", text)
+        return
     keys = "AWS_ACCESS_KEY_ID" in cluster.environment
     if _bucket(cluster) is None or keys:
         return

@@ -59,6 +59,7 @@ def warnings(cluster, target):
         ("aws", {"image_id": None, "region": "me-south-1", "/groups.1": None}, "aws.image_id: Ray has no image there"),
         # workers that cannot read the bucket
         ("aws", {"instance_profile": None, "worker_instance_profile": None}, "Ray gives a role to the head alone"),
+        ("aws", {"instance_profile": None}, "may not hand the workers' on"),
         ("aws", {"instance_profile": "pinisi-head"}, "is no ARN of an instance profile"),
         # training over two zones, with a network that none of them has
         ("aws", {"training": None}, "would lie in several zones"),

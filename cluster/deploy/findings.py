@@ -48,7 +48,7 @@ def of_storage(cluster: Cluster, target: str) -> Iterator[Finding]:
         yield Finding("warning", "run_dir", text)
     for volume in cluster.volumes:
         if volume.claim and target in CLOUDS:
-            text = "a claim is of Kubernetes, and `ray up` has none; give nfs or host_path"
+            text = "a claim is of Kubernetes, and `ray up` has none; give nfs or host_path, or say --target kuberay"
             yield Finding("missing", f"volumes.{volume.name}", text)
         if volume.claim:
             command = f"kubectl -n {cluster.kubernetes.namespace} get pvc {volume.claim}" if cluster.kubernetes else ""

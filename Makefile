@@ -5,6 +5,13 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 NO_PYTHON := no Python 3.11 to 3.13 with the module venv is on the PATH ($(shell python3 --version 2>&1 || true)): \
 apt-get install python3.12-venv (or 3.11, 3.13: what your system has), or make setup PYTHON=/path/to/one
 BIN := .venv/bin
+# make setup BUNDLE=folder: from what `pinisi bundle` collected, of which pip asks no network
+ifdef BUNDLE
+PYTHON := $(or $(shell command -v python$(shell sed -n 's/.*"python": "\([0-9.]*\)".*/\1/p' "$(BUNDLE)/bundle.json" 2>/dev/null)),python3)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(BUNDLE))/wheels
+export PIP_CONFIG_FILE := /dev/null
+endif
 SHARED := $(abspath ../shared/data)
 export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sample)
 
@@ -13,6 +20,7 @@ export PINISI_SAMPLE_DIR ?= $(if $(wildcard $(SHARED)),$(SHARED),$(CURDIR)/sampl
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml
+	@$(if $(BUNDLE),$(PYTHON) -m cluster.bundle_check "$(BUNDLE)")
 	@$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv .venv
 	@echo "Installing Pinisi into .venv: some minutes, 3.5 GB of disk (PyTorch, Spark, Ray); make clean takes it away again"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,java]'

@@ -19,6 +19,7 @@ from ray_jobs import exits
 from ray_jobs.commands import chat, completion, convert, experiment, feedback, inspect
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import translate
+from ray_jobs.publish import bundle, gguf, push
 
 ROOT = Path(__file__).parent.parent
 TRAINED = {
@@ -192,6 +193,12 @@ def _parser() -> argparse.ArgumentParser:
     converted.set_defaults(command=convert.main)
     text = "talk to an exported model in the terminal, with a draft if it has one"
     chat.add_arguments(command("chat", chat.main, text))
+    text = "a model of a run, or its corpus, to the Hugging Face hub"
+    push.add_arguments(command("push", push.main, text))
+    text = "an exported model as one file for llama.cpp, with an Ollama Modelfile"
+    gguf.add_arguments(command("gguf", gguf.main, text))
+    text = "all that Pinisi needs on a machine without a network, in one folder"
+    bundle.add_arguments(command("bundle", bundle.main, text))
     text = "users' thumbs become a table for each language, and preference rows"
     feedback.add_arguments(command("feedback", feedback.main, text))
     text = "chat rows into other languages by NLLB or the like, for train.sft.instruct; killed, it goes on"

@@ -12,6 +12,7 @@ MOST_FILES = 26  # of a folder
 FLOORS = {
     "ray_jobs": [
         ("cli",),
+        ("publish",),
         ("commands",),
         ("experiment",),
         ("plan",),
@@ -52,6 +53,7 @@ FLOORS = {
         ("fetch", "spark"),
         ("engines", "shards"),
         (
+            "bundle_check",
             "chatml",
             "document_tokens",
             "gauges",

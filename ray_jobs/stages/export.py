@@ -1,4 +1,5 @@
-"""export: Hugging Face folders that `AutoModelForCausalLM.from_pretrained` loads, each with a card filled from the manifests.
+"""export: Hugging Face folders that `AutoModelForCausalLM.from_pretrained` loads, each with a card filled from the manifests
+and a Modelfile for Ollama.
 
 `base` is the continually pre-trained model (none where a finished one is aligned), `long` the one of a longer context, `chat` the
 last aligned one, `pruned` the pruned base; those that the run has.
@@ -15,7 +16,7 @@ from ray_jobs.run.graph import LONG_CONTEXT, PRETRAIN_2, PRUNE, SFT_1, SFT_2, TO
 from ray_jobs.run.job import Job
 from ray_jobs.training.heldout import chosen
 from ray_jobs.work.tasks import off_the_head
-from train.export import huggingface
+from train.export import huggingface, ollama
 
 HELDOUT_BYTES = 500  # of each language, to measure what rounding the weights costs
 
@@ -25,6 +26,8 @@ class Task(TypedDict):
     folder: str
     heldout: str | None
     dtype: str
+    gguf: str  # the file that `pinisi gguf` makes of it
+    chat: bool
 
 
 def run(job: Job) -> dict:
@@ -40,6 +43,8 @@ def run(job: Job) -> dict:
             "folder": job.path(name),
             "heldout": heldout,
             "dtype": job.recipe.export.dtype,
+            "gguf": f"{job.recipe.name}-{name}.gguf",
+            "chat": name == "chat",
         }
         facts = off_the_head(job, _export, task)
         storage.write_text(job.path(name, "README.md"), model_card.render(job, name, stage, facts))
@@ -52,4 +57,7 @@ def run(job: Job) -> dict:
 def _export(task: Task) -> dict:
     columns = ["doc_id", "lang", "text"]
     rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
-    return huggingface.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))
+    facts = huggingface.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))
+    modelfile = ollama.modelfile(task["folder"], task["gguf"], facts["context"], task["chat"])
+    storage.write_text(storage.join(task["folder"], ollama.FILE), modelfile)
+    return facts

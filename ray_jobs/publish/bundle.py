@@ -131,8 +131,9 @@ def _wheels(made: Path, extras: Iterable[str], build: list[str]) -> None:
         command += ["--disable-pip-version-check", "--constraint", str(pins), *asked]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        said = re.sub(r"^ERROR:\s*", "", errors[0]) if errors else "it said nothing"
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        said = next((line for line in lines if "No matching distribution" in line), lines[-1])
+        said = re.sub(r"^ERROR:\s*", "", said)
         raise UserError(f"pip cannot collect the wheels: {said}")
 
 

@@ -116,6 +116,7 @@ def test_it_holds_wheels_code_and_sums(made):
     assert bundle_check.fault(out) is None and not (project / "build").exists()
 
 
+@pytest.mark.slow
 def test_setup_without_a_network(made, tmp_path):
     out, _ = made
     with tarfile.open(out / "pinisi.tar.gz") as archive:
@@ -148,24 +149,26 @@ def test_a_bundle_that_is_not_whole_or_not_for_here(made, tmp_path, monkeypatch)
     assert "there is no bundle here" in (bundle_check.fault(tmp_path) or "")
 
 
-def test_models_of_a_recipe_come_along(tmp_path, capsys):
+def test_models_of_a_recipe_come_along(tmp_path):
     """A folder is copied, the recipe names it in the bundle, and what stays behind is said."""
     from ray_jobs.config import reader as recipes
 
-    model = tmp_path / "base-model"
+    model = tmp_path / "our-tokenizer"
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "tokenizer.json").write_text("{}")
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("{}\n")
     mine = tmp_path / "mine.yaml"
-    asked = {"name": "mine", "languages": ["km"], "train": {"base": {"model": str(model)}}}
+    asked = {"name": "mine", "languages": ["km"], "tokenize": {"tokenizer": str(model)}}
     asked["sources"] = [{"name": "a", "type": "jsonl", "path": str(corpus)}]
     mine.write_text(yaml.safe_dump(asked))
     recipe = recipes.load(str(mine), [])
     moved = bundle._models(recipe, tmp_path / "models")
-    assert moved == {"train.base.model": "base-model"} and (tmp_path / "models/base-model/config.json").exists()
+    assert (
+        moved == {"tokenize.tokenizer": "our-tokenizer"} and (tmp_path / "models/our-tokenizer/tokenizer.json").exists()
+    )
     written = yaml.safe_load(bundle._recipe(str(mine), moved))["base"]
-    assert written["train"]["base"]["model"] == "${PINISI_BUNDLE}/models/base-model"
+    assert written["tokenize"]["tokenizer"] == "${PINISI_BUNDLE}/models/our-tokenizer"
     (left,) = bundle.left_here(recipe, moved)
     assert left.startswith(f"sources: {corpus} is a path of this machine")
 

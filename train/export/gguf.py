@@ -77,6 +77,7 @@ def convert(folder: str, target: str, dtype: str = "auto", script: str | None = 
 
     Raises ValueError with the converter's own words when it cannot, or no converter is there."""
     command = [sys.executable, "-m", __name__, converter(script), folder, "--outfile", target, "--outtype", dtype]
+    command += ["--model-name", Path(target).stem]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}

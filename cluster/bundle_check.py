@@ -22,6 +22,8 @@ def place() -> dict[str, str]:
 
 def fault(folder: Path) -> str | None:
     """What is wrong with the bundle in `folder`, in one sentence, or None."""
+    if len(str(folder.resolve()).split()) > 1:
+        return f"BUNDLE={folder}: make and pip take no path with a space; move the bundle to one without"
     try:
         facts = json.loads((folder / FACTS).read_text("utf-8"))
         lines = (folder / SUMS).read_text("utf-8").splitlines()

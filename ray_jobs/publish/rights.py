@@ -12,12 +12,16 @@ from ray_jobs.report.web import SIGNALS
 
 NOT_STATED = "not stated"
 FORBIDS = re.compile(
-    r"all rights reserved|proprietary|confidential|no[\s-]?redistribution|not (?:be |for )?redistribut"
-    r"|(?<![a-z])nd(?![a-z])|no[\s-]?deriv",
+    r"all rights reserved|proprietary|confidential|no[\s-]?redistribut|not (?:be |for )?redistribut"
+    r"|redistribution (?:is )?(?:strictly )?(?:prohibited|forbidden|not )"
+    r"|(?<![a-z])nd(?![a-z])|non?[\s-]?deriv"
+    r"|hak cipta dilindungi|bảo lưu mọi quyền|giữ bản quyền|สงวนลิขสิทธิ์|版权所有|版權所有|保留所有权利|保留所有權利",
     re.IGNORECASE,
 )
 NON_COMMERCIAL = re.compile(
-    r"(?<![a-z])nc(?![a-z])|non[\s-]?commercial|(?:research|academic)(?: use)?[\s-]only", re.IGNORECASE
+    r"(?<![a-z])nc(?![a-z])|non[\s-]?commercial|not for commercial|(?:research|academic|personal)(?: use)?[\s-]only"
+    r"|nonkomersial|non-komersial|phi thương mại",
+    re.IGNORECASE,
 )
 RESERVES = ("reserves text and data mining (TDMRep)", "robots tag: noai")
 """Of the signs that a page may show (ray_jobs/report/web.py) those by which its owner says no."""

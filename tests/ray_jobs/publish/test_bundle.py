@@ -146,6 +146,8 @@ def test_a_bundle_that_is_not_whole_or_not_for_here(made, tmp_path, monkeypatch)
     for what, other in (("python", "3.9"), ("platform", "plan9-vax")):
         (broken / "bundle.json").write_text(json.dumps(facts | {what: other}))
         assert f"is for {what} {other}" in (bundle_check.fault(broken) or "")
+    spaced = broken.rename(tmp_path / "my bundle")
+    assert "no path with a space" in (bundle_check.fault(spaced) or "")
     assert "there is no bundle here" in (bundle_check.fault(tmp_path) or "")
 
 

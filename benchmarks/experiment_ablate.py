@@ -43,7 +43,9 @@ WAYS = ("shared", "own")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=120)
-    parser.add_argument("--first", type=int, default=0, help="number of the first trial; other ones are other documents")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first trial; other ones are other documents"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shared-only", action="store_true", help="without the peer and the slightly bad filter")
     args = parser.parse_args()

@@ -7,7 +7,7 @@ last aligned one, `pruned` the pruned base; those that the run has.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from cluster import storage
 from ray_jobs.report import model_card
@@ -58,6 +58,6 @@ def _export(task: Task) -> dict:
     columns = ["doc_id", "lang", "text"]
     rows = storage.read_table(task["heldout"], columns).to_pylist() if task["heldout"] else []
     facts = huggingface.export(task["source"], task["folder"], task["dtype"], chosen(rows, HELDOUT_BYTES))
-    modelfile = ollama.modelfile(task["folder"], task["gguf"], facts["context"], task["chat"])
+    modelfile = ollama.modelfile(task["folder"], task["gguf"], cast(int, facts["context"]), task["chat"])
     storage.write_text(storage.join(task["folder"], ollama.FILE), modelfile)
     return facts

@@ -22,6 +22,7 @@ from ray_jobs.prepare import translate
 from ray_jobs.publish import bundle, gguf, push
 
 ROOT = Path(__file__).parent.parent
+GRACE_SECONDS = 300
 TRAINED = {
     "words": "stop words of every language, from documents: a folder for filter.word_lists",
     "lid": "a language identifier, from labelled documents: a folder for language.model",
@@ -90,17 +91,23 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--address", help="a Ray cluster to join: auto, HOST:6379 or ray://HOST:10001 (default: a private one)"
     )
+    text = "all work in processes of this machine, and training on the ranks of torchrun where it starts this command"
+    run.add_argument("--without-ray", action="store_true", help=text)
     run.add_argument("--run-dir", metavar="URI", help="where the run lies (default: runs/<recipe name>)")
     text = "only say what training will be: shapes, parameters, memory of a GPU, steps, checkpoints"
     run.add_argument("--dry-run", action="store_true", help=text)
     run.add_argument("--json", action="store_true", help="print what --dry-run finds as JSON for a program")
-    submit.add_argument("--address", required=True, help="the dashboard of the cluster: http://HEAD:8265")
+    submit.add_argument("--address", help="the dashboard of the cluster: http://HEAD:8265")
+    text = (
+        "give the run to Slurm instead, as jobs that the section `slurm` of this cluster file describes (docs/slurm.md)"
+    )
+    submit.add_argument("--slurm", metavar="FILE", help=text)
     submit.add_argument("--run-dir", metavar="URI", help="where the run lies; every node must reach it")
     text = "do not send this checkout's code: Pinisi is installed on the cluster's nodes"
     submit.add_argument("--no-code", action="store_true", help=text)
     submit.add_argument("--no-follow", action="store_true", help="do not wait for the job and its log")
     grace = "seconds between `ray job stop` and the kill, for a last checkpoint (%(default)s)"
-    submit.add_argument("--grace", type=int, default=300, metavar="SECONDS", help=grace)
+    submit.add_argument("--grace", type=int, default=GRACE_SECONDS, metavar="SECONDS", help=grace)
 
     status = command("status", _status, "table of a run's stages, and how long they still take")
     text = "show it again every so many seconds (%(const)s) until nobody works on the run; in a pipe a line per change"
@@ -146,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     render.set_defaults(command=_render)
     render.add_argument("cluster", metavar="CLUSTER", help="a cluster.yaml; cluster/cluster.yaml is an example")
     render.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
-    render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
+    render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark", "slurm"])
     text = "what the RayJob and the SparkApplication run (%(default)s): a shipped recipe, or a file of yours, which travels along"
     render.add_argument("--recipe", default="demo", help=text)
     text = "what a cluster.yaml lacks, what may go wrong with it, and what nobody looked at; no cloud is asked"
@@ -236,8 +243,14 @@ def _run(options: argparse.Namespace) -> None:
     from cluster import storage
     from ray_jobs.config import reader as recipes
     from ray_jobs.run.run import Run
-    from ray_jobs.work import trainer
+    from ray_jobs.work import alone, trainer
 
+    if options.without_ray and options.address:
+        raise UserError("--without-ray and --address exclude one another")
+    if options.without_ray and not alone.leads():
+        alone.serve()
+        return
+    exits.stop_by_file()
     recipe = recipes.load(options.recipe, options.set)
     if options.dry_run:
         _dry_run(recipe, options.run_dir or storage.join("runs", recipe.name), options.json)
@@ -246,15 +259,19 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError("--json goes with --dry-run; `pinisi status RUN --json` reads a run")
     uri = options.run_dir or storage.join("runs", recipe.name)
     run = Run(uri, recipe)
-    ran = run.execute(
-        until=options.until,
-        start=options.start,
-        only=options.only,
-        rerun=options.rerun,
-        keep=options.keep,
-        address=options.address,
-        say=lambda s: print(s, flush=True),
-    )
+    try:
+        ran = run.execute(
+            until=options.until,
+            start=options.start,
+            only=options.only,
+            rerun=options.rerun,
+            keep=options.keep,
+            address=options.address,
+            ray=not options.without_ray,
+            say=lambda s: print(s, flush=True),
+        )
+    finally:
+        alone.dismiss()
     if ran:
         trainer.stop()
     else:
@@ -290,6 +307,19 @@ def _submit(options: argparse.Namespace) -> int:
     given = [("--until", options.until), ("--from", options.start), ("--only", options.only)]
     given += [(flag, stage) for flag in ("--keep", "--rerun") for stage in getattr(options, flag[2:])]
     flags = [text for flag, value in given if value for text in (flag, value)]
+    if bool(options.address) == bool(options.slurm):
+        raise UserError(
+            "submit: give --address http://HEAD:8265 of a Ray cluster, or --slurm FILE; see `pinisi submit --help`"
+        )
+    if options.slurm:
+        from ray_jobs.commands import slurm
+
+        if options.no_code or options.no_follow or options.grace != GRACE_SECONDS:
+            raise UserError(
+                "submit: --no-code, --no-follow and --grace belong to --address; Slurm's keys are in the cluster file"
+            )
+        slurm.submit(options.recipe, options.set, flags, file=options.slurm, run_dir=options.run_dir)
+        return 0
     where = {
         "address": options.address,
         "run_dir": options.run_dir,
@@ -386,16 +416,24 @@ def _render(options: argparse.Namespace) -> None:
 
     try:
         cluster = spec.load(options.cluster)
-        recipe = travel.as_image(options.recipe, [volume.mount_path for volume in cluster.volumes])
+        slurm_too = options.target == "slurm" or (options.target == "all" and cluster.slurm is not None)
+        clouds = options.target != "slurm" and not (slurm_too and not render.present(cluster))
+        recipe = travel.as_image(options.recipe, [volume.mount_path for volume in cluster.volumes]) if clouds else None
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
+    paths = []
     try:
-        paths = render.render(cluster, options.out, options.target, *recipe)
+        if slurm_too:
+            from ray_jobs.commands import slurm
+
+            paths += slurm.render(cluster, options.out, options.recipe)
+        if recipe:
+            paths += render.render(cluster, options.out, options.target, *recipe)
     except (ValueError, OSError) as error:
         raise UserError(f"{options.cluster}: {error}") from None
     for path in paths:
         print(path)
-    for finding in render.check(cluster, options.target):
+    for finding in render.check(cluster, options.target) if recipe else []:
         if finding.state == "warning":
             print(f"warning: {finding.sentence()}", file=sys.stderr)
 

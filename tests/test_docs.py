@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from cluster import gauges
 from cluster.deploy import spec
+from cluster.deploy.slurm_spec import Slurm
 from curation.policy import policy
 from ray_jobs import cli
 from ray_jobs.config import reader as recipes
@@ -265,6 +266,12 @@ def test_a_documented_key_of_a_cluster_is_one(cell):
         assert resolves(spec.Cluster, f"groups{key}" if key.startswith(".") else key), key
 
 
+def test_every_key_of_slurm_is_documented_and_no_other():
+    cells = [cell for heading, cell in rows_of(NOW["docs/slurm.md"]) if heading == "The section `slurm`"]
+    keys = [key.removeprefix(".") for cell in cells for key in re.findall(r"`([^`]+)`", cell)]
+    assert sorted(keys) == sorted(Slurm.model_fields)
+
+
 def test_every_key_of_a_cluster_is_documented():
     text = NOW["docs/cluster.md"]
     models = [spec.Cluster, spec.Group, spec.Node, spec.Aws, spec.Gcp, spec.Azure, spec.Kubernetes, spec.Prices]
@@ -307,6 +314,9 @@ def test_shown_yaml_is_read(number, tmp_path, monkeypatch):
             values[cloud] = {**whole[cloud], **values[cloud]}
         path.write_text(yaml.safe_dump({**kept, **values}), encoding="utf-8")
         assert spec.load(str(path)).groups
+    elif "slurm" in values:  # a cluster file, or its section
+        slurm = spec.load(str(path)).slurm if "groups" in values else Slurm.model_validate(values["slurm"])
+        assert slurm.model_fields_set
     elif body.startswith("# pools.yaml"):
         assert token_plan.of_file(str(path)).stage1
     else:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cluster import strict_yaml
+from cluster.deploy.slurm_spec import Slurm
 from cluster.strict_yaml import Positive, Rate, Section
 
 CLOUDS = ("aws", "gcp", "azure")
@@ -263,8 +264,21 @@ class Cluster(Section):
     gcp: Gcp | None = None
     azure: Azure | None = None
     kubernetes: Kubernetes | None = None
+    slurm: Slurm | None = None
     prices: Prices = Prices()
     assume: dict[str, float] = {}  # numbers of `pinisi plan` that replace its own, by their name there
+
+    @model_validator(mode="before")
+    @classmethod
+    def _slurm_alone(cls, values: object) -> object:
+        """A file for Slurm alone has no head that is always there, and no image of Docker."""
+        if (
+            not isinstance(values, dict)
+            or not values.get("slurm")
+            or any(values.get(c) for c in (*CLOUDS, "kubernetes"))
+        ):
+            return values
+        return {"image": "none:none", "head": {"cpus": 1, "memory_gb": 1}, **values}
 
     @model_validator(mode="after")
     def _groups(self) -> Cluster:
@@ -281,6 +295,8 @@ class Cluster(Section):
                 raise ValueError(f"two volumes have the same `{what}`")
         if not re.search(r":[\w.-]+$", self.image):
             raise ValueError(f"`image` needs a tag, so that all nodes run the same: {self.image}:0.1.0")
+        if unknown := sorted(set(self.slurm.groups) - set(names)) if self.slurm else []:
+            raise ValueError(f"slurm.groups: there is no group {unknown[0]}; the file has {', '.join(names)}")
         for cloud in CLOUDS:
             if getattr(self, cloud) is None:
                 continue

@@ -61,6 +61,13 @@ def start(address: str | None = None, cpus: int | None = None, say: Callable[[st
             _start(ray, cpus)
 
 
+def running() -> bool:
+    """Whether this process has a Ray."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
 def stop() -> None:
     """End what `start` began; this process is then as before, free to join a cluster or to start another Ray."""
     import ray

@@ -15,6 +15,18 @@ from ray_jobs.run.graph import BASE, Stage
 from ray_jobs.run.progress import Progress
 
 
+@dataclass(frozen=True)
+class Share:
+    """Every `of`-th item of a stage, from number `number` on, counted from 0."""
+
+    number: int
+    of: int
+
+
+class ShareDone(BaseException):
+    """Ends a stage of which only a share was wanted: no error, so nothing that handles errors may catch it."""
+
+
 @dataclass
 class Job:
     """The argument of a stage's `run(job)`.
@@ -27,6 +39,8 @@ class Job:
     fingerprint: str
     progress: Progress
     address: str | None = None
+    ray: bool = True  # False: work stays in processes of this machine, and on the ranks of torchrun
+    share: Share | None = None  # of a stage of which only a part is done here
 
     def path(self, *parts: str) -> str:
         """A URI inside this stage's folder."""

@@ -8,6 +8,7 @@ for a change of code alone unless somebody says so.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -28,7 +29,7 @@ from ray_jobs.errors import StageFailed, UserError
 from ray_jobs.run import adopted, contact, files, keeping, lock, preflight, superseded
 from ray_jobs.run.fingerprint import changes, code, digest, users_code
 from ray_jobs.run.graph import CRAWL, Stage, enabled, matches
-from ray_jobs.run.job import Job
+from ray_jobs.run.job import Job, Share, ShareDone
 from ray_jobs.run.progress import Progress
 
 ENGINES = ("ray", "pyspark", "pyarrow", "torch", "transformers", "tokenizers", "fastwarc", "resiliparse")
@@ -126,10 +127,13 @@ class Run:
         rerun: Sequence[str] = (),
         keep: Sequence[str] = (),
         address: str | None = None,
+        ray: bool = True,
+        begin: bool = False,
         say: Callable[[str], None] = print,
     ) -> bool:
         """Run what is not done. Returns whether anything had to run. `start` forces that stage and what follows;
-        `among` are the only stages that may run, where it is given.
+        `among` are the only stages that may run, where it is given. Without `ray` the work stays on this machine and the ranks
+        of torchrun. With `begin` the stages are only made ready for `share`.
 
         Of stages that took longer than `run.guard_minutes` and differ by code alone, those of `rerun` run again with what
         depends on them, and those of `keep` stay as they are. Raises UserError when one is in neither."""
@@ -171,9 +175,13 @@ class Run:
                 again = self.state(stage, prints) != "done" or stage in forced
                 if again:
                     self._check_inputs(stage, prints)
+                    if begin:
+                        self._begin_stage(stage, prints, stage in forced, say)
+                        ran = True
+                        continue
                     if address:
                         _join(address, say)
-                    self._run_stage(stage, prints, stage in forced, address, say)
+                    self._run_stage(stage, prints, stage in forced, say, address=address, ray=ray)
                     ran = True
                 if again or stage.name in aside:
                     superseded.forget(self.uri, stage.name)
@@ -201,7 +209,28 @@ class Run:
                     f"stage {stage.name} needs {name}, which is not done; run without --only, or --until {name} first"
                 )
 
-    def _run_stage(self, stage: Stage, prints: dict[str, str], forced: bool, address: str | None, say) -> None:
+    def share(self, name: str, share: Share, say: Callable[[str], None] = print) -> bool:
+        """Do a share of the items of a stage that was made ready (`execute(begin=True)`), beside other processes that do theirs.
+        Whoever runs the stage afterwards finds it done. Returns whether the stage was not done.
+
+        Raises UserError for a stage that was not made ready, or that other settings or code want now."""
+        stage = next(one for one in self.stages if one.name == name)
+        prints = self.fingerprints()
+        if self.state(stage, prints) == "done":
+            return False
+        folder = storage.join(self.uri, stage.name)
+        begun = keeping.read_json(storage.join(folder, superseded.STARTED)) or {}
+        if begun.get("fingerprint") != prints[name]:
+            raise UserError(f"{name}: this stage was not begun as it is wanted now; --begin does that")
+        self._check_inputs(stage, prints)
+        with _faults(storage.join(folder, f"_error-{share.number}.txt"), name), Progress(name, say) as progress:
+            module = importlib.import_module(f"ray_jobs.stages.{stage.job}")
+            with contextlib.suppress(ShareDone):
+                module.run(Job(self.recipe, self.uri, stage, prints[name], progress, ray=False, share=share))
+        return True
+
+    def _begin_stage(self, stage: Stage, prints: dict[str, str], forced: bool, say) -> tuple[float, dict, dict]:
+        """Make room and say what is begun; returns seconds spent on it before, the marks of its manifest, and its parts."""
         adopted.leave(self.uri, stage.name)
         folder = storage.join(self.uri, stage.name)
         started = storage.join(folder, superseded.STARTED)
@@ -221,10 +250,17 @@ class Run:
         storage.remove(storage.join(folder, superseded.MANIFEST))
         same = {"fingerprint": fingerprint, "asked": self.asked[stage.name], **kept}
         storage.write_json(started, {**same, "code": parts["code"], "spent": round(spent, 2)})
+        return spent, same, parts
+
+    def _run_stage(
+        self, stage: Stage, prints: dict[str, str], forced: bool, say, *, address: str | None, ray: bool
+    ) -> None:
+        spent, same, parts = self._begin_stage(stage, prints, forced, say)
+        folder = storage.join(self.uri, stage.name)
         begin = time.monotonic()
         with _faults(storage.join(folder, "_error.txt"), stage.name), Progress(stage.name, say, folder) as progress:
             module = importlib.import_module(f"ray_jobs.stages.{stage.job}")
-            result = module.run(Job(self.recipe, self.uri, stage, fingerprint, progress, address))
+            result = module.run(Job(self.recipe, self.uri, stage, prints[stage.name], progress, address, ray))
             _check_counts(stage.name, result)
         few = _few(result)
         if few:

@@ -11,6 +11,7 @@ from ray_jobs.run.job import Job
 if TYPE_CHECKING:  # imported where a model is: the workers of curation, which map_on_ray starts too, hold none
     import torch
 
+GPU = "PINISI_GPU"  # environment variable of a task or rank without Ray: its GPU's number among those that are visible
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a batch that a model only reads, padding included
 
 
@@ -21,6 +22,8 @@ def wants_gpus(job: Job) -> bool:
     device = job.train.device
     if device != "auto" or torch.cuda.is_available():
         return device != "cpu"
+    if not job.ray:
+        return False
     embedded.start(job.address, job.recipe.cluster.cpus)  # a run that continues here has not been asked for Ray yet
     return placement.has_gpus()
 
@@ -35,6 +38,8 @@ def here() -> torch.device:
     import torch
 
     own = [str(number) for number in ray.get_gpu_ids()] if ray.is_initialized() else []
+    if not own and (number := os.environ.get(GPU)) is not None:  # without Ray
+        return torch.device("cuda", int(number))
     if not own:
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -15,12 +15,18 @@ from ray_jobs.work.spark import on_spark, stop
 @contextmanager
 def on_engine(job: Job) -> Iterator[Engine]:
     """The engine that the recipe names. Raises UserError when Spark is to be used and Java is missing."""
-    if job.recipe.cluster.engine == "ray":
+    engine_name = job.recipe.cluster.engine
+    if job.share or not (job.ray or engine_name == "spark"):
+        from ray_jobs.work.alone import Alone
+
+        with Alone(job) as engine:
+            yield engine
+    elif engine_name == "ray":
         from cluster.engines.on_ray import Ray
 
         embedded.start(job.address, job.recipe.cluster.cpus)
         yield Ray()
-    elif job.recipe.cluster.engine == "local":
+    elif engine_name == "local":
         from cluster.engines.in_process import Local
 
         with Local() as engine:

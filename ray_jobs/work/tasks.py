@@ -9,7 +9,7 @@ from cluster import storage
 from cluster.engines import embedded
 from cluster.engines.on_ray import run_tasks
 from ray_jobs.run.job import Job
-from ray_jobs.work import device
+from ray_jobs.work import alone, device
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,6 +27,9 @@ def map_on_ray(
     """`[function(item) for item in items]` on the cluster, one CPU each, or one GPU. The first error of a task is raised.
 
     `finished`: items whose work an earlier process has done, so that the time that is left is told without them."""
+    if not (job.ray or embedded.running()):
+        job.progress.start(len(alone.of_share(items, job.share)), unit, 0 if job.share else finished)
+        return alone.run(job, function, items, gpus=gpus)
     embedded.start(job.address, job.recipe.cluster.cpus)
     job.progress.start(len(items), unit, finished)
     return run_tasks(function, items, job.progress.set, gpus=gpus)
@@ -41,6 +44,6 @@ def written(outputs: Iterable[Sequence[str]]) -> int:
 
 def off_the_head(job: Job, function: Callable[[T], R], item: T) -> R:
     """`function(item)`, for work that holds a model: on a cluster as a task where models run, as a head has little memory."""
-    if job.address is None:
+    if job.address is None and job.ray:
         return function(item)
     return map_on_ray(job, function, [item], "models", gpus=device.wants_gpus(job))[0]

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 from cluster import storage
 from cluster.engines import embedded, placement
 from ray_jobs.run.job import Job
-from ray_jobs.work import device
+from ray_jobs.work import alone, device
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -61,6 +61,8 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, steps: int = 0)
 
     Raises ValueError for what the function raises as one, KeyboardInterrupt when it was stopped, and what the group failed
     with after its retries."""
+    if not job.ray:
+        return alone.launch(job, function, settings, device.wants_gpus(job), _follower(job, steps))
     embedded.start(job.address, job.recipe.cluster.cpus)
     group = _warm.pop() if _warm else _Group(job)
     result_uri = job.path(f"_result-{uuid.uuid4().hex[:8]}.json")
@@ -200,7 +202,8 @@ class _Group:
 
 
 def stop() -> None:
-    """End the warm group, if there is one."""
+    """End the warm group, if there is one, and what a run without Ray has started."""
+    alone.stop()
     while _warm:
         _warm.pop().end()
 

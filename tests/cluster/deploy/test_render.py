@@ -278,7 +278,8 @@ def test_targets(tmp_path):
 
 
 def test_every_key_is_documented():
-    text = (EXAMPLE.parent.parent / "docs" / "cluster.md").read_text()
+    docs = EXAMPLE.parent.parent / "docs"
+    text = (docs / "cluster.md").read_text() + (docs / "slurm.md").read_text()
 
     def keys(model):
         for name, field in model.model_fields.items():

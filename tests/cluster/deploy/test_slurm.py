@@ -1,0 +1,203 @@
+"""The scripts of `pinisi submit --slurm`, without Slurm: what they ask for, what they do with signals and exit codes, what a user
+is told. tests/e2e/test_slurm_run.py runs them under a real slurmctld."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from cluster.deploy import slurm as scripts
+from cluster.deploy import slurm_spec, spec
+from ray_jobs.commands import slurm
+from ray_jobs.config import reader as recipes
+from ray_jobs.errors import UserError
+
+EXAMPLE = Path(spec.__file__).parents[1] / "slurm.yaml"
+GROUPS = [
+    {"name": "curate", "role": "cpu", "cpus": 4, "memory_gb": 8, "max_nodes": 2},
+    {"name": "train", "role": "gpu", "cpus": 8, "memory_gb": 64, "gpus": 4, "max_nodes": 2},
+]
+PLACE = scripts.Place("demo", "/scratch/runs/demo", "python", {})
+
+
+def cluster(nodes=GROUPS, **keys):
+    return spec.Cluster.model_validate({"name": "lab", "run_dir": "/scratch/runs", "groups": nodes, "slurm": keys})
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return recipes.load("demo", ["train.workers=8"])
+
+
+def test_with_ray_curation_and_training_are_two_jobs_and_each_asks_for_its_own_group(recipe):
+    own = {"partition": "gpu", "qos": "long", "time": "2-00", "constraint": "h100&ib", "options": ["--exclusive"]}
+    file = cluster(partition="cpu", account="lab", groups={"train": own})
+    curate, train = slurm.steps(file, recipe, "/scratch/runs/demo", [])
+    assert (curate.name, curate.kind, train.name, train.kind) == ("curate", "ray", "train", "ray")
+    assert curate.commands[0][-2:] == ("--until", "tokenize")
+    asked = scripts.options(file, train, PLACE)
+    assert {"--partition=gpu", "--account=lab", "--qos=long", "--constraint=h100&ib", "--time=48:00:00"} <= set(asked)
+    assert {"--nodes=2", "--cpus-per-task=8", "--gres=gpu:4", "--signal=B:USR1@300", "--requeue"} <= set(asked)
+    assert asked[-1] == "--exclusive"
+    asked = scripts.options(file, curate, PLACE)
+    assert {"--partition=cpu", "--account=lab", "--cpus-per-task=4", "--mem=8G"} <= set(asked)
+    assert not any("gres" in option or "qos" in option for option in asked)
+
+
+def test_without_ray_each_stage_that_works_part_by_part_is_an_array_that_others_wait_for(recipe):
+    file = cluster(ray=False, array=16)
+    made = slurm.steps(file, recipe, "/scratch/runs/demo", [])
+    arrays = [step.name for step in made if step.kind == "array"]
+    assert arrays == ["crawl", "extract", "language", "filter-signals", "filter-policy"]
+    assert made[-1].kind == "ranks" and made[-2].commands[0][-2:] == ("--until", "tokenize")
+    assert "--array=0-15%2" in scripts.options(file, made[1], PLACE)
+    jobs = [str(number) for number in range(len(made))]
+    waits = [scripts.dependency(step, jobs[:i]) for i, step in enumerate(made) if i]
+    assert waits[:3] == [
+        "afterok:0",
+        "afterok:0,afterany:1",
+        "afterok:2",
+    ]  # an array may fail: what it leaves is done after it
+    assert waits[-1] == f"afterok:{jobs[-2]}"
+    left = slurm.steps(file, recipe, "/scratch/runs/demo", [], done=["crawl", "extract"])
+    assert [step.name for step in left][:2] == ["before-language", "language"]
+    parts = ["crawl", "extract", "language", "filter/signals", "filter/policy"]
+    assert [step.name for step in slurm.steps(file, recipe, "/scratch/runs/demo", [], done=parts)] == [
+        "curate",
+        "train",
+    ]
+
+
+def test_every_script_is_one_that_bash_reads_and_names_no_place_of_its_own(recipe, tmp_path):
+    for keys in ({"ray": True}, {"ray": False}, {"ray": True, "apptainer": "/images/pinisi 1.sif", "interface": "ib0"}):
+        file = cluster(**keys)
+        for step in slurm.steps(file, recipe, "/scratch/runs/demo", []):
+            text = scripts.script(file, step, PLACE)
+            path = tmp_path / "one.sh"
+            path.write_text(text)
+            assert subprocess.run(["bash", "-n", path], capture_output=True, check=False).returncode == 0, text
+            assert "BASH_SOURCE" not in text and "dirname" not in text  # sbatch runs a copy
+            assert "ray stop" not in text and ("RAY_AUTH_TOKEN=$(" in text) == (step.kind == "ray")
+            assert text.count("srun") == (1 if step.kind in ("ray", "ranks") else 0)
+            assert all("--cpus-per-task" in line for line in text.splitlines() if line.startswith(("srun", "run srun")))
+    assert "--nv" in text and "'/images/pinisi 1.sif'" in text and "NCCL_SOCKET_IFNAME=ib0" in text
+
+
+@pytest.mark.parametrize(
+    ("ends", "asked_again"),
+    [
+        ([0], 0),
+        ([2], 0),  # the user's to mend
+        (["USR1", "USR1", 0], 2),
+        ([1, 1, 0], 2),
+        ([1, 1, 1], 2),  # failures: 2
+        (["TERM"], 0),  # scancel
+        ([1, "USR1", 1, "USR1", "USR1", 0], 5),  # in all
+    ],
+)
+def test_a_job_is_put_in_the_queue_again_after_its_signal_and_after_a_failure_and_else_not(tmp_path, ends, asked_again):
+    """The script itself, with a `python` that waits for its stop file and a `scontrol` that writes down what it is told."""
+    (tmp_path / "bin").mkdir()
+    programs = {
+        "scontrol": f'echo "$@" >> {tmp_path}/asked',
+        "python": f"""
+end=$(sed -n "$((SLURM_RESTART_COUNT + 1))p" {tmp_path}/ends)
+if [ "$end" = USR1 ] || [ "$end" = TERM ]; then
+    echo > {tmp_path}/working; until [ -e "$PINISI_STOP" ]; do sleep 0.01; done; end=130
+fi
+echo "$end" > "$PINISI_EXIT"
+exit 1  # as torchrun, which has codes of its own
+""",
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "ends").write_text("".join(f"{end}\n" for end in ends))
+    run_dir = str(tmp_path / "run")
+    Path(run_dir, scripts.FOLDER).mkdir(parents=True)
+    file = cluster(failures=2)
+    step = scripts.Step("train", file.groups[0], (("ray_jobs.cli", "run"),))
+    (tmp_path / "job.sh").write_text(
+        scripts.script(file, step, scripts.Place("demo", run_dir, str(tmp_path / "bin/python"), {}))
+    )
+    codes = []
+    for count, end in enumerate(ends):
+        environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        environment["SLURM_RESTART_COUNT"] = str(count)
+        job = subprocess.Popen(["bash", tmp_path / "job.sh"], env=environment, stdout=subprocess.DEVNULL)
+        if isinstance(end, str):
+            deadline = time.monotonic() + 20
+            while not (tmp_path / "working").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            (tmp_path / "working").unlink()
+            job.send_signal(getattr(signal, f"SIG{end}"))
+        codes.append(job.wait(20))
+    asked = (tmp_path / "asked").read_text().split("\n")[:-1] if (tmp_path / "asked").exists() else []
+    assert asked == ["requeue 7"] * asked_again
+    assert codes[:-1] == [0] * (len(ends) - 1)
+    assert codes[-1] == (130 if ends[-1] == "TERM" else ends[-1])
+
+
+def test_times_are_slurms():
+    times = {"30": 1800, "2:30": 150, "1:00:00": 3600, "2-12": 216_000, "1-00:30": 88_200, "1-01:00:05": 90_005}
+    assert {time: slurm_spec.seconds(time) for time in times} == times
+    for wrong in ("soon", "1:2:3:4", "", "-1"):
+        with pytest.raises(ValidationError, match="is no time limit"):
+            cluster(time=wrong)
+
+
+def test_the_example_is_rendered_into_jobs_and_a_script_that_submits_them(tmp_path):
+    made = slurm.render(spec.load(str(EXAMPLE)), str(tmp_path), "demo")
+    assert [Path(path).name for path in made] == ["00-curate.sh", "01-train.sh", "recipe.yaml", "submit.sh"]
+    text = (tmp_path / "slurm" / "submit.sh").read_text()
+    assert "--dependency=afterok:${job0} 01-train.sh" in text
+    assert yaml.safe_load((tmp_path / "slurm" / "recipe.yaml").read_text())["base"]["name"] == "demo"
+
+
+def told(tmp_path, monkeypatch, *, run_dir=None, programs=(), **keys):
+    """What a user is told by a submit. `programs` are (name, what it prints) of those that are in the PATH."""
+    (tmp_path / "bin").mkdir()
+    for name, prints in programs:
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\ncat << END\n{prints}\nEND\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin" if programs else str(tmp_path / "bin"))
+    file = tmp_path / "lab.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {"name": "lab", "run_dir": str(tmp_path), "groups": GROUPS, "slurm": {"shared": [str(tmp_path)], **keys}}
+        )
+    )
+    with pytest.raises(UserError) as error:
+        slurm.submit("demo", [], [], file=str(file), run_dir=run_dir)
+    return str(error.value)
+
+
+PARTITION = "PartitionName=cpu AllowGroups=ALL MaxTime=1:00:00 State=UP"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "there is no sbatch on this machine"),
+        ({"shared": []}, "a disk of this machine alone"),
+        ({"run_dir": "s3://lab/runs"}, "give its absolute path"),
+        ({"run_dir": "runs/demo"}, "give its absolute path"),
+        ({"time": "5:00", "programs": True}, "time limit 5:00 of group curate is too short for a checkpoint"),
+        ({"partition": "cpus", "programs": True}, "no partition cpus, which group curate asks for; there are cpu"),
+        ({"partition": "cpu", "programs": True}, "partition cpu allows 1:00:00, less than the time of group curate"),
+        ({"time": "1:00:00", "programs": True}, "in Slurm's queue already, as job 41"),
+        ({"ray": False, "programs": True}, "give --set train.workers=8"),
+        ({"groups": {"gpus": {}}}, "there is no group gpus; the file has curate, train"),
+    ],
+)
+def test_what_a_user_must_mend_is_one_sentence_before_anything_is_submitted(tmp_path, monkeypatch, given, sentence):
+    given = dict(given)
+    if given.pop("programs", False):
+        queue = f"41 pinisi:{os.path.realpath(tmp_path)}/demo"
+        given["programs"] = [("sbatch", "never"), ("scontrol", PARTITION), ("squeue", queue), ("scancel", "")]
+    assert sentence in told(tmp_path, monkeypatch, **given)

@@ -1,0 +1,61 @@
+"""Work without Ray: shares of a stage, tasks in processes, and what is said of errors. Runs: tests/e2e/test_slurm_run.py."""
+
+import os
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from ray_jobs.run.job import Share, ShareDone
+from ray_jobs.stages import __main__ as stages
+from ray_jobs.work import alone
+
+
+def job(share=None, cpus=2):
+    progress = SimpleNamespace(before=0, done=[])
+    progress.set = progress.done.append
+    return SimpleNamespace(recipe=SimpleNamespace(cluster=SimpleNamespace(cpus=cpus)), progress=progress, share=share)
+
+
+def test_shares_are_every_item_once():
+    chance = random.Random(5)
+    for _ in range(200):
+        items, of = list(range(chance.randrange(40))), chance.randrange(1, 20)
+        shares = [list(alone.of_share(items, Share(number, of))) for number in range(of)]
+        assert sorted(item for share in shares for item in share) == items
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert alone.of_share([1, 2], None) == [1, 2]
+
+
+def test_tasks_run_in_processes_of_one_thread_and_give_their_results_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")  # of torchrun: no affair of a task
+
+    def square(n):  # a closure, as kernels are
+        (tmp_path / str(n)).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {'RANK' in os.environ}")
+        if n == 7:
+            raise ValueError("seven")
+        return n * n
+
+    whole = job()
+    try:
+        assert alone.run(whole, square, range(6)) == [0, 1, 4, 9, 16, 25]
+        assert whole.progress.done == [1, 2, 3, 4, 5, 6]
+        told = [(tmp_path / str(n)).read_text().split() for n in range(6)]
+        assert all(one[1:] == ["1", "False"] and int(one[0]) != os.getpid() for one in told)
+        with pytest.raises(ShareDone):
+            alone.run(job(Share(1, 3)), square, range(10, 16))
+        assert sorted(int(path.name) for path in tmp_path.iterdir()) == [0, 1, 2, 3, 4, 5, 11, 14]
+        with pytest.raises(ShareDone):  # a share of nothing
+            alone.run(job(Share(5, 6)), square, [1])
+        with pytest.raises(ValueError, match="seven"):
+            alone.run(whole, square, [7])
+    finally:
+        alone.stop()
+
+
+@pytest.mark.parametrize("text", ["3", "3/3", "4/3", "-1/3", "a/b", "/"])
+def test_a_share_that_is_none_is_said(text, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text("name: r\nlanguages: [th]\nsources: [{name: a, type: jsonl, path: x.jsonl}]\n")
+    with pytest.raises(SystemExit) as end:
+        stages.main(["crawl", "--run-dir", str(tmp_path), "--recipe", str(tmp_path / "r.yaml"), f"--share={text}"])
+    assert end.value.code == 2 and "such as 0/8 to 7/8" in capsys.readouterr().err

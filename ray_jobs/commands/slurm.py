@@ -28,6 +28,7 @@ from cluster.deploy.spec import Cluster, Group
 from ray_jobs.commands import travel
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
+from ray_jobs.config.training import Train
 from ray_jobs.errors import UserError
 from ray_jobs.run import contact, graph, lock
 from ray_jobs.run.fingerprint import ROOT
@@ -113,6 +114,8 @@ def steps(cluster: Cluster, recipe: Recipe, run_dir: str, flags: list[str], done
     ready = set(curation) <= set(done)
     copy = f"{run_dir}/{FOLDER}/{RECIPE}"
     run = ("ray_jobs.cli", "run", copy, "--run-dir", run_dir)
+    if recipe.train and rest:
+        _check_workers(recipe.train, gpu, cluster.slurm.ray)
     if cluster.slurm.ray:
         wanted = [value for flag, value in itertools.pairwise(flags) if flag in ("--until", "--only")]
         on_cpus = any(graph.matches(name, wanted[0]) for name in curation) if wanted else not rest
@@ -126,7 +129,6 @@ def steps(cluster: Cluster, recipe: Recipe, run_dir: str, flags: list[str], done
         ]
     if flags:
         raise UserError(f"submit --slurm: {flags[0]} needs `ray: true` in the section slurm of the cluster file")
-    _check_workers(recipe, gpu, rest)
     alone = (*run, "--without-ray")
     arrays = [name for name in ARRAYS if name in curation and name not in done]
     if _from_common_crawl(recipe):  # its rate limit is one for all, so one node reads
@@ -235,12 +237,16 @@ def _done(run_dir: str, flags: list[str]) -> set[str]:
     return {stage.name for stage in run.stages if run.state(stage, prints) == "done"}
 
 
-def _check_workers(recipe: Recipe, group: Group, rest: list[str]) -> None:
-    ranks = group.max_nodes * max(1, group.gpus)
-    if recipe.train and rest and recipe.train.workers != ranks:
+def _check_workers(train: Train, group: Group, ray: bool) -> None:
+    """Under torchrun every rank trains, one for each GPU or one on each node; Ray must have a GPU or a CPU for each worker."""
+    on_gpus = group.gpus and not (ray and train.device == "cpu")
+    kind, each = ("GPUs", group.gpus) if on_gpus else ("CPUs", group.cpus if ray else 1)
+    most = group.max_nodes * each
+    if train.workers > most or (train.workers < most and not ray):
+        held = f"{group.max_nodes} nodes of {each} {kind}" if each > 1 else f"{group.max_nodes} nodes"
         raise UserError(
-            f"train.workers is {recipe.train.workers}, but the group {group.name} has {group.max_nodes} nodes of "
-            f"{max(1, group.gpus)}: give --set train.workers={ranks}, or change the group's max_nodes"
+            f"train.workers is {train.workers}, but the group {group.name} has {held}: give --set train.workers={most}, or "
+            "change the group's max_nodes"
         )
 
 

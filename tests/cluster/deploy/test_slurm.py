@@ -159,7 +159,7 @@ def test_the_example_is_rendered_into_jobs_and_a_script_that_submits_them(tmp_pa
     assert yaml.safe_load((tmp_path / "slurm" / "recipe.yaml").read_text())["base"]["name"] == "demo"
 
 
-def told(tmp_path, monkeypatch, *, run_dir=None, programs=(), **keys):
+def told(tmp_path, monkeypatch, *, run_dir=None, programs=(), overrides=(), **keys):
     """What a user is told by a submit. `programs` are (name, what it prints) of those that are in the PATH."""
     (tmp_path / "bin").mkdir()
     for name, prints in programs:
@@ -173,7 +173,7 @@ def told(tmp_path, monkeypatch, *, run_dir=None, programs=(), **keys):
         )
     )
     with pytest.raises(UserError) as error:
-        slurm.submit("demo", [], [], file=str(file), run_dir=run_dir)
+        slurm.submit("demo", list(overrides), [], file=str(file), run_dir=run_dir)
     return str(error.value)
 
 
@@ -191,7 +191,9 @@ PARTITION = "PartitionName=cpu AllowGroups=ALL MaxTime=1:00:00 State=UP"
         ({"partition": "cpus", "programs": True}, "no partition cpus, which group curate asks for; there are cpu"),
         ({"partition": "cpu", "programs": True}, "partition cpu allows 1:00:00, less than the time of group curate"),
         ({"time": "1:00:00", "programs": True}, "in Slurm's queue already, as job 41"),
-        ({"ray": False, "programs": True}, "give --set train.workers=8"),
+        ({"ray": False, "programs": True}, "group train has 2 nodes of 4 GPUs: give --set train.workers=8"),
+        ({"overrides": ["train.workers=9"], "programs": True}, "give --set train.workers=8"),
+        ({"overrides": ["train.device=cpu", "train.workers=17"], "programs": True}, "2 nodes of 8 CPUs"),
         ({"groups": {"gpus": {}}}, "there is no group gpus; the file has curate, train"),
     ],
 )

@@ -101,6 +101,7 @@ class Node(Section):
     tolerations: list[Toleration] = []
     labels: Labels = {}  # of its pods
     annotations: dict[Key, str] = {}
+    watts: Positive | None = None  # of a node at work
 
 
 class Group(Node):
@@ -245,6 +246,19 @@ class Prices(Section):
     currency: str = "USD"
     storage_gb_month: Amount = 0.023
     egress_gb: Amount = 0.0  # of what is read from outside the cloud region
+    disk_gb_month: Amount = 0.08  # of the nodes' disks, while they are there
+    write_requests: Amount = 5.0  # of a million, to where the run lies
+    read_requests: Amount = 0.4
+    fetch_requests: Amount = 0.0  # of a million, to where the crawl reads; Common Crawl's bucket takes nothing
+    low: Rate = 0.9  # what all prices may be, over what they are here
+    high: Rate = 1.35
+
+
+class Energy(Section):
+    """For `pinisi plan`, with `watts` of the nodes."""
+
+    pue: Annotated[float, Field(ge=1.0)] = 1.2  # of the data centre: power of all over power of the machines
+    grams_per_kwh: Amount | None = None  # of CO2, of the grid
 
 
 class Cluster(Section):
@@ -266,6 +280,7 @@ class Cluster(Section):
     kubernetes: Kubernetes | None = None
     slurm: Slurm | None = None
     prices: Prices = Prices()
+    energy: Energy = Energy()
     assume: dict[str, float] = {}  # numbers of `pinisi plan` that replace its own, by their name there
 
     @model_validator(mode="before")

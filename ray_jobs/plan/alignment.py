@@ -7,7 +7,7 @@ there are tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cluster.deploy.spec import Group
 from ray_jobs.alignment import judged, measures
@@ -43,6 +43,7 @@ from train.monitor import flops
 from train.preference_losses.table import LOSSES
 
 FORWARD = 1 / 3  # of a step
+Stepper = Callable[..., Step]  # (name, tokens, source, times a step, of a model, gpus)
 EMBEDDING_BYTES = 8  # of a number of what the head keeps in memory
 
 
@@ -65,15 +66,22 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     train = given(recipe.train)
     _, grown = model(recipe)
     chat = n["chat_tokens"].value
-    used = utilisation(train, n)
+    used = utilisation(train, n, grown.parameters)
     speed = flops_per_second(group, used)
     mfu = f"MFU {used.value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {used.source}"
 
-    def step(
-        name: str, tokens: float, source: str, times: float = 1.0, *, of: Model = grown, gpus: int | None = None
-    ) -> Step:
-        cost = f"{times:.3g} x {of.flops_per_token / 1e9:,.1f} GFLOP a token"
-        return Step(name, tokens, times * tokens * of.flops_per_token / speed, f"{source}; {cost}; {mfu}", gpus)
+    def attending(to: float) -> Stepper:
+        def step(
+            name: str, tokens: float, source: str, times: float = 1.0, *, of: Model = grown, gpus: int | None = None
+        ) -> Step:
+            each = flops.in_documents(of.shape, of.vocab_size, to)
+            cost = f"{times:.3g} x {each / 1e9:,.1f} GFLOP a token"
+            return Step(name, tokens, times * tokens * each / speed, f"{source}; {cost}; {mfu}", gpus)
+
+        return step
+
+    step = attending(min(chat, train.context) / 2)  # whatever the context, a chat sees no other
+    rows_of_text = attending(train.context)
 
     def said(rows: float, what: str, key: str, name: str) -> str:
         source = n[name].source if rows == n[name].value else key
@@ -108,7 +116,7 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         )
         steps += _watching(train.dpo, n, step, rows, len(recipe.languages))
     steps += _drafting(recipe, n, step)
-    steps += _pruning(recipe, step)
+    steps += _pruning(recipe, rows_of_text)
     steps += _judged(recipe, n)
     if not recipe.sources:  # nothing is held out
         return steps
@@ -120,7 +128,9 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         f"{models} models x tokenize.heldout_bytes_per_language of {len(recipe.languages)} languages / bytes_per_token"
     )
     steps.append(
-        step(EVALUATE, models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models)
+        rows_of_text(
+            EVALUATE, models * heldout, f"{source}; a forward pass, a GPU for each model", FORWARD, gpus=models
+        )
     )
     if (long := recipe.evaluate.long) is not None:
         there = next(stage.inputs for stage in enabled(recipe) if stage.name == LONG)
@@ -128,7 +138,9 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         languages, each = len(long.languages or recipe.languages), (long.samples, len(long.depths), long.asked)
         texts = sum(sizes.texts(task, *each) for task in long.asked)
         source = f"{asked} models x {languages} languages x {texts:,} texts of evaluate.long.lengths together"
-        steps.append(step(LONG, asked * languages * texts * sum(long.lengths), source, FORWARD, gpus=asked * languages))
+        read, tasks = asked * languages * texts * sum(long.lengths), asked * languages
+        attended = sum(length**2 for length in long.lengths) / sum(long.lengths) / 2
+        steps.append(attending(attended)(LONG, read, source, FORWARD, gpus=tasks))
     return steps
 
 
@@ -145,9 +157,11 @@ def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, fl
         own = sft.stage1 if stage == SFT_1 else given(sft.stage2)
         rows = _rows(n, "chat_rows_stage1" if stage == SFT_1 else "chat_rows_stage2", sft.max_rows) * own.epochs
         return rows * chat, rows * chat / train.context, own.optimiser.rows_per_step
-    if stage == OFF_POLICY:
+    if stage == OFF_POLICY or stage in ROUNDS:
         dpo = given(train.dpo)
-        rows = _rows(n, "preference_rows", dpo.max_rows)
+        rows = float(dpo.on_policy.prompts)
+        if stage == OFF_POLICY:
+            rows = _rows(n, "preference_rows", dpo.max_rows)
         return 2 * rows * chat, rows, dpo.optimiser.rows_per_step
     if stage == DRAFT:
         draft = given(train.draft)
@@ -165,7 +179,7 @@ def _rows(n: Mapping[str, Number], name: str, most: float | None) -> float:
     return min(n[name].value, most or math.inf)
 
 
-def _preferences(dpo: Dpo, n: Mapping[str, Number], step, rows: float, source: str) -> list[Step]:
+def _preferences(dpo: Dpo, n: Mapping[str, Number], step: Stepper, rows: float, source: str) -> list[Step]:
     chat, own = n["chat_tokens"].value, dpo.on_policy
     times: float = 1
     passes = "the policy's steps"
@@ -193,7 +207,7 @@ def _preferences(dpo: Dpo, n: Mapping[str, Number], step, rows: float, source: s
     return steps
 
 
-def _watching(dpo: Dpo, n: Mapping[str, Number], step, rows: float, languages: int) -> list[Step]:
+def _watching(dpo: Dpo, n: Mapping[str, Number], step: Stepper, rows: float, languages: int) -> list[Step]:
     """The answers of each round's model, and of snapshots of it, to prompts that are held out, and their rewards."""
     own = dpo.watch
     if own is None:
@@ -265,7 +279,7 @@ def _healing(prune: Prune, train: Train, masked: float) -> tuple[float, str]:
     return max(masked, known[what]), f"train.prune.heal_tokens is auto: at most {what}"
 
 
-def _drafting(recipe: Recipe, n: Mapping[str, Number], step) -> list[Step]:
+def _drafting(recipe: Recipe, n: Mapping[str, Number], step: Stepper) -> list[Step]:
     """The answers of the aligned model, and the draft that learns from them: a layer and its part of the head, behind a forward
     pass of the model."""
     own = given(recipe.train).draft
@@ -281,15 +295,20 @@ def _drafting(recipe: Recipe, n: Mapping[str, Number], step) -> list[Step]:
     part = (of.layer + of.shape["hidden_size"] * words) / whole
     read = prompts * n["chat_tokens"].value * own.epochs
     learnt = f"{len(recipe.languages)} languages x {own.answers.prompts_per_language:,} chats x {own.epochs} epochs"
+    alone = n["answer_rate"]
+    asked = len(recipe.languages) * min(own.eval_prompts_per_language, own.answers.prompts_per_language // 5)
+    answered = 2 * asked * length
+    how = f"{asked:,} prompts x {length:.0f} tokens, with the draft and without it; {alone.value:g} {alone.unit}, {alone.source}"
     return [
         Step(DRAFT_ANSWERS, prompts * length, prompts * length / rate.value, source, math.ceil(prompts / 16)),
         step(
             DRAFT, read, f"{learnt}; a forward pass of the model, and the draft's {part:.0%} of a step", FORWARD + part
         ),
+        Step("draft/acceptance", answered, answered / alone.value, how, len(recipe.languages)),
     ]
 
 
-def _pruning(recipe: Recipe, step) -> list[Step]:
+def _pruning(recipe: Recipe, step: Stepper) -> list[Step]:
     train = given(recipe.train)
     own = train.prune
     if own is None:
@@ -297,7 +316,8 @@ def _pruning(recipe: Recipe, step) -> list[Step]:
     smaller, taught = students(recipe), teacher(recipe)
     rows_per_step, context = own.optimiser.rows_per_step, context_of_pruning(train)
     masked = own.rounds * own.mask_updates(context) * rows_per_step * context
-    small = smaller[-1]
+    small, before = smaller[-1], [model(recipe)[1], *smaller[:-1]]  # what each round begins with
+    larger = sum(one.flops_per_token for one in before) / own.rounds / before[0].flops_per_token
     heal, source = _healing(own, train, masked)
     times = sum(one.flops_per_token for one in smaller) / own.rounds / small.flops_per_token
     if taught:
@@ -309,11 +329,11 @@ def _pruning(recipe: Recipe, step) -> list[Step]:
             if own.mask_tokens
             else "train.prune.mask_steps x optimiser.rows_per_step x context"
         )
-        first = step("prune/masks", masked, f"{key}, {own.rounds} rounds" if own.rounds > 1 else key)
+        first = step("prune/masks", masked, f"{key}, {own.rounds} rounds" if own.rounds > 1 else key, larger)
     else:
         read = own.rounds * own.calibration_rows * context
         key = "train.prune.calibration_rows x steps x train.context; a forward pass"
-        first = step("prune/activations", read, key, FORWARD)
+        first = step("prune/activations", read, key, FORWARD * larger)
     return [first, step("prune/heal", heal, source, times, of=small)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster import storage
 from ray_jobs.config.curation import Source
@@ -32,7 +32,12 @@ class Step:
     source: str
     documents_from: str
     shuffle_bytes: float = 0.0
-    least_seconds: float = 0.0  # whatever the number of nodes
+    limits: Mapping[str, float] = field(
+        default_factory=dict
+    )  # what it is held up by -> seconds, whatever the number of nodes
+    requests: float = 0.0  # to outside, each of `request_seconds`
+    request_seconds: float = 0.0
+    crossing_bytes: float = 0.0  # that come from outside
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,14 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
     crawled = any(source.type == "commoncrawl" for source in recipe.sources)
     requests = pages * v["requests_per_record"]
     crossing = fetched * v["fetched_per_wanted"] if crawled else fetched  # with what lies between wanted records
-    limit = max(crossing / recipe.fetch.bytes_per_second, requests / recipe.fetch.requests_per_second)
+    each = v["request_latency"] + crossing / requests / v["request_rate"]  # seconds of a request
+    by_rate = {
+        "requests / fetch.requests_per_second": requests / recipe.fetch.requests_per_second,
+        "bytes / fetch.bytes_per_second": crossing / recipe.fetch.bytes_per_second,
+        f"requests x {1000 * each:.0f} ms (request_latency, request_rate) / fetch.concurrency": (
+            requests * each / recipe.fetch.concurrency
+        ),
+    }
     ratio = f"{n['extract'].value:,.0f} {n['extract'].unit}; {n['extract'].source}"
     pages_from = "tokens x bytes_per_token / bytes_per_document, up the funnel by *_kept and language_gate"
     gated = "pages x extract_kept x language_gate"
@@ -119,8 +131,9 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
             kept_from,
         ),
     ]
-    if crawled:
-        steps[0] = dataclasses.replace(steps[0], least_seconds=limit)
+    if crawled and not storage.is_local(recipe.fetch.base):
+        asked = {"requests": requests, "request_seconds": each, "crossing_bytes": crossing}
+        steps[0] = dataclasses.replace(steps[0], limits=by_rate, **asked)
     return Corpus(steps, crossing, tokens, why)
 
 

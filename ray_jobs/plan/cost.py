@@ -7,49 +7,40 @@ Wall time and money are of the simulated run (ray_jobs/plan/simulate.py) over `S
 from __future__ import annotations
 
 import math
-import statistics
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
-from cluster import terminal
-from cluster.deploy.spec import Cluster, Group, Node
+from cluster import storage, terminal
+from cluster.deploy.spec import Cluster, Group
 from cluster.terminal import Column
+from ray_jobs.commoncrawl.read import THREADS
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.plan import alignment, rates, training
+from ray_jobs.plan import alignment, money, proposals, rates, training
 from ray_jobs.plan import corpus as plan_corpus
+from ray_jobs.plan.money import DAY, HOUR, Costs, Row, Simulated
+from ray_jobs.plan.proposals import Proposal
 from ray_jobs.plan.rates import Number
 from ray_jobs.plan.simulate import Phase, Span, simulate
 from ray_jobs.run import bases
 from ray_jobs.run.run import Run
 
 SEEDS = 20
-HOUR = 3600.0
-DAY = 24 * HOUR
 MIN_MEMORY_GB_PER_CPU = 2.0  # a worker with its language models, and a shard
 DISK_SHARE = 0.8  # of a node's disk that shuffle and spill may fill
 EDGE_BYTES = 24  # of a pair of documents in the driver's connected components
 
 
 @dataclass(frozen=True)
-class Row:
-    """One number of the plan."""
-
-    part: str
-    what: str
-    value: float
-    unit: str
-    source: str
-
-
-@dataclass(frozen=True)
 class Plan:
-    """Rows of numbers, the phases that were simulated, and the spans of the first seed (nodes over time)."""
+    """Rows of numbers, the phases that were simulated, the spans of the first seed (nodes over time), what would be better."""
 
     rows: list[Row]
     phases: list[Phase]
     spans: list[Span]
+    proposals: list[Proposal]
 
 
 def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
@@ -59,47 +50,69 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
     """
     for sentence in bases.faults(recipe, weights=False, elsewhere=True):
         raise ValueError(sentence)
-    n = rates.numbers(recipe.extract.engine, cluster.assume, run, recipe.fetch.gap_bytes)
+    n = _numbers(recipe, cluster, run)
+    likely = _case(recipe, cluster, n)
+    good = _case(recipe, cluster, rates.case(n, bad=False), cluster.prices.low)
+    bad = _case(recipe, cluster, rates.case(n, bad=True), cluster.prices.high)
+    rows = [_between(*of) for of in zip(likely.rows, good.rows, bad.rows, strict=True)]
+    found = []
+    if recipe.sources:
+        trained = [phase for phase in likely.phases if phase.group.role == "gpu"]
+
+        def costs(changed: Recipe, other: Cluster) -> Costs:
+            numbers = _numbers(changed, other, run)
+            corpus, phases = _curation(changed, other, numbers)
+            return money.of(other, _simulated([*phases, *trained], proposals.SEEDS), corpus, numbers)
+
+        found = proposals.better(recipe, cluster, _group(cluster, "cpu"), _fetches(recipe), costs)
+    return replace(likely, rows=rows, proposals=found)
+
+
+def _between(likely: Row, good: Row, bad: Row) -> Row:
+    low, high = sorted((good.value, bad.value))
+    return likely if low == high else replace(likely, low=min(low, likely.value), high=max(high, likely.value))
+
+
+def _numbers(recipe: Recipe, cluster: Cluster, run: Run | None) -> dict[str, Number]:
+    return rates.numbers(recipe.extract.engine, cluster.assume, run, recipe.fetch.gap_bytes)
+
+
+def _fetches(recipe: Recipe) -> bool:
+    """Whether something is asked of a host that limits it."""
+    return any(source.type == "commoncrawl" for source in recipe.sources) and not storage.is_local(recipe.fetch.base)
+
+
+def _curation(recipe: Recipe, cluster: Cluster, n: Mapping[str, Number]) -> tuple[plan_corpus.Corpus, list[Phase]]:
     cpus = _group(cluster, "cpu")
     corpus = plan_corpus.plan(recipe, n) if recipe.sources else plan_corpus.NONE
     _check_cpu_nodes(recipe, cluster, cpus, corpus)
+    return corpus, [_shards(step, cpus, n, recipe.fetch.concurrency) for step in corpus.steps]
+
+
+def _case(recipe: Recipe, cluster: Cluster, n: Mapping[str, Number], factor: float = 1.0) -> Plan:
+    """The plan by the numbers `n`, at `factor` times the prices."""
+    corpus, phases = _curation(recipe, cluster, n)
     rows = [Row("number", name, n[name].value, n[name].unit, n[name].source) for name in sorted(_used(n))]
     rows.append(Row("corpus", "tokens after deduplication", corpus.tokens, "tokens", corpus.why))
-    rows.append(
-        Row(
-            "corpus",
-            "read from outside",
-            corpus.fetched_bytes,
-            "B",
-            "crawl pages x bytes_per_page x fetched_per_wanted",
-        )
-    )
-    phases = []
-    for step in corpus.steps:
+    source = "crawl pages x bytes_per_page x fetched_per_wanted"
+    rows.append(Row("corpus", "read from outside", corpus.fetched_bytes, "B", source))
+    for step, phase in zip(corpus.steps, phases, strict=True):
         hours = step.core_seconds / n["efficiency"].value / HOUR
         text = {"crawl": "pages x bytes_per_page", "extract": "crawl x html_ratio"}
         text_from = text.get(step.name, "documents x bytes_per_document")
         rows.append(Row(step.name, "documents in", step.documents, "documents", step.documents_from))
         rows.append(Row(step.name, "bytes in", step.text_bytes, "B", text_from))
-        if step.least_seconds:
-            limits = (
-                "pages x requests_per_record / requests_per_second, or bytes in x fetched_per_wanted / bytes_per_second"
-            )
-            rows.append(Row(step.name, "least time", step.least_seconds / DAY, "days", limits))
+        if step.limits:
+            held = _held_up(step, phase.group, phase.nodes, n)
+            longest = max(held, key=lambda what: held[what])
+            rows.append(Row(step.name, "requests", step.requests, "requests", "pages x requests_per_record"))
+            rows.append(Row(step.name, "least time", held[longest] / DAY, "days", longest))
         rows.append(Row(step.name, "core-hours", hours, "core-h", f"{step.source}; efficiency {n['efficiency'].value}"))
         if step.shuffle_bytes:
             rows.append(Row(step.name, "shuffle", step.shuffle_bytes, "B", n["shuffle_bytes_per_document"].source))
-        phases.append(_shards(step, hours, cpus, n))
     stored = sum(step.stored_bytes for step in corpus.steps)
-    rows.append(
-        Row(
-            "storage",
-            "files of the run",
-            stored,
-            "B",
-            "pages as fetched, texts as zstd Parquet (30 %), tokens as uint32",
-        )
-    )
+    kinds = "pages as fetched, texts as zstd Parquet (30 %), tokens as uint32"
+    rows.append(Row("storage", "files of the run", stored, "B", kinds))
     if recipe.train is not None:
         gpus = _group(cluster, "gpu")
         if gpus.gpu_tflops is None or gpus.gpu_memory_gb is None:
@@ -108,14 +121,18 @@ def make(recipe: Recipe, cluster: Cluster, run: Run | None = None) -> Plan:
         trained, phases_of_training = _training(recipe, gpus, n, corpus.tokens)
         rows, phases = rows + trained, phases + phases_of_training
         rows += [Row("wildbench", *found) for found in alignment.judges(recipe)]
-    runs = [simulate(phases, seed) for seed in range(SEEDS)]
-    rows += _outcome(
-        cluster, phases, runs, stored=stored, fetched=corpus.fetched_bytes, months=n["storage_months"].value
-    )
-    return Plan(rows, phases, runs[0])
+    money.check(cluster, phases)
+    simulated = _simulated(phases, SEEDS)
+    costs = money.of(cluster, simulated, corpus, n, factor)
+    rows += money.rows(cluster, simulated, costs, corpus, n)
+    return Plan(rows, phases, simulated.runs[0], [])
 
 
-def _used(n: dict[str, Number]) -> list[str]:
+def _simulated(phases: list[Phase], seeds: int) -> Simulated:
+    return Simulated(phases, [simulate(phases, seed) for seed in range(seeds)])
+
+
+def _used(n: Mapping[str, Number]) -> list[str]:
     """Every number but the extraction rates of other engines."""
     return [name for name in n if not name.startswith("extract_") or name == "extract_kept"]
 
@@ -128,15 +145,34 @@ def _group(cluster: Cluster, role: str) -> Group:
     return max(groups, key=lambda group: group.max_nodes * (group.gpus or group.cpus))
 
 
-def _shards(step: plan_corpus.Step, core_hours: float, group: Group, n: dict[str, Number]) -> Phase:
+def _shards(step: plan_corpus.Step, group: Group, n: Mapping[str, Number], concurrency: int) -> Phase:
+    """A crawl has as many tasks as requests may be under way (`fetch.concurrency`), and its nodes wait for what it is held up
+    by."""
     shard = n["shard_seconds"].value
-    node_seconds = core_hours * HOUR / group.cpus
+    node_seconds = step.core_seconds / n["efficiency"].value / group.cpus
     nodes = max(1, min(group.max_nodes, math.ceil(node_seconds / shard)))
-    limit = node_seconds / step.least_seconds if step.least_seconds else math.inf
+    if not step.limits:
+        return Phase(step.name, group, nodes, node_seconds, shard)
+    nodes = min(nodes, math.ceil(concurrency / group.cpus))
+    held = max(_held_up(step, group, nodes, n).values())
+    limit = min(node_seconds / held, min(concurrency, nodes * group.cpus) / group.cpus)
     return Phase(step.name, group, nodes, node_seconds, shard, limit=limit)
 
 
-def _training(recipe: Recipe, group: Group, n: dict[str, Number], corpus: float) -> tuple[list[Row], list[Phase]]:
+def _held_up(step: plan_corpus.Step, group: Group, nodes: int, n: Mapping[str, Number]) -> dict[str, float]:
+    """What a crawl on so many nodes is held up by -> seconds that it takes at least."""
+    cores = nodes * group.cpus
+    each = f"{1000 * step.request_seconds:.0f} ms (request_latency, request_rate)"
+    return {
+        **step.limits,
+        f"requests x {each} / {THREADS} at a time on each of {cores} cores": step.requests
+        * step.request_seconds
+        / (THREADS * cores),
+        f"bytes / network_rate of {nodes} nodes": step.crossing_bytes / (nodes * n["network_rate"].value),
+    }
+
+
+def _training(recipe: Recipe, group: Group, n: Mapping[str, Number], corpus: float) -> tuple[list[Row], list[Phase]]:
     train = given(recipe.train)
     needed, made = training.check_memory(recipe, group)
     base, grown = training.model(recipe)
@@ -182,58 +218,11 @@ def _check_cpu_nodes(recipe: Recipe, cluster: Cluster, group: Group, corpus: pla
         )
 
 
-def _price(node: Node) -> float:
-    """Of one node, an hour. `_outcome` refuses a cluster that does not say it."""
-    assert node.price_per_hour is not None
-    return node.price_per_hour
-
-
-def _outcome(
-    cluster: Cluster, phases: list[Phase], runs: list[list[Span]], *, stored: float, fetched: float, months: float
-) -> list[Row]:
-    prices = cluster.prices
-    for node, what in ((cluster.head, "head"), *((phase.group, f"groups ({phase.group.name})") for phase in phases)):
-        if node.price_per_hour is None:
-            raise ValueError(f"{what}.price_per_hour: a plan needs it; add what one node costs an hour")
-    times = [spans[-1].end for spans in runs]
-
-    def nodes(spans: list[Span], role: str) -> float:
-        paid = zip(phases, spans, strict=True)
-        return sum(s.paid_node_seconds / HOUR * _price(p.group) for p, s in paid if p.group.role == role)
-
-    simulated = f"simulated with spot losses, {len(runs)} seeds"
-    storage = stored / 1e9 * prices.storage_gb_month * months
-    traffic = fetched / 1e9 * prices.egress_gb
-    head = [t / HOUR * _price(cluster.head) for t in times]
-    parts = {role: [nodes(spans, role) for spans in runs] for role in ("cpu", "gpu")}
-    totals = [h + c + g + storage + traffic for h, c, g in zip(head, parts["cpu"], parts["gpu"], strict=True)]
-    lost = [sum(span.lost for span in spans) for spans in runs]
-    currency = prices.currency
-    rows = [
-        Row("time", "wall time, mean", statistics.mean(times) / DAY, "days", simulated),
-        Row("time", "wall time, 90th percentile", _percentile(times) / DAY, "days", simulated),
-        Row(
-            "time", "spot nodes lost, mean", statistics.mean(lost), "nodes", "groups.spot_losses_per_hour; " + simulated
-        ),
-        Row("money", "CPU nodes, mean", statistics.mean(parts["cpu"]), currency, "node-hours x price_per_hour"),
-        Row("money", "GPU nodes, mean", statistics.mean(parts["gpu"]), currency, "node-hours x price_per_hour"),
-        Row("money", "head", statistics.mean(head), currency, "wall time x head.price_per_hour"),
-        Row("money", "storage", storage, currency, f"prices.storage_gb_month x {months:g} months"),
-        Row("money", "traffic", traffic, currency, "prices.egress_gb x what is read from outside"),
-        Row("money", "total, mean", statistics.mean(totals), currency, "sum"),
-        Row("money", "total, 90th percentile", _percentile(totals), currency, simulated),
-    ]
-    return rows
-
-
-def _percentile(values: list[float]) -> float:
-    return statistics.quantiles(values, n=10, method="inclusive")[-1]
-
-
 def as_json(plan: Plan) -> dict:
-    """The plan for a program: `numbers` and `nodes` over time."""
+    """The plan for a program: `numbers`, `proposals` and `nodes` over time."""
     return {
         "numbers": [vars(row) for row in plan.rows],
+        "proposals": [vars(one) for one in plan.proposals],
         "nodes": [
             {"stage": s.name, "group": p.group.name, "nodes": s.nodes, "begin_seconds": s.begin, "end_seconds": s.end}
             for p, s in zip(plan.phases, plan.spans, strict=True)
@@ -252,7 +241,10 @@ def show(plan: Plan) -> None:
     part = None
     for row in plan.rows:
         rows += [(row.part, None, None)] if row.part != part else []
-        rows.append((f"  {row.what}", amount(row.value, row.unit), row.source))
+        between = ""
+        if row.low is not None and row.high is not None:
+            between = f"{amount(row.low, row.unit)} to {amount(row.high, row.unit)}; "
+        rows.append((f"  {row.what}", amount(row.value, row.unit), f"{between}{row.source}"))
         part = row.part
     columns_over_time = [
         Column("stage"),
@@ -267,7 +259,20 @@ def show(plan: Plan) -> None:
         for phase, span in zip(plan.phases, plan.spans, strict=True)
     ]
     title = "nodes over time (one simulated run)"
-    terminal.show([*terminal.table(columns, rows), Text(), *terminal.table(columns_over_time, over_time, title=title)])
+    lines = [*terminal.table(columns, rows), Text(), *terminal.table(columns_over_time, over_time, title=title)]
+    if len(plan.proposals) > 1:
+        unit = next(row.unit for row in plan.rows if row.part == "money")
+        better = [
+            Column("change"),
+            Column(unit, terminal.count, right=True),
+            Column("time", terminal.duration, right=True),
+        ]
+        changes = [
+            (", ".join(f"{key}: {value}" for key, value in one.keys.items()) or "as it is", one.total, one.days * DAY)
+            for one in plan.proposals
+        ]
+        lines += [Text(), *terminal.table(better, changes, title="what would be cheaper")]
+    terminal.show(lines)
 
 
 def amount(value: float, unit: str) -> str:
@@ -280,7 +285,7 @@ def amount(value: float, unit: str) -> str:
         return terminal.size(value)
     if unit in ("s", "days"):
         return terminal.duration(value * (DAY if unit == "days" else 1.0))
-    if unit in ("tokens", "documents", "") and value >= 1e6:
+    if unit in ("tokens", "documents", "requests", "") and value >= 1e6:
         return f"{terminal.short(value)} {unit}".rstrip()
     text = terminal.count(value) if value >= 99.95 else f"{value:.3g}"
     return f"{text} {unit}".rstrip()

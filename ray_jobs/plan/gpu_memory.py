@@ -33,6 +33,7 @@ from ray_jobs.config.training import Train
 from ray_jobs.plan import traced
 from ray_jobs.plan.model import Model, context_of_pruning, drafted, learning, model, students, teacher
 from ray_jobs.run.graph import BASE, CONTROL_1, DRAFT, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
+from ray_jobs.run.graph import rounds as rounds_of
 from train.distributed import exact
 from train.kernels import adamw, cross_entropy
 from train.methods.prune_target import Target
@@ -72,7 +73,8 @@ class Work(NamedTuple):
 
 
 def works(recipe: Recipe) -> list[Work]:
-    """Of each kind of training that the recipe asks for, in the order of the stages; of stages that need the same the first."""
+    """Of each kind of training that the recipe asks for, in the order of the stages; of stages that need the same the first, but
+    every round of preference tuning."""
     train, (base, grown) = given(recipe.train), model(recipe)
     context, found = train.context, []
 
@@ -117,7 +119,8 @@ def works(recipe: Recipe) -> list[Work]:
         ):
             add("sft/stage2", grown, "train.sft.stage2.optimiser", train.sft.stage2.optimiser)
     if train.dpo:  # both sides of the longest pairs, at most a context each
-        add(OFF_POLICY, grown, "train.dpo.optimiser", train.dpo.optimiser, 2, what="pairs")
+        for stage in (OFF_POLICY, *rounds_of(recipe)):
+            add(stage, grown, "train.dpo.optimiser", train.dpo.optimiser, 2, what="pairs")
     if train.draft:
         add(DRAFT, drafted(recipe), "train.draft.optimiser", train.draft.optimiser, teacher=grown, whole=True, parts=1)
     if train.prune:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_jobs.run.fingerprint import ROOT
 from ray_jobs.run.graph import EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
@@ -20,11 +20,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Number:
-    """A value, its unit, and where it is from."""
+    """A value, its unit, and where it is from; `good` and `bad` are what it may be for who pays, where that is far from sure."""
 
     value: float
     unit: str
     source: str
+    good: float | None = None
+    bad: float | None = None
 
 
 ASSUMED = {
@@ -54,16 +56,36 @@ ASSUMED = {
     "shuffle_bytes_per_document": Number(
         600.0, "B", "25 band keys, a sketch of 256 B, an id, lengths (curation/dedup)"
     ),
-    "mfu": Number(0.40, "", "assumed: 37 to 45 % are usual in bf16 with compile"),
+    "mfu": Number(0.40, "", "assumed: 37 to 45 % are usual in bf16 with compile", 0.45, 0.34),
+    "mfu_small": Number(
+        0.35,
+        "",
+        "assumed, of models below 2 B parameters: 30 to 40 %; nanotron's Llama 1B on 8 H100 has 33,300 tokens/s/GPU, 30 %",
+        0.40,
+        0.30,
+    ),
     "mfu_eager": Number(
-        0.34, "", "assumed: without train.compile; torchtitan's Llama 3.1 8B on H100: 5,762 tokens/s, 6,667 compiled"
+        0.34,
+        "",
+        "assumed: without train.compile; torchtitan's Llama 3.1 8B on H100: 5,762 tokens/s, 6,667 compiled",
+        0.38,
+        0.28,
     ),
     "proxy_mfu": Number(
         0.27,
         "",
         "RegMix (arXiv 2407.01492): its 1M model, 98 MFLOP a token, 1.05 B tokens in about 20 minutes on an A100 of 312 TFLOP/s",
+        0.27,
+        0.13,
     ),
-    "generate_rate": Number(2000.0, "tokens/s/GPU", "assumed: 80 answers at a time, 40 ms a token"),
+    "generate_rate": Number(2000.0, "tokens/s/GPU", "assumed: 80 answers at a time, 40 ms a token", 4000.0, 1000.0),
+    "answer_rate": Number(25.0, "tokens/s/GPU", "assumed: one answer at a time, 40 ms a token", 50.0, 12.5),
+    "request_latency": Number(
+        0.05, "s", "assumed: S3 in its own region; AWS says tens of milliseconds, 100 to 200 to be safe", 0.03, 0.15
+    ),
+    "request_rate": Number(85e6, "B/s", "AWS: 85 to 90 MB/s of one request to S3"),
+    "network_rate": Number(1e9, "B/s/node", "assumed: two thirds of 12.5 Gbit/s"),
+    "stored_request_bytes": Number(8e6, "B", "assumed: of the run's files that one request writes or reads"),
     "checkpoint_seconds": Number(1800.0, "s", "assumed: between two checkpoints, which is what a lost gang loses"),
     "chat_tokens": Number(600.0, "tokens", "assumed: one conversation"),
     "chat_rows_stage1": Number(4_295_241, "rows", "Sailor2 table 22"),
@@ -130,6 +152,12 @@ def numbers(
             raise ValueError(f"assume.{name}: no such number; those of a plan are {', '.join(sorted(found))}")
         found[name] = Number(float(value), found[name].unit, f"cluster file, assume.{name}")
     return found
+
+
+def case(n: Mapping[str, Number], bad: bool) -> dict[str, Number]:
+    """The numbers as they are where all goes well for who pays, or badly."""
+    better = {name: one.bad if bad else one.good for name, one in n.items()}
+    return {name: one if (value := better[name]) is None else replace(one, value=value) for name, one in n.items()}
 
 
 def _measured(file: str, metric: str, copy: float, unit: str) -> Number:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.deploy.spec import Group
 from mixture.weights import Auto
@@ -17,12 +17,13 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import LongContext, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, learning, model
-from ray_jobs.plan.rates import ASSUMED, Number
+from ray_jobs.plan.rates import Number
 from ray_jobs.run.graph import BASE, LONG_CONTEXT, PRETRAIN_1
 from ray_jobs.training import budget
 from train.monitor import flops
 
 WEIGHT_BYTES = 4  # of a model in a host's memory
+SMALL = 2e9  # parameters of a model whose matrices are too narrow to fill a GPU
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's and fragments
 
 
@@ -59,7 +60,7 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -
     """The training stages on GPUs of `group`, after a corpus of so many tokens."""
     train = given(recipe.train)
     (base, grown), own = model(recipe), learning(recipe)
-    used = utilisation(train, n)
+    used = utilisation(train, n, grown.parameters)
     speed = flops_per_second(group, used)
     mfu = f"MFU {used.value:.0%} of {group.gpu_tflops:,.0f} TFLOP/s; {used.source}"
 
@@ -72,6 +73,11 @@ def plan(recipe: Recipe, n: Mapping[str, Number], group: Group, corpus: float) -
         steps.append(step(BASE, *tokens(recipe, "base", corpus), base))
     if train.pretrain is None:
         return steps
+    update = train.pretrain.update
+    if update.rule == "contrast":
+        chosen = update.rows * len(recipe.languages) * train.context
+        source = "train.pretrain.update.rows x languages x train.context, which choose what learns"
+        steps.append(step("pretrain/choice", chosen * (1 + update.probe_updates), source, base))
     names: tuple[budget.PlanStage, ...] = ("stage1", "stage2")
     for name in names:
         read, source = tokens(recipe, name, corpus)
@@ -100,9 +106,15 @@ def attended_per_token(own: LongContext, n: Mapping[str, Number]) -> tuple[float
     )
 
 
-def utilisation(train: Train, n: Mapping[str, Number]) -> Number:
-    """MFU of training: what was given or measured, or what is assumed with or without `train.compile`."""
-    return n["mfu_eager"] if n["mfu"] == ASSUMED["mfu"] and not train.compile else n["mfu"]
+def utilisation(train: Train, n: Mapping[str, Number], parameters: float) -> Number:
+    """MFU of training a model of so many parameters: what was given or measured, or what is assumed by its size, with or without
+    `train.compile`."""
+    if n["mfu"].good is None:  # given or measured
+        return n["mfu"]
+    own = n["mfu_small" if parameters < SMALL else "mfu"]
+    if train.compile:
+        return own
+    return replace(own, value=own.value * n["mfu_eager"].value / n["mfu"].value, source=n["mfu_eager"].source)
 
 
 def flops_per_second(group: Group, mfu: Number) -> float:

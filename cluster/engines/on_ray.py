@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -101,9 +102,17 @@ class Ray:
 
 
 def run_tasks(
-    function: Callable[[T], R], arguments: Sequence[T], progress: Progress | None = None, *, gpus: bool = False
+    function: Callable[[T], R],
+    arguments: Sequence[T],
+    progress: Progress | None = None,
+    *,
+    gpus: bool = False,
+    most: int | None = None,
 ) -> list[R]:
     """`[function(argument) for argument in arguments]` as Ray tasks of one CPU each, a bounded number in flight.
+
+    At most `most` of them are, where it is given: of tasks that wait for something outside, more would only make the cluster
+    grow.
 
     Tasks run on nodes that are not for GPU work; with `gpus` on the others, and each has one GPU. A task is retried when its
     worker or node dies, and when storage fails (`storage.faults`); the first other error of a task is raised, a ValueError as
@@ -127,9 +136,9 @@ def run_tasks(
     following = iter(enumerate(arguments))
     try:
         while True:
-            limit = max(2, placement.in_flight())  # a cluster grows and shrinks meanwhile
+            limit = min(most or sys.maxsize, max(2, placement.in_flight()))  # a cluster grows and shrinks meanwhile
             while len(waiting) < limit and (item := next(following, None)):
-                waiting[remote.remote(item[1])] = item[0]
+                waiting[remote.remote(item)] = item[0]
             if not waiting:
                 return results
             ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -147,35 +156,45 @@ def run_tasks(
                     progress(finished)
     finally:
         if waiting:
-            _stop(list(waiting), flag)
+            _stop(waiting, flag)
 
 
-def _unless_stopped(function: Callable[[T], R], flag: str) -> Callable[[T], R | None]:
-    """`function` that does nothing once `flag` stands in Ray's key-value store."""
+def _unless_stopped(function: Callable[[T], R], flag: str) -> Callable[[tuple[int, T]], R | None]:
+    """`function` of a number and an argument, that does nothing once `flag` stands in Ray's key-value store. While it runs its
+    number stands there; it is put there before the flag is looked for, so whoever puts the flag sees all that run."""
 
     @functools.wraps(function)
-    def task(argument: T) -> R | None:
+    def task(item: tuple[int, T]) -> R | None:
         from ray.experimental import internal_kv
 
-        return None if internal_kv._internal_kv_exists(flag) else function(argument)
+        number, argument = item
+        running = f"{flag}/{number}"
+        internal_kv._internal_kv_put(running, b"")
+        try:
+            return None if internal_kv._internal_kv_exists(flag) else function(argument)
+        finally:
+            internal_kv._internal_kv_del(running)
 
     return task
 
 
-def _stop(references: list, flag: str) -> None:
-    """Return when no task of `references` runs any more, or none that listens.
+def _stop(tasks: dict, flag: str) -> None:
+    """Return when none of `tasks` (reference -> number) runs any more, or none that listens.
 
-    Tasks that have not begun are stopped by a flag and short ones may finish: `ray.cancel` of a task whose answer is on its
-    way kills the driver (Ray's check `submissible_tasks_.end()`, ray-project/ray#54846, seen with 2.60). It is left for tasks
-    that go on for long, where the two are not likely to meet.
+    Tasks that have not begun are stopped by a flag, and not waited for: there may be no node for them. Short ones may finish:
+    `ray.cancel` of a task whose answer is on its way kills the driver (Ray's check `submissible_tasks_.end()`,
+    ray-project/ray#54846, seen with 2.60). It is left for tasks that go on for long, where the two are not likely to meet.
     """
     import ray
     from ray.experimental import internal_kv
 
     internal_kv._internal_kv_put(flag, b"")
-    _, running = ray.wait(references, num_returns=len(references), timeout=FINISH_SECONDS)
+    begun = {int(key.decode().rpartition("/")[2]) for key in internal_kv._internal_kv_list(f"{flag}/")}
+    running = [reference for reference, number in tasks.items() if number in begun]
+    if running:
+        _, running = ray.wait(running, num_returns=len(running), timeout=FINISH_SECONDS)
     for reference in running:
         ray.cancel(reference)
     if running:
         ray.wait(running, num_returns=len(running), timeout=CANCEL_SECONDS)
-    internal_kv._internal_kv_del(flag)
+    # the flag stays: tasks that have not begun may do so later

@@ -279,7 +279,8 @@ def _found(job: Job, source: Source, names: list[str], reach: Reach, folder: str
             tasks.append(IndexFile(path, snapshot, select, source.share, most, target, reach, of_file))
     found: dict[str, Found] = {snapshot: {"uris": [], "records": 0} for snapshot in names}
     before = len(storage.present(task.target for task in tasks))
-    for task, count in zip(tasks, map_on_ray(job, find, tasks, "index files", finished=before), strict=True):
+    most = job.recipe.fetch.concurrency if reach.limiter else None
+    for task, count in zip(tasks, map_on_ray(job, find, tasks, "index files", finished=before, most=most), strict=True):
         if count["records"]:
             found[task.snapshot]["uris"].append(task.target)
             found[task.snapshot]["records"] += count["records"]

@@ -68,8 +68,9 @@ def run(job: Job) -> dict:
         raise UserError(f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths")
     tasks = [(job.run_uri, source, job.recipe.crawl, lists, inputs, one) for source, inputs, one in work]
     limiter = next((piece.reach.limiter for plan in planned.values() for piece in plan.pieces), None)
+    most = job.recipe.fetch.concurrency if limiter else None  # more would wait for a request, on nodes that are paid
     with crawl_plan.counted(job, limiter):
-        markers = map_on_ray(job, _read, tasks, "parts", finished=finished([one for _, _, one in work]))
+        markers = map_on_ray(job, _read, tasks, "parts", finished=finished([one for _, _, one in work]), most=most)
     result = totals([*markers, *(_of_plan(plan) for plan in planned.values())])
     bad = sum(count for rule, count in result["rules"].items() if rule in BROKEN)
     if bad > job.recipe.crawl.max_bad_share * max(result["docs_in"], 1):

@@ -23,16 +23,18 @@ def map_on_ray(
     *,
     gpus: bool = False,
     finished: int = 0,
+    most: int | None = None,
 ) -> list[R]:
     """`[function(item) for item in items]` on the cluster, one CPU each, or one GPU. The first error of a task is raised.
 
-    `finished`: items whose work an earlier process has done, so that the time that is left is told without them."""
+    `finished`: items whose work an earlier process has done, so that the time that is left is told without them. `most`: items
+    at a time, where more would wait for something outside the cluster."""
     if not (job.ray or embedded.running()):
         job.progress.start(len(alone.of_share(items, job.share)), unit, 0 if job.share else finished)
         return alone.run(job, function, items, gpus=gpus)
     embedded.start(job.address, job.recipe.cluster.cpus)
     job.progress.start(len(items), unit, finished)
-    return run_tasks(function, items, job.progress.set, gpus=gpus)
+    return run_tasks(function, items, job.progress.set, gpus=gpus, most=most)
 
 
 def written(outputs: Iterable[Sequence[str]]) -> int:

@@ -89,11 +89,13 @@ class _Mailbox:
     """An actor with the command that the workers shall run next. Commands are numbered from 1; None ends the group."""
 
     def __init__(self) -> None:
-        self.number, self.done, self.stop = 0, 0, False
+        self.number, self.taken, self.done, self.stop = 0, 0, 0, False
         self.command: Command | None = None
 
-    def request_stop(self) -> None:
+    def request_stop(self) -> bool:
+        """Whether a worker has the command, and so something to write first: without nodes for the group nobody has."""
         self.stop = True
+        return self.taken == self.number
 
     def stop_requested(self) -> bool:
         return self.stop
@@ -102,7 +104,10 @@ class _Mailbox:
         self.number, self.command = self.number + 1, command
 
     def after(self, number: int) -> tuple[int, Command | None] | None:
-        return (self.number, self.command) if self.number > number else None
+        if self.number <= number:
+            return None
+        self.taken = self.number
+        return self.number, self.command
 
     def finish(self, number: int) -> None:
         self.done = number
@@ -174,9 +179,9 @@ class _Group:
         try:
             self._wait(follow)
         except KeyboardInterrupt:
-            print("stopping after a checkpoint; once more Ctrl-C stops at once", file=sys.stderr, flush=True)
-            ray.get(self.mailbox.request_stop.remote())
-            self._wait(lambda: None, STOP_SECONDS)
+            if ray.get(self.mailbox.request_stop.remote()):
+                print("stopping after a checkpoint; once more Ctrl-C stops at once", file=sys.stderr, flush=True)
+                self._wait(lambda: None, STOP_SECONDS)
             raise
 
     def _wait(self, follow: Callable[[], None], seconds: float = math.inf) -> None:

@@ -1,5 +1,6 @@
 """A failing task ends the others and never the driver."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -50,3 +51,39 @@ def test_tasks_that_had_not_begun_do_nothing(tmp_path):
     assert len(written) <= 3  # those that ran, and one whose start and the flag crossed
     time.sleep(2.5)
     assert sorted(path.name for path in tmp_path.iterdir()) == written
+
+
+WAITS = """
+import signal
+from cluster.engines import embedded
+from cluster.engines.on_ray import run_tasks
+from ray_jobs import exits
+
+signal.signal(signal.SIGTERM, exits.terminate)
+embedded.start(cpus=1)
+print("waits", flush=True)
+exits.guarded(lambda: run_tasks(print, range(3), gpus=True))  # which this machine's Ray has none of
+"""
+
+
+def test_sigterm_ends_a_driver_that_waits_for_nodes():
+    driver = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert driver.stdout.readline() == "waits\n"
+    time.sleep(1)
+    begin = time.monotonic()
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=100)
+    assert (driver.returncode, said.splitlines()[-1:]) == (130, ["pinisi: stopped; the same command continues"])
+    assert time.monotonic() - begin < 14  # it was 15 s for tasks that nobody ran, and the end of Ray besides
+
+
+def test_no_more_tasks_than_wanted_run_at_a_time(tmp_path):
+    def work(n):
+        (tmp_path / f"{n}").touch()
+        seen = len(list(tmp_path.iterdir()))
+        time.sleep(0.05)
+        (tmp_path / f"{n}").unlink()
+        return seen
+
+    embedded.start(cpus=2)
+    assert run_tasks(work, range(8), most=1) == [1] * 8

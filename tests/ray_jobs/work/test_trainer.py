@@ -84,3 +84,12 @@ def test_a_group_runs_command_after_command(job, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer.launch(job, functions.train, {"out": str(tmp_path / "out")})
     assert checkpoint.latest(str(tmp_path / "out" / "checkpoints")).step >= 1
+
+
+def test_a_command_that_nobody_has_taken_is_not_waited_for():
+    """SIGTERM while a group waits for its GPU nodes: there is no update to end and no checkpoint to write."""
+    mailbox = trainer._Mailbox()
+    mailbox.post({"function": "f"})
+    assert not mailbox.request_stop()
+    assert mailbox.after(0) == (1, {"function": "f"}) and mailbox.after(1) is None
+    assert mailbox.request_stop()

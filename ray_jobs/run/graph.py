@@ -106,14 +106,21 @@ DPO = (
     "train.dpo.watch.per_language",
     "train.dpo.watch.every",
 )
+MEASURED = ("train.sft.eval_every",)  # decides what is held out, and when it is measured
 PAIRS = ("languages", "train.sft.data.language")  # what decides which pairs are read
 LENGTHENED = tuple(f"train.long_context.{key}" for key in LongContext.model_fields if key != "align")
 DRAFTED = tuple(f"train.draft.{key}" for key in Draft.model_fields if key != "answers")
 SAMPLING = tuple(f"train.dpo.on_policy.{key}" for key in OnPolicy.model_fields if key != "rounds")
 
-# `control` only adds stages, and what is read does not depend on `update`
-PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key not in ("control", "update"))
-UPDATED = (*PRETRAIN, "train.pretrain.update")
+# A stage of pre-training depends on its own section and on what both have; `control` only adds stages.
+_APART = ("control", "update", "stage1", "stage2")
+PRETRAIN = tuple(f"train.pretrain.{key}" for key in Pretrain.model_fields if key not in _APART)
+BUDGETS = ("tokens", "max_tokens", "rows_per_step")  # of a stage, which decide how much it reads of what
+READ_FIRST = (  # what decides the plan of stage 1
+    *(f"mixture.{key}" for key in ("regmix", "temperature", "max_epochs", "replay_languages", "replay_share")),
+    *(f"train.pretrain.stage1.{key}" for key in BUDGETS),
+    "train.context",
+)
 NEW = ("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard")  # of a new model
 LOOP = (*NEW, "train.seed")  # of the training that follows
 
@@ -177,19 +184,18 @@ STAGES = (
         WEIGHTS,
         "regmix_weights",
         (TOKENIZE, PROXIES),
-        (
-            "mixture",
-            *(f"train.pretrain.stage1.{key}" for key in ("tokens", "max_tokens", "rows_per_step")),
-            "train.context",
-            "seed",
-        ),
+        (*READ_FIRST, "seed"),
         _regmix,
     ),
     Stage(
         MIXTURE,
         "mixture",
         (TOKENIZE, WEIGHTS),
-        ("mixture", "languages", "train.context", *PRETRAIN, "train.base", "seed"),
+        (
+            *("mixture", "languages", "train.context", "seed"),
+            *(f"train.pretrain.{stage}.{key}" for stage in ("stage1", "stage2") for key in BUDGETS),
+            *(f"train.base.{key}" for key in ("shape", "languages", "tokens", "max_tokens", "optimiser.rows_per_step")),
+        ),
         _corpus,
     ),
     Stage(
@@ -204,13 +210,27 @@ STAGES = (
     Stage(
         PRETRAIN_1,
         "pretrain",
-        (GROWN, MIXTURE),
-        (*UPDATED, "train.expand.trainable", *LOOP),
+        (GROWN, TOKENIZE, WEIGHTS),
+        (*PRETRAIN, "train.pretrain.stage1", "train.pretrain.update", "train.expand.trainable", *READ_FIRST, *LOOP),
+        _has("pretrain"),
+        after=(MIXTURE,),
+    ),
+    Stage(
+        PRETRAIN_2,
+        "pretrain",
+        (PRETRAIN_1, MIXTURE),
+        (*PRETRAIN, "train.pretrain.stage2", "train.pretrain.update", *LOOP),
         _has("pretrain"),
     ),
-    Stage(PRETRAIN_2, "pretrain", (PRETRAIN_1, MIXTURE), (*UPDATED, *LOOP), _has("pretrain")),
-    Stage(CONTROL_1, "pretrain", (BASE, MIXTURE), (*PRETRAIN, *LOOP), _control),
-    Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), (*PRETRAIN, *LOOP), _control),
+    Stage(
+        CONTROL_1,
+        "pretrain",
+        (BASE, TOKENIZE, WEIGHTS),
+        (*PRETRAIN, "train.pretrain.stage1", *READ_FIRST, *LOOP),
+        _control,
+        after=(MIXTURE,),
+    ),
+    Stage(CONTROL_2, "pretrain", (CONTROL_1, MIXTURE), (*PRETRAIN, "train.pretrain.stage2", *LOOP), _control),
     Stage(
         LONG_CONTEXT,
         "adapt.long_context",
@@ -242,15 +262,27 @@ STAGES = (
         ("train.sft.instruct", "language.model"),
         ("train.sft.data.category.function",),
     ),
-    Stage(SFT_1, "sft", (SFT_DATA, FOUNDATION), ("train.sft", "languages", *LOOP), _has("sft")),
+    Stage(
+        SFT_1,
+        "sft",
+        (SFT_DATA, FOUNDATION),
+        ("train.sft.stage1", *MEASURED, "train.sft.eval_rows_per_language", "languages", *LOOP),
+        _has("sft"),
+    ),
     Stage(
         SFT_SELECT,
         "sft_select",
         (SFT_1, FOUNDATION, REWARD),
-        ("train.sft", *LOOP),
+        ("train.sft.select", *LOOP),
         _has("sft", "reward"),
     ),
-    Stage(SFT_2, "sft", (SFT_1, SFT_SELECT), ("train.sft", "languages", *LOOP), _has("sft", "reward")),
+    Stage(
+        SFT_2,
+        "sft",
+        (SFT_1, SFT_SELECT),
+        ("train.sft.stage2", *MEASURED, "languages", *LOOP),
+        _has("sft", "reward"),
+    ),
     Stage(
         OFF_POLICY,
         "dpo",

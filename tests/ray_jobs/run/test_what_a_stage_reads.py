@@ -3,6 +3,7 @@
 import pytest
 
 from ray_jobs.config import reader as recipes
+from ray_jobs.run import graph
 from ray_jobs.run import run as runs
 from ray_jobs.run.run import Run
 
@@ -53,3 +54,172 @@ def test_a_seed_of_training_is_of_what_follows_the_base(changed):
     assert changed("train.seed=42") == set()  # the recipe's own
     assert recipes.load("demo", ["train.seed=42"]).train.seed is None
     assert recipes.load("demo", ["seed=7", "train.seed=42"]).train.seed == 42
+
+
+TRAINING = {
+    *("pretrain/stage1", "pretrain/stage2", "control/stage1", "control/stage2", "long_context", "reward", "sft/stage1"),
+    *("sft/select", "sft/stage2", "dpo/off_policy", "dpo/on_policy", "dpo/on_policy_2", "draft", "prune"),
+}
+ROUNDS = {"dpo/on_policy", "dpo/on_policy_2"}
+FIRST = {"pretrain/stage1", "control/stage1"}
+SECOND = {"pretrain/stage2", "control/stage2"}
+PLANNED = {"regmix/weights", "mixture", *FIRST}
+READERS = {  # of a key, or of all below it that have no row of their own: the stages that read it themselves
+    "name": {"export"},
+    "seed": {*("dedup", "quality", "tokenize", "regmix/proxies", "base", "evaluate", "long"), *PLANNED, *TRAINING},
+    "languages": {
+        *("language", "filter/signals", "filter/policy", "quality", "mixture", "reward", "sft/data", "sft/stage1"),
+        *("sft/stage2", "dpo/off_policy", *ROUNDS, "draft_answers", "evaluate", "tasks", "wildbench", "long"),
+    },
+    "sources": {"crawl", "language"},
+    "fetch": set(),
+    "cluster": set(),
+    "run": set(),
+    "crawl": {"crawl"},
+    "extract": {"extract"},
+    "language": {"language", *ROUNDS, "dpo/watch"},
+    "language.model": {"language", "sft/data", *ROUNDS, "dpo/watch"},
+    "language.labels": {"language", "sft/data", *ROUNDS, "dpo/watch"},
+    "filter": {"filter/signals"},
+    "filter.policy": {"filter/policy"},
+    "filter.reference": {"filter/policy"},
+    "filter.reference_min_documents": {"filter/policy"},
+    "filter.language_files": {"filter/signals", "filter/policy"},
+    "dedup": {"dedup"},
+    "decontaminate": {"decontaminate"},
+    "quality": {"quality"},
+    "quality.top_share": {"quality", "tokenize"},
+    "tokenize": {"tokenize"},
+    "mixture": PLANNED,
+    "mixture.temperature": {*PLANNED, "base"},
+    "mixture.max_epochs": {*PLANNED, "base", "long_context"},
+    "mixture.stage2_replay_share": {"mixture"},
+    "mixture.stage2_instruction_share": {"mixture"},
+    "mixture.regmix.proxies": {"regmix/proxies", *PLANNED},
+    "train": set(),  # where and how exactly, and what is only measured
+    "train.seed": TRAINING,
+    "train.context": {*PLANNED, "base", *TRAINING, "dpo/watch", "draft_answers", "evaluate"},
+    "train.precision": {"base", *TRAINING, "draft_answers"},
+    "train.parallel": {"base", *TRAINING},
+    "train.workers": {"base", *TRAINING},
+    "train.guard": {"base", *TRAINING},
+    "train.device": {"regmix/proxies"},
+    "train.base": {"base"},
+    **{f"train.base.{key}": {"base", "mixture"} for key in ("shape", "languages", "tokens", "max_tokens")},
+    "train.base.optimiser.rows_per_step": {"base", "mixture"},
+    "train.expand": {"expand"},
+    "train.expand.trainable": {"expand", "pretrain/stage1"},
+    "train.pretrain": {*FIRST, *SECOND},
+    "train.pretrain.control": set(),
+    "train.pretrain.update": {"pretrain/stage1", "pretrain/stage2"},
+    "train.pretrain.stage1": FIRST,
+    "train.pretrain.stage2": SECOND,
+    **{f"train.pretrain.stage1.{key}": PLANNED for key in ("tokens", "max_tokens", "rows_per_step")},
+    **{f"train.pretrain.stage2.{key}": {"mixture", *SECOND} for key in ("tokens", "max_tokens", "rows_per_step")},
+    "train.long_context": {"long_context"},
+    "train.long_context.align": set(),
+    "train.reward": {"reward", "dpo/watch"},
+    "train.sft.instruct": {"tokenize", "sft/data"},
+    "train.sft.data": {"sft/data"},
+    "train.sft.data.language": {"sft/data", "reward", "dpo/off_policy"},
+    "train.sft.max_rows": {"sft/data"},
+    "train.sft.eval_every": {"sft/stage1", "sft/stage2"},
+    "train.sft.eval_rows_per_language": {"sft/stage1"},
+    "train.sft.stage1": {"sft/stage1"},
+    "train.sft.select": {"sft/select"},
+    "train.sft.stage2": {"sft/stage2"},
+    "train.dpo": {"dpo/off_policy", *ROUNDS},
+    "train.dpo.beta": {"dpo/off_policy", *ROUNDS, "dpo/watch"},
+    "train.dpo.watch": {"dpo/off_policy", *ROUNDS, "dpo/watch"},
+    "train.dpo.watch.judge": {"dpo/watch"},
+    "train.dpo.on_policy": {*ROUNDS, "dpo/watch"},
+    "train.dpo.on_policy.rounds": set(),
+    "train.draft": {"draft"},
+    "train.draft.answers": {"draft_answers"},
+    "train.prune": {"prune"},
+    "evaluate": {"evaluate"},
+    "evaluate.tasks": {"tasks"},
+    "evaluate.wildbench": {"wildbench"},
+    "evaluate.long": {"long"},
+    "export": {"export"},
+}
+
+
+def leaves(value, at=""):
+    if isinstance(value, dict) and value:
+        for key, below in value.items():
+            yield from leaves(below, f"{at}.{key}" if at else key)
+    else:
+        yield at
+
+
+def readers(key):
+    while key not in READERS:
+        key = key.rpartition(".")[0]
+    return READERS[key]
+
+
+class Changed:
+    """A recipe of which one value is another, whatever its type allows."""
+
+    def __init__(self, recipe, key):
+        self.values = recipe.model_dump()
+        *path, last = key.split(".")
+        inner = self.values
+        for name in path:
+            inner = inner[name]
+        inner[last] = f"other than {inner[last]}"
+
+    def model_dump(self):
+        return self.values
+
+
+def test_every_key_changes_the_stages_that_read_it_and_no_other():
+    """So that a rate of stage 2 does not train stage 1 again, nor another selection the model that it selects for."""
+    recipe = recipes.load("demo-full")
+    before = {
+        stage.name: {key: recipes.fingerprinted(recipe, key) for key in stage.config} for stage in graph.enabled(recipe)
+    }
+    keys = list(leaves(recipe.model_dump()))
+    assert len(keys) > 300 and {key.partition(".")[0] for key in keys} == {row.partition(".")[0] for row in READERS}
+    wrong = {}
+    for key in keys:
+        changed = Changed(recipe, key)
+        found = {
+            name
+            for name, config in before.items()
+            if any(
+                recipes.fingerprinted(changed, own) != value
+                for own, value in config.items()
+                if key == own or key.startswith(f"{own}.")
+            )
+        }
+        if found != readers(key) & set(before):
+            wrong[key] = (found, readers(key))
+    assert not wrong
+
+
+def test_what_reads_a_key_and_what_follows_run_again(changed, monkeypatch):
+    """The same through whole runs, for keys by chance: readers, and whatever has them among its inputs."""
+    monkeypatch.setattr(runs.files, "listing", lambda recipe, key: None)
+    stages = graph.enabled(recipes.load("demo"))
+    have = {stage.name for stage in stages}
+    tried = {
+        "train.pretrain.stage2.lr": "3e-5",
+        "train.pretrain.stage2.max_tokens": "77_000",
+        "train.sft.stage2.epochs": "7",
+        "train.sft.select.per_cell": "31",
+        "train.sft.select.max_similarity": "0.51",
+        "train.dpo.on_policy.temperature": "0.81",
+        "train.base.optimiser.lr": "1e-3",
+        "mixture.stage2_replay_share": "0.31",
+        "mixture.replay_share": "0.26",
+        "train.prune.mask_lr": "0.51",
+        "dedup.threshold": "0.61",
+    }
+    for key, value in tried.items():
+        again = readers(key) & have
+        for stage in stages:
+            if set(stage.inputs) & again:
+                again |= {stage.name}
+        assert changed(f"{key}={value}") == again, key

@@ -15,6 +15,7 @@ with the nodes that are left, and grows again when there are more: the rows of a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import importlib
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.3  # between two looks at the metrics
 WATCH_SECONDS = 1.0
 NODE_SECONDS = 5.0
 ELASTIC_START_SECONDS = 30
@@ -86,34 +87,46 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, steps: int = 0)
 
 
 class _Mailbox:
-    """An actor with the command that the workers shall run next. Commands are numbered from 1; None ends the group."""
+    """An actor with the command that the workers shall run next. Commands are numbered from 1; None ends the group. Who calls
+    `after` or `until` is answered when it is so, and not asked to come again."""
 
     def __init__(self) -> None:
         self.number, self.taken, self.done, self.stop = 0, 0, 0, False
         self.command: Command | None = None
+        self.changed = asyncio.Condition()
 
-    def request_stop(self) -> bool:
+    async def request_stop(self) -> bool:
         """Whether a worker has the command, and so something to write first: without nodes for the group nobody has."""
         self.stop = True
         return self.taken == self.number
 
-    def stop_requested(self) -> bool:
+    async def stop_requested(self) -> bool:
         return self.stop
 
-    def post(self, command: Command | None) -> None:
-        self.number, self.command = self.number + 1, command
+    async def post(self, command: Command | None) -> None:
+        async with self.changed:
+            self.number, self.command = self.number + 1, command
+            self.changed.notify_all()
 
-    def after(self, number: int) -> tuple[int, Command | None] | None:
-        if self.number <= number:
-            return None
+    async def after(self, number: int) -> tuple[int, Command | None]:
+        """The newest command, once it is a later one than `number`."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.number > number)
         self.taken = self.number
         return self.number, self.command
 
-    def finish(self, number: int) -> None:
-        self.done = number
+    async def finish(self, number: int) -> None:
+        async with self.changed:
+            self.done = number
+            self.changed.notify_all()
 
-    def finished(self) -> int:
+    async def finished(self) -> int:
         return self.done
+
+    async def until(self, number: int) -> None:
+        """Returns once command `number` is finished."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.done >= number)
 
 
 class _Group:
@@ -185,18 +198,18 @@ class _Group:
             raise
 
     def _wait(self, follow: Callable[[], None], seconds: float = math.inf) -> None:
-        deadline = time.monotonic() + seconds
-        while self._finished() < self.posted and time.monotonic() < deadline:
-            if not self.thread.is_alive():
-                raise self.fault or RuntimeError("the worker group ended before its work was done")
-            time.sleep(POLL_SECONDS)
-            follow()
-
-    def _finished(self) -> int:
         import ray
 
-        finished: ObjectRef[int] = self.mailbox.finished.remote()
-        return ray.get(finished)
+        deadline = time.monotonic() + seconds
+        finished: ObjectRef[None] = self.mailbox.until.remote(self.posted)
+        while not ray.wait([finished], timeout=POLL_SECONDS)[0]:
+            if time.monotonic() > deadline:
+                return
+            if not self.thread.is_alive():
+                raise self.fault or RuntimeError("the worker group ended before its work was done")
+            follow()
+        ray.get(finished)  # raises where the mailbox was lost
+        follow()
 
     def end(self) -> None:
         import ray
@@ -229,11 +242,7 @@ def _worker(config: dict) -> None:
         torch.set_num_threads(config["threads"])
     number = ray.get(mailbox.finished.remote())  # a restarted group runs the unfinished command again
     while True:
-        waiting = ray.get(mailbox.after.remote(number))
-        if waiting is None:
-            time.sleep(POLL_SECONDS)
-            continue
-        number, command = waiting
+        number, command = ray.get(mailbox.after.remote(number))
         if command is None:
             return
         module, name = command["function"].split(":")

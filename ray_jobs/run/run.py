@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 
 from cluster import gauges, storage, terminal
 from cluster.engines import embedded
@@ -355,6 +355,7 @@ def _reachable(uri: str):
         raise StageFailed(f"{uri}: the run directory cannot be read or written: {error}; try again later") from error
 
 
+@cache
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ENGINES}
 

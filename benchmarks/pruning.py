@@ -32,7 +32,7 @@ from train.methods import activation_scores, pretrain, slices
 from train.methods.prune import Pruning, deterministic
 from train.methods.prune_target import Target
 
-POSITIONS, VOCABULARY, WIDTH, TEACHER = 1024, 32_768, 256, 384
+POSITIONS, VOCABULARY, WIDTH, TEACHER = 2048, 16_384, 128, 192
 TIMES = 5
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "num_attention_heads": 8}
 SHAPE |= {"num_key_value_heads": 4, "vocab_size": 4096, "max_position_embeddings": 512}

@@ -85,20 +85,25 @@ def _losses(z_CV: Tensor, t_CV: Tensor, labels_C: Tensor, aim: Aim, dtype: torch
     t_CV, _ = ce._capped_(t_CV, cap_of_teacher)
     valid_C, index_C1 = labels_C != IGNORE, labels_C.clamp(min=0).unsqueeze(1)
     entropy_C = (z_CV.logsumexp(1) - z_CV.gather(1, index_C1).squeeze(1)) * valid_C
-    log_p_CV, log_q_CV = (z_CV / temperature).log_softmax(1), (t_CV / temperature).log_softmax(1)
-    p_CV, q_CV = log_p_CV.exp(), log_q_CV.exp()
+    log_p_CV, log_q_CV = (x if temperature == 1 else x / temperature for x in (z_CV, t_CV))
+    log_p_CV, log_q_CV = log_p_CV.log_softmax(1), log_q_CV.log_softmax(1)
+    terms_CV = log_q_CV - log_p_CV
+    p_CV, q_CV = log_p_CV.exp_(), log_q_CV.exp_()  # in place, as what follows: five numbers a logit live, not ten
+    terms_CV.mul_(q_CV)
+    d_CV = p_CV.sub_(q_CV)
     # sum of p - q is 0 but for rounding of the two log-sum-exps, whose error it takes away to first order: near its
     # teacher a student's divergence is smaller than that
-    divergence_C = temperature**2 * ((log_q_CV - log_p_CV) * q_CV + (p_CV - q_CV)).sum(1) * valid_C
+    divergence_C = temperature**2 * terms_CV.add_(d_CV).sum(1) * valid_C
     if dtype is None:
         return entropy_C, divergence_C, None
-    d_CV = (p_CV - q_CV) * (w * temperature)
+    d_CV = d_CV.mul_(w * temperature)
     if w < 1:
-        d_CV = d_CV + (1 - w) * z_CV.softmax(1)
-        d_CV = d_CV.scatter_add(1, index_C1, d_CV.new_full(index_C1.shape, w - 1.0))
+        del terms_CV, log_p_CV, log_q_CV, q_CV
+        d_CV = d_CV.add_(z_CV.softmax(1), alpha=1 - w)
+        d_CV = d_CV.scatter_add_(1, index_C1, d_CV.new_full(index_C1.shape, w - 1.0))
     if slope_CV is not None:
-        d_CV = d_CV * slope_CV
-    return entropy_C, divergence_C, (d_CV * valid_C.unsqueeze(1)).to(dtype)
+        d_CV = d_CV.mul_(slope_CV)
+    return entropy_C, divergence_C, d_CV.mul_(valid_C.unsqueeze(1)).to(dtype)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from ray_jobs.training import update
 from train import model
 from train.kernels import chosen, low_rank
 from train.loop import fit, place
-from train.methods import contrast, pretrain
+from train.methods import contrast, plasticity, pretrain
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,10 @@ def rank_main(rank: int, world: int, folder: str) -> None:
         got += one_run(f"{folder}/{name}", name, lambda n=name: model.on_meta(f"{folder}/{'tied' in n}"), **more)
         if rank == 0:
             Path(f"{folder}/{name}.json").write_text(json.dumps(got))
+    for kind in ("replicate", "fsdp"):
+        found = measured(kind, f"{folder}/False", f"{folder}/probe-{kind}", world)
+        if rank == world - 1:
+            torch.save(found, f"{folder}/{kind}.pt")
     dist.destroy_process_group()
 
 
@@ -92,33 +96,24 @@ def test_two_ranks_are_one_also_after_resuming(tmp_path, two_ranks, name):
         assert all(torch.equal(got[key], weight) for key, weight in weights.items())
 
 
-def measure(kind: str, folder: str, world: int):
-    """What contrast measures of the model in a folder, on rows of which the ranks do not have equally many."""
-    config = dataclasses.replace(CONFIG, parallel=kind, rows_per_step=world)
-    net = model.on_meta(folder) if world > 1 else model.load(folder)
-    place(net, config, torch.device("cpu"))
-    rows = [[lambda row=row: batch_fn([row]) for row in group] for group in ((1, 2, 3, 4, 5), (6, 7, 8))]
-    return contrast.measure(net, pretrain.loss, *rows, torch.autocast("cpu", enabled=False))
+def measured(kind: str, folder: str, out: str, world: int) -> tuple[dict, dict]:
+    """What contrast measures of the model in a folder, on rows of which the ranks do not have equally many, and its plasticity
+    on some of them."""
+    config = dataclasses.replace(CONFIG, parallel=kind, rows_per_step=world, checkpoint_every=0, steps=3)
+    load = model.on_meta if world > 1 else model.load
+    net, device = load(folder), torch.device("cpu")
+    place(net, config, device)
+    target, replay = ([lambda row=row: batch_fn([row]) for row in group] for group in ((1, 2, 3, 4, 5), (6, 7, 8)))
+    found = contrast.measure(net, pretrain.loss, target, replay, torch.autocast("cpu", enabled=False))
+    return found._asdict(), dict(plasticity.measure(load(folder), target, pretrain.loss, config, out, device=device))
 
 
-def measure_main(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def test_what_is_measured_has_the_same_bits_on_any_number_of_ranks(tmp_path, two_ranks):
+    want, gains = measured("replicate", f"{two_ranks}/False", str(tmp_path), 1)
     for kind in ("replicate", "fsdp"):
-        found = measure(kind, f"{folder}/model", world)
-        if rank == world - 1:
-            torch.save(found._asdict(), f"{folder}/{kind}.pt")
-    dist.destroy_process_group()
-
-
-def test_what_is_measured_has_the_same_bits_on_any_number_of_ranks(tmp_path):
-    world = 3
-    model.save(build(), None, str(tmp_path / "model"), 32)
-    mp.spawn(measure_main, (world, str(tmp_path)), nprocs=world)
-    want = measure("replicate", str(tmp_path / "model"), 1)
-    for kind in ("replicate", "fsdp"):
-        got = torch.load(tmp_path / f"{kind}.pt")
-        assert got["never"] == want.never
+        got, gained = torch.load(f"{two_ranks}/{kind}.pt")
+        assert got["never"] == want["never"]
         for name in ("target", "replay"):
-            for one, other in zip(got[name], getattr(want, name), strict=True):
+            for one, other in zip(got[name], want[name], strict=True):
                 assert all(torch.equal(one[key], other[key]) and other[key].any() for key in other), (kind, name)
+        assert gained == pytest.approx(gains, rel=1e-3) and gained["loss_drop"] > 0  # up to the order of sums

@@ -10,6 +10,7 @@ pauses that double and vary; what still fails after that is raised.
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import re
@@ -240,6 +241,48 @@ def write_text(uri: str, text: str) -> None:
 def write_json(uri: str, value: object) -> None:
     """Indented JSON, keys in the order given, non-ASCII letters as they are."""
     write_text(uri, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def create_json(uri: str, value: object) -> bool:
+    """Write `value` where nothing is yet, in one step: False where something is. A store that knows no such step is asked
+    before."""
+    data = (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+    fs, path = filesystem(uri)
+    if is_local(uri):
+        return _create(path, data)
+    if fs.exists(path):
+        return False
+    if uri.split("://", maxsplit=1)[0] not in OBJECT_STORES:
+        fs.makedirs(fs._parent(path), exist_ok=True)
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except faults():  # what a refused condition is called differs
+        if fs.exists(path):
+            return False
+        raise
+    return True
+
+
+def _create(path: str, data: bytes) -> bool:
+    """A local file, whole from its first moment on; where links are unknown it is empty in that moment."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        Path(temporary).write_bytes(data)
+        os.link(temporary, path)  # unlike a rename it fails where there is a file
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return True
 
 
 def read_json(uri: str) -> dict:

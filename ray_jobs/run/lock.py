@@ -3,6 +3,9 @@
 `_lock.json` names its holder and a beat, a number that the holder raises every `BEAT_SECONDS`. A lock of this machine is free
 when its process is gone. A lock of another machine is free when its beat stands still for `DEAD_SECONDS`; that is
 watched, not computed, so the clocks of the two need not agree.
+
+A lock is made in one step that fails where there is one. A free one that still lies there is replaced by whoever makes
+`_lock.json.HOLDER` first, HOLDER being its dead one's: so of several that find it free, one gets it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,6 @@ def held(uri: str, say: Callable[[str], None] = print) -> Iterator[None]:
     Raises UserError when another process holds it and lives. Should another one take it over meanwhile (this machine
     slept), the block is ended by KeyboardInterrupt."""
     path = storage.join(uri, FILE)
-    _wait(path, uri, say)
     mine = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -45,7 +47,7 @@ def held(uri: str, say: Callable[[str], None] = print) -> Iterator[None]:
         "beat": 0,
         "at": time.time(),
     }
-    storage.write_json(path, mine)
+    _acquire(path, mine, uri, say)
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, mine, over), daemon=True)
     beating.start()
@@ -79,25 +81,47 @@ def started(pid: int) -> float:
     return psutil.Process(pid).create_time()
 
 
-def _wait(path: str, uri: str, say: Callable[[str], None]) -> None:
-    """Return when the lock is free. Raises UserError when its holder lives."""
+def _acquire(path: str, mine: dict, uri: str, say: Callable[[str], None]) -> None:
+    """Make the lock ours. Raises UserError when another process has it, or gets it first."""
+    while True:
+        left = _wait(path, uri, say)
+        if not left:
+            if storage.create_json(path, mine):
+                return
+            continue  # somebody was quicker
+        right = f"{path}.{left['holder']}"  # to replace what a dead one has left
+        if not storage.create_json(right, mine):
+            if _wait(right, uri, say):
+                storage.remove(right)
+            continue
+        try:
+            if _read(path) == left:
+                storage.write_json(path, mine)
+                return
+        finally:
+            storage.remove(right)
+
+
+def _wait(path: str, uri: str, say: Callable[[str], None]) -> dict:
+    """What is left there of a holder that is gone, {} where nothing is. Raises UserError when it lives."""
     found = _read(path)
     if not found:
-        return
+        return {}
     if found["host"] == socket.gethostname():
         if found["pid"] != os.getpid() and _alive(found["pid"], found["started"]):
             raise UserError(f"{uri}: process {found['pid']} is already running this; wait for it or stop it")
-        return
+        return found
     say(f"host {found['host']} had this run; waiting up to {DEAD_SECONDS:.0f} s to see whether it still works on it")
     deadline = time.monotonic() + DEAD_SECONDS
     while time.monotonic() < deadline:
         time.sleep(min(1.0, BEAT_SECONDS))
         now = _read(path)
         if not now:
-            return
+            return {}
         if now != found:
             attempt = f" (job {now['attempt']})" if now.get("attempt") else ""
             raise UserError(f"{uri}: host {now['host']}{attempt} is running this; wait for it or stop it")
+    return found
 
 
 def _read(path: str) -> dict:

@@ -34,3 +34,19 @@ def test_files_and_folders_come_and_go(s3):
     assert Path(storage.localize("s3://runs/a/part-2.parquet")).read_text() == "xx"
     storage.remove("s3://runs/a")
     assert not storage.exists("s3://runs/a/part-0.parquet")
+
+
+def test_what_is_created_is_not_written_over(s3, monkeypatch):
+    """Two runs that begin at once: the second looks before the first has written, and is refused by the bucket itself."""
+    s3.create_bucket(Bucket="locks")
+    assert storage.create_json("s3://locks/run/_lock.json", {"first": 1})
+    filesystem = type(storage.filesystem("s3://locks/run")[0])
+    real, looked = filesystem.exists, []
+
+    def late(self, path, **more):
+        looked.append(path)
+        return False if len(looked) == 1 else real(self, path, **more)
+
+    monkeypatch.setattr(filesystem, "exists", late)
+    assert not storage.create_json("s3://locks/run/_lock.json", {"second": 2}) and len(looked) == 2
+    assert storage.read_json("s3://locks/run/_lock.json") == {"first": 1}

@@ -84,3 +84,69 @@ def test_a_killed_holder_is_not_alive(tmp_path):
     assert not lock.alive(str(tmp_path))
     with lock.held(str(tmp_path)):
         pass
+
+
+RACE = """
+import os, sys, time
+from ray_jobs.errors import UserError
+from ray_jobs.run import lock
+from cluster import storage
+
+folder, runners = sys.argv[1], 5
+for n in range(12):
+    uri = f"{folder}/{n}"
+    if n % 2:  # a killed run has left its lock
+        storage.write_json(f"{uri}/_lock.json", {"host": lock.socket.gethostname(), "pid": os.getppid(), "started": 1.0,
+                                                 "holder": f"dead{n}", "attempt": None, "beat": 7, "at": 0})
+    begin, end = os.pipe(), os.pipe()
+    children = []
+    for _ in range(runners):
+        if child := os.fork():
+            children.append(child)
+            continue
+        os.close(begin[1]); os.close(end[1])
+        os.read(begin[0], 1)  # until the parent closes it: all at once
+        try:
+            with lock.held(uri):
+                os.write(report, b"+")
+                os.read(end[0], 1)
+        except UserError:
+            os.write(report, b"-")
+        os._exit(0)
+    os.close(begin[1])
+    os.close(begin[0])
+    seen = b""
+    while len(seen) < runners:
+        seen += os.read(reported, runners)
+    os.close(end[1]); os.close(end[0])
+    for child in children:
+        os.waitpid(child, 0)
+    left = [name for name in os.listdir(uri)]
+    print(seen.count(b"+"), left)
+"""
+
+
+def test_of_several_that_start_at_once_one_gets_it(tmp_path):
+    """A new folder, and one where a killed run has left its lock; what shall be left of the lock is nothing."""
+    code = RACE.replace("folder, runners", "reported, report = os.pipe()\nfolder, runners")
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert ran.stdout.splitlines() == ["1 []"] * 12, ran.stderr[-2000:]
+
+
+def test_what_is_created_is_not_written_over(tmp_path):
+    for place in (str(tmp_path / "deep"), "memory://locks"):
+        uri = f"{place}/one.json"
+        assert storage.create_json(uri, {"first": 1}) and not storage.create_json(uri, {"second": 2})
+        assert storage.read_json(uri) == {"first": 1}
+    assert os.listdir(tmp_path / "deep") == ["one.json"]
+
+
+def test_links_are_not_needed(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(storage.errno.EPERM, "no links here")
+
+    monkeypatch.setattr(storage.os, "link", refused)
+    assert storage.create_json(f"{tmp_path}/one.json", {"a": 1}) and not storage.create_json(f"{tmp_path}/one.json", {})
+    assert storage.read_json(f"{tmp_path}/one.json") == {"a": 1} and os.listdir(tmp_path) == ["one.json"]

@@ -105,14 +105,17 @@ def compare(
 def ask(
     judge: Judge, requests: list[list[dict]], cache: str, on_done: Callable[[int], None] = lambda done: None
 ) -> list[tuple[str | None, str | None]]:
-    """(reply, None) to each request, messages as the endpoint takes them, or (None, problem); raises as `compare` does."""
+    """(reply, None) to each request, messages as the endpoint takes them, or (None, problem); raises as `compare` does.
+
+    What is asked several times, as where two models gave one answer, is sent and paid once."""
     line = _Line(judge, cache)
     found = []
+    keys = [_key(judge, _body(judge, text)) for text in requests]
     with ThreadPoolExecutor(judge.concurrency) as pool:
-        futures = [pool.submit(line.reply, text) for text in requests]
+        futures = {key: pool.submit(line.reply, text) for key, text in dict(zip(keys, requests, strict=True)).items()}
         try:
-            for future in futures:
-                found.append(future.result())
+            for key in keys:
+                found.append(futures[key].result())
                 on_done(len(found))
         except BaseException:
             line.stopped.set()
@@ -122,10 +125,11 @@ def ask(
 
 
 def unanswered(judge: Judge, requests: list[list[dict]], cache: str) -> list[int]:
-    """The places of the requests to which no reply is kept, so that they will be sent and paid."""
+    """The places of the requests to which no reply is kept, so that they will be sent and paid; of equal ones the first."""
     places = [_place(cache, _key(judge, _body(judge, text))) for text in requests]
     there = storage.present(places)
-    return [i for i, place in enumerate(places) if place not in there]
+    first = {place: i for i, place in reversed(list(enumerate(places))) if place not in there}
+    return sorted(first.values())
 
 
 def reach(judge: Judge) -> None:

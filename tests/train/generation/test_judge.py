@@ -272,3 +272,12 @@ def test_long_answers_are_cut(server, tmp_path):
 def test_settings_that_make_no_sense_are_errors(wrong, message):
     with pytest.raises(ValueError, match=message):
         Judge(model="m", **wrong)
+
+
+def test_what_two_models_ask_alike_is_sent_and_counted_once(server, tmp_path):
+    line = Judge(f"http://127.0.0.1:{server.server_port}", "m", concurrency=4)
+    requests = [[{"role": "user", "content": text}] for text in ("a", "b", "a", "c", "b", "a")]
+    assert judge.unanswered(line, requests, str(tmp_path)) == [0, 1, 3]
+    replies = judge.ask(line, requests, str(tmp_path))
+    assert replies == [("[[A=B]]", None)] * 6 and server.seen == {"a": 1, "b": 1, "c": 1}
+    assert judge.unanswered(line, requests, str(tmp_path)) == []

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 2.0
 MAX_FAULTS = 60  # in a row, about two minutes
+MAX_RACES = 5  # that others win for the number of an attempt
 
 
 def submit(
@@ -55,30 +56,36 @@ def submit(
             f"{name} or the absolute path of a shared disk"
         )
     client = connect(address)
+    command = ["exec", "python", "-m", "ray_jobs.cli", "run", package.RECIPE, "--run-dir", run_dir, "--address", "auto"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "package.zip"
+        package.write(path, text, package.ROOT if code else None)
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(grace), **own}
+        for _ in range(MAX_RACES):
+            attempt = _next(client, name, run_dir, address)
+            try:
+                client.submit_job(
+                    entrypoint=shlex.join([*command, *flags]),
+                    submission_id=attempt,
+                    runtime_env={"working_dir": str(path), "env_vars": {lock.ATTEMPT: attempt, **variables}},
+                    metadata={"run": name, "run_dir": run_dir},
+                )
+                return client, attempt
+            except RuntimeError as error:
+                if "already exists" not in str(error):  # of a job with this number, which another one took just before
+                    raise UserError(f"{address}: the cluster did not take the job: {_last_line(error)}") from None
+    raise UserError(f"{address}: others submit runs called {name} at the same time; try again, or set another `name`")
+
+
+def _next(client: JobSubmissionClient, name: str, run_dir: str, address: str) -> str:
+    """The id of the next attempt. Raises UserError where another one works on the same run directory."""
     earlier = attempts(client, name)
     for job in earlier.values():
         if job.submission_id and not job.status.is_terminal() and (job.metadata or {}).get("run_dir") == run_dir:
             raise UserError(
                 f"{run_dir}: attempt {job.submission_id} still works on it; {advice(address, job.submission_id)}"
             )
-    attempt = f"{name}-{max(earlier, default=0) + 1}"
-    command = ["exec", "python", "-m", "ray_jobs.cli", "run", package.RECIPE, "--run-dir", run_dir, "--address", "auto"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "package.zip"
-        package.write(path, text, package.ROOT if code else None)
-        try:
-            client.submit_job(
-                entrypoint=shlex.join([*command, *flags]),
-                submission_id=attempt,
-                runtime_env={
-                    "working_dir": str(path),
-                    "env_vars": {lock.ATTEMPT: attempt, "RAY_JOB_STOP_WAIT_TIME_S": str(grace), **own},
-                },
-                metadata={"run": name, "run_dir": run_dir},
-            )
-        except RuntimeError as error:
-            raise UserError(f"{address}: the cluster did not take the job: {_last_line(error)}") from None
-    return client, attempt
+    return f"{name}-{max(earlier, default=0) + 1}"
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -174,5 +181,6 @@ def _open_to_all(address: str) -> bool:
 
 
 def _last_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
+    """The last line that says something: some end with a lone full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
     return lines[-1] if lines else type(error).__name__

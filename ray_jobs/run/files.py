@@ -11,16 +11,18 @@ from ray_jobs.config import reader as recipes
 from ray_jobs.config.curation import Source
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import row_files
+from ray_jobs.run import hub, row_files
 
 DEDUP_INDEX = "dedup/index/_index.json"  # in the folder of a run
 INDEX_FILES = ("_index.json", DEDUP_INDEX)
 
 
 def of_source(source: Source) -> list[str]:
-    """The files of one source, sorted; a Hugging Face data set is its own name. Raises UserError when there are none."""
+    """The files of one source, sorted; a Hugging Face data set is its own name, unless it may be missing and the hub has none.
+    Raises UserError when there are none."""
     if source.type == "hf":
-        return [source.path]
+        found = hub.fault("data set", source.path.partition(":")[0]) if source.optional else None
+        return [] if found and found.gone else [source.path]
     found = expand(source.path)
     if not found and not source.optional:
         raise UserError(

@@ -48,6 +48,7 @@ OUTSIDE = (
     "ray_jobs.run.contact",
     "ray_jobs.run.fingerprint",
     "ray_jobs.run.graph",
+    "ray_jobs.run.hub",
     "ray_jobs.run.job",
     "ray_jobs.run.keeping",
     "ray_jobs.run.locate",

@@ -18,7 +18,7 @@ from cluster.doctor import checks
 from cluster.spark import java
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import files, graph
+from ray_jobs.run import files, graph, hub
 from ray_jobs.run.graph import LONG, TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
@@ -41,7 +41,10 @@ def check(
 
     Says what may be too little. Raises one UserError that lists all that is missing.
     """
-    missing = [*absent(recipe, chosen, waiting), *languages(recipe, waiting), *_base(recipe, waiting, address)]
+    unread = list(hub.faults(recipe, chosen, waiting, elsewhere=address is not None))
+    missing = [*absent(recipe, chosen, waiting), *unread, *languages(recipe, waiting)]
+    if not any(sentence.startswith(("tokenize.", "train.base.")) for sentence in unread):
+        missing += _base(recipe, waiting, address)
     missing += [*_tasks(recipe, waiting), *_wildbench(recipe, waiting)]
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
@@ -137,14 +140,13 @@ def _one_of(sentence: str, patterns: list[str]) -> None:
 def _sources(recipe: Recipe) -> Iterator[str]:
     anything = not recipe.sources
     for source in recipe.sources:
-        if source.type == "commoncrawl":
+        if source.type in ("commoncrawl", "hf"):  # of the hub `hub.faults` says more
             anything = True
             continue
         try:
             found = files.of_source(source)
             anything = anything or bool(found)
-            if source.type != "hf":
-                _readable(found, f"sources: {source.name}")
+            _readable(found, f"sources: {source.name}")
         except UserError as error:
             anything = True  # said once is enough
             yield str(error)

@@ -110,11 +110,13 @@ def kill_in(stage, uri, home, recipe):
     """Start the run, kill it hard once `stage` has begun."""
     environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE), "HOME": str(home)}
     command = [sys.executable, "-m", "ray_jobs.cli", "run", recipe, "--run-dir", uri]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = home / f"killed-in-{stage.replace('/', '-')}.log"
+    with said.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     started = Path(uri) / stage / "_started.json"
     deadline = time.monotonic() + 300
     while not started.exists():
-        assert process.poll() is None, "the run ended before the stage began"
+        assert process.poll() is None, f"the run ended before the stage began: {said.read_text('utf-8')[-2000:]}"
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)

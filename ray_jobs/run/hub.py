@@ -44,9 +44,11 @@ def fault(kind: Kind, name: str) -> Fault | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-    ask = api.dataset_info if kind == "data set" else api.model_info
     try:
-        ask(name, timeout=SECONDS)
+        if kind == "data set":
+            api.dataset_info(name, timeout=SECONDS)
+        else:
+            api.model_info(name, timeout=SECONDS)
     except HFValidationError:
         return Fault(True, f"{name} is no folder here, and no name on the hub")
     except RepositoryNotFoundError:

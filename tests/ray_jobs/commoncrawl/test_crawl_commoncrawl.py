@@ -18,6 +18,7 @@ from cluster.fetch.rate import Asked
 from curation.sources.warc import read_warc
 from ray_jobs.commoncrawl import plan as crawl_plan
 from ray_jobs.errors import UserError
+from ray_jobs.work import tasks
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,9 @@ def test_every_wanted_record_once_while_the_server_misbehaves(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_share_one_rate_and_few_requests_are_made(site, tmp_path):
+def test_two_workers_share_one_rate_and_few_requests_are_made(site, tmp_path, monkeypatch):
+    most, run_tasks = [], tasks.run_tasks
+    monkeypatch.setattr(tasks, "run_tasks", lambda *of, **how: most.append(how["most"]) or run_tasks(*of, **how))
     with Server(site, latency_seconds=0.05) as server:
         got = crawl(tmp_path / "run", recipe(server.url, select={"languages": ["km", "lo", "my", "id"]}))
         for seconds in (0.25, 1.0):
@@ -93,6 +96,7 @@ def test_two_workers_share_one_rate_and_few_requests_are_made(site, tmp_path):
         assert plan["ranges"] == len(data) and plan["records"] == len(got)
         assert plan["fetch_bytes"] == sum(seen.sent for seen in data) > plan["wanted_bytes"]
     disk = crawl(tmp_path / "disk", recipe(site, select={"languages": ["km", "lo", "my", "id"]}))
+    assert most == [4, None, 4] + 3 * [None]  # what asks a host: no more tasks than requests, which would only be nodes
     assert disk == got == direct(site, keep=said(site, "khm", "lao", "mya", "ind"))
     assert files(tmp_path / "run") == files(tmp_path / "disk")  # the base, the rate and the gap leave no trace
     cdx = crawl(tmp_path / "cdx", recipe(site, index="cdx", select={"languages": ["km", "lo", "my", "id"]}))

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO
 
 FRAME = struct.Struct("<I")
-START_SECONDS = 120.0
+START_SECONDS = 600.0  # the first start ever compiles kernels, on a machine that may be busy
 WALL_FACTOR = 20.0  # a worker that uses no CPU either is given up after this many times the CPU limit
 TIMEOUT = "timeout"
 CRASH = "crash"

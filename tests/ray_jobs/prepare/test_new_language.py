@@ -5,12 +5,14 @@ import gzip
 import io
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from curation.lid import model as lid_model
+from curation.lid import training
 from curation.policy import policy
 from ray_jobs import cli
 from ray_jobs.config import reader as recipes
@@ -52,11 +54,16 @@ def write(path, found):
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def few_languages(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def few_languages():
+    """Four languages beside the new one, and few made-up segments of neighbours: the training is not what is tested."""
     every = seed.known_documents()
     assert {lang for lang, _, _ in every} == set(recipes.load("demo", []).languages)
-    monkeypatch.setattr(seed, "known_documents", lambda: [one for one in every if one[0] in ("en", "id", "th", "tl")])
+    few = [one for one in every if one[0] in ("en", "id", "th", "tl")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seed, "known_documents", lambda: few)
+        patch.setattr(training, "Training", partial(training.Training, neighbour_segments=5))
+        yield
 
 
 def new(*arguments):
@@ -80,11 +87,8 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(made):
     folder, documents = made
-    with pytest.MonkeyPatch.context() as patch:
-        every = seed.known_documents()
-        patch.setattr(seed, "known_documents", lambda: [one for one in every if one[0] in ("en", "id", "th", "tl")])
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            new("kel", "--documents", documents, "--out", str(folder / "languages"), "--name", "Kelu: a test")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        new("kel", "--documents", documents, "--out", str(folder / "languages"), "--name", "Kelu: a test")
     first, second, third = said.getvalue().rstrip().splitlines()[-3:]
     assert first.startswith("1. in the recipe: `kel` in languages, `language: {model: ")
     assert second == "2. pinisi run RECIPE --until filter" and third.startswith("3. pinisi report RUN")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypedDict
 
 import torch
@@ -24,14 +25,13 @@ def run(folder: str, setting: Setting, device: torch.device) -> dict[str, dict[s
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
     batch = "auto" if device.type == "cuda" else 16
     theirs = HFLM(pretrained=net, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=batch, device=str(device))
-    manager = TaskManager(include_path=setting["include_path"])
+    manager = _known_tasks(setting["include_path"])
     known = {*manager.all_tasks}
     for name in setting["tasks"]:
         if name not in known:
@@ -55,3 +55,11 @@ def run(folder: str, setting: Setting, device: torch.device) -> dict[str, dict[s
         name: {key: float(value) for key, value in scores.items() if isinstance(value, int | float)}
         for name, scores in found["results"].items()
     }
+
+
+@cache
+def _known_tasks(folder: str | None):
+    """lm-eval's own tasks and those of `folder`: thousands of files, which are read once for all models."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder)

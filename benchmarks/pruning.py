@@ -1,6 +1,6 @@
 """What pruning costs: distillation beside whole logits, slicing beside a model in memory, activations beside masks.
 
-    python benchmarks/pruning.py            # some two minutes of a CPU
+    python benchmarks/pruning.py            # about a minute of a CPU
 
 Both sides of a row take turns in one process, and seconds are of the CPU. Memory of a loss is counted (every storage that an
 operation makes, while it lives); that of slicing is the growth of a process's peak resident size.
@@ -39,7 +39,7 @@ SHAPE |= {"num_key_value_heads": 4, "vocab_size": 4096, "max_position_embeddings
 LARGE = {**SHAPE, "hidden_size": 1024, "intermediate_size": 3072, "vocab_size": 49_152, "num_hidden_layers": 6}
 TARGET = Target(128, 4, 384)
 CUT = Target(512, 4, 1536)  # of `LARGE`
-LENGTH, ROWS = 256, 16
+LENGTH, ROWS = 128, 16
 
 
 def naive(hidden, weight, taught, teacher, labels) -> torch.Tensor:
@@ -182,7 +182,7 @@ def choosing() -> list[dict]:
         net = models.build({**SHAPE, "tie_word_embeddings": True}).eval()
         activation_scores.scores(net, {"x": [made[number] for number in range(ROWS)]})
 
-    learnt, trained, scored = paired(masks, plain, scores, times=3)
+    learnt, trained, scored = paired(masks, plain, scores, times=2)
     what, with_masks = f"{ROWS} rows of {LENGTH}", ("masks learnt on as many", learnt)
     plainly = ("plain training on as many", trained)
     return [

@@ -170,7 +170,7 @@ def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, fl
     prune, context = given(train.prune), context_of_pruning(train)
     masked = prune.rounds * prune.mask_updates(context) * prune.optimiser.rows_per_step * context
     read = prune.rounds * prune.calibration_rows * context
-    tokens = {"masks": masked, "activations": read}.get(stage.rsplit("/", 1)[-1], 0)
+    tokens: float = {"masks": masked, "activations": read}.get(stage.rsplit("/", 1)[-1], 0)
     tokens = tokens or _healing(prune, train, masked)[0] / (1 if stage.endswith("heal") else prune.rounds)
     return tokens, tokens / context, prune.optimiser.rows_per_step
 

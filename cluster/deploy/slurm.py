@@ -158,9 +158,10 @@ def _work(cluster: Cluster, step: Step, place: Place) -> list[str]:
             f"address=$({program} -m cluster.engines.allocation address) || end 1",
             f"RAY_AUTH_TOKEN=$({program} -c 'import secrets; print(secrets.token_urlsafe(32))') || end 1",
             "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN",
-            f'{everywhere} {program} -m cluster.engines.allocation node "$address" '
+            f'{everywhere} --output="$folder/$job.ray-%t.log" {program} -m cluster.engines.allocation node "$address" '
             f"--cpus {group.cpus} --gpus {group.gpus} --object-store-bytes {cluster.object_store_bytes(group)} &",
             "ray=$!",
+            f'run {program} -m cluster.engines.allocation wait "$address" {nodes}',
         ]
         joined = ' --address "$address"'
     for command in step.commands:
@@ -188,7 +189,10 @@ trap ': > "$PINISI_STOP"' USR1
 trap 'cancelled=1; : > "$PINISI_STOP"' TERM
 
 end() {  # with the exit code $1, or in the queue again
-    if [ -n "$ray" ]; then kill "$ray" 2> /dev/null; wait "$ray"; fi
+    if [ -n "$ray" ]; then  # what of it was killed has left its folder on this node
+        kill "$ray" 2> /dev/null; wait "$ray" 2> /dev/null
+        rm -rf "${TMPDIR:-/tmp}/pinisi-$SLURM_JOB_ID-"* "/tmp/pinisi-$SLURM_JOB_ID-"*
+    fi
     [ "$1" -eq 0 ] && rm -f "$folder/$job."*
     if [ "$1" -eq 0 ] || [ "$1" -eq 2 ] || [ -n "$cancelled" ]; then exit "$1"; fi
     if [ -e "$PINISI_STOP" ]; then

@@ -1,7 +1,8 @@
 """A private Ray on the nodes of a job of Slurm: what `srun` starts on each of them (`cluster/deploy/slurm.py`).
 
     python -m cluster.engines.allocation address        an address of this node for the others, with a free port: HOST:PORT
-    python -m cluster.engines.allocation node HOST:PORT  Ray on this node, as its head where the address is ours
+    python -m cluster.engines.allocation node HOST:PORT  Ray on this node, as its head in the first task of the step
+    python -m cluster.engines.allocation wait HOST:PORT N   until Ray has N nodes, so that work is cut for all of them
 
 Every job has its own ports, temporary folder and token (RAY_AUTH_TOKEN in the environment), so several share a machine. Nothing
 outside of the job is touched: Ray's processes are ended by the `ray start` that began them, as srun ends it, and Slurm ends
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +24,7 @@ import tempfile
 import time
 
 HEAD_SECONDS = 120.0  # until the head answers
+NODES_SECONDS = 300.0  # then until all nodes are there; work begins without those that are not
 MAX_FOLDER = 40  # bytes of a folder for Ray's sockets (embedded.MAX_FOLDER)
 
 
@@ -34,7 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     node.add_argument("--cpus", type=int, required=True)
     node.add_argument("--gpus", type=int, default=0)
     node.add_argument("--object-store-bytes", type=int, required=True)
+    wait = commands.add_parser("wait")
+    wait.add_argument("address", metavar="HOST:PORT")
+    wait.add_argument("nodes", type=int)
     options = parser.parse_args(arguments)
+    if options.command == "wait":
+        return wait_for_nodes(options.address, options.nodes)
     if options.command == "address":
         print(f"{own_address()}:{free_port()}")
         return 0
@@ -98,6 +106,22 @@ def run_node(address: str, resources: list[str]) -> int:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_nodes(address: str, nodes: int) -> int:
+    """0 when Ray has so many nodes, or has had its time for it; 1 when there is no head."""
+    import ray
+
+    _wait(address)
+    ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+    deadline = time.monotonic() + NODES_SECONDS
+    while (there := sum(node["Alive"] for node in ray.nodes())) < nodes:
+        if time.monotonic() > deadline:
+            print(f"slurm: of {nodes} nodes {there} have a Ray after {NODES_SECONDS:.0f} s; going on with them")
+            break
+        time.sleep(0.5)
+    ray.shutdown()
+    return 0
 
 
 def _folder() -> str:

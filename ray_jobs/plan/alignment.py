@@ -138,9 +138,9 @@ def after(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
         languages, each = len(long.languages or recipe.languages), (long.samples, len(long.depths), long.asked)
         texts = sum(sizes.texts(task, *each) for task in long.asked)
         source = f"{asked} models x {languages} languages x {texts:,} texts of evaluate.long.lengths together"
-        read, tasks = asked * languages * texts * sum(long.lengths), asked * languages
+        tokens, tasks = asked * languages * texts * sum(long.lengths), asked * languages
         attended = sum(length**2 for length in long.lengths) / sum(long.lengths) / 2
-        steps.append(attending(attended)(LONG, read, source, FORWARD, gpus=tasks))
+        steps.append(attending(attended)(LONG, tokens, source, FORWARD, gpus=tasks))
     return steps
 
 

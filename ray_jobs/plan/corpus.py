@@ -132,8 +132,9 @@ def plan(recipe: Recipe, n: Mapping[str, Number]) -> Corpus:
         ),
     ]
     if crawled and not storage.is_local(recipe.fetch.base):
-        asked = {"requests": requests, "request_seconds": each, "crossing_bytes": crossing}
-        steps[0] = dataclasses.replace(steps[0], limits=by_rate, **asked)
+        steps[0] = dataclasses.replace(
+            steps[0], limits=by_rate, requests=requests, request_seconds=each, crossing_bytes=crossing
+        )
     return Corpus(steps, crossing, tokens, why)
 
 

@@ -125,7 +125,7 @@ def _case(recipe: Recipe, cluster: Cluster, n: Mapping[str, Number], factor: flo
     simulated = _simulated(phases, SEEDS)
     costs = money.of(cluster, simulated, corpus, n, factor)
     rows += money.rows(cluster, simulated, costs, corpus, n)
-    return Plan(rows, phases, simulated.runs[0], [])
+    return Plan(rows, phases, list(simulated.runs[0]), [])
 
 
 def _simulated(phases: list[Phase], seeds: int) -> Simulated:

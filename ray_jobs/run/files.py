@@ -21,8 +21,8 @@ def of_source(source: Source) -> list[str]:
     """The files of one source, sorted; a Hugging Face data set is its own name, unless it may be missing and the hub has none.
     Raises UserError when there are none."""
     if source.type == "hf":
-        found = hub.fault("data set", source.path.partition(":")[0]) if source.optional else None
-        return [] if found and found.gone else [source.path]
+        fault = hub.fault("data set", source.path.partition(":")[0]) if source.optional else None
+        return [] if fault and fault.gone else [source.path]
     found = expand(source.path)
     if not found and not source.optional:
         raise UserError(

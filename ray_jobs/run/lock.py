@@ -138,7 +138,9 @@ def _beat(path: str, mine: dict, over: threading.Event) -> None:
                 print("pinisi: another process took this run over; this one stops", file=sys.stderr)
                 main = threading.main_thread().ident
                 assert main is not None
-                signal.pthread_kill(main, signal.SIGINT)  # as Ctrl-C: ends a wait too
+                # as Ctrl-C: ends a wait too. Shells start what runs in the background with that ignored.
+                ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+                signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
                 return
             mine |= {"beat": mine["beat"] + 1, "at": time.time()}
             storage.write_json(path, mine)

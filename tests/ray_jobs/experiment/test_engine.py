@@ -119,7 +119,7 @@ def test_what_was_adopted_and_has_changed_is_adopted_no_longer(tmp_path, uri, fa
     Run(donor, recipes.load("demo", ["train.pretrain.lr=1e-3"])).execute(say=lambda _: None)
     faked.ran.clear()
     execute(tmp_path, uri, [donor], seeds=[42])
-    assert faked.of("with/42") == ["mixture", "pretrain/stage1", "pretrain/stage2", *ALIGNED]
+    assert faked.of("with/42") == ["pretrain/stage1", "pretrain/stage2", *ALIGNED]
     assert adopted.home(storage.join(uri, "with/42"), "pretrain/stage1") == storage.join(uri, "with/42")
     assert {uri for uri, _ in faked.ran} == {storage.join(uri, "with/42")}
 

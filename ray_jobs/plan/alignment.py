@@ -165,12 +165,12 @@ def size(recipe: Recipe, stage: str, n: Mapping[str, Number]) -> tuple[float, fl
         return 2 * rows * chat, rows, dpo.optimiser.rows_per_step
     if stage == DRAFT:
         draft = given(train.draft)
-        tokens = draft.answers.prompts_per_language * len(recipe.languages) * chat * draft.epochs
+        tokens: float = draft.answers.prompts_per_language * len(recipe.languages) * chat * draft.epochs
         return tokens, tokens / train.context, draft.optimiser.rows_per_step
     prune, context = given(train.prune), context_of_pruning(train)
     masked = prune.rounds * prune.mask_updates(context) * prune.optimiser.rows_per_step * context
     read = prune.rounds * prune.calibration_rows * context
-    tokens: float = {"masks": masked, "activations": read}.get(stage.rsplit("/", 1)[-1], 0)
+    tokens = {"masks": masked, "activations": read}.get(stage.rsplit("/", 1)[-1], 0)
     tokens = tokens or _healing(prune, train, masked)[0] / (1 if stage.endswith("heal") else prune.rounds)
     return tokens, tokens / context, prune.optimiser.rows_per_step
 

@@ -37,7 +37,7 @@ def export(
     config, context = net.config, net.config.max_position_embeddings
 
     def bits_per_byte() -> dict[str, float]:
-        ids = (tokenizer.encode(text, add_special_tokens=False) for _, text in texts)
+        ids = (tokenizer.encode(text, add_special_tokens=False, verbose=False) for _, text in texts)
         documents = [(lang, tokens, len(text.encode())) for (lang, text), tokens in zip(texts, ids, strict=True)]
         begin, eod = document_tokens.begin(tokenizer), document_tokens.end(tokenizer)
         found = evaluate.bits_per_byte(net, documents, context=context, eod=eod, begin=begin)

@@ -33,7 +33,7 @@ from train.methods.prune import Pruning, deterministic
 from train.methods.prune_target import Target
 
 POSITIONS, VOCABULARY, WIDTH, TEACHER = 2048, 16_384, 128, 192
-TIMES = 5
+TIMES = 3
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "num_attention_heads": 8}
 SHAPE |= {"num_key_value_heads": 4, "vocab_size": 4096, "max_position_embeddings": 512}
 LARGE = {**SHAPE, "hidden_size": 1024, "intermediate_size": 3072, "vocab_size": 49_152, "num_hidden_layers": 6}
@@ -98,8 +98,15 @@ def distillation() -> list[dict]:
     size, speed = (peer, memory[1]), (peer, seconds[1])
     error = difference / POSITIONS
     return [
-        row(f"{what}: peak memory", "MB", memory[0], peer=size, target=memory[1] / 3, least=False),
-        row(f"{what}: loss and gradients", "CPU s", seconds[0], peer=speed, target=1.1 * seconds[1], least=False),
+        row(f"{what}: peak memory", "MB", memory[0], peer=size, target=round(memory[1] / 3, 2), least=False),
+        row(
+            f"{what}: loss and gradients",
+            "CPU s",
+            seconds[0],
+            peer=speed,
+            target=round(1.1 * seconds[1], 2),
+            least=False,
+        ),
         row("distillation: error of the mean loss beside fp64", "nats", error, target=1e-6, least=False),
     ]
 
@@ -149,7 +156,7 @@ def slicing() -> list[dict]:
             grown[how] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     what = f"slicing a model of {total / 1e6:.0f} MB whose largest tensor has {largest / 1e6:.0f}: peak memory"
     peer = ("the model in memory", grown["whole"] / 1e6)
-    return [row(what, "MB", grown["files"] / 1e6, peer=peer, target=2 * largest / 1e6, least=False)]
+    return [row(what, "MB", grown["files"] / 1e6, peer=peer, target=round(2 * largest / 1e6, 2), least=False)]
 
 
 def rows_of(numbers: list[int]) -> dict:
@@ -186,8 +193,8 @@ def choosing() -> list[dict]:
     what, with_masks = f"{ROWS} rows of {LENGTH}", ("masks learnt on as many", learnt)
     plainly = ("plain training on as many", trained)
     return [
-        row(f"activation scores of {what}", "CPU s", scored, peer=with_masks, target=learnt / 2, least=False),
-        row(f"masks learnt on {what}", "CPU s", learnt, peer=plainly, target=1.5 * trained, least=False),
+        row(f"activation scores of {what}", "CPU s", scored, peer=with_masks, target=round(learnt / 2, 2), least=False),
+        row(f"masks learnt on {what}", "CPU s", learnt, peer=plainly, target=round(1.5 * trained, 2), least=False),
     ]
 
 

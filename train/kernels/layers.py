@@ -77,7 +77,10 @@ def compile_layers(model: nn.Module, device: torch.device) -> bool:
     if reason := why_not_compile(device):
         log.warning("torch.compile does not work on this machine, so training goes on without it: %s", reason)
         return False
-    for layer in _layers(model):
+    layers = _layers(model)
+    # layers of a partial update have sizes of their own, so each is compiled; past its limit torch would leave the rest alone
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(layers) + 1)
+    for layer in layers:
         layer.compile()
     return True
 

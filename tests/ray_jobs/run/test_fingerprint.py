@@ -36,7 +36,7 @@ EDITS = {
     "ray_jobs/alignment/held_out.py": {"dpo", "reward", "sft"},
     "ray_jobs/training/fit.py": TRAINED | {"regmix_proxies"},
     "ray_jobs/training/budget.py": {"base", "mixture", "pretrain", "prune", "regmix_weights"},
-    "train/batches/long_rows.py": {"adapt.long_context"},
+    "train/batches/long_rows.py": {"adapt.long_context", "prune"},
     "train/drafts/glide.py": {"adapt.draft"},
     "train/drafts/loops.py": DRAFTS,
     "train/kernels/chosen.py": {"pretrain"},
@@ -131,7 +131,14 @@ def test_an_empty_string_in_a_list_is_no_docstring(copy, prints):
 def test_every_module_counts_somewhere_or_is_named_as_one_that_does_not():
     """A new module is either followed from a stage or lies where only people look: commands, plans, preparation."""
     counted = {file for job in JOBS for file in fingerprint.code(job, tuple(recipes.load("demo").languages))}
-    beside = ("cluster/deploy", "cluster/doctor", "ray_jobs/commands", "ray_jobs/plan", "ray_jobs/prepare")
+    beside = (
+        "cluster/deploy",
+        "cluster/doctor",
+        "ray_jobs/commands",
+        "ray_jobs/plan",
+        "ray_jobs/prepare",
+        "ray_jobs/publish",
+    )
     forgotten = [
         file
         for package in fingerprint.PACKAGES
@@ -145,6 +152,7 @@ def test_every_module_counts_somewhere_or_is_named_as_one_that_does_not():
 
 
 ALONE = [
+    "cluster/bundle_check.py",
     "cluster/kenlm.py",
     "curation/lid/report.py",
     "curation/lid/synthesis.py",
@@ -157,6 +165,7 @@ ALONE = [
     "ray_jobs/cli.py",
     "ray_jobs/exits.py",
     "train/chat/translate.py",
+    "train/export/gguf.py",
 ]
 """Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""
 

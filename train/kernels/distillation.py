@@ -12,8 +12,6 @@ Axes: N positions, C a chunk of them, V vocabulary, D the student's width, E the
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,7 +21,6 @@ from train.batches.labels import IGNORE
 from train.distributed.data_parallel import gathered, scattered
 from train.distributed.vocabulary import gradient_buffer
 from train.kernels import cross_entropy as ce
-from train.kernels import layers
 
 
 class Aim(NamedTuple):
@@ -106,14 +103,6 @@ def _losses(z_CV: Tensor, t_CV: Tensor, labels_C: Tensor, aim: Aim, dtype: torch
     return entropy_C, divergence_C, d_CV.mul_(valid_C.unsqueeze(1)).to(dtype)
 
 
-@functools.cache
-def _kernel(device: torch.device) -> Callable:
-    """`_losses`, compiled where the device is a GPU and that works there."""
-    if device.type == "cpu" or layers.why_not_compile(device):
-        return _losses
-    return torch.compile(_losses, dynamic=True)  # reads each logit a few times instead of a dozen
-
-
 class _Distil(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917
@@ -130,7 +119,7 @@ class _Distil(torch.autograd.Function):
             d_weight_VD = torch.zeros_like(w_VD, dtype=torch.float32)
         size = min(chunk, len(labels_N)) * len(w_VD)
         buffers = [ce._buffer(size, dtype, w_VD.device) for _ in range(2)]
-        losses, wanted = _kernel(w_VD.device), dtype if grad_hidden or grad_weight else None
+        losses, wanted = ce._kernel(_losses, _losses, w_VD.device), dtype if grad_hidden or grad_weight else None
         for start in range(0, len(labels_N), chunk):
             part = slice(start, start + chunk)
             h_CD, t_CE = hidden_ND[part].to(dtype), teacher_NE[part].to(dtype)

@@ -45,7 +45,7 @@ GAMMA = 4
 PROPOSED = 150  # tokens of a draft's vocabulary
 MORE_OF_A = 50  # times, in the unbalanced count
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 192, "num_attention_heads": 4}
-LARGE = {"hidden_size": 256, "num_hidden_layers": 6, "intermediate_size": 768, "num_attention_heads": 4}
+LARGE = {"hidden_size": 256, "num_hidden_layers": 12, "intermediate_size": 768, "num_attention_heads": 4}
 SPOKEN = 32_768  # tokens of the large target
 
 

@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     check = cluster.add_parser("check", help=text, description=text)
     check.set_defaults(command=_check)
     check.add_argument("cluster", metavar="CLUSTER", help="a cluster.yaml; cluster/cluster.yaml is an example")
-    check.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark"])
+    check.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark", "slurm"])
     text = "also ask: run the commands that look (kubectl, aws, gcloud, az, docker); they change nothing"
     check.add_argument("--online", action="store_true", help=text)
     check.add_argument("--json", action="store_true", help="print JSON for programs")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster.deploy import aws, findings, image, kuberay, ray_up, spark_operator
+from cluster.deploy import aws, findings, image, kuberay, ray_up, slurm, spark_operator
 from cluster.deploy.findings import Finding
 from cluster.deploy.spec import CLOUDS, Cluster, version
 
@@ -54,9 +54,13 @@ def present(cluster: Cluster) -> list[str]:
 
 
 def check(cluster: Cluster, target: str = "all") -> list[Finding]:
-    """What the file lacks for `target`, what may go wrong, and what nobody looked at; nothing is asked of any cloud."""
+    """What the file lacks for `target`, which may be slurm, what may go wrong, and what nobody looked at; nothing is asked of
+    any cloud."""
     found: list[Finding] = []
-    for name in targets(cluster, target):
+    if target == "slurm" or (target == "all" and cluster.slurm is not None):
+        found += slurm.findings(cluster)
+    alone = target == "slurm" or (found and not present(cluster))
+    for name in [] if alone else targets(cluster, target):
         found += findings.of_storage(cluster, name)
         if name in CLOUDS:
             found += ray_up.CLOUD[name].findings(cluster)

@@ -9,9 +9,11 @@ have to pass srun, a container and torchrun, which ends its processes after 30 s
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.deploy.findings import Finding
 from cluster.deploy.slurm_spec import Slurm
 from cluster.deploy.spec import Cluster, Group
 
@@ -126,6 +128,32 @@ def submission(names: list[str], steps: list[Step], folder: str) -> str:
         )
         lines.append(f'echo "{step.name}: {jobs[-1]}"')
     return "\n".join(lines) + "\n"
+
+
+def findings(cluster: Cluster) -> Iterator[Finding]:
+    """What the section `slurm` lacks, and what only the cluster knows. Raises ValueError where there is no such section."""
+    slurm, path = _slurm(cluster), cluster.local_run_dir()
+    if path is None or not path.startswith("/"):
+        text = f"{cluster.run_dir} must be an absolute path of a file system that all nodes share"
+        yield Finding("missing", "run_dir", text)
+    else:
+        yield Finding("unseen", "run_dir", "that all nodes share its file system", f"stat -f -c %T {shlex.quote(path)}")
+    for group in cluster.groups:
+        try:
+            slurm.limit(group.name)
+        except ValueError as error:
+            key, text = str(error).split(": ", 1)
+            yield Finding("missing", key, text)
+        partition = slurm.of(group.name, "partition")
+        which = f"-p {shlex.quote(partition)} " if partition else ""
+        text = f"that there are such nodes as group {group.name} has, for as long"
+        yield Finding("unseen", "slurm.partition", text, f"sinfo -h {which}-o '%P %D %c %m %G %l'")
+        if account := slurm.of(group.name, "account"):
+            command = f"sacctmgr -n show associations account={shlex.quote(account)} format=user,partition,qos"
+            yield Finding("unseen", "slurm.account", f"that you may use {account}", command)
+    if slurm.apptainer:
+        command = f"stat -c %s {shlex.quote(slurm.apptainer)}"
+        yield Finding("unseen", "slurm.apptainer", "that nodes reach the image", command)
 
 
 def _slurm(cluster: Cluster) -> Slurm:

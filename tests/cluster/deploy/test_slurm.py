@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from cluster.deploy import render, slurm_spec, spec
 from cluster.deploy import slurm as scripts
-from cluster.deploy import slurm_spec, spec
 from ray_jobs.commands import slurm
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
@@ -203,3 +203,14 @@ def test_what_a_user_must_mend_is_one_sentence_before_anything_is_submitted(tmp_
         queue = f"41 pinisi:{os.path.realpath(tmp_path)}/demo"
         given["programs"] = [("sbatch", "never"), ("scontrol", PARTITION), ("squeue", queue), ("scancel", "")]
     assert sentence in told(tmp_path, monkeypatch, **given)
+
+
+def test_check_says_what_the_section_lacks_and_what_only_slurm_knows():
+    found = render.check(cluster(account="lab", partition="cpu"))
+    assert {(one.state, one.key) for one in found} == {
+        ("unseen", "run_dir"), ("unseen", "slurm.partition"), ("unseen", "slurm.account")
+    }  # fmt: skip
+    assert "sinfo -h -p cpu -o '%P %D %c %m %G %l'" in {one.command for one in found}
+    found = render.check(cluster(time="5:00").model_copy(update={"run_dir": "s3://lab/runs"}), "slurm")
+    assert [one.key for one in found if one.state == "missing"] == ["run_dir", "slurm", "slurm"]
+    assert "too short for a checkpoint" in found[1].sentence()

@@ -266,9 +266,10 @@ def _healing(prune: Prune, train: Train, masked: float) -> tuple[float, str]:
     if prune.heal_tokens != "auto":
         return prune.heal_tokens, "train.prune.heal_tokens"
     stage2 = given(train.pretrain).stage2
+    read = stage2.tokens if stage2.tokens != "auto" else stage2.max_tokens
     bounds = {
         "train.prune.max_heal_tokens": prune.max_heal_tokens,
-        "what stage 2 reads, less the masks'": stage2.tokens if stage2.tokens != "auto" else stage2.max_tokens,
+        "what stage 2 reads, less the masks'": None if read is None else read - masked,
     }
     known = {what: most for what, most in bounds.items() if most is not None}
     if not known:
@@ -276,7 +277,8 @@ def _healing(prune: Prune, train: Train, masked: float) -> tuple[float, str]:
             "train.prune.max_heal_tokens: heal_tokens and train.pretrain.stage2.tokens are auto; give a bound to plan"
         )
     what = min(known, key=lambda name: known[name])
-    return max(masked, known[what]), f"train.prune.heal_tokens is auto: at most {what}"
+    least = prune.rounds * prune.optimiser.rows_per_step * context_of_pruning(train)
+    return max(least, known[what]), f"train.prune.heal_tokens is auto: at most {what}"
 
 
 def _drafting(recipe: Recipe, n: Mapping[str, Number], step: Stepper) -> list[Step]:

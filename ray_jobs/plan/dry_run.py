@@ -213,6 +213,10 @@ def _size(
         tokens, at_most = _tokens(train, names[work.stage], run_uri)
         own = given(train.base.optimiser) if work.stage == BASE else given(train.pretrain).stage1
         return tokens, None if tokens is None else fit.steps_for(tokens, own.rows_per_step, train.context), at_most
+    if work.stage.endswith("/probe"):
+        update = given(train.pretrain).update
+        rows_read = update.probe_updates * update.rows * len(recipe.languages)
+        return rows_read * train.context, update.probe_updates, True
     if work.stage == LONG_CONTEXT:
         long = given(train.long_context)
         return long.tokens, fit.steps_for(long.tokens, long.optimiser.rows_per_step, long.context), False

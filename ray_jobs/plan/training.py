@@ -18,7 +18,7 @@ from ray_jobs.config.training import LongContext, Train
 from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, learning, model
 from ray_jobs.plan.rates import Number
-from ray_jobs.run.graph import BASE, LONG_CONTEXT, PRETRAIN_1
+from ray_jobs.run.graph import BASE, LONG_CONTEXT, PRETRAIN_1, PRUNE
 from ray_jobs.training import budget
 from train.monitor import flops
 
@@ -161,7 +161,8 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
     if state + work.rows * per_row + rest <= room:
         return
     where = "" if work.stage == PRETRAIN_1 else f" in {work.stage}"
-    key = "train.long_context" if work.stage == LONG_CONTEXT else "train"
+    longer = work.stage.startswith(PRUNE) and train.prune is not None and train.prune.start == "long_context"
+    key = "train.long_context" if work.stage == LONG_CONTEXT or longer else "train"
     if state + per_row + rest > room and work.whole:
         raise ValueError(
             f"train.draft: every GPU holds the whole model beside its draft, {state:,.0f} GB, and {per_row + rest:,.1f} GB for "

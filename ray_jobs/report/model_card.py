@@ -25,6 +25,7 @@ from ray_jobs.run.graph import (
     SFT_1,
     SFT_2,
     TOKENIZE,
+    enabled,
     lengthened,
 )
 from ray_jobs.run.job import Job
@@ -48,10 +49,10 @@ STAGES = (
 
 def render(job: Job, name: str, stage: str, facts: dict) -> str:
     """The card of `export/name`, which was made of `stage`; `facts` are those of `train.export.huggingface.export`."""
-    manifests = {}
+    manifests, there = {}, {one.name for one in enabled(job.recipe)}  # the folder may have stages of an earlier recipe
     for one in (*STAGES, *(s for s in job.stage.inputs if s.startswith("dpo/")), stage):
         path = adopted.path(job.run_uri, one, "_manifest.json")
-        manifests[one] = storage.read_json(path) if storage.exists(path) else {}
+        manifests[one] = storage.read_json(path) if one in there and storage.exists(path) else {}
     measured = job.has(EVALUATE)
     bpb = storage.read_json(job.input(EVALUATE, "metrics.json"))["bits_per_byte"] if measured else {}
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)

@@ -157,6 +157,7 @@ def _mask_rows(settings: Settings) -> int:
 
 def _round(settings: Settings) -> dict:
     """Masks and healing from the model of `settings` to its one target."""
+    gc.collect()  # sharded models of the round before lie in cycles
     sliced, folder = storage.join(settings["out"], "sliced"), storage.join(settings["out"], "masks")
     said, batch_fn = storage.join(folder, LEARNT), _rows(settings)
     if not storage.exists(said):
@@ -262,7 +263,8 @@ def _learn(settings: Settings, target: Target, folder: str) -> Chosen:
 
 def _score(settings: Settings, target: Target, folder: str) -> Chosen:
     """Masks by how active units are on equally many rows of each language."""
-    config, here = LoopConfig(**settings["loop"]), device.here()
+    # a compiled layer would not call the hooks that count what is active
+    config, here = dataclasses.replace(LoopConfig(**settings["loop"]), compile=False), device.here()
     net = training.start_model(settings)
     before = model.parameters(net)
     distil.frozen(net, config, here)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import gc
 from collections.abc import Callable
 
 import torch
@@ -71,6 +72,7 @@ def choose(settings: Settings) -> dict | None:
     known = data_parallel.sum_over_ranks([rank == 0 and storage.exists(settings["choice"])], device.here())[0]
     if not known:
         found = _measured(settings, own)
+        gc.collect()
         if rank == 0:
             storage.write_json(settings["choice"], found)
         if dist.is_initialized():
@@ -87,6 +89,8 @@ def _measured(settings: Settings, own: Update) -> dict:
     found = contrast.measure(net, pretrain.loss, *rows, autocast)
     choice = contrast.choose(found.target, found.replay, own.share)
     units = sum(len(layer["units"]) for layer in found.target)
+    del net
+    gc.collect()  # sharded layers lie in cycles, and the probe has a model of its own
     probe = _plasticity(settings, own, rows[0]) if own.probe_updates else {}
     return {
         **probe,

@@ -171,6 +171,8 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, gpus: bool, fol
     """`function(settings)` on every rank; returns what rank 0 returned. `follow` is called now and then meanwhile.
 
     Raises ValueError for what the function raises as one, KeyboardInterrupt when it was stopped."""
+    if job.share:
+        raise ValueError(f"{job.stage.name} trains as a whole; run it without --share")
     train = job.train
     if world() != train.workers and (world() > 1 or train.workers > 1):
         raise ValueError(

@@ -78,8 +78,9 @@ def compile_layers(model: nn.Module, device: torch.device) -> bool:
         log.warning("torch.compile does not work on this machine, so training goes on without it: %s", reason)
         return False
     layers = _layers(model)
-    # layers of a partial update have sizes of their own, so each is compiled; past its limit torch would leave the rest alone
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(layers) + 1)
+    # layers of a partial update have sizes of their own, so each is compiled, for training and for measuring, at several shapes
+    # of rows; past its limit torch would leave the rest alone
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 * len(layers))
     for layer in layers:
         layer.compile()
     return True

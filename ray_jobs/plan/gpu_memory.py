@@ -35,6 +35,7 @@ from ray_jobs.plan.model import Model, context_of_pruning, drafted, learning, mo
 from ray_jobs.run.graph import BASE, CONTROL_1, DRAFT, LONG_CONTEXT, OFF_POLICY, PRETRAIN_1, PRUNE, REWARD, SFT_1
 from ray_jobs.run.graph import rounds as rounds_of
 from train.distributed import exact
+from train.drafts import eagle3
 from train.kernels import adamw, cross_entropy
 from train.methods.prune_target import Target
 
@@ -187,7 +188,8 @@ def of_worker(train: Train, work: Work) -> Memory:
         state["the model that it is for"] = (number if gpu else 4) * work.teacher.parameters
         if given(train.draft).method == "glide":  # an EAGLE-3 draft learns a head of its own
             state["its head (fp32)"] = 4 * of.head
-        row += 2 * (1 + number) * work.length**2  # which keys are seen, of the draft's own and of the model's
+        seen = 2 if given(train.draft).method == "glide" else 1 + eagle3.STEPS
+        row += seen * (1 + number) * work.length**2  # which keys are seen, of the draft's own and of the model's
     elif work.teacher:
         state["teacher"] = (number if gpu else 4) * work.teacher.parameters / ranks
         gathered += 2 * work.teacher.layer + 2 * work.teacher.head

@@ -110,15 +110,16 @@ def teacher(recipe: Recipe) -> Model | None:
 
 def drafted(recipe: Recipe) -> Model:
     """The draft of `train.draft`: its own parameters, and, for what a pass of it takes, a model of two layers with the draft's
-    vocabulary, as a draft has one layer and reads keys or states of another besides."""
+    vocabulary, as a draft has one layer and reads keys or states of another besides; of EAGLE-3 each step of its test is one."""
     own, net, grown = given(given(recipe.train).draft), nets(recipe)[1], model(recipe)[1]
     words = min(own.vocabulary or grown.vocab_size, grown.vocab_size)
     with torch.device("meta"):
         draft = eagle3.Eagle3(net, torch.arange(words)) if own.method == "eagle3" else glide.Glide(net)
     config = copy.deepcopy(grown.config)
-    config.update({"num_hidden_layers": 2, "vocab_size": words, "tie_word_embeddings": False})
+    layers = 1 + (eagle3.STEPS if own.method == "eagle3" else 1)
+    config.update({"num_hidden_layers": layers, "vocab_size": words, "tie_word_embeddings": False})
     if types := getattr(config, "layer_types", None):
-        config.layer_types = types[-2:]
+        config.layer_types = [types[-1]] * layers
     return dataclasses.replace(
         grown,
         shape={**grown.shape, "num_hidden_layers": 1},

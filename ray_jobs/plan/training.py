@@ -19,7 +19,7 @@ from ray_jobs.plan import gpu_memory
 from ray_jobs.plan.model import Model, learning, model
 from ray_jobs.plan.rates import Number
 from ray_jobs.run.graph import BASE, LONG_CONTEXT, PRETRAIN_1, PRUNE
-from ray_jobs.training import budget
+from ray_jobs.training import budget, fit
 from train.monitor import flops
 
 WEIGHT_BYTES = 4  # of a model in a host's memory
@@ -180,13 +180,13 @@ def _check_stage(train: Train, work: gpu_memory.Work, group: Group) -> None:
             f"{math.ceil(state * (train.shard_within or train.workers) / (room - per_row - rest))}"
             if room > per_row + rest
             else f"{key}.context: one row of {work.length} tokens needs {per_row:,.0f} GB of activations{where}, {group.name} "
-            f"has {room:,.0f} GB; lower {key}.context, set train.activation_checkpointing: selective or raise "
-            f"{key}.context_parallel"
+            f"has {room:,.0f} GB; lower {key}.context or set train.activation_checkpointing: selective"
+            f"{f' or raise {key}.context_parallel' if work.stage.split('/')[0] in fit.SPLIT else ''}"
         )
-    fit = max(1, int((room - state - rest) / per_row / work.per_row))
+    most = max(1, int((room - state - rest) / per_row / work.per_row))
     raise ValueError(
         f"{work.key}: {work.rows} rows of {per_row:,.1f} GB beside {state:,.0f} GB of state{where} do not fit into the "
-        f"{room:,.0f} GB of a GPU of {group.name}; set it to {fit} or less"
+        f"{room:,.0f} GB of a GPU of {group.name}; set it to {most} or less"
     )
 
 

@@ -121,7 +121,10 @@ READ_FIRST = (  # what decides the plan of stage 1
     *(f"train.pretrain.stage1.{key}" for key in BUDGETS),
     "train.context",
 )
-NEW = ("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard")  # of a new model
+NEW = (  # of a new model
+    *("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard"),
+    *("train.optimiser_states", "train.exact"),
+)
 LOOP = (*NEW, "train.seed")  # of the training that follows
 
 STAGES = (

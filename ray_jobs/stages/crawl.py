@@ -11,6 +11,7 @@ reasons, such as a change of code, of another source or of the block lists. File
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -79,7 +80,18 @@ def run(job: Job) -> dict:
             f"{job.recipe.crawl.max_bad_share}; see {job.ledger} or raise the limit"
         )
     _remove_others(job, [one.name for _, _, one in work], [plan.identity for plan in planned.values()])
-    return {**result, "files": len(work)}
+    absent = left_out(job.recipe.sources, {source.name for source, _ in groups})
+    return {**result, "files": len(work), **({"warnings": absent} if absent else {})}
+
+
+def left_out(sources: Sequence[Source], read: set[str]) -> list[str]:
+    """A warning for each data set of the hub that may be missing and is not among those that were read."""
+    return [
+        f"sources: {one.name}: the Hugging Face hub has no {one.path} for this user, so it was left out; set HF_TOKEN, then "
+        f"--rerun crawl"
+        for one in sources
+        if one.type == "hf" and one.name not in read
+    ]
 
 
 def _of_plan(plan: crawl_plan.Planned) -> Counts:

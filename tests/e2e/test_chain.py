@@ -18,7 +18,7 @@ from cluster import storage
 from ray_jobs.config.reader import RECIPES, SAMPLE
 from ray_jobs.run.graph import STAGES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = Path(__file__).parent / "tiny.yaml"
@@ -42,7 +42,7 @@ def pinisi(*arguments, check=True, home=None):
     environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE), **({"HOME": str(home)} if home else {})}
     result = subprocess.run(
         [sys.executable, "-m", "ray_jobs.cli", *arguments],
-        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600, check=False,
+        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1800, check=False,
     )  # fmt: skip
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result

@@ -11,6 +11,7 @@ import pytest
 from ray_jobs import cli
 from ray_jobs.config import reader as recipes
 from ray_jobs.run import files, graph, hub, preflight
+from ray_jobs.stages import crawl
 
 ANSWERS = {"there": 200, "gone": 404, "closed": 401, "busy": 503}
 
@@ -100,6 +101,9 @@ def test_every_key_that_names_the_hub_is_looked_at(tmp_path):
     assert said(recipe("lab/gone", optional=True)) == []
     assert files.of_source(recipe("lab/gone", optional=True).sources[0]) == []
     assert files.of_source(recipe("lab/there", optional=True).sources[0]) == ["lab/there"]
+    sources = recipe("lab/gone", "lab/there", optional=True).sources
+    (warning,) = crawl.left_out(sources, {source.name for source in sources if files.of_source(source)})
+    assert "lab/gone" in warning and "left out" in warning
     assert said(recipe(str(tmp_path))) == []  # a folder
 
 

@@ -103,6 +103,8 @@ READERS = {  # of a key, or of all below it that have no row of their own: the s
     "train.parallel": {"base", *TRAINING},
     "train.workers": {"base", *TRAINING},
     "train.guard": {"base", *TRAINING},
+    "train.optimiser_states": {"base", *TRAINING},
+    "train.exact": {"base", *TRAINING},
     "train.device": {"regmix/proxies"},
     "train.base": {"base"},
     **{f"train.base.{key}": {"base", "mixture"} for key in ("shape", "languages", "tokens", "max_tokens")},

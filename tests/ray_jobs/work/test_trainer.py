@@ -1,6 +1,7 @@
 """The warm worker group: one group for several stages, errors as sentences, a dead worker's work done again, and SIGTERM
 (what `ray job stop` sends) leaves a checkpoint."""
 
+import asyncio
 import os
 import signal
 import textwrap
@@ -88,8 +89,17 @@ def test_a_group_runs_command_after_command(job, tmp_path):
 
 def test_a_command_that_nobody_has_taken_is_not_waited_for():
     """SIGTERM while a group waits for its GPU nodes: there is no update to end and no checkpoint to write."""
-    mailbox = trainer._Mailbox()
-    mailbox.post({"function": "f"})
-    assert not mailbox.request_stop()
-    assert mailbox.after(0) == (1, {"function": "f"}) and mailbox.after(1) is None
-    assert mailbox.request_stop()
+
+    async def talk():
+        mailbox = trainer._Mailbox()
+        await mailbox.post({"function": "f"})
+        assert not await mailbox.request_stop()
+        assert await mailbox.after(0) == (1, {"function": "f"})
+        assert await mailbox.request_stop()
+        waiting = asyncio.create_task(mailbox.after(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await mailbox.post(None)
+        assert await waiting == (2, None)
+
+    asyncio.run(talk())

@@ -193,7 +193,7 @@ def _work(cluster: Cluster, step: Step, place: Place) -> list[str]:
         ]
         joined = ' --address "$address"'
     for command in step.commands:
-        called = shlex.join(command).replace("SHARE", '"$SLURM_ARRAY_TASK_ID"')
+        called = " ".join(map(_quoted, command))
         if step.kind == "ranks" and command[0] == "ray_jobs.cli":
             inner = (
                 f"exec {program} -m torch.distributed.run --nnodes={nodes} --nproc-per-node={max(1, group.gpus)} "
@@ -207,6 +207,12 @@ def _work(cluster: Cluster, step: Step, place: Place) -> list[str]:
         else:
             lines.append(f"run {program} -m {called}{joined if command[0] == 'ray_jobs.cli' else ''}")
     return lines
+
+
+def _quoted(word: str) -> str:
+    """For the shell; of `SHARE/16` the number of the task."""
+    share = word.removeprefix("SHARE/")
+    return shlex.quote(word) if share == word else f'"$SLURM_ARRAY_TASK_ID"/{shlex.quote(share)}'
 
 
 BEGIN = """

@@ -72,12 +72,15 @@ def converter(named: str | None = None) -> str:
     return found.origin
 
 
-def convert(folder: str, target: str, dtype: str = "auto", script: str | None = None) -> None:
-    """Write the model of the local `folder` to the local file `target`, its weights in `dtype` (auto: as they are).
+def convert(
+    folder: str, target: str, dtype: str = "auto", script: str | None = None, *, name: str | None = None
+) -> None:
+    """Write the model of the local `folder` to the local file `target`, its weights in `dtype` (auto: as they are), under the
+    `name` that readers show (that of the file).
 
     Raises ValueError with the converter's own words when it cannot, or no converter is there."""
     command = [sys.executable, "-m", __name__, converter(script), folder, "--outfile", target, "--outtype", dtype]
-    command += ["--model-name", Path(target).stem]
+    command += ["--model-name", name or Path(target).stem]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}

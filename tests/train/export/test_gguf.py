@@ -10,6 +10,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import Qwen2Tokenizer
 
 from cluster.chatml import TEMPLATE
+from ray_jobs import cli
 from train.export import gguf, ollama
 
 SAMPLE = Path(__file__).parents[3] / "sample"
@@ -108,6 +109,32 @@ def test_the_converter_is_told_what_it_does_not_know(folder, tmp_path):
     with pytest.raises(ValueError, match="no name for how this tokenizer"):
         gguf.convert(str(known.rename(folder)), str(tmp_path / "c.gguf"), script=str(tmp_path))
     assert not (tmp_path / "c.gguf").exists()
+
+
+def test_what_else_is_in_the_folder_stays(folder, chat_tokenizer, tmp_path, capsys):
+    """Of `--out` only the two files are written, also where others or former ones lie; one that fails leaves all as it was."""
+    (folder / "config.json").write_text('{"max_position_embeddings": 64}')
+    chat_tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(qwen2())
+    out = tmp_path / "out"
+    (out / "letters").mkdir(parents=True)
+    before = {"model.gguf": "a former one", "thesis.txt": "theirs", "letters/a.txt": "theirs too"}
+    for name, text in before.items():
+        (out / name).write_text(text)
+
+    def lies():
+        return {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*") if path.is_file()}
+
+    (tmp_path / "wrong.py").write_text("raise SystemExit('no')")
+    command = ["gguf", str(folder), "--out", str(out), "--converter"]
+    for script, code in (("wrong.py", 2), (gguf.SCRIPT, 0)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*command, str(tmp_path / script)])
+        assert ended.value.code == code
+        assert not code or ("converter stopped: no" in capsys.readouterr().err and lies() == before)
+    made = lies()
+    assert made.pop("model.gguf").startswith("qwen2|") and made.pop("Modelfile").startswith("FROM ./model.gguf\n")
+    assert made == {name: text for name, text in before.items() if name != "model.gguf"}
 
 
 def test_a_converter_that_is_not_there(tmp_path, monkeypatch):

@@ -149,6 +149,8 @@ class Hub:
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = self.objects[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del files[value["path"]]
             repository["commits"].append(lines[0]["value"]["summary"])
             oid = f"{len(repository['commits']):040x}"
             return 200, {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}"}

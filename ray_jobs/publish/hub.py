@@ -17,6 +17,8 @@ from ray_jobs.errors import UserError
 MARK = "pinisi.json"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 OWN = {".gitattributes"}  # what the hub itself puts into a new repository
+REPLACED = {"dataset": ["data/**"], "model": ["*.safetensors*", "*.gguf", "Modelfile"]}
+"""By kind: what goes from a repository when a push no longer has it, such as documents that were taken down since."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ def files(folder: str) -> list[tuple[str, int]]:
 
 
 def push(folder: str, to: Repository, run: str, public: bool) -> str:
-    """Send the local `folder`, which `mark` has marked as of `run`; returns the address of the repository, which is made if it is
-    not there, private unless `public`. Raises UserError when the hub says no."""
+    """Send the local `folder`, which `mark` has marked as of `run`, in the place of what a former push sent (`REPLACED`); returns
+    the address of the repository, which is made if it is not there, private unless `public`. Raises UserError when the hub
+    says no."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -64,6 +67,7 @@ def push(folder: str, to: Repository, run: str, public: bool) -> str:
             repo_type=to.kind,
             folder_path=folder,
             commit_message=f"{run}, by Pinisi",
+            delete_patterns=REPLACED[to.kind],
         )
     except HfHubHTTPError as error:
         raise UserError(_refused(error, to)) from None

@@ -157,6 +157,28 @@ def test_what_was_sent_is_not_sent_again(run, site, capsys):
     assert [one for one in site.asked[before:] if one.startswith("PUT /objects")] == []
 
 
+def test_what_is_gone_here_goes_there(run, site, capsys):
+    """Withdrawn documents, of which a language or a file may have had no others, and weights of a former push; what people put
+    there by hand stays."""
+    to = ("--to", "hf:islands/corpus", "--what", "corpus", "--leave-out")
+    assert said(capsys, run, *to)[0] == 0
+    files = site.repositories["dataset", "islands/corpus"]["files"]
+    files |= {"data/en/part-00001.parquet": b"of a longer corpus", "paper.pdf": b"by hand"}
+    withdrawn = [{"from_step": 1, "from_sample": 0, "remove": doc_id} for doc_id in "abh"]  # a and b: all of km
+    storage.write_text(f"{run}/ledger/pretrain-stage1.jsonl", "".join(f"{json.dumps(one)}\n" for one in withdrawn))
+    assert said(capsys, run, *to)[0] == 0
+    ours = {".gitattributes", "README.md", "croissant.json", "pinisi.json", "data/en/part-00000.parquet"}
+    assert files.keys() == ours | {"paper.pdf"}
+    for name in ("Modelfile", "boats-chat.gguf"):
+        storage.write_text(f"{run}/gguf/chat/{name}", name)
+    assert said(capsys, run, "--to", "hf:islands/boats", "--gguf")[0] == 0
+    files = site.repositories["model", "islands/boats"]["files"]
+    files |= {"model-00001-of-00002.safetensors": b"w", "model.safetensors.index.json": b"{}", "paper.pdf": b"by hand"}
+    assert said(capsys, run, "--to", "hf:islands/boats")[0] == 0
+    ours = {".gitattributes", "README.md", "config.json", "pinisi.json", "model.safetensors"}
+    assert files.keys() == ours | {"paper.pdf"}
+
+
 def test_a_sentence_for_each_no(run, site, capsys, monkeypatch):
     to = ("--to", "hf:islands/boats")
     taken = {"private": True, "files": {"theirs.txt": b"theirs"}, "commits": []}

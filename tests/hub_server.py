@@ -112,6 +112,8 @@ class Hub:
         key = ((found["kind"] or "models").removesuffix("s"), found["name"])
         if key not in self.repositories or key[1].split("/")[0] not in owners:
             return 404, {"error": "Repository not found"}
+        if method == "GET" and found["api"] and not found["rest"]:
+            return 200, {"id": key[1], "private": self.repositories[key]["private"]}
         return self._of(self.repositories[key], found["rest"] or "", body, f"{self.url}/{key[1]}")
 
     def _of(self, repository: dict, rest: str, body: bytes, url: str):

@@ -89,7 +89,8 @@ def mark(folder: str, run: str) -> None:
 
 
 def _repository(api, to: Repository, folder: str, run: str, public: bool) -> None:
-    """Make it and mark it, before all else, or find that it is this run's. Raises UserError for one that holds something else."""
+    """Make it and mark it, before all else, or find that it is this run's. Raises UserError for one that holds something else,
+    or that all see where `public` was not said."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -102,6 +103,8 @@ def _repository(api, to: Repository, folder: str, run: str, public: bool) -> Non
             raise UserError(
                 f"hf:{to.name} is taken: it holds what this recipe did not push; choose another name"
             ) from None
+        if not public and not api.repo_info(to.name, repo_type=to.kind).private:
+            raise UserError(f"hf:{to.name} is public; say --public if that is meant") from None
         if there:
             return
     api.upload_file(

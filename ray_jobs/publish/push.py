@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, metavar="hf:OWNER/NAME", help="the repository, made if it is not there")
     text = "a model that the run has exported, or its documents as a data set (default: the first model there is)"
     parser.add_argument("--what", choices=[*models.NAMES, CORPUS], help=text)
-    parser.add_argument("--public", action="store_true", help="for all to see, when it is made; private otherwise")
+    parser.add_argument("--public", action="store_true", help="for all to see; a repository is made private otherwise")
     parser.add_argument("--dry-run", action="store_true", help="list what would go out, and send nothing")
     text = "of a corpus, its licence by its name on the hub; of a model the recipe says it (export.licence)"
     parser.add_argument("--licence", metavar="NAME", help=text)

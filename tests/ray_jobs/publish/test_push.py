@@ -132,7 +132,20 @@ def test_the_file_for_llama_cpp_goes_along_when_asked(run, site, capsys):
 
 def test_public_is_asked_for(run, site, capsys):
     assert said(capsys, run, "--to", "hf:islands/boats", "--public")[0] == 0
-    assert not site.repositories["model", "islands/boats"]["private"]
+    made = site.repositories["model", "islands/boats"]
+    assert not made["private"]
+    for files in (dict(made["files"]), {".gitattributes": b""}):  # pushed before, or made by hand
+        made |= {"files": files, "commits": []}
+        code, _, err = said(capsys, run, "--to", "hf:islands/boats")
+        assert code == 2 and "hf:islands/boats is public; say --public if that is meant" in err
+        assert made["commits"] == []
+        assert said(capsys, run, "--to", "hf:islands/boats", "--public")[0] == 0 and made["commits"]
+    site.repositories["dataset", "islands/corpus"] = {"private": False, "files": {}, "commits": []}
+    code, _, err = said(capsys, run, "--to", "hf:islands/corpus", "--what", "corpus", "--leave-out")
+    assert code == 2 and "is public; say --public" in err
+    assert not site.repositories["dataset", "islands/corpus"]["commits"]
+    made["private"] = True  # an existing one stays as it is
+    assert said(capsys, run, "--to", "hf:islands/boats", "--public")[0] == 0 and made["private"]
 
 
 def test_a_dry_run_lists_and_asks_nobody(run, site, capsys):

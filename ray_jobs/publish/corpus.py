@@ -25,7 +25,7 @@ from ray_jobs.run.run import Run
 from ray_jobs.training import data_order
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-LAST = (QUALITY, DECONTAMINATE, DEDUP)  # the last of these that is done has the documents
+LAST = (QUALITY, DECONTAMINATE, DEDUP)  # the last of these that the recipe asks for has the documents
 COLUMNS = {
     "doc_id": "id of the document in the run that made it",
     "text": "the text, cleaned, with personal data masked",
@@ -63,9 +63,14 @@ def write(run: Run, folder: str, *, name: str, url: str, licence: str | None, le
     """Write the corpus of `run` into the empty local `folder` as the data set `name`, which will lie at `url`.
 
     Documents whose licence or page forbids it stay out with `leave_out`; else they are a UserError that counts them."""
-    stage = next((one for one in LAST if run.manifest(one) is not None), None)
+    stage = next((name for name in LAST if name in {one.name for one in run.stages}), None)
     if stage is None:
-        raise UserError(f"{run.uri}: there is no corpus yet; run it to `dedup` or further")
+        raise UserError(f"{run.uri}: its recipe has no sources, so there is no corpus")
+    if not run.stands(stage):
+        raise UserError(
+            f"{run.uri}: there is no corpus yet as its recipe asks for one: {stage} is not done; "
+            f"`pinisi run … --until {stage}` does it"
+        )
     counted = Counted()
     gone = taken_down(run.uri)
     with _Files(folder) as files:

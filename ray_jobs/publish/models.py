@@ -12,10 +12,14 @@ NAMES = ("chat", "base", "long", "pruned")
 
 
 def folder(run: Run, name: str) -> str:
-    """Where the exported model `name` lies (a URI). Raises UserError where there is none."""
+    """Where the exported model `name` lies (a URI). Raises UserError where there is none, or one of another recipe."""
     place = adopted.path(run.uri, EXPORT, name)
     if not storage.exists(storage.join(place, "config.json")):
         raise UserError(f"{run.uri}: the model {name} is not exported; `pinisi run … --until export` exports it")
+    if not run.stands(EXPORT):
+        raise UserError(
+            f"{run.uri}: the model {name} is not what its recipe asks for now; `pinisi run … --until export` makes it"
+        )
     return place
 
 

@@ -100,6 +100,29 @@ class Run:
             return "done" if manifest["fingerprint"] == prints[stage.name] else "changed"
         return "started" if storage.exists(storage.join(self.uri, stage.name, superseded.STARTED)) else "waiting"
 
+    def stands(self, name: str) -> bool:
+        """Whether the stage `name` is done as the recipe and the results that it read are now. Unlike in `state`, code and files
+        from outside count as they were when it was made: what is handed on need not be made anew for a newer version of
+        Pinisi, nor do its sources have to be there still."""
+        prints: dict[str, str | None] = {}
+        for stage in self.stages:
+            manifest = self.manifest(stage.name)
+            if manifest is None:  # begun anew, or removed to make room
+                prints[stage.name] = (self.made(stage.name) or {}).get("fingerprint")
+                continue
+            read = manifest.get("inputs", {})
+            parts: dict = {
+                "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
+                "inputs": {one: prints[one] or read.get(one) for one in stage.inputs},
+                **({"files": manifest.get("files")} if stage.files else {}),
+            }
+            codes = [manifest.get("code"), *([self.code(stage)] if manifest.get("kept") else [])]
+            wanted = [self._fingerprint(stage, {**parts, "code": code}) for code in codes]
+            prints[stage.name] = manifest["fingerprint"] if manifest["fingerprint"] in wanted else wanted[0]
+            if stage.name == name:
+                return manifest["fingerprint"] in wanted
+        return False
+
     def why(self, stage: Stage, prints: dict[str, str]) -> str:
         """One phrase: what differs from the manifest of a stage that must run again."""
         made = self.manifest(stage.name)

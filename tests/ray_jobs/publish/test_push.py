@@ -16,6 +16,7 @@ from curation.schema import RAW, raw
 from ray_jobs import cli
 from ray_jobs.errors import UserError
 from ray_jobs.publish import corpus, hub, rights
+from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.run import open_run
 
 RESERVED = b'<html><head><meta name="tdm-reservation" content="1"></head></html>'
@@ -37,12 +38,16 @@ RECIPE = {
     "name": "boats",
     "languages": ["km", "en"],
     "sources": [{"name": "web", "type": "warc", "path": "warc/*.warc.gz"}],
+    "train": {
+        "base": {"model": "islands/base"},
+        "pretrain": {f"stage{n}": {"tokens": 1, "rows_per_step": 1} for n in "12"},
+    },
 }
 
 
 @pytest.fixture
 def run(tmp_path) -> str:
-    """A run of two parts up to `dedup`, with a chat model exported."""
+    """A run of two parts up to `quality`, with a chat model exported."""
     uri = str(tmp_path / "run")
     storage.write_text(storage.join(uri, "recipe.yaml"), yaml.safe_dump(RECIPE))
     for number, docs in enumerate((DOCUMENTS[:5], DOCUMENTS[5:])):
@@ -65,10 +70,27 @@ def run(tmp_path) -> str:
             }
             for doc_id, lang, licence, _, masked in docs
         ]
-        storage.write_table(f"{uri}/dedup/part-0000{number}.parquet", pa.Table.from_pylist(rows, schema))
-    for stage, rules in (("crawl", {}), ("filter/policy", {"word_count_min": 3}), ("dedup", {"near_duplicate": 2})):
-        made = {"docs_in": 20, "docs_out": 8, "rules": rules, "fingerprint": stage}
-        storage.write_json(storage.join(uri, stage, "_manifest.json"), made)
+        storage.write_table(f"{uri}/quality/part-0000{number}.parquet", pa.Table.from_pylist(rows, schema))
+    rules = {
+        "crawl": {},
+        "filter/policy": {"word_count_min": 3},
+        "dedup": {"near_duplicate": 2},
+        "quality": {},
+        "export": {},
+    }
+    opened, prints = open_run(uri), {}
+    for stage in opened.stages:
+        parts = opened.parts(stage, prints)
+        prints[stage.name] = digest(parts)
+        if stage.name in rules:
+            made = {
+                "docs_in": 20,
+                "docs_out": 8,
+                "rules": rules[stage.name],
+                "fingerprint": prints[stage.name],
+                **parts,
+            }
+            storage.write_json(storage.join(uri, stage.name, "_manifest.json"), made)
     storage.write_text(
         f"{uri}/ledger/pretrain-stage1.jsonl", json.dumps({"from_step": 1, "from_sample": 0, "remove": "h"}) + "\n"
     )
@@ -128,6 +150,23 @@ def test_the_file_for_llama_cpp_goes_along_when_asked(run, site, capsys):
         storage.write_text(f"{run}/gguf/chat/{name}", name)
     assert said(capsys, run, "--to", "hf:islands/boats", "--gguf")[0] == 0
     assert (files["Modelfile"], files["boats-chat.gguf"]) == (b"Modelfile", b"boats-chat.gguf")
+
+
+def test_what_is_of_another_recipe_stays(run, site, capsys):
+    """The run was started again with other settings, and has not come so far as to make it."""
+    to, corpus_to = ("--to", "hf:islands/boats"), ("--to", "hf:islands/corpus", "--what", "corpus", "--leave-out")
+    for changes, kind, sentence in (
+        ({"dedup": {"threshold": 0.5}}, "dataset", "there is no corpus yet as its recipe asks for one: quality is"),
+        ({"quality": {"per_side": 7}}, "dataset", "there is no corpus yet as its recipe asks for one: quality is"),
+        ({"export": {"licence": "cc0-1.0"}}, "model", "the model chat is not what its recipe asks for now"),
+    ):
+        storage.write_text(f"{run}/recipe.yaml", yaml.safe_dump(RECIPE | changes))
+        code, _, err = said(capsys, run, *(to if kind == "model" else corpus_to))
+        assert code == 2 and sentence in err and err.count("\n") == 1 and site.asked == [], err
+    storage.write_text(f"{run}/recipe.yaml", yaml.safe_dump(RECIPE))
+    assert said(capsys, run, *corpus_to)[0] == 0
+    storage.remove(f"{run}/quality/_manifest.json")
+    assert "there is no corpus yet" in said(capsys, run, *corpus_to)[2]
 
 
 def test_public_is_asked_for(run, site, capsys):

@@ -5,6 +5,7 @@ import os
 import sys
 import types
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,45 @@ def test_manifest_says_how_a_stage_was_made(uri, calls):
     assert manifest["inputs"] == {"crawl": run.manifest("crawl")["fingerprint"]}
     assert (manifest["docs_in"], manifest["docs_out"]) == (3, 2)
     assert {"config_hash", "code", "seconds", "hosts", "versions"} <= set(manifest)
+
+
+def test_a_result_stands_until_the_recipe_or_what_it_read_is_another(uri, calls, tmp_path, monkeypatch):
+    """Newer code and sources that are gone ask for nothing anew; a stage that was begun, or made again, does of all after it."""
+    monkeypatch.setattr(stages, "STAGES", (replace(LINE[0], files=("sources",)), *LINE[1:]))
+    source = tmp_path / "pages.jsonl"
+    source.write_text("{}")
+    asked = {"sources": [{**RECIPE["sources"][0], "path": str(source)}]}
+    names = [stage.name for stage in LINE]
+
+    def standing(**changes):
+        run = make_run(uri, **asked, **changes)
+        return [name for name in names if run.stands(name)]
+
+    assert standing() == []
+    execute(make_run(uri, **asked))
+    assert standing() == names
+    aside = source.rename(tmp_path / "aside")
+    monkeypatch.setattr(runs, "code", lambda *_: {"newer.py": "1"})
+    run = make_run(uri, **asked)
+    assert [run.state(stage, run.fingerprints()) for stage in run.stages] == ["changed"] * 3 and standing() == names
+    assert standing(dedup={"threshold": 0.8}) == names[:2]
+    other = {"filter": {"policy": {"default": {}}}}
+    assert standing(**other) == names[:1] and not run.stands("quality")
+    aside.rename(source)
+    execute(make_run(uri, **asked), keep=["crawl", "dedup"])  # the one between is made again
+    assert standing() == names
+    execute(make_run(uri, **asked, **other), until="filter/policy")
+    assert standing(**other) == names[:2] and standing() == ["crawl", "dedup"]  # which is of the recipe before
+    execute(make_run(uri, **asked, **other))
+    assert standing(**other) == names
+    calls.fail = "filter/policy"
+    with pytest.raises(StageFailed):
+        execute(make_run(uri, **asked), until="filter/policy")
+    assert standing() == names[:1] and standing(**other) == names[:1]
+    calls.fail = None
+    execute(make_run(uri, **asked))
+    storage.remove(storage.join(uri, "crawl"))
+    assert standing() == names[1:]
 
 
 def test_a_stage_that_keeps_under_half_of_its_rows_says_so(uri, calls):

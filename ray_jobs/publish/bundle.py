@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ from ray_jobs.run.fingerprint import ROOT
 
 EXTRAS = ("dev", "java")  # what `make setup` installs
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*", "README.md"]
+TOKENIZER = "tokenize.tokenizer"  # of the keys that name models the one that reads no weights
 NOT_PINNED = {"pinisi", "pip", "setuptools", "wheel"}
 README = """# Pinisi without a network
 
@@ -146,22 +148,42 @@ def _installed() -> list[str]:
 
 
 def _models(recipe: Recipe, folder: Path) -> dict[str, str]:
-    """Copy the models that `recipe` names; returns key -> the name of its folder."""
-    moved = {}
+    """Copy the models that `recipe` names; returns key -> the name of its folder, one for each model. Raises UserError for one
+    that cannot be had, or has no weights that go along."""
+    moved: dict[str, str] = {}
+    names: dict[str, str] = {}  # model -> its folder
     for key in travel.PLACES:
         value = recipes.lookup(recipe, key)
         if not value:
             continue
         here = any(storage.exists(storage.join(value, name)) for name in ("config.json", "tokenizer.json"))
-        if not here and not travel.ON_HUB.fullmatch(value):
+        if not here and not _on_hub(value):
             continue
-        name = re.sub(r"[^\w.-]+", "--", value.rstrip("/") if not here else value.rstrip("/").rsplit("/", 1)[-1])
-        if here:
-            shutil.copytree(storage.localize(value), folder / name, dirs_exist_ok=True)
-        else:
-            _from_hub(value, folder / name, key)
-        moved[key] = name
+        value = value.rstrip("/")
+        if value not in names:
+            names[value] = _free(re.sub(r"[^\w.-]+", "--", value.rsplit("/", 1)[-1] if here else value), names)
+            if here:
+                shutil.copytree(storage.localize(value), folder / names[value])
+            else:
+                _from_hub(value, folder / names[value], key)
+        if key != TOKENIZER and not any((folder / names[value]).rglob("*.safetensors")):
+            raise UserError(
+                f"{key}: {value} has no *.safetensors, and other weights are not bundled; name a model that has"
+            )
+        moved[key] = names[value]
     return moved
+
+
+def _on_hub(value: str) -> bool:
+    """Whether it is a name of the hub: OWNER/NAME, or one of the old models that have no owner, such as gpt2."""
+    return value != "train" and not os.path.exists(value) and re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", value) is not None
+
+
+def _free(name: str, names: dict[str, str]) -> str:
+    """`name`, or with a number where another model has it, also for a disk that knows no capitals."""
+    taken = {one.lower() for one in names.values()}
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name.lower() not in taken else next(one for one in numbered if one.lower() not in taken)
 
 
 def _from_hub(name: str, folder: Path, key: str) -> None:

@@ -175,6 +175,50 @@ def test_models_of_a_recipe_come_along(tmp_path):
     assert left.startswith(f"sources: {corpus} is a path of this machine")
 
 
+def test_each_model_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Also where two are called alike, of any key; a name of the hub may have no owner."""
+    from ray_jobs.config import reader as recipes
+
+    def download(name, local_dir, allow_patterns):
+        assert name in ("gpt2", "a/b", "old/model"), name
+        local_dir.mkdir(parents=True)
+        (local_dir / "config.json").write_text(name)
+        kind = "bin" if name == "old/model" else "safetensors"
+        (local_dir / f"model.{kind}").write_text("w" if f"*.{kind}" in allow_patterns else "")
+        if f"*.{kind}" not in allow_patterns:
+            (local_dir / f"model.{kind}").unlink()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for name in ("one/model", "two/Model", "three/a--b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(name)
+        (tmp_path / name / "model.safetensors").write_text(name)
+    monkeypatch.chdir(tmp_path)
+    asked = {"train": {"base": {"model": "x/y"}, "reward": {"preference": "s3://b/rows.jsonl"}}}
+    asked["train"] |= {
+        "sft": {"instruct": "s3://b/rows.jsonl", "select": {}},
+        "dpo": {"preference": "s3://b/rows.jsonl"},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"base": "align", "name": "mine", **asked}))
+
+    def moved(number, *values):
+        keys = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model")
+        recipe = recipes.load(
+            str(tmp_path / "mine.yaml"), [f"{key}={one}" for key, one in zip(keys, values, strict=True)]
+        )
+        folder = tmp_path / f"models{number}"
+        found = bundle._models(recipe, folder)
+        return [(folder / found[key] / "config.json").read_text() for key in keys], len(list(folder.iterdir()))
+
+    assert moved(1, "one/model", "two/Model", "one/model/", "gpt2") == (
+        ["one/model", "two/Model", "one/model", "gpt2"],
+        3,
+    )
+    assert moved(2, "a/b", "old/model", "three/a--b", "gpt2") == (["a/b", "old/model", "three/a--b", "gpt2"], 4)
+    with pytest.raises(UserError, match=r"train\.base\.model: old/model has no \*\.safetensors"):
+        moved(3, "old/model", "a/b", "a/b", "a/b")
+
+
 def test_what_cannot_be_bundled(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="needs a checkout"):
         bundle.make(tmp_path / "out", None, [], root=tmp_path)

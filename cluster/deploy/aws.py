@@ -206,17 +206,26 @@ def policies(cluster: Cluster) -> dict[str, str]:
     trust = [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}]
     worker = _reading(cluster)
     tagged = {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": cluster.name}}
+    begun = {
+        "StringEquals": {"ec2:CreateAction": "RunInstances"}
+    }  # else tags would make any machine one of this cluster
     describe = ["ec2:Describe*"]
-    role = (aws.worker_instance_profile or aws.instance_profile or "*").replace(":instance-profile/", ":role/")
-    passing: dict[str, Any] = {"Effect": "Allow", "Action": "iam:PassRole", "Resource": role}
-    passing["Condition"] = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
     head: list[dict[str, Any]] = [
         {"Effect": "Allow", "Action": describe, "Resource": "*"},
-        {"Effect": "Allow", "Action": ["ec2:RunInstances", "ec2:CreateTags"], "Resource": "*"},
-        {"Effect": "Allow", "Action": ["ec2:TerminateInstances"], "Resource": "*", "Condition": tagged},
-        passing,
-        *worker,
+        {"Effect": "Allow", "Action": "ec2:RunInstances", "Resource": "*"},
+        {"Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "*", "Condition": begun},
+        {
+            "Effect": "Allow",
+            "Action": ["ec2:CreateTags", "ec2:TerminateInstances"],
+            "Resource": "*",
+            "Condition": tagged,
+        },
     ]
+    if profile := aws.worker_instance_profile or aws.instance_profile:  # of the workers (see `node`)
+        role = profile.replace(":instance-profile/", ":role/")
+        passed = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+        head.append({"Effect": "Allow", "Action": "iam:PassRole", "Resource": role, "Condition": passed})
+    head += worker
     return {
         "iam-trust.json": _policy(trust),
         "iam-head.json": _policy(head),

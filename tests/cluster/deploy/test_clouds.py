@@ -165,6 +165,20 @@ def test_rights_of_head_and_workers(tmp_path):
         assert allowed(policy, "ecr:BatchGetImage") == ["*"]
     assert allowed(head, "ec2:RunInstances") == ["*"] and allowed(worker, "ec2:RunInstances") == []
     assert allowed(head, "iam:PassRole") == ["arn:aws:iam::111122223333:role/pinisi-worker"]
+    conditions = [one["Condition"]["StringEquals"] for one in head["Statement"] if "ec2:CreateTags" in one["Action"]]
+    ours = {"ec2:ResourceTag/ray-cluster-name": cluster.name}  # no other machine can be made one of this cluster's
+    assert conditions == [{"ec2:CreateAction": "RunInstances"}, ours]
+    (ended,) = [one for one in head["Statement"] if "ec2:TerminateInstances" in one["Action"]]
+    assert ended["Condition"]["StringEquals"] == ours
+    for worker_profile, profile, passed in (
+        (None, "arn:aws:iam::111122223333:instance-profile/one", ["arn:aws:iam::111122223333:role/one"]),
+        (None, None, []),  # with keys: nodes that the head starts have no role, so it hands none on
+    ):
+        keys = {"/environment": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]}
+        cluster = load(tmp_path, worker_instance_profile=worker_profile, instance_profile=profile, **keys)
+        render.render(cluster, str(tmp_path / "two"), "aws")
+        head = json.loads((tmp_path / "two/iam-head.json").read_text())
+        assert allowed(head, "iam:PassRole") == passed
     commands = yaml.safe_load((tmp_path / "out/ray-aws.yaml").read_text())["initialization_commands"]
     assert any("aws ecr get-login-password --region eu-west-1 | docker login" in one for one in commands)
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -60,9 +61,7 @@ def submit(recipe: str, overrides: list[str], flags: list[str], *, file: str, ru
             raise UserError(
                 f"submit --slurm: there is no {program} on this machine; submit on a login node of the cluster"
             )
-    folder = Path(run_dir) / FOLDER
-    _write(folder, {RECIPE: text})
-    made = steps(cluster, asked, run_dir, flags, _done(run_dir, flags))
+    made = steps(cluster, asked, run_dir, flags, _done(run_dir, text, flags))
     if not made:
         print("nothing to do: every stage is done")
         return []
@@ -70,9 +69,10 @@ def submit(recipe: str, overrides: list[str], flags: list[str], *, file: str, ru
     files = {file: _script(cluster, step, place) for file, step in zip(_names(made), made, strict=True)}
     _check_partitions(cluster, made)
     _check_free(run_dir)
-    paths = _write(folder, files)
+    folder = Path(run_dir) / FOLDER
+    paths = _write(folder, {**files, RECIPE: text})  # of a run in the queue the recipe stays as it is
     jobs: list[str] = []
-    for step, path in zip(made, paths, strict=True):
+    for step, path in zip(made, paths[: len(made)], strict=True):
         after = [f"--dependency={scripts.dependency(step, jobs)}"] if jobs else []
         try:
             jobs.append(_ask("sbatch", "--parsable", "--kill-on-invalid-dep=yes", *after, path).split(";")[0])
@@ -218,19 +218,24 @@ def _names(made: list[Step]) -> list[str]:
 
 
 def _write(folder: Path, files: dict[str, str]) -> list[str]:
-    """The paths of the files."""
+    """The paths of the files. On a full disk those that were there stay."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / f".{name}.new").write_text(text, encoding="utf-8")
+        for name in files:
+            (folder / f".{name}.new").replace(folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
     return [str(folder / name) for name in files]
 
 
-def _done(run_dir: str, flags: list[str]) -> set[str]:
-    """The stages of the run that are done as they are wanted now; with `flags` that is for the run itself to find out."""
-    run = Run(run_dir, recipes.load(f"{run_dir}/{FOLDER}/{RECIPE}"))
+def _done(run_dir: str, text: str, flags: list[str]) -> set[str]:
+    """The stages of the run that are done as the recipe `text` wants them; with `flags` the run itself finds out."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, RECIPE)
+        path.write_text(text, encoding="utf-8")
+        run = Run(run_dir, recipes.load(str(path)))
     if flags or not storage.exists(storage.join(run.uri, "recipe.yaml")):
         return set()
     prints = run.fingerprints()

@@ -40,12 +40,12 @@ def main(options: argparse.Namespace) -> None:
     local = storage.localize(folder)
     try:
         script = gguf.converter(options.converter)
-        with storage.atomic_folder(out) as made:
-            gguf.convert(local, str(Path(made, f"{name}.gguf")), options.dtype, script)
-            config = storage.read_json(str(Path(local, "config.json")))
-            chat = chat if chat is not None else storage.exists(str(Path(local, "chat_template.jinja")))
-            text = ollama.modelfile(local, f"{name}.gguf", config["max_position_embeddings"], chat)
-            Path(made, ollama.FILE).write_text(text, "utf-8")
+        config = storage.read_json(str(Path(local, "config.json")))
+        chat = chat if chat is not None else storage.exists(str(Path(local, "chat_template.jinja")))
+        text = ollama.modelfile(local, f"{name}.gguf", config["max_position_embeddings"], chat)
+        with storage.atomic(storage.join(out, f"{name}.gguf")) as made:  # what else is in the folder is not ours
+            gguf.convert(local, made, options.dtype, script, name=name)
+        storage.write_text(storage.join(out, ollama.FILE), text)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     print(f"{storage.join(out, f'{name}.gguf')} and its Modelfile")

@@ -202,7 +202,11 @@ def test_what_a_user_must_mend_is_one_sentence_before_anything_is_submitted(tmp_
     if given.pop("programs", False):
         queue = f"41 pinisi:{os.path.realpath(tmp_path)}/demo"
         given["programs"] = [("sbatch", "never"), ("scontrol", PARTITION), ("squeue", queue), ("scancel", "")]
+    queued = tmp_path / "demo" / scripts.FOLDER / "recipe.yaml"
+    queued.parent.mkdir(parents=True)
+    queued.write_text("of the run in the queue")
     assert sentence in told(tmp_path, monkeypatch, **given)
+    assert [path.read_text() for path in queued.parent.iterdir()] == ["of the run in the queue"]
 
 
 def test_check_says_what_the_section_lacks_and_what_only_slurm_knows():

@@ -88,6 +88,24 @@ def test_every_script_is_one_that_bash_reads_and_names_no_place_of_its_own(recip
     assert "--nv" in text and "'/images/pinisi 1.sif'" in text and "NCCL_SOCKET_IFNAME=ib0" in text
 
 
+@pytest.mark.parametrize("run_dir", ["mnt/SHARED/my runs", "it's/$HOME/SHARE/16/;x", "SHARE/ä`b`"])
+def test_a_run_may_lie_in_a_folder_of_any_name(recipe, tmp_path, run_dir):
+    """What the words of each command are when bash has read them."""
+    place = tmp_path / run_dir
+    (place / scripts.FOLDER).mkdir(parents=True)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" >> {tmp_path}/words\n')
+    python.chmod(0o755)
+    file = cluster([{**GROUPS[0], "max_nodes": 1}, {**GROUPS[1], "max_nodes": 2}], ray=False)
+    made = [step for step in slurm.steps(file, recipe, str(place), []) if step.kind != "ranks"]
+    environment = os.environ | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    for step in made:
+        text = scripts.script(file, step, scripts.Place("demo", str(place), str(python), {}))
+        subprocess.run(["bash", "-c", text], env=environment, check=True)
+    told = [word for step in made for command in step.commands for word in ("-m", *command)]
+    assert (tmp_path / "words").read_text().splitlines() == [{"SHARE/16": "3/16"}.get(word, word) for word in told]
+
+
 @pytest.mark.parametrize(
     ("ends", "asked_again"),
     [

@@ -289,8 +289,8 @@ class Cluster(Section):
         """A file for Slurm alone has no head that is always there, and no image of Docker."""
         if (
             not isinstance(values, dict)
-            or not values.get("slurm")
-            or any(values.get(c) for c in (*CLOUDS, "kubernetes"))
+            or values.get("slurm") is None  # a section may be empty: every key of it has a default
+            or any(values.get(c) is not None for c in (*CLOUDS, "kubernetes"))
         ):
             return values
         return {"image": "none:none", "head": {"cpus": 1, "memory_gb": 1}, **values}

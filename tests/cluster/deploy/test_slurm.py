@@ -34,6 +34,16 @@ def recipe():
     return recipes.load("demo", ["train.workers=8"])
 
 
+def test_a_section_may_be_empty():
+    assert cluster().head.cpus == 1 and cluster().slurm.ray
+    with pytest.raises(ValidationError, match="head"):  # of a cloud there is always one
+        spec.Cluster.model_validate(
+            {**cluster().model_dump(include={"name", "run_dir"}), "slurm": {}, "kubernetes": {}}
+        )
+    with pytest.raises(ValidationError, match="head"):
+        spec.Cluster.model_validate({"name": "lab", "run_dir": "/scratch/runs", "groups": GROUPS, "slurm": None})
+
+
 def test_with_ray_curation_and_training_are_two_jobs_and_each_asks_for_its_own_group(recipe):
     own = {"partition": "gpu", "qos": "long", "time": "2-00", "constraint": "h100&ib", "options": ["--exclusive"]}
     file = cluster(partition="cpu", account="lab", groups={"train": own})

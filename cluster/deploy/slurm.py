@@ -111,13 +111,22 @@ def dependency(step: Step, jobs: list[str]) -> str:
     return f"afterok:{jobs[-1]}"
 
 
-def submission(names: list[str], steps: list[Step], folder: str) -> str:
-    """A shell script that gives the jobs of `steps`, whose scripts are `names` in `folder`, to sbatch, each after the other."""
-    lines = ["#!/bin/bash", "# Made by `pinisi`: bash THIS FILE, on a login node.", "set -eu"]
+def submission(names: list[str], steps: list[Step], run_dir: str) -> str:
+    """A shell script that gives the jobs of `steps`, whose scripts are `names`, to sbatch, each after the other, unless the run
+    is in the queue already."""
+    folder = shlex.quote(f"{run_dir}/{FOLDER}")
+    lines = ["#!/bin/bash", "# Made by `pinisi`: bash THIS FILE, on a login node.", "set -euo pipefail"]
     lines += [
-        f"mkdir -p {shlex.quote(folder)}",
-        f'cp "$(dirname "$0")"/* {shlex.quote(folder)}',
-        f"cd {shlex.quote(folder)}",
+        f"run={shlex.quote(run_dir)} folder={folder}",
+        """queue=$(squeue --noheader --user "$(id -un)" --format %k | sed 's/ *$//')""",
+        'if grep -Fxq -- "pinisi:$run" <<< "$queue"; then',
+        '    echo "$run: it is in Slurm\'s queue already; wait for it, or stop it by scancel" >&2',
+        "    exit 2",
+        "fi",
+        'mkdir -p -- "$folder"',
+        'here=$(dirname -- "$0")',
+        '[ "$here" -ef "$folder" ] || cp -- "$here"/* "$folder"',
+        'cd -- "$folder"',
     ]
     jobs: list[str] = []
     for name, step in zip(names, steps, strict=True):

@@ -100,7 +100,7 @@ def render(cluster: Cluster, out: str, recipe: str) -> list[str]:
     made = steps(cluster, asked, place.run_dir, [])
     names = _names(made)
     files = {file: _script(cluster, step, place) for file, step in zip(names, made, strict=True)}
-    chain = scripts.submission(names, made, f"{place.run_dir}/{FOLDER}")
+    chain = scripts.submission(names, made, place.run_dir)
     return _write(Path(out) / "slurm", {**files, RECIPE: text, SUBMIT: chain})
 
 

@@ -187,6 +187,39 @@ def test_the_example_is_rendered_into_jobs_and_a_script_that_submits_them(tmp_pa
     assert yaml.safe_load((tmp_path / "slurm" / "recipe.yaml").read_text())["base"]["name"] == "demo"
 
 
+def test_the_rendered_script_submits_once_from_wherever_it_lies(tmp_path):
+    """With a `squeue` that says what is in a file, and an `sbatch` that writes down what it is told."""
+    run_dir, queue, asked = tmp_path / "all my runs" / "demo", tmp_path / "queue", tmp_path / "asked"
+    file = cluster().model_copy(update={"run_dir": str(run_dir.parent)})
+    here = Path(slurm.render(file, str(tmp_path / "out"), "demo")[-1])
+    (tmp_path / "bin").mkdir()
+    programs = {
+        "squeue": f"cat '{queue}'",
+        "sbatch": f"test -f recipe.yaml || exit 1\necho $@ >> '{asked}'\necho '5;lab'",
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def submit(script: Path) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        return subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+
+    assert submit(here).returncode and not run_dir.exists()  # squeue fails
+    queue.write_text(f"pinisi:{run_dir}-2\n(null)\n")
+    for script in (here, run_dir / scripts.FOLDER / "submit.sh"):
+        done = submit(script)
+        assert (done.returncode, done.stdout) == (0, "curate: 5\ntrain: 5\n"), done.stderr
+    one = "--parsable --kill-on-invalid-dep=yes"
+    assert asked.read_text() == f"{one} 00-curate.sh\n{one} --dependency=afterok:5 01-train.sh\n" * 2
+    queue.write_text(f"(null)\npinisi:{run_dir} \n" + "(null)\n" * 20_000)
+    (run_dir / scripts.FOLDER / "recipe.yaml").write_text("of the run in the queue")
+    done = submit(here)
+    assert done.returncode == 2 and "in Slurm's queue already" in done.stderr
+    assert (run_dir / scripts.FOLDER / "recipe.yaml").read_text() == "of the run in the queue"
+    assert asked.read_text().count("train") == 2
+
+
 def told(tmp_path, monkeypatch, *, run_dir=None, programs=(), overrides=(), **keys):
     """What a user is told by a submit. `programs` are (name, what it prints) of those that are in the PATH."""
     (tmp_path / "bin").mkdir()

@@ -39,7 +39,6 @@ SHARED_KINDS = re.compile(
     r"nfs|lustre|gpfs|beegfs|ceph|wekafs|panfs|afs|cifs|smb|gluster|orangefs|pvfs|daos|9p|virtiofs|fuse"
 )
 """How file systems are called that several machines may have; a folder of another kind must stand in `slurm.shared`."""
-ARRAYS = (graph.CRAWL, graph.EXTRACT, graph.LANGUAGE, graph.SIGNALS, graph.POLICY, graph.DECONTAMINATE)
 RECIPE = "recipe.yaml"
 SUBMIT = "submit.sh"
 
@@ -130,7 +129,7 @@ def steps(cluster: Cluster, recipe: Recipe, run_dir: str, flags: list[str], done
     if flags:
         raise UserError(f"submit --slurm: {flags[0]} needs `ray: true` in the section slurm of the cluster file")
     alone = (*run, "--without-ray")
-    arrays = [name for name in ARRAYS if name in curation and name not in done]
+    arrays = [name for name in graph.PARTED if name in curation and name not in done]
     if _from_common_crawl(recipe):  # its rate limit is one for all, so one node reads
         arrays = [name for name in arrays if name != graph.CRAWL]
     made: list[Step] = []

@@ -10,12 +10,14 @@ by side on any machines, then the stage itself, which does what shares have left
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 
 from cluster.kernel_files import drop_stale
 from ray_jobs import exits
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
+from ray_jobs.run import graph
 from ray_jobs.run.job import Share
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.work import trainer
@@ -47,7 +49,11 @@ def _run(options: argparse.Namespace) -> None:
     names = [stage.name for stage in run.stages if options.name in (stage.name, stage.job)]
     if not names:
         raise UserError(f"{options.run_dir}: the recipe has no such stage of {options.name}")
-    share = _share(options.share) if options.share else None
+    share = _share(options.share) if options.share is not None else None
+    if share and (whole := [name for name in names if name not in graph.PARTED]):
+        raise UserError(
+            f"--share: {whole[0]} is done as a whole, so run it without; shares are for {', '.join(graph.PARTED)}"
+        )
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -62,10 +68,10 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _share(text: str) -> Share:
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdigit() and of.isdigit() and int(number) < int(of)):
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not (found and int(found[1]) < int(found[2])):
         raise UserError(f"--share {text}: write it as K/N, such as 0/8 to 7/8")
-    return Share(int(number), int(of))
+    return Share(int(found[1]), int(found[2]))
 
 
 if __name__ == "__main__":

@@ -53,9 +53,17 @@ def test_tasks_run_in_processes_of_one_thread_and_give_their_results_in_order(tm
         alone.stop()
 
 
-@pytest.mark.parametrize("text", ["3", "3/3", "4/3", "-1/3", "a/b", "/"])
+@pytest.mark.parametrize("text", ["3", "3/3", "4/3", "-1/3", "a/b", "/", "", "²/8", "0/٨", "1/8\n", "0/" + "9" * 5000])
 def test_a_share_that_is_none_is_said(text, tmp_path, capsys):
     (tmp_path / "r.yaml").write_text("name: r\nlanguages: [th]\nsources: [{name: a, type: jsonl, path: x.jsonl}]\n")
     with pytest.raises(SystemExit) as end:
         stages.main(["crawl", "--run-dir", str(tmp_path), "--recipe", str(tmp_path / "r.yaml"), f"--share={text}"])
     assert end.value.code == 2 and "such as 0/8 to 7/8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dedup", "quality", "tokenize", "pretrain/stage1", "pretrain", "tasks"])
+def test_a_share_of_what_is_done_as_a_whole_is_refused_before_anything_begins(name, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        stages.main([name, "--run-dir", str(tmp_path / "run"), "--recipe", "demo", "--share", "0/2"])
+    assert end.value.code == 2 and "is done as a whole, so run it without" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

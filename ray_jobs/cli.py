@@ -240,6 +240,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, exits.terminate)
+    try:
+        _run_here(options)
+    finally:  # whatever ended rank 0, and however early: the others wait for it
+        from ray_jobs.work import alone
+
+        alone.dismiss()
+
+
+def _run_here(options: argparse.Namespace) -> None:
     from cluster import storage
     from ray_jobs.config import reader as recipes
     from ray_jobs.run.run import Run
@@ -252,26 +261,23 @@ def _run(options: argparse.Namespace) -> None:
         return
     exits.stop_by_file()
     recipe = recipes.load(options.recipe, options.set)
+    uri = options.run_dir or storage.join("runs", recipe.name)
     if options.dry_run:
-        _dry_run(recipe, options.run_dir or storage.join("runs", recipe.name), options.json)
+        _dry_run(recipe, uri, options.json)
         return
     if options.json:
         raise UserError("--json goes with --dry-run; `pinisi status RUN --json` reads a run")
-    uri = options.run_dir or storage.join("runs", recipe.name)
     run = Run(uri, recipe)
-    try:
-        ran = run.execute(
-            until=options.until,
-            start=options.start,
-            only=options.only,
-            rerun=options.rerun,
-            keep=options.keep,
-            address=options.address,
-            ray=not options.without_ray,
-            say=lambda s: print(s, flush=True),
-        )
-    finally:
-        alone.dismiss()
+    ran = run.execute(
+        until=options.until,
+        start=options.start,
+        only=options.only,
+        rerun=options.rerun,
+        keep=options.keep,
+        address=options.address,
+        ray=not options.without_ray,
+        say=lambda s: print(s, flush=True),
+    )
     if ran:
         trainer.stop()
     else:

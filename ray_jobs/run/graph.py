@@ -100,7 +100,7 @@ PRUNED = "(pretrain/stage2, or long_context)"  # stands for the model that is pr
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ALIGNED = "(the last round, or the last of instruction tuning)"  # stands for the model that answers
 ROUNDS = (ON_POLICY, *(f"{ON_POLICY}_{number}" for number in range(2, 10)))
-PARTED = (CRAWL, EXTRACT, LANGUAGE, SIGNALS, POLICY, DECONTAMINATE)  # work part by part, so also on one share of the parts
+PARTED = (CRAWL, EXTRACT, LANGUAGE, SIGNALS, POLICY, DECONTAMINATE)  # work part by part, so also a share of them
 # What a round depends on: not how many there are, nor how they are judged, so a round more leaves the others as they are.
 DPO = (
     *(f"train.dpo.{key}" for key in Dpo.model_fields if key not in ("on_policy", "watch")),

@@ -1,11 +1,14 @@
 """Work without Ray: shares of a stage, tasks in processes, and what is said of errors. Runs: tests/e2e/test_slurm_run.py."""
 
+import itertools
 import os
 import random
+import signal
 from types import SimpleNamespace
 
 import pytest
 
+from ray_jobs import cli
 from ray_jobs.run.job import Share, ShareDone
 from ray_jobs.stages import __main__ as stages
 from ray_jobs.work import alone
@@ -67,3 +70,31 @@ def test_a_share_of_what_is_done_as_a_whole_is_refused_before_anything_begins(na
         stages.main([name, "--run-dir", str(tmp_path / "run"), "--recipe", "demo", "--share", "0/2"])
     assert end.value.code == 2 and "is done as a whole, so run it without" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """The store of a torchrun of two, as whose rank 0 this process goes on."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    own = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(alone, "_numbers", itertools.count())
+    former = signal.getsignal(signal.SIGTERM)
+    yield store
+    signal.signal(signal.SIGTERM, former)
+
+
+def test_what_ends_rank_0_early_ends_the_other_ranks_too(tmp_path, monkeypatch, ranks):
+    monkeypatch.setenv("PINISI_EXIT", str(tmp_path / "exit"))
+    arguments = ["run", str(tmp_path / "none.yaml"), "--without-ray", "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert (end.value.code, (tmp_path / "exit").read_text()) == (0, "2\n")  # torchrun need say nothing of it
+    monkeypatch.setenv("RANK", "1")
+    assert ranks.check(["pinisi/0"])  # what they wait for is there
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 0

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from cluster.engines import embedded
@@ -193,7 +194,7 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, gpus: bool, fol
     following = threading.Thread(target=_follow, args=(follow, over), daemon=True)
     following.start()
     try:
-        with _stopping():
+        with _stopping() as asked:
             result = _train(command, number)
     finally:
         over.set()
@@ -202,6 +203,8 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, gpus: bool, fol
         raise ValueError(result["error"])
     if "stopped" in result:
         raise KeyboardInterrupt(result["stopped"])
+    if asked.is_set():
+        raise KeyboardInterrupt("stopped after the last update")
     return result
 
 
@@ -290,21 +293,29 @@ def _train(command: Command, number: int) -> dict:
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    """While ranks train together a signal is a wish that the loop meets after its update, with a checkpoint."""
+def _stopping() -> Iterator[threading.Event]:
+    """While ranks train together a signal is a wish that the loop meets after its update, with a checkpoint. Gives whether there
+    was one, for after the last update no loop asks."""
     from train.monitor import stop as stopping
 
+    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        stopping.requested.set()
+
     former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in former:
-        signal.signal(number, lambda *_: stopping.requested.set())
+        signal.signal(number, ask)
     try:
-        yield
+        yield asked
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+        stopping.requested.clear()  # no wish of this training stops the next
 
 
 def _follow(follow: Callable[[], None], over: threading.Event) -> None:

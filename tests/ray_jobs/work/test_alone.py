@@ -12,6 +12,7 @@ from ray_jobs import cli
 from ray_jobs.run.job import Share, ShareDone
 from ray_jobs.stages import __main__ as stages
 from ray_jobs.work import alone
+from train.monitor import stop as stopping
 
 
 def job(share=None, cpus=2):
@@ -98,3 +99,21 @@ def test_what_ends_rank_0_early_ends_the_other_ranks_too(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 0
+
+
+def trained(when: str) -> dict:
+    """A training that gets SIGTERM after its last update, or else before."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    if when == "before":
+        raise stopping.Stopped("after update 3 of 9")
+    return {"steps": 9}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_is_not_lost_because_no_update_follows_it(when):
+    train = SimpleNamespace(workers=1, exact=True, exact_threads=1)
+    training = SimpleNamespace(**vars(job()), train=train)
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="after"):
+        alone.launch(training, trained, when, False, lambda: None)
+    assert signal.getsignal(signal.SIGTERM) is former and not stopping.requested.is_set()

@@ -257,7 +257,7 @@ def _run_here(options: argparse.Namespace) -> None:
     if options.without_ray and options.address:
         raise UserError("--without-ray and --address exclude one another")
     if options.without_ray and not alone.leads():
-        alone.serve()
+        alone.serve(lambda: options.run_dir or storage.join("runs", recipes.load(options.recipe, options.set).name))
         return
     exits.stop_by_file()
     recipe = recipes.load(options.recipe, options.set)

@@ -6,12 +6,13 @@ whole afterwards finds their work done.
 
 Under torchrun every rank is started as the run. Rank 0 does the run; the others wait at torchrun's store for what they shall
 train together, and for each training they make a process group, which ends with it: between trainings rank 0 works alone.
+Anyone who reaches the node can write to that store. So a command lies in the run's folder, where only its user writes, and the
+store has the name of its file.
 """
 
 from __future__ import annotations
 
 import atexit
-import base64
 import contextlib
 import gc
 import importlib
@@ -19,8 +20,11 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import re
+import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -28,9 +32,11 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from cluster import storage
 from cluster.engines import embedded
 from cluster.engines.exchange import Progress
 from cluster.engines.in_process import Local
+from ray_jobs.errors import UserError
 from ray_jobs.run.job import Job, Share, ShareDone
 from ray_jobs.work.device import GPU
 
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
 
 FOLLOW_SECONDS = 1.0
 WAIT = timedelta(days=1)  # of a rank at the store, again and again
+END = "end"  # at the store instead of a command
+COMMANDS = "_ranks"  # below the run
+SEEN_SECONDS = 60.0  # until a node sees a file of another
 RANKED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 
 T = TypeVar("T")
@@ -189,7 +198,7 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, gpus: bool, fol
         "threads": threads,
         "gpus": gpus,
     }
-    number = _tell(command)
+    number = _tell(_written(job.run_uri, command)) if world() > 1 else next(_numbers)
     over = threading.Event()
     following = threading.Thread(target=_follow, args=(follow, over), daemon=True)
     following.start()
@@ -199,6 +208,8 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, gpus: bool, fol
     finally:
         over.set()
         following.join()
+        if world() > 1:
+            storage.remove(storage.join(job.run_uri, COMMANDS))
     if "error" in result:
         raise ValueError(result["error"])
     if "stopped" in result:
@@ -208,8 +219,10 @@ def launch(job: Job, function: Callable[[S], dict], settings: S, gpus: bool, fol
     return result
 
 
-def serve() -> None:
-    """The part of every rank but 0: do what it is told until the run ends."""
+def serve(run_uri: Callable[[], str]) -> None:
+    """The part of every rank but 0: do what it is told until the run ends. `run_uri` is asked when rank 0 knows it too.
+
+    Raises UserError for a run that this node does not see, and for what rank 0 has not written."""
     from train.monitor import stop as stopping
 
     signal.signal(signal.SIGTERM, lambda *_: stopping.requested.set())
@@ -220,10 +233,9 @@ def serve() -> None:
             store.wait([key], WAIT)
         if not store.check([key]):
             continue
-        command = pickle.loads(base64.b64decode(store.get(key)))
-        if command is None:
+        if (told := store.get(key)) == END.encode():
             return
-        _train(command, number)
+        _train(_read(run_uri(), told), number)
         number += 1
 
 
@@ -237,15 +249,47 @@ def stop() -> None:
 def dismiss() -> None:
     """Let the other ranks end: the run has."""
     if world() > 1 and leads():
-        _tell(None)
+        _tell(END)
 
 
-def _tell(command: Command | None) -> int:
-    """The number of this command."""
+def _tell(text: str) -> int:
+    """Its number. All ranks are told it."""
     number = next(_numbers)
-    if world() > 1:
-        _store().set(f"pinisi/{number}", base64.b64encode(pickle.dumps(command)).decode())
+    _store().set(f"pinisi/{number}", text)
     return number
+
+
+def _written(run_uri: str, command: Command) -> str:
+    """The name of a file for the other ranks, which on a disk only this user may read."""
+    name = secrets.token_hex(16)
+    uri, data = storage.join(run_uri, COMMANDS, name), pickle.dumps(command)
+    if storage.is_local(uri):
+        path = storage.local(uri)
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+    else:
+        storage.write_bytes(uri, data)
+    return name
+
+
+def _read(run_uri: str, told: bytes) -> Command:
+    """The command of this run in the file that rank 0 has named. Raises UserError."""
+    if not re.fullmatch(rb"[0-9a-f]{32}", told):
+        raise UserError(
+            f"{run_uri}: torchrun's store holds what rank 0 never writes; keep others off these nodes' ports"
+        )
+    uri = storage.join(run_uri, COMMANDS, told.decode())
+    end = time.monotonic() + SEEN_SECONDS
+    while True:
+        try:
+            return pickle.loads(storage.read_bytes(uri))
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{uri}: rank 0 has written this file, and this node does not see it; give a --run-dir that all nodes share"
+                ) from None
+        time.sleep(0.1)
 
 
 def _store() -> TCPStore:

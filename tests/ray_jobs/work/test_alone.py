@@ -1,14 +1,18 @@
 """Work without Ray: shares of a stage, tasks in processes, and what is said of errors. Runs: tests/e2e/test_slurm_run.py."""
 
+import base64
 import itertools
 import os
+import pickle
 import random
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ray_jobs import cli
+from ray_jobs.errors import UserError
 from ray_jobs.run.job import Share, ShareDone
 from ray_jobs.stages import __main__ as stages
 from ray_jobs.work import alone
@@ -99,6 +103,42 @@ def test_what_ends_rank_0_early_ends_the_other_ranks_too(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 0
+
+
+def notes_rank(folder: str) -> dict:
+    Path(folder, "trained").touch()
+    return {"steps": 1}
+
+
+def test_a_rank_runs_what_lies_in_its_run_and_never_what_the_store_holds(tmp_path, monkeypatch, ranks):
+    run = str(tmp_path / "run")
+    command = {"function": f"{__name__}:notes_rank", "settings": str(tmp_path), "threads": 1, "gpus": False}
+    monkeypatch.setattr(alone, "SEEN_SECONDS", 0.1)
+    name = alone._written(run, command)
+    file = tmp_path / "run" / alone.COMMANDS / name
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    other = pickle.dumps(command)
+    (tmp_path / ("0" * 32)).write_bytes(other)
+    wrong = [
+        other,
+        base64.b64encode(other),
+        f"../../{'0' * 32}",
+        str(file),
+        f"{name}\n",
+        "",
+        "0" * 32,
+        name.upper() + "0",
+    ]
+    for number, text in enumerate(wrong):
+        ranks.set("pinisi/0", text)
+        with pytest.raises(UserError, match="never writes" if number != 6 else "does not see it"):
+            alone.serve(lambda: run)
+        assert not (tmp_path / "trained").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")  # a process group of its own takes another process
+    ranks.set("pinisi/0", name)
+    ranks.set("pinisi/1", alone.END)
+    alone.serve(lambda: run)
+    assert (tmp_path / "trained").exists()
 
 
 def trained(when: str) -> dict:

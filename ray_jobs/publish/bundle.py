@@ -166,7 +166,7 @@ def _models(recipe: Recipe, folder: Path) -> dict[str, str]:
                 shutil.copytree(storage.localize(value), folder / names[value])
             else:
                 _from_hub(value, folder / names[value], key)
-        if key != TOKENIZER and not any((folder / names[value]).rglob("*.safetensors")):
+        if key != TOKENIZER and not here and not any((folder / names[value]).rglob("*.safetensors")):
             raise UserError(
                 f"{key}: {value} has no *.safetensors, and other weights are not bundled; name a model that has"
             )

@@ -192,7 +192,7 @@ def test_each_model_has_a_folder_of_its_own(tmp_path, monkeypatch):
     for name in ("one/model", "two/Model", "three/a--b"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text(name)
-        (tmp_path / name / "model.safetensors").write_text(name)
+        (tmp_path / name / "pytorch_model.bin").write_text(name)  # a folder is copied whole
     monkeypatch.chdir(tmp_path)
     asked = {"train": {"base": {"model": "x/y"}, "reward": {"preference": "s3://b/rows.jsonl"}}}
     asked["train"] |= {

@@ -434,7 +434,7 @@ def _render(options: argparse.Namespace) -> None:
 
             paths += slurm.render(cluster, options.out, options.recipe)
         if recipe:
-            paths += render.render(cluster, options.out, options.target, *recipe)
+            paths += render.render(cluster, options.out, options.target, *recipe, file=options.recipe)
     except (ValueError, OSError) as error:
         raise UserError(f"{options.cluster}: {error}") from None
     for path in paths:

@@ -8,6 +8,7 @@ only pods of the cluster in, the operator to the dashboard, and Prometheus to th
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ CLUSTER_HEADER = """\
 #   kubectl -n {namespace} port-forward service/{name}-head-svc 8265:8265
 #   export RAY_AUTH_MODE=token
 #   export RAY_AUTH_TOKEN=$(kubectl -n {namespace} get secret {name} -o jsonpath='{{.data.auth_token}}' | base64 -d)
-#   pinisi submit RECIPE --address http://localhost:8265 --run-dir {run_dir}/RECIPE
+#   pinisi submit RECIPE --address http://localhost:8265 --run-dir {run_dir_quoted}/RECIPE
 #   kubectl delete -f raycluster.yaml     # at the end
 """
 
@@ -44,7 +45,7 @@ JOB_HEADER = """\
 # It makes a cluster for the recipe `{recipe}`, runs it, and removes the cluster. Needs what raycluster.yaml needs, then:
 #   kubectl apply -f rayjob.yaml
 #   kubectl -n {namespace} get rayjob {job}             # state
-#   pinisi status {run_dir}/{recipe}      # stages, from anywhere that reads the run
+#   pinisi status {run}      # stages, from anywhere that reads the run
 # To continue a run that was stopped: kubectl delete -f rayjob.yaml, then apply it again; finished work is not done again.
 # Nothing is tried again by itself unless `kubernetes.retries` says so: Kubernetes cannot tell a wrong recipe from a lost head.
 """
@@ -76,6 +77,7 @@ def ray_cluster(cluster: Cluster, ray_version: str) -> dict:
 def ray_job(cluster: Cluster, ray_version: str, recipe: str, own: bool = False) -> dict:
     """A RayJob that runs `recipe` on a cluster of its own: one that ships with Pinisi, or with `own` that of `recipe_map`."""
     spec, file, names = _spec(cluster, ray_version), recipe, _kubernetes(cluster)
+    run = f"{cluster.run_dir}/{recipe}"
     if own:
         pod = spec["headGroupSpec"]["template"]["spec"]
         pod["volumes"].append({"name": RECIPE_VOLUME, "configMap": {"name": _map_name(cluster, recipe)}})
@@ -88,7 +90,7 @@ def ray_job(cluster: Cluster, ray_version: str, recipe: str, own: bool = False) 
         "kind": "RayJob",
         "metadata": pods.metadata(cluster, job_name(cluster, recipe)),
         "spec": {
-            "entrypoint": f"pinisi run {file} --address auto --run-dir {cluster.run_dir}/{recipe}",
+            "entrypoint": shlex.join(["pinisi", "run", file, "--address", "auto", "--run-dir", run]),
             # a job that is stopped has the time that its pod has, for a last checkpoint
             "runtimeEnvYAML": f'env_vars:\n  RAY_JOB_STOP_WAIT_TIME_S: "{names.grace_seconds}"\n',
             "submissionMode": "K8sJobMode",
@@ -270,7 +272,9 @@ def header(template: str, cluster: Cluster, ray_version: str, recipe: str) -> st
         secret=secret,
         namespace=namespace,
         run_dir=cluster.run_dir,
+        run_dir_quoted=shlex.quote(cluster.run_dir),
         recipe=recipe,
+        run=shlex.quote(f"{cluster.run_dir}/{recipe}"),
         job=job_name(cluster, recipe),
     )
 

@@ -15,11 +15,19 @@ TARGETS = (*CLOUDS, "kuberay", "spark")
 SECTION = {"kuberay": "kubernetes", "spark": "kubernetes"}
 
 
-def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo", text: str | None = None) -> list[str]:
+def render(
+    cluster: Cluster,
+    out: str,
+    target: str = "all",
+    recipe: str = "demo",
+    text: str | None = None,
+    *,
+    file: str | None = None,
+) -> list[str]:
     """Write the files of `target` (aws, gcp, azure, kuberay, spark or all that the cluster has a section for) into `out`.
 
     `recipe` is what the RayJob and the SparkApplication run: the name of a shipped recipe, or of the recipe whose `text` travels
-    with the job. Returns the paths. Raises ValueError for a target whose section is missing, and for the first thing that would
+    with the job; `file` is where that text lies. Returns the paths. Raises ValueError for a target whose section is missing, and for the first thing that would
     keep its nodes from starting or working; then nothing is written.
     """
     for finding in check(cluster, target):
@@ -30,11 +38,13 @@ def render(cluster: Cluster, out: str, target: str = "all", recipe: str = "demo"
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        name: file for t in targets(cluster, target) for name, file in _files(cluster, t, out, recipe, text).items()
+        name: made
+        for t in targets(cluster, target)
+        for name, made in _files(cluster, t, out, recipe, text, file or recipe).items()
     }
     files |= _image(cluster, out)
-    for name, file in files.items():
-        (folder / name).write_text(file, encoding="utf-8")
+    for name, made in files.items():
+        (folder / name).write_text(made, encoding="utf-8")
     return [str(folder / name) for name in sorted(files)]
 
 
@@ -69,13 +79,17 @@ def check(cluster: Cluster, target: str = "all") -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | None) -> dict[str, str]:
+def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | None, file: str) -> dict[str, str]:
     ray = version("ray")
     if target in CLOUDS:
         name = f"ray-{target}.yaml"
         header = ray_up.header(cluster, target, os.path.join(out, name), ray)
         rights = aws.policies(cluster) if target == "aws" else {}
         return {name: header + _yaml(ray_up.config(cluster, target)), **rights}
+    if text is None:
+        file = recipe
+    elif os.path.isabs(file):  # no rendered file names places of this machine
+        file = os.path.basename(file)
     base = {
         "kubernetes.yaml": kuberay.header(kuberay.BASE_HEADER, cluster, ray, recipe) + _yaml(*kuberay.base(cluster))
     }
@@ -90,7 +104,7 @@ def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | Non
             "rayjob.yaml": kuberay.header(kuberay.JOB_HEADER, cluster, ray, recipe) + _yaml(*job),
         }
     spark = version("pyspark")
-    header = spark_operator.header(cluster, spark, recipe)
+    header = spark_operator.header(cluster, spark, recipe, file)
     return base | {"sparkapplication.yaml": header + _yaml(spark_operator.application(cluster, spark, recipe))}
 
 

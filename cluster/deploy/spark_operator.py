@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ HEADER = """\
 # SparkApplication for the Kubeflow Spark operator, made by `pinisi cluster render` for Spark {spark}: change cluster.yaml.
 # It runs the Spark steps of a run whose earlier stages are done, on pods of its own, without Ray. Needs kubernetes.yaml
 # applied, the operator watching the namespace {namespace}, and a run that has written its settings:
-#   pinisi run {recipe} --run-dir {run_dir}/{recipe} --until filter
+#   {command}
 #   kubectl apply -f sparkapplication.yaml
 #   kubectl -n {namespace} get sparkapplication {name}
 # With `mode: ray` (docs/cluster.md) Spark runs inside the Ray cluster instead and this file is not needed.
@@ -124,13 +125,12 @@ def _name(cluster: Cluster) -> str:
     return f"{cluster.name[:38].rstrip('-')}-curation"
 
 
-def header(cluster: Cluster, spark_version: str, recipe: str) -> str:
-    """The first lines of the file: how it is used."""
+def header(cluster: Cluster, spark_version: str, recipe: str, file: str) -> str:
+    """The first lines of the file: how it is used. `file` is what `pinisi run` takes for the recipe."""
     assert cluster.kubernetes is not None
     return HEADER.format(
         spark=spark_version,
         namespace=cluster.kubernetes.namespace,
-        recipe=recipe,
-        run_dir=cluster.run_dir,
+        command=shlex.join(["pinisi", "run", file, "--run-dir", f"{cluster.run_dir}/{recipe}", "--until", "filter"]),
         name=_name(cluster),
     )

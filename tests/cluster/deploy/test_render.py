@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from custom_resources import RAY_CLUSTER, RAY_JOB, SPARK_APPLICATION
 
 from cluster.deploy import render, spec
+from ray_jobs import cli
 
 EXAMPLE = Path(spec.__file__).parents[1] / "cluster.yaml"
 CLOUDS = ("aws", "gcp", "azure")
@@ -150,6 +152,32 @@ def test_a_recipe_of_ones_own_travels_with_its_job(tmp_path):
     assert volume in head["volumes"] and not any(volume in pod["volumes"] for pod in workers)
     (mount,) = [one for one in head["containers"][0]["volumeMounts"] if one["name"] == "recipe"]
     assert mount["mountPath"] == "/etc/pinisi"
+
+
+def test_commands_name_what_is_there_whatever_it_is_called(tmp_path, monkeypatch):
+    """A recipe of one's own by its path here, a run directory as one word of a shell."""
+    monkeypatch.chdir(tmp_path)
+    place = "s3://lab-bucket/rice & fish/it's $HOME"
+    values = yaml.safe_load(EXAMPLE.read_text()) | {"run_dir": place}
+    (tmp_path / "my cluster.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "my recipes").mkdir()
+    (tmp_path / "my recipes" / "own.yaml").write_text(yaml.safe_dump({"base": "demo", "name": "mine"}))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["cluster", "render", "my cluster.yaml", "--out", "out", "--recipe", "my recipes/own.yaml"])
+    assert ended.value.code == 0
+    job = read(tmp_path / "out", "rayjob.yaml")[1]
+    run = f"{place}/mine"
+    asked = ["pinisi", "run", "/etc/pinisi/recipe.yaml", "--address", "auto", "--run-dir", run]
+    assert shlex.split(job["spec"]["entrypoint"]) == asked
+
+    def said(name, program):
+        lines = (tmp_path / "out" / name).read_text().splitlines()
+        return [shlex.split(line[1:], comments=True) for line in lines if line.startswith(f"#   pinisi {program}")]
+
+    spark = ["pinisi", "run", "my recipes/own.yaml", "--run-dir", run, "--until", "filter"]
+    assert said("sparkapplication.yaml", "run") == [spark]
+    assert said("rayjob.yaml", "status") == [["pinisi", "status", run]]
+    assert said("raycluster.yaml", "submit")[0][-1] == f"{place}/RECIPE"
 
 
 def test_a_job_that_is_stopped_has_the_time_that_its_pod_has(rendered):

@@ -148,14 +148,16 @@ def _parser() -> argparse.ArgumentParser:
     cluster = commands.add_parser("cluster", help="make the files of a cluster").add_subparsers(
         title="commands", required=True, metavar="COMMAND"
     )
-    text = "write the files for ray up, KubeRay and the Spark operator from one cluster.yaml"
+    text = "write the files for ray up, KubeRay, the Spark operator and Slurm from one cluster.yaml"
     render = cluster.add_parser("render", help=text, description=text)
     render.set_defaults(command=_render)
     render.add_argument("cluster", metavar="CLUSTER", help="a cluster.yaml; cluster/cluster.yaml is an example")
     render.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     render.add_argument("--target", default="all", choices=["all", "aws", "gcp", "azure", "kuberay", "spark", "slurm"])
-    text = "what the RayJob and the SparkApplication run (%(default)s): a shipped recipe, or a file of yours, which travels along"
+    text = "what jobs run (%(default)s): a shipped recipe, or a file of yours, which travels along"
     render.add_argument("--recipe", default="demo", help=text)
+    text = "override a recipe key, e.g. train.workers=16"
+    render.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = "what a cluster.yaml lacks, what may go wrong with it, and what nobody looked at; no cloud is asked"
     check = cluster.add_parser("check", help=text, description=text)
     check.set_defaults(command=_check)
@@ -418,30 +420,31 @@ def _report(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from cluster.deploy import render, spec
-    from ray_jobs.commands import travel
+    from ray_jobs.commands import slurm, travel
 
+    paths, warnings = [], []
     try:
         cluster = spec.load(options.cluster)
         slurm_too = options.target == "slurm" or (options.target == "all" and cluster.slurm is not None)
         clouds = options.target != "slurm" and not (slurm_too and not render.present(cluster))
-        recipe = travel.as_image(options.recipe, [volume.mount_path for volume in cluster.volumes]) if clouds else None
+        if clouds and slurm_too and not slurm.is_path(cluster.run_dir):
+            slurm_too = False
+            warnings.append(f"nothing for Slurm, as run_dir, {cluster.run_dir}, is no path that its nodes share")
+        jobs = slurm.rendered(cluster, options.recipe, options.set) if slurm_too else {}
+        if clouds:
+            mounted = [volume.mount_path for volume in cluster.volumes]
+            recipe, text = travel.as_image(options.recipe, mounted, options.set)
+            paths += render.render(cluster, options.out, options.target, recipe, text, file=options.recipe)
+            found = render.of_clouds(cluster, options.target)
+            warnings += [finding.sentence() for finding in found if finding.state == "warning"]
+        if jobs:
+            paths += slurm.write(Path(options.out) / "slurm", jobs)
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
-    paths = []
-    try:
-        if slurm_too:
-            from ray_jobs.commands import slurm
-
-            paths += slurm.render(cluster, options.out, options.recipe)
-        if recipe:
-            paths += render.render(cluster, options.out, options.target, *recipe, file=options.recipe)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{options.cluster}: {error}") from None
+        raise UserError(str(error) if options.cluster in str(error) else f"{options.cluster}: {error}") from None
     for path in paths:
         print(path)
-    for finding in render.check(cluster, options.target) if recipe else []:
-        if finding.state == "warning":
-            print(f"warning: {finding.sentence()}", file=sys.stderr)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ def render(
     with the job; `file` is where that text lies. Returns the paths. Raises ValueError for a target whose section is missing, and for the first thing that would
     keep its nodes from starting or working; then nothing is written.
     """
-    for finding in check(cluster, target):
+    for finding in of_clouds(cluster, target):
         if finding.state == "missing":
             raise ValueError(finding.sentence())
     if text is not None and len(text.encode()) > kuberay.MAX_RECIPE_BYTES:
@@ -69,8 +69,15 @@ def check(cluster: Cluster, target: str = "all") -> list[Finding]:
     found: list[Finding] = []
     if target == "slurm" or (target == "all" and cluster.slurm is not None):
         found += slurm.findings(cluster)
-    alone = target == "slurm" or (found and not present(cluster))
-    for name in [] if alone else targets(cluster, target):
+    if not (target == "slurm" or (found and not present(cluster))):
+        found += of_clouds(cluster, target)
+    return list(dict.fromkeys(found))
+
+
+def of_clouds(cluster: Cluster, target: str = "all") -> list[Finding]:
+    """`check` without Slurm."""
+    found: list[Finding] = []
+    for name in targets(cluster, target):
         found += findings.of_storage(cluster, name)
         if name in CLOUDS:
             found += ray_up.CLOUD[name].findings(cluster)

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import yaml
@@ -69,7 +69,7 @@ def submit(recipe: str, overrides: list[str], flags: list[str], *, file: str, ru
     _check_partitions(cluster, made)
     _check_free(run_dir)
     folder = Path(run_dir) / FOLDER
-    paths = _write(folder, {**files, RECIPE: text})  # of a run in the queue the recipe stays as it is
+    paths = write(folder, {**files, RECIPE: text})  # of a run in the queue the recipe stays as it is
     jobs: list[str] = []
     for step, path in zip(made, paths[: len(made)], strict=True):
         after = [f"--dependency={scripts.dependency(step, jobs)}"] if jobs else []
@@ -87,20 +87,25 @@ def submit(recipe: str, overrides: list[str], flags: list[str], *, file: str, ru
     return jobs
 
 
-def render(cluster: Cluster, out: str, recipe: str) -> list[str]:
-    """Write the same jobs into `out`, with a script that gives them to Slurm; returns the paths. Nothing is asked of Slurm."""
+def rendered(cluster: Cluster, recipe: str, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """The same jobs as files, by name, with a script that gives them to Slurm. Nothing is asked of Slurm."""
     _section(cluster, "the cluster file")
-    name, text = recipes.portable(recipe)
+    name, text = recipes.portable(recipe, overrides)
     asked = Recipe.model_validate(yaml.safe_load(text)["base"])
+    for sentence in travel.left_behind(asked, shared_disk=True):
+        raise UserError(f"{recipe}: {sentence}")
     run_dir = storage.join(cluster.run_dir, name)
-    if not (storage.is_local(run_dir) and os.path.isabs(storage.local(run_dir))):
+    if not is_path(run_dir):
         raise UserError(f"run_dir: {cluster.run_dir} must be an absolute path of a file system that all nodes share")
     place = _place(cluster, name, storage.local(run_dir), asked)
     made = steps(cluster, asked, place.run_dir, [])
     names = _names(made)
     files = {file: _script(cluster, step, place) for file, step in zip(names, made, strict=True)}
-    chain = scripts.submission(names, made, place.run_dir)
-    return _write(Path(out) / "slurm", {**files, RECIPE: text, SUBMIT: chain})
+    return {**files, RECIPE: text, SUBMIT: scripts.submission(names, made, place.run_dir)}
+
+
+def is_path(uri: str) -> bool:
+    return storage.is_local(uri) and os.path.isabs(storage.local(uri))
 
 
 def steps(cluster: Cluster, recipe: Recipe, run_dir: str, flags: list[str], done: Collection[str] = ()) -> list[Step]:
@@ -166,7 +171,7 @@ def _section(cluster: Cluster, file: str) -> None:
 
 def _run_dir(uri: str, shared: list[str]) -> str:
     """The path of a run directory that all nodes see, as far as this machine can tell. Raises UserError."""
-    if not (storage.is_local(uri) and os.path.isabs(storage.local(uri))):
+    if not is_path(uri):
         raise UserError(
             f"--run-dir {uri}: with Slurm a run lies on a file system that all nodes share; give its absolute path"
         )
@@ -216,7 +221,7 @@ def _names(made: list[Step]) -> list[str]:
     return [f"{number:02d}-{step.name}.sh" for number, step in enumerate(made)]
 
 
-def _write(folder: Path, files: dict[str, str]) -> list[str]:
+def write(folder: Path, files: dict[str, str]) -> list[str]:
     """The paths of the files. On a full disk those that were there stay."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

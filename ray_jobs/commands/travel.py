@@ -20,13 +20,13 @@ PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train
 ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def as_image(recipe: str, mounted: Sequence[str] = ()) -> tuple[str, str | None]:
-    """The name of a recipe, and its text where it is none that ships with Pinisi. Raises UserError for one that cannot be read,
-    or names files that the pods of a cluster do not have: not below the folders that are `mounted` there."""
+def as_image(recipe: str, mounted: Sequence[str] = (), overrides: Sequence[str] = ()) -> tuple[str, str | None]:
+    """The name of a recipe, and its text where it is none that ships with Pinisi or has `overrides`. Raises UserError for one
+    that cannot be read, or names files that the pods of a cluster do not have: not below the folders `mounted` there."""
     path = recipes.find(recipe)
-    if path.resolve().parent == recipes.RECIPES.resolve():
+    if path.resolve().parent == recipes.RECIPES.resolve() and not overrides:
         return path.stem, None
-    name, text = recipes.portable(recipe)
+    name, text = recipes.portable(recipe, overrides)
     asked = Recipe.model_validate(yaml.safe_load(text)["base"])
     for sentence in left_behind(asked, shared_disk=False, mounted=mounted):
         raise UserError(f"{recipe}: {sentence}")

@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from cluster.deploy import render, slurm_spec, spec
 from cluster.deploy import slurm as scripts
+from ray_jobs import cli
 from ray_jobs.commands import slurm
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 
 EXAMPLE = Path(spec.__file__).parents[1] / "slurm.yaml"
+CLOUD = EXAMPLE.with_name("cluster.yaml")
 GROUPS = [
     {"name": "curate", "role": "cpu", "cpus": 4, "memory_gb": 8, "max_nodes": 2},
     {"name": "train", "role": "gpu", "cpus": 8, "memory_gb": 64, "gpus": 4, "max_nodes": 2},
@@ -179,19 +181,54 @@ def test_times_are_slurms():
             cluster(time=wrong)
 
 
+def rendered(tmp_path, *arguments, **changes) -> tuple[int, list[str]]:
+    """The exit code of `pinisi cluster render` for the example with `changes`, and the files that it leaves."""
+    file, out = tmp_path / "lab.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(yaml.safe_load(EXAMPLE.read_text()) | changes))
+    with pytest.raises(SystemExit) as end:
+        cli.main(["cluster", "render", str(file), "--out", str(out), *arguments])
+    return end.value.code, sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+SLURMS = ["slurm/00-curate.sh", "slurm/01-train.sh", "slurm/recipe.yaml", "slurm/submit.sh"]
+
+
 def test_the_example_is_rendered_into_jobs_and_a_script_that_submits_them(tmp_path):
-    made = slurm.render(spec.load(str(EXAMPLE)), str(tmp_path), "demo")
-    assert [Path(path).name for path in made] == ["00-curate.sh", "01-train.sh", "recipe.yaml", "submit.sh"]
-    text = (tmp_path / "slurm" / "submit.sh").read_text()
+    assert rendered(tmp_path) == (0, SLURMS)
+    text = (tmp_path / "out" / "slurm" / "submit.sh").read_text()
     assert "--dependency=afterok:${job0} 01-train.sh" in text
-    assert yaml.safe_load((tmp_path / "slurm" / "recipe.yaml").read_text())["base"]["name"] == "demo"
+    assert yaml.safe_load((tmp_path / "out" / "slurm" / "recipe.yaml").read_text())["base"]["name"] == "demo"
+
+
+def test_what_submit_refuses_is_not_rendered_and_overrides_are(tmp_path, capsys):
+    torchrun = {"slurm": {"ray": False}}
+    assert rendered(tmp_path, "--target", "slurm", **torchrun) == (2, [])
+    assert "give --set train.workers=16" in capsys.readouterr().err
+    assert rendered(tmp_path, "--target", "slurm", "--set", "tokenize.tokenizer=a/folder/here") == (2, [])
+    assert "a/folder/here is a path of this machine" in capsys.readouterr().err
+    code, made = rendered(tmp_path, "--target", "slurm", "--set", "train.workers=16", **torchrun)
+    assert code == 0 and len(made) > 10
+    assert yaml.safe_load((tmp_path / "out" / "slurm" / "recipe.yaml").read_text())["base"]["train"]["workers"] == 16
+
+
+def test_slurm_and_a_cloud_are_rendered_together_or_not_at_all(tmp_path, capsys):
+    cloud = {key: value for key, value in yaml.safe_load(CLOUD.read_text()).items() if key not in ("gcp", "azure")}
+    both = {**cloud, "slurm": {"shared": ["/"]}, "run_dir": "/scratch/runs"}
+    assert rendered(tmp_path, **both) == (2, [])  # a bucket is what a cloud needs
+    said = capsys.readouterr().err
+    both["run_dir"] = cloud["run_dir"]
+    code, made = rendered(tmp_path, **both)
+    assert (code, [name for name in made if name.startswith("slurm/")]) == (0, []) and "ray-aws.yaml" in made, said
+    assert "warning: nothing for Slurm, as run_dir" in capsys.readouterr().err
+    assert rendered(tmp_path, "--target", "slurm", **both)[0] == 2
+    assert "must be an absolute path" in capsys.readouterr().err
 
 
 def test_the_rendered_script_submits_once_from_wherever_it_lies(tmp_path):
     """With a `squeue` that says what is in a file, and an `sbatch` that writes down what it is told."""
     run_dir, queue, asked = tmp_path / "all my runs" / "demo", tmp_path / "queue", tmp_path / "asked"
     file = cluster().model_copy(update={"run_dir": str(run_dir.parent)})
-    here = Path(slurm.render(file, str(tmp_path / "out"), "demo")[-1])
+    here = Path(slurm.write(tmp_path / "out", slurm.rendered(file, "demo"))[-1])
     (tmp_path / "bin").mkdir()
     programs = {
         "squeue": f"cat '{queue}'",

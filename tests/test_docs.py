@@ -89,6 +89,12 @@ def test_no_line_is_longer_than_120_characters(name):
     assert long == []
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_every_table_has_a_head(name):
+    """Without one the site shows a row of text where the reader looks for what a column is."""
+    assert re.findall(r"^\|(?:\s*\|)+$", PAGES[name], re.MULTILINE) == []
+
+
 def test_decisions_are_numbered_dated_and_in_the_contents():
     text = BLOCK.sub("", PAGES["docs/decisions.md"])
     titles = re.findall(r"^## (?!Contents$)(.+)$", text, re.MULTILINE)

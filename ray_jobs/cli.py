@@ -421,6 +421,7 @@ def _report(options: argparse.Namespace) -> None:
 def _render(options: argparse.Namespace) -> None:
     from cluster.deploy import render, spec
     from ray_jobs.commands import slurm, travel
+    from ray_jobs.config import reader as recipes
 
     paths, warnings = [], []
     try:
@@ -434,7 +435,8 @@ def _render(options: argparse.Namespace) -> None:
         if clouds:
             mounted = [volume.mount_path for volume in cluster.volumes]
             recipe, text = travel.as_image(options.recipe, mounted, options.set)
-            paths += render.render(cluster, options.out, options.target, recipe, text, file=options.recipe)
+            needs = travel.needs(recipes.load(options.recipe, options.set))
+            paths += render.render(cluster, options.out, options.target, recipe, text, file=options.recipe, needs=needs)
             found = render.of_clouds(cluster, options.target)
             warnings += [finding.sentence() for finding in found if finding.state == "warning"]
         if jobs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,8 @@ from cluster.deploy.spec import CLOUDS, Cluster
 
 HOMES = {"s3": "aws", "s3a": "aws", "gs": "gcp", "gcs": "gcp", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """By scheme of an address: the cloud whose machines reach it without keys."""
+INSTEAD = {"PINISI_CONTACT": ", or give the recipe fetch.contact: Common Crawl is read under your name"}
+"""By variable: what may be done in its place, and what it is for."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ def of_storage(cluster: Cluster, target: str) -> Iterator[Finding]:
         )
         yield Finding("warning", "image", text)
     yield Finding("unseen", "image", "that the image was pushed", f"docker manifest inspect {cluster.image}")
+
+
+def of_recipe(cluster: Cluster, target: str, variables: Collection[str]) -> Iterator[Finding]:
+    """Whether the job that `target` runs by itself gets the `variables` that its recipe cannot do without, as nobody is there to
+    be asked for them."""
+    for name in variables if target == "kuberay" else ():
+        if name not in cluster.environment:
+            text = f"the recipe of the RayJob needs {name}; name it here"
+            yield Finding("missing", "environment", f"{text}{INSTEAD.get(name, '')}")
 
 
 def login(image: str, cluster: Cluster) -> str | None:

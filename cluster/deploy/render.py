@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
@@ -23,14 +24,16 @@ def render(
     text: str | None = None,
     *,
     file: str | None = None,
+    needs: Collection[str] = (),
 ) -> list[str]:
     """Write the files of `target` (aws, gcp, azure, kuberay, spark or all that the cluster has a section for) into `out`.
 
     `recipe` is what the RayJob and the SparkApplication run: the name of a shipped recipe, or of the recipe whose `text` travels
-    with the job; `file` is where that text lies. Returns the paths. Raises ValueError for a target whose section is missing, and for the first thing that would
-    keep its nodes from starting or working; then nothing is written.
+    with the job; `file` is where that text lies, `needs` are variables without which it does not run. Returns the paths. Raises
+    ValueError for a target whose section is missing, and for the first thing that would keep its nodes from starting or
+    working; then nothing is written.
     """
-    for finding in of_clouds(cluster, target):
+    for finding in of_clouds(cluster, target, needs):
         if finding.state == "missing":
             raise ValueError(finding.sentence())
     if text is not None and len(text.encode()) > kuberay.MAX_RECIPE_BYTES:
@@ -40,7 +43,7 @@ def render(
     files = {
         name: made
         for t in targets(cluster, target)
-        for name, made in _files(cluster, t, out, recipe, text, file or recipe).items()
+        for name, made in _files(cluster, t, out, recipe, text, file=file or recipe).items()
     }
     files |= _image(cluster, out)
     for name, made in files.items():
@@ -63,22 +66,23 @@ def present(cluster: Cluster) -> list[str]:
     return [t for t in TARGETS if getattr(cluster, SECTION.get(t, t)) is not None]
 
 
-def check(cluster: Cluster, target: str = "all") -> list[Finding]:
-    """What the file lacks for `target`, which may be slurm, what may go wrong, and what nobody looked at; nothing is asked of
-    any cloud."""
+def check(cluster: Cluster, target: str = "all", needs: Collection[str] = ()) -> list[Finding]:
+    """What the file lacks for `target`, which may be slurm, and for a recipe that `needs` these variables, what may go wrong, and
+    what nobody looked at; nothing is asked of any cloud."""
     found: list[Finding] = []
     if target == "slurm" or (target == "all" and cluster.slurm is not None):
         found += slurm.findings(cluster)
     if not (target == "slurm" or (found and not present(cluster))):
-        found += of_clouds(cluster, target)
+        found += of_clouds(cluster, target, needs)
     return list(dict.fromkeys(found))
 
 
-def of_clouds(cluster: Cluster, target: str = "all") -> list[Finding]:
+def of_clouds(cluster: Cluster, target: str = "all", needs: Collection[str] = ()) -> list[Finding]:
     """`check` without Slurm."""
     found: list[Finding] = []
     for name in targets(cluster, target):
         found += findings.of_storage(cluster, name)
+        found += findings.of_recipe(cluster, name, needs)
         if name in CLOUDS:
             found += ray_up.CLOUD[name].findings(cluster)
         else:
@@ -86,7 +90,7 @@ def of_clouds(cluster: Cluster, target: str = "all") -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | None, file: str) -> dict[str, str]:
+def _files(cluster: Cluster, target: str, out: str, recipe: str, text: str | None, *, file: str) -> dict[str, str]:
     ray = version("ray")
     if target in CLOUDS:
         name = f"ray-{target}.yaml"

@@ -13,7 +13,7 @@ from cluster import storage, user_code
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import graph, row_files
+from ray_jobs.run import contact, graph, row_files
 
 PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model")
 """Keys that name a folder or a model of the Hugging Face hub; what is read as files each stage says."""
@@ -31,6 +31,11 @@ def as_image(recipe: str, mounted: Sequence[str] = (), overrides: Sequence[str] 
     for sentence in left_behind(asked, shared_disk=False, mounted=mounted):
         raise UserError(f"{recipe}: {sentence}")
     return name, text
+
+
+def needs(recipe: Recipe) -> list[str]:
+    """The variables without which a job that nobody answers does not run `recipe`."""
+    return [contact.VARIABLE] if contact.needed(recipe) and not recipe.fetch.contact else []
 
 
 def left_behind(

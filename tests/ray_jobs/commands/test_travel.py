@@ -1,5 +1,7 @@
 """What a recipe names that only this machine has is said before it goes to a cluster."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -96,3 +98,32 @@ def test_no_rendered_file_has_a_path_of_this_machine(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         render(tmp_path, own)
     assert ended.value.code == 2 and "tokenize.tokenizer: " in capsys.readouterr().err
+
+
+def test_a_crawl_that_nobody_answers_for_is_refused_before_its_cluster_is_up(tmp_path, capsys):
+    """Whom Common Crawl may write to comes from `environment` or the recipe; a terminal or file of this machine is not there."""
+    example = yaml.safe_load(Path("cluster/cluster.yaml").read_text())
+    for number, (target, recipe, environment, refused) in enumerate(
+        (
+            ("kuberay", "commoncrawl", [], True),
+            ("all", "commoncrawl", ["HF_TOKEN"], True),
+            ("kuberay", {"base": "commoncrawl", "name": "mine"}, [], True),
+            ("kuberay", "commoncrawl", ["PINISI_CONTACT"], False),
+            ("kuberay", {"base": "commoncrawl", "name": "mine", "fetch": {"contact": "a@lab.example"}}, [], False),
+            ("kuberay", {"base": "commoncrawl", "name": "mine", "fetch": {"base": "s3://commoncrawl"}}, [], False),
+            ("kuberay", "demo", [], False),
+            ("spark", "commoncrawl", [], False),  # reads what was fetched
+            ("aws", "commoncrawl", [], False),  # `pinisi submit` asks
+        )
+    ):
+        (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(example | {"environment": environment}))
+        asked = recipe if isinstance(recipe, str) else written(tmp_path, recipe)
+        out = tmp_path / f"out{number}"
+        with pytest.raises(SystemExit) as ended:
+            command = ["cluster", "render", str(tmp_path / "cluster.yaml"), "--out", str(out)]
+            cli.main([*command, "--target", target, "--recipe", asked])
+        said = capsys.readouterr().err
+        assert ended.value.code == (2 if refused else 0) and out.exists() != refused, (number, said)
+        assert not refused or (
+            "environment: the recipe of the RayJob needs PINISI_CONTACT" in said and "\n" not in said[:-1]
+        )

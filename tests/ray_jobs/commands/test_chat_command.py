@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from cluster import document_tokens
 from mixture.tokenizer import anchor as anchors
+from mixture.tokenizer.tokenizer import with_chat_template
 from ray_jobs import cli
 from ray_jobs.commands import chat
 from ray_jobs.errors import UserError
@@ -75,8 +76,8 @@ def test_a_talk_goes_on(run, capsys, monkeypatch):
 def test_every_script_is_read_and_shown_as_it_is_said(run, capsys, monkeypatch, chatml_tokenizer, anchored):
     """What is shown piece by piece is what plain greedy decoding of the template's tokens gives, also behind an anchor."""
     folder = str(run / "export/chat")
-    if anchored:
-        anchors.with_anchor(copy.deepcopy(chatml_tokenizer)).save_pretrained(folder)
+    of = anchors.with_anchor if anchored else with_chat_template
+    of(copy.deepcopy(chatml_tokenizer)).save_pretrained(folder)
     net, tokenizer = model.load(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert bool(document_tokens.begin(tokenizer)) == anchored
     for question in QUESTIONS:

@@ -104,7 +104,7 @@ def test_plan(capsys, recipe):
     made = plan.make(recipes.load(recipe), spec.load(str(CLUSTER)))
     numbers = [plan.Row(f"dpo/on_policy_{n}", "wall time, 90th percentile", 10.0**n, unit, f"{URL} x {PATH}")
                for n in range(2, 16) for unit in ("B", "documents", "tokens/s/GPU", "days", "s", "")]  # fmt: skip
-    plan.show(plan.Plan(numbers, made.phases, made.spans))
+    plan.show(plan.Plan(numbers, made.phases, made.spans, made.proposals))
     shown(capsys, "what ", "stage ")
 
 

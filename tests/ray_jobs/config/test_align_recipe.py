@@ -49,7 +49,7 @@ def test_documents_without_pretraining_measure_the_base_and_the_chat_model():
 
 def test_pretraining_without_expansion_starts_from_the_base():
     found = stages("demo", "train.expand=null", "train.pretrain.control=false")
-    assert found["pretrain/stage1"] == ("base", "mixture")
+    assert found["pretrain/stage1"] == ("base", "tokenize", "regmix/weights")  # and it waits for mixture
     recipe = recipes.load("demo", ["train.expand=null", "train.pretrain.control=false"])
     base, trained = plan_training.model(recipe)
     assert base == trained
@@ -57,7 +57,7 @@ def test_pretraining_without_expansion_starts_from_the_base():
 
 def test_the_stages_of_a_whole_recipe_are_named_as_ever():
     found = stages("demo")
-    assert found["pretrain/stage1"] == ("expand", "mixture")
+    assert found["pretrain/stage1"] == ("expand", "tokenize", "regmix/weights")
     assert found["reward"] == ("pretrain/stage2",)
     assert found["evaluate"][1:] == (
         "base", "expand", "pretrain/stage1", "pretrain/stage2", "control/stage2", "sft/stage2",

@@ -70,7 +70,7 @@ def test_who_wants_gpus(monkeypatch, key, on_this_machine, in_the_cluster, expec
     monkeypatch.setattr(device.embedded, "start", lambda address, cpus: connected.append(address))
     monkeypatch.setattr(device.placement, "has_gpus", lambda: bool(connected) and in_the_cluster)
     recipe = recipes.load("demo", [f"train.device={key}"])
-    job = SimpleNamespace(recipe=recipe, train=recipe.train, address="auto")
+    job = SimpleNamespace(recipe=recipe, train=recipe.train, address="auto", ray=True)
     assert device.wants_gpus(job) == expected
 
 
@@ -125,7 +125,7 @@ def test_a_training_group_of_gpus_speaks_nccl_and_leaves_cpu_nodes(monkeypatch, 
     ):
         recipe = recipes.load("demo", [f"train.device={key}", "train.workers=3", *more])
         group = trainer._Group(
-            SimpleNamespace(recipe=recipe, train=recipe.train, run_uri=str(tmp_path), address="auto")
+            SimpleNamespace(recipe=recipe, train=recipe.train, run_uri=str(tmp_path), address="auto", ray=True)
         )
         group.thread.join()
         assert group.gpus == (key == "gpu")
@@ -158,6 +158,7 @@ def test_a_group_that_holds_gpus_does_not_stay(monkeypatch, tmp_path, gpus, addr
     monkeypatch.setattr(trainer.embedded, "start", lambda *a: None)
     progress = SimpleNamespace(start=lambda *a: None)
     job = SimpleNamespace(
+        ray=True,
         recipe=recipes.load("demo"), address=address, stage=SimpleNamespace(name="base"), progress=progress,
         metrics_uri=f"{tmp_path}/base.jsonl",
         path=lambda *parts: str(tmp_path.joinpath(*parts)), run_uri=str(tmp_path),

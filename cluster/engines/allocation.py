@@ -23,9 +23,10 @@ import sys
 import tempfile
 import time
 
+from cluster.engines.embedded import MAX_FOLDER
+
 HEAD_SECONDS = 120.0  # until the head answers
 NODES_SECONDS = 300.0  # then until all nodes are there; work begins without those that are not
-MAX_FOLDER = 40  # bytes of a folder for Ray's sockets (embedded.MAX_FOLDER)
 
 
 def main(arguments: list[str] | None = None) -> int:

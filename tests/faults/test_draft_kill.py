@@ -1,16 +1,15 @@
 """A draft through Ray: killed with SIGKILL while it trains, the same command gives the bytes of an undisturbed run, and one
 worker gives those of two."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
+import draft_talks
 import pytest
+from killed import kill
 from safetensors.torch import load_file
 
 from cluster import storage
@@ -22,7 +21,6 @@ from train import model
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
-WORDS = {"id": ["perahu", "ikan", "laut"], "th": ["น้ำ", "ปลา", "เรือ"]}
 DRAFT = """{vocabulary: 120, answers: {max_new_tokens: 16}, eval_prompts_per_language: 2, epochs: 30,
 optimiser: {rows_per_step: 2, micro_rows: 1, lr: 1e-3, weight_decay: 0.0, checkpoint_every: 3}}"""
 
@@ -34,19 +32,7 @@ def build(folder: Path, workers: int, tokenizer, net) -> None:
     run = Run(str(folder), recipes.load("demo", ["cluster.cpus=2", *sets, *own, f"train.draft={DRAFT}"]))
     tokenizer.save_pretrained(folder / "tokenize" / "tokenizer")
     model.save(net, tokenizer, str(folder / "sft/stage1/model"), 128)
-    rows = [
-        {
-            "id": f"{lang}{i}",
-            "lang": lang,
-            "messages": [
-                {"role": "user", "content": " ".join([words[i % 3], words[i // 3 % 3], "?"][: 1 + i % 3])},
-                {"role": "assistant", "content": "ya"},
-            ],
-        }
-        for lang, words in WORDS.items()
-        for i in range(9)
-    ]
-    chats.write_rows(str(folder / "sft/data/rows.jsonl"), rows)
+    chats.write_rows(str(folder / "sft/data/rows.jsonl"), draft_talks.rows(id=9, th=9))
     for name in ("tokenize", "sft/data", "sft/stage1"):
         made = {"stage": name, "fingerprint": run.fingerprints()[name], "seconds": 1.0, "versions": {}}
         storage.write_json(str(folder / name / "_manifest.json"), made)
@@ -71,10 +57,7 @@ def test_killed_and_continued_and_with_one_worker(tmp_path, chatml_tokenizer, ti
     while not list((killed / "draft/checkpoints").glob("*")):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    family = [p for p in psutil.Process(run.pid).children(recursive=True) if "Agent" not in p.name()]
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    psutil.wait_procs(family, timeout=60)
+    kill(run)
     assert not (killed / "draft/model").exists()
     answers = (killed / "draft_answers/rows.jsonl").stat().st_mtime_ns
     assert start(killed, "draft").wait(timeout=400) == 0

@@ -1,15 +1,13 @@
 """Proxy runs killed with SIGKILL: the same command trains what is missing, and the table is that of an undisturbed run."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import regmix_run
+from killed import kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -38,10 +36,7 @@ def test_killed_and_continued(tmp_path):
     while len(made(killed)) < 4:
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    family = [p for p in psutil.Process(run.pid).children(recursive=True) if "Agent" not in p.name()]
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    psutil.wait_procs(family, timeout=60)
+    kill(run)
     before = {name: (path.stat().st_mtime_ns, path.read_bytes()) for name, path in made(killed).items()}
     assert 4 <= len(before) < 16
     assert start(killed).wait(timeout=400) == 0

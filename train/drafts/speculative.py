@@ -24,7 +24,7 @@ from torch import Tensor
 
 from train.batches.decoder import CausalLM
 from train.drafts.glide import Glide, Keys
-from train.generation.decode import decode
+from train.generation.decode import decode, read
 from train.kernels import attention, head
 
 ROOM = 64
@@ -167,14 +167,7 @@ class Target:
         self.cache.at_BT = at_BT
         seen, at_C = self.cache.seen(at_BT), torch.arange(self.cache.places, device=at_BT.device)
         masks = {w: seen if w is None else seen & (at_C > at_BT[:, None, :, None] - w) for w in self.windows}
-        return self.model.model(
-            input_ids=ids_BT,
-            position_ids=at_BT,
-            attention_mask=next(iter(masks.values())),
-            document_masks=masks,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        return read(self.model, ids_BT, at_BT, masks, self.cache)
 
 
 @torch.no_grad()

@@ -132,14 +132,7 @@ class Batch:
         self._draw(self._hidden(self.token_S[:, None], position_S1, masks), whole or self.whole)
 
     def _hidden(self, ids: Tensor, positions: Tensor, masks: dict[int | None, Tensor]) -> Tensor:
-        return self.model.model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=next(iter(masks.values())),
-            document_masks=masks,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        return read(self.model, ids, positions, masks, self.cache)[:, -1]
 
     def _draw(self, hidden_SD: Tensor, whole: bool) -> None:
         logits_SV = head.logits(self.model, hidden_SD)
@@ -172,6 +165,21 @@ class Batch:
         self.cache.select(samples)
         for name in ("u_ST", "row_S", "begin_S", "token_S", "tokens_ST", "logprobs_ST", "ended_S", "wide_S"):
             setattr(self, name, getattr(self, name)[samples])
+
+
+def read(
+    model: CausalLM, ids_BT: Tensor, position_BT: Tensor, masks: dict[int | None, Tensor], cache: object
+) -> Tensor:
+    """Hidden states [B, T, D] of tokens, whose keys go into `cache`. `masks`: window of a layer, None for no window -> what is
+    seen."""
+    return model.model(
+        input_ids=ids_BT,
+        position_ids=position_BT,
+        attention_mask=next(iter(masks.values())),
+        document_masks=masks,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
 
 
 @torch.no_grad()

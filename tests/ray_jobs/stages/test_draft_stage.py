@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import draft_talks
 import pytest
 import torch
 
@@ -20,8 +21,6 @@ from train import model
 from train.drafts import glide
 from train.monitor import metrics
 
-WORDS = {"id": ["perahu", "ikan", "laut"], "th": ["น้ำ", "ปลา", "เรือ"]}
-
 
 def here(job, function, items, unit="", **_):
     return [function(item) for item in items]
@@ -33,19 +32,7 @@ def stages(tmp_path, chatml_tokenizer, tiny_model, monkeypatch):
     chatml_tokenizer.save_pretrained(tmp_path / "tokenize" / "tokenizer")
     net = tiny_model(vocab_size=len(chatml_tokenizer))
     model.save(net, chatml_tokenizer, str(tmp_path / "sft/stage1/model"), 128)
-    rows = [
-        {
-            "id": f"{lang}{i}",
-            "lang": lang,
-            "messages": [
-                {"role": "user", "content": " ".join([words[i % 3], words[i // 3 % 3], "?"][: 1 + i % 3])},
-                {"role": "assistant", "content": "ya"},
-            ],
-        }
-        for lang, words in WORDS.items()
-        for i in range(10 if lang == "id" else 7)
-    ]
-    chats.write_rows(str(tmp_path / "sft/data/rows.jsonl"), rows)
+    chats.write_rows(str(tmp_path / "sft/data/rows.jsonl"), draft_talks.rows(id=10, th=7))
     for module in (generate, draft_job):
         monkeypatch.setattr(module, "map_on_ray", here)
         monkeypatch.setattr(module.device, "here", lambda: torch.device("cpu"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shapes import TINY
 
 from ray_jobs.config.training import Update
 from ray_jobs.training import update
@@ -15,15 +16,6 @@ from train.loop import LoopConfig
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
-SHAPE = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
 POOLS = {"all/en": 0.5, "high_quality/th": 0.2, "all/th": 0.1, "all/lo": 0.2, "all/my": 0.0}
 
 
@@ -49,7 +41,7 @@ def settings(tmp_path, monkeypatch):
         return batch
 
     monkeypatch.setattr(update.fit, "packed_rows", packed_rows)
-    monkeypatch.setattr(update.fit, "start_model", lambda settings: model.build(SHAPE))
+    monkeypatch.setattr(update.fit, "start_model", lambda settings: model.build(TINY))
     return {
         "seen": seen,
         "schedule": [{"from_sample": 0, "weights": POOLS, "tokens": dict.fromkeys(POOLS, 100)}, {"from_sample": 9}],
@@ -69,9 +61,9 @@ def test_each_language_gives_as_many_rows_and_the_choice_is_made_once(settings):
     assert 0 <= found["never_active"] < 1
     assert update.choose(settings) == found == json.loads(Path(settings["choice"]).read_text())
     assert len(settings["seen"]) == 9
-    net = model.build(SHAPE)
+    net = model.build(TINY)
     update.begin(net, Update(**settings["update"]), 0, found["chosen"])
-    sized = update.sized(model.build(SHAPE), Update(**settings["update"]))
+    sized = update.sized(model.build(TINY), Update(**settings["update"]))
     learning = [sum(p.numel() for p in one.parameters() if p.requires_grad) for one in (net, sized)]
     assert learning[0] == learning[1] > 0
 
@@ -111,7 +103,7 @@ def test_the_vocabulary_learns_as_asked_or_as_the_rule_needs(rule):
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 1.0, 0.001])
 def test_sizes_are_counted_as_they_are_chosen(share):
-    net = model.build(SHAPE | {"num_hidden_layers": 5, "num_attention_heads": 4})
+    net = model.build(TINY | {"num_hidden_layers": 5, "num_attention_heads": 4})
     even = chosen.even(net, share)
     for kind, n in (("units", 48), ("heads", 4), ("kv_heads", 2)):
         assert sum(len(one[kind]) for one in even) == max(1, round(share * 5 * n))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from shapes import TINY
+from partial_models import batch_fn, build
 from torch import nn
 from torch_flops import counted
 
@@ -16,27 +16,6 @@ from train.methods import pretrain
 from train.monitor import flops
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
-
-
-def build(tied=False, seed=3, **more):
-    net = model.build(TINY | {"tie_word_embeddings": tied, "initializer_range": 0.2} | more, seed=seed)
-    with torch.no_grad():
-        for p in net.parameters():
-            if p.ndim == 1:  # as after training: norms are not 1, biases not 0
-                p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
-    return net
-
-
-def batch_fn(rows):
-    ids = torch.stack([torch.randint(0, 61, (25,), generator=torch.Generator().manual_seed(row)) for row in rows])
-    places = torch.arange(24).expand(len(rows), -1)
-    return {
-        "input_ids": ids[:, :-1],
-        "labels": ids[:, 1:],
-        "doc_ids": places // 9,
-        "position_ids": places,
-        "count": torch.tensor(ids[:, 1:].numel()),
-    }
 
 
 CONFIG = {"steps": 6, "rows_per_step": 4, "micro_rows": 2, "lr": 1e-2, "eps": 1e-5, "log_every": 1}

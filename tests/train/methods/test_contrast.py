@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from shapes import TINY
+from partial_models import batch_fn, build
 from torch import nn
 from torch_flops import counted
 
@@ -20,27 +20,6 @@ torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 CONFIG = {"steps": 6, "rows_per_step": 4, "micro_rows": 2, "lr": 1e-2, "eps": 1e-5, "log_every": 1}
 CHOICE = [{"units": [1, 5, 40], "heads": [0, 3], "kv_heads": [1]}, {"units": [7], "heads": [], "kv_heads": []}]
-
-
-def build(tied=False, seed=3, **more):
-    net = model.build(TINY | {"tie_word_embeddings": tied, "initializer_range": 0.2} | more, seed=seed)
-    with torch.no_grad():
-        for p in net.parameters():
-            if p.ndim == 1:  # as after training: norms are not 1, biases not 0
-                p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
-    return net
-
-
-def batch_fn(rows, first=0, last=61):
-    ids = torch.stack([torch.randint(first, last, (25,), generator=torch.Generator().manual_seed(r)) for r in rows])
-    places = torch.arange(24).expand(len(rows), -1)
-    return {
-        "input_ids": ids[:, :-1],
-        "labels": ids[:, 1:],
-        "doc_ids": places // 9,
-        "position_ids": places,
-        "count": torch.tensor(ids[:, 1:].numel()),
-    }
 
 
 def train(net, folder, batches=batch_fn, **more):

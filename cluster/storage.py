@@ -196,6 +196,10 @@ def move(uri: str, to: str, last: tuple[str, ...] = ()) -> None:
         fs.rm(path, recursive=True)
 
 
+UNFINISHED = re.compile(r"\.[a-z0-9_]{8}\.(tmp|old)$")
+"""How the functions below call a local file or folder until it is whole, and a folder that is replaced."""
+
+
 @contextmanager
 def atomic(uri: str) -> Iterator[str]:
     """Give a local path to write; when the block ends well, its content is at `uri` at once, else nothing is."""
@@ -216,6 +220,13 @@ def atomic(uri: str) -> Iterator[str]:
             yield path
             fs, remote = filesystem(uri)
             _put(fs, path, remote, uri)
+
+
+def remove_unfinished(uri: str) -> None:
+    """Remove what writers that were killed have left below a local folder that is complete: nobody may be writing there."""
+    if is_local(uri):
+        for path in [path for path in Path(local(uri)).rglob("*.*") if UNFINISHED.search(path.name)]:
+            remove(str(path))
 
 
 def _put(fs: fsspec.AbstractFileSystem, path: str, remote: str, uri: str) -> None:

@@ -301,6 +301,8 @@ class Run:
         }
         if not result.get("bytes"):
             manifest["bytes"] = storage.size(folder)
+        for written in (folder, storage.join(self.uri, "dropped", stage.name)):
+            storage.remove_unfinished(written)
         storage.write_json(storage.join(folder, superseded.MANIFEST), manifest)
         gauges.stage(stage.name, manifest)
         say(

@@ -65,6 +65,24 @@ def test_folders_are_replaced_whole(root):
     assert (local / "sub" / "second").read_text() == "second"
 
 
+def test_what_killed_writers_left_goes_when_its_folder_is_complete(tmp_path):
+    """Of every way of writing; a file of a like name that is none of theirs stays."""
+    kill = (
+        "import os, sys\nfrom cluster import storage\nroot = sys.argv[1]\n"
+        "storage.write_text(f'{root}/model/old', 'old')\n"
+        "file, folder = storage.atomic(f'{root}/sub/part.parquet'), storage.atomic_folder(f'{root}/model')\n"
+        "open(file.__enter__(), 'w').close()\nfolder.__enter__()\n"
+        "os.link = lambda *_: os.kill(os.getpid(), 9)\nstorage.create_json(f'{root}/lock.json', {})"
+    )
+    subprocess.run([sys.executable, "-c", kill, str(tmp_path)], check=False, timeout=60)
+    (tmp_path / "sub" / "notes.tmp").write_text("mine")
+    assert len(list(tmp_path.rglob("*.tmp"))) == 4
+    storage.remove_unfinished(str(tmp_path))
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["model/old", "sub/notes.tmp"]
+    assert not list(tmp_path.glob(".model*"))
+
+
 def test_a_folder_is_whole_while_the_old_one_goes(tmp_path, monkeypatch):
     """Deleting a model takes seconds, in which a reader would find half of it."""
     going, rmtree = [], shutil.rmtree

@@ -27,6 +27,8 @@ LINE = (
     Stage("dedup", "fake_third", ("filter/policy",), ("dedup",)),
 )
 
+WRITTEN = [("filter/policy",), ("filter/policy", "_shards"), ("dropped", "filter/policy")]
+
 
 @pytest.fixture(params=["local", "memory"])
 def uri(request, tmp_path):
@@ -159,12 +161,16 @@ def test_a_failed_stage_continues_with_what_it_wrote(uri, calls):
     marker = storage.join(uri, "filter/policy", "part-00000.parquet")
     assert storage.exists(marker)
     storage.write_text(storage.join(uri, "filter/policy", "_shards", "kept.json"), "{}")
+    half = [storage.join(uri, *folder, ".part-00001.parquet.0a1b2c3d.tmp") for folder in WRITTEN] * ("://" not in uri)
+    for name in half:
+        storage.write_text(name, "of a writer that was killed")
     calls.fail = None
     calls.ran.clear()
     _, said = execute(make_run(uri))
     assert calls.ran == ["filter/policy", "dedup"]
     assert said[0] == "filter/policy: continues where it stopped"
     assert storage.exists(storage.join(uri, "filter/policy", "_shards", "kept.json"))
+    assert not any(storage.exists(name) for name in half)
 
 
 def test_faults_are_one_sentence_and_the_trace_is_kept(uri, calls):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from cluster import storage, user_code
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import contact, graph, row_files
+from ray_jobs.run import contact, graph, hub, row_files
 
 PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model")
 """Keys that name a folder or a model of the Hugging Face hub; what is read as files each stage says."""
-ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def as_image(recipe: str, mounted: Sequence[str] = (), overrides: Sequence[str] = ()) -> tuple[str, str | None]:
@@ -47,7 +45,7 @@ def left_behind(
     where = "a disk that all nodes share, or a bucket" if shared_disk else "a bucket"
     for key in sorted({key for stage in stages for key in stage.files} | set(PLACES)):
         for place in _places(recipe, key):
-            if not _local(place) or (shared_disk and os.path.isabs(storage.local(place))):
+            if not _local(place, model=key in PLACES) or (shared_disk and os.path.isabs(storage.local(place))):
                 continue
             if any(Path(storage.local(place)).is_relative_to(folder) for folder in mounted):
                 continue
@@ -69,9 +67,9 @@ def _places(recipe: Recipe, key: str) -> list[str]:
     return [one for one in (value if isinstance(value, list) else [value]) if one and not row_files.is_hf(one)]
 
 
-def _local(place: str) -> bool:
-    """Whether it is a path here: no other storage, variable of the other machine, part of Pinisi, name of a shipped model or of
-    one on the hub."""
+def _local(place: str, model: bool) -> bool:
+    """Whether it is a path here: no other storage, variable of the other machine, part of Pinisi, name of a shipped model or, of
+    a `model`, one on the hub."""
     if not storage.is_local(place) or "${" in place or place in ("train", "lid.176"):
         return False
-    return os.path.exists(place) or not ON_HUB.fullmatch(place)
+    return os.path.exists(place) or not (model and hub.is_name(place))

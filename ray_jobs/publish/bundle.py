@@ -33,6 +33,7 @@ from ray_jobs.commands import package, travel
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
+from ray_jobs.run import hub
 from ray_jobs.run.fingerprint import ROOT
 
 EXTRAS = ("dev", "java")  # what `make setup` installs
@@ -175,8 +176,7 @@ def _models(recipe: Recipe, folder: Path) -> dict[str, str]:
 
 
 def _on_hub(value: str) -> bool:
-    """Whether it is a name of the hub: OWNER/NAME, or one of the old models that have no owner, such as gpt2."""
-    return value != "train" and not os.path.exists(value) and re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", value) is not None
+    return value != "train" and not os.path.exists(value) and hub.is_name(value)
 
 
 def _free(name: str, names: dict[str, str]) -> str:

@@ -6,16 +6,15 @@ is, so nothing that others put there is overwritten.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import storage
 from ray_jobs.errors import UserError
+from ray_jobs.run.hub import is_name
 
 MARK = "pinisi.json"
-NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 OWN = {".gitattributes"}  # what the hub itself puts into a new repository
 REPLACED = {"dataset": ["data/**"], "model": ["*.safetensors*", "*.gguf", "Modelfile"]}
 """By kind: what goes from a repository when a push no longer has it, such as documents that were taken down since."""
@@ -38,7 +37,7 @@ class Repository:
 def named(target: str, kind: str) -> Repository:
     """The repository that a user calls `hf:OWNER/NAME`. Raises UserError for another form."""
     place, _, name = target.partition(":")
-    if place != "hf" or not NAME.fullmatch(name) or ".." in name or "--" in name or name.endswith((".git", ".")):
+    if place != "hf" or "/" not in name or not is_name(name):
         raise UserError(f"--to {target}: write hf:OWNER/NAME, of letters, digits, '-', '_' and '.'")
     return Repository(kind, name)
 

@@ -3,14 +3,13 @@ measured."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
 from cluster import storage
-from ray_jobs.run import adopted
+from ray_jobs.run import adopted, hub
 from ray_jobs.run.graph import (
     BASE,
     CRAWL,
@@ -64,7 +63,7 @@ def render(job: Job, name: str, stage: str, facts: dict) -> str:
         stage=stage,
         facts=facts,
         base=base,
-        base_on_hub=base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not storage.exists(base) else None,
+        base_on_hub=base if base and hub.is_name(base) and not storage.exists(base) else None,
         worst_rounding=worst,
         pairs=[(one, made["pairs"]) for one, made in manifests.items() if one.startswith("dpo/") and made.get("pairs")],
         manifests=manifests,

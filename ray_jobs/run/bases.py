@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -22,7 +21,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.reader import lookup
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.training import Train
-from ray_jobs.run import graph
+from ray_jobs.run import graph, hub
 from train import model
 from train.bases import rope, rotation, same_loss, shape
 from train.batches.decoder import CausalLM
@@ -40,7 +39,6 @@ QWEN = {
 """Shapes of models that a recipe may name, so that a plan needs no network: width, layers, heads, KV heads, FFN, tied, vocabulary
 (their config.json on the Hugging Face hub)."""
 ANY_VOCABULARY = 512  # of a new model whose tokenizer cannot be read here: its other shapes are looked at
-ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -63,7 +61,7 @@ def config_of(name: str):
             return CONFIG_MAPPING[values["model_type"]].from_dict(values)
         if storage.exists(name):
             return AutoConfig.from_pretrained(storage.local(name), trust_remote_code=False)
-        return copy.deepcopy(_on_hub(name)) if ON_HUB.fullmatch(name) else None
+        return copy.deepcopy(_on_hub(name)) if hub.is_name(name) else None
     except OSError as error:
         if not storage.exists(name):
             return None
@@ -112,7 +110,7 @@ def faults(recipe: Recipe, weights: bool = True, elsewhere: bool = False) -> Ite
     try:
         config = config_of(name)
         if config is None:
-            if weights and not elsewhere and storage.is_local(name) and not ON_HUB.fullmatch(name):
+            if weights and not elsewhere and storage.is_local(name) and not hub.is_name(name):
                 yield f"train.base.model: {name} is no folder here; correct the path"
             return
         same_loss.of_kind(config)
@@ -149,7 +147,7 @@ def _tokenizer(name: str, elsewhere: bool) -> PreTrainedTokenizerFast | None:
     if name == "train" or not storage.is_local(name):
         return None
     if not storage.exists(name):
-        if not elsewhere and not ON_HUB.fullmatch(name):
+        if not elsewhere and not hub.is_name(name):
             raise ValueError(f"{name} is no folder here; correct the path")
         return None
     try:

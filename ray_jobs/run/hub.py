@@ -18,7 +18,7 @@ from ray_jobs.run import row_files
 from ray_jobs.run.graph import BASE, CRAWL, TOKENIZE, Stage
 
 SECONDS = 10.0  # that an answer may take
-NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 READ = {
     "model": "config.json",
     "tokenizer": "tokenizer_config.json",
@@ -33,12 +33,18 @@ class Fault(NamedTuple):
     why: str
 
 
+def is_name(place: str) -> bool:
+    """Whether `place` may be a name of the hub: OWNER/NAME, or one of the old models that have no owner, such as gpt2."""
+    refused = ".." in place or "--" in place or place.endswith((".git", "."))
+    return NAME.fullmatch(place) is not None and not refused
+
+
 @cache
 def fault(kind: Kind, name: str) -> Fault | None:
     """Why `name` cannot be read, None where it can or nothing speaks against it; a folder or a copy that lies here can."""
     if storage.exists(name) or _is_here(kind, name):
         return None
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         return Fault(True, f"{name} is no folder here, and no name on the hub")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
@@ -103,7 +109,7 @@ def _named(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) ->
 
 def _is_here(kind: Kind, name: str) -> bool:
     """Whether an earlier download of a model, or of its tokenizer, lies on this machine."""
-    if kind == "data set" or not NAME.fullmatch(name):
+    if kind == "data set" or not is_name(name):
         return False
     from huggingface_hub import try_to_load_from_cache
 

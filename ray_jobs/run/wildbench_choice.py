@@ -9,7 +9,7 @@ from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.config.wildbench import COLUMN
 from ray_jobs.errors import UserError
-from ray_jobs.run.bases import ON_HUB
+from ray_jobs.run import hub
 from ray_jobs.run.graph import REWARD, ROUNDS, SFT_1, SFT_2, TOKENIZE, foundation
 
 
@@ -37,7 +37,7 @@ def reference(recipe: Recipe, inputs: Iterable[str]) -> str | None:
     if name == COLUMN:
         return None
     there = [one for one in dict.fromkeys(inputs) if one not in (TOKENIZE, REWARD)]
-    if name in there or storage.exists(storage.join(name, "config.json")) or (ON_HUB.fullmatch(name) and "/" in name):
+    if name in there or storage.exists(storage.join(name, "config.json")) or ("/" in name and hub.is_name(name)):
         return name
     raise UserError(
         f"evaluate.wildbench.reference: {name} is neither `column`, nor a stage of this run with a model ({', '.join(there)}), "

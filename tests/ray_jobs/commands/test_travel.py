@@ -67,6 +67,24 @@ def test_what_lies_here_alone_is_refused(tmp_path, monkeypatch, key, place):
         assert len(said) == (count if place.startswith("/") else 1), mounted
 
 
+@pytest.mark.parametrize(
+    "key, place, said",
+    [
+        ("train.base.model", "owner/name", 0),
+        ("train.base.model", "gpt2", 0),  # of the time before owners
+        ("tokenize.tokenizer", "gpt2", 0),
+        ("train.base.model", "./gpt2", 1),
+        ("train.base.model", "models/mine/last", 1),
+        ("train.sft.instruct", "rows/th.jsonl", 1),  # files, whatever they are called
+        ("train.sft.instruct", "th.jsonl", 1),
+    ],
+)
+def test_names_of_the_hub_travel_where_a_model_is_asked_for(tmp_path, monkeypatch, key, place, said):
+    monkeypatch.chdir(tmp_path)
+    recipe = recipes.load(written(tmp_path, ALIGN), [f"{key}={place}"])
+    assert len(list(travel.left_behind(recipe, shared_disk=False))) == said
+
+
 def test_sources_lists_and_functions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "travelling_signals.py").write_text("def shouting(batch):\n    return {}\n")

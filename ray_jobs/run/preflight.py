@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cluster import storage, terminal
 from cluster.doctor import checks
+from cluster.fetch import reachable
 from cluster.spark import java
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, graph, hub
-from ray_jobs.run.graph import LONG, TASKS, TOKENIZE, WILDBENCH, Stage
+from ray_jobs.run.graph import CRAWL, LONG, TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context", "adapt.draft")
@@ -43,6 +44,8 @@ def check(
     """
     unread = list(hub.faults(recipe, chosen, waiting, elsewhere=address is not None))
     missing = [*absent(recipe, chosen, waiting), *unread, *languages(recipe, waiting)]
+    if not address:
+        missing += _unreachable(recipe, waiting)
     if not any(sentence.startswith(("tokenize.", "train.base.")) for sentence in unread):
         missing += _base(recipe, waiting, address)
     missing += [*_tasks(recipe, waiting), *_wildbench(recipe, waiting)]
@@ -67,6 +70,15 @@ def _said(function: Callable, *arguments: object) -> Iterator[str]:
         function(*arguments)
     except (UserError, ValueError) as error:
         yield str(error)
+
+
+def _unreachable(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """A Common Crawl, or a mirror, whose host this machine does not reach."""
+    asked = any(stage.name == CRAWL for stage in waiting)
+    if asked and any(source.type == "commoncrawl" for source in recipe.sources):
+        base = recipe.fetch.base
+        if why := reachable.fault(base, recipe.fetch.region):
+            yield f"fetch.base: {base} cannot be reached ({why}); mend the network or HTTPS_PROXY, or correct the key"
 
 
 def _base(recipe: Recipe, waiting: Sequence[Stage], address: str | None) -> Iterator[str]:

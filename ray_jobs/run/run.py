@@ -23,6 +23,7 @@ from functools import cache, cached_property
 
 from cluster import gauges, storage, terminal
 from cluster.engines import embedded
+from cluster.fetch import reachable
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import StageFailed, UserError
@@ -335,6 +336,7 @@ def read_manifest(uri: str, stage: str) -> dict | None:
 def open_run(uri: str) -> Run:
     """An existing run, with the recipe that it was last started with. Raises UserError when there is none."""
     path = storage.join(uri, "recipe.yaml")
+    _check_reachable(uri)
     try:
         found = storage.exists(path)
     except files.unreadable() as error:
@@ -369,9 +371,15 @@ def _faults(trace_uri: str, stage: str):
     storage.remove(trace_uri)
 
 
+def _check_reachable(uri: str) -> None:
+    if why := reachable.fault(uri):
+        raise UserError(f"{uri}: the run directory cannot be reached ({why}); mend the network, or AWS_ENDPOINT_URL")
+
+
 @contextmanager
 def _reachable(uri: str):
     """Outside of the stages: a run directory that fails is one sentence too."""
+    _check_reachable(uri)
     try:
         yield
     except ImportError as error:  # of fsspec, for a kind of storage that is not installed

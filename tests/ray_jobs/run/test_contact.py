@@ -11,7 +11,7 @@ from commoncrawl_run import recipe
 from ray_jobs.commands import submit
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
-from ray_jobs.run import contact
+from ray_jobs.run import contact, preflight
 from ray_jobs.run.run import Run
 
 WEB = "https://data.example.org"
@@ -64,7 +64,8 @@ def test_what_is_no_address_is_refused(monkeypatch, wrong):
         contact.settle(asks())
 
 
-def test_without_a_terminal_it_is_one_sentence_before_anything_is_read(tmp_path):
+def test_without_a_terminal_it_is_one_sentence_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight.reachable, "fault", lambda *address: "")
     with pytest.raises(
         UserError, match=r"^fetch\.contact: https://data.example.org .*export PINISI_CONTACT=\S+@.*--set"
     ) as said:

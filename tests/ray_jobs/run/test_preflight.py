@@ -1,14 +1,16 @@
 """What is missing is said before the first stage, all at once, each with what mends it."""
 
+import socket
 import types
 
 import pytest
 
 from cluster.doctor import checks
+from cluster.fetch import reachable
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.run import graph, preflight
-from ray_jobs.run.run import Run
+from ray_jobs.run.run import Run, open_run
 
 DEMO = ["quality={}", "cluster.engine=local"]
 
@@ -127,3 +129,19 @@ def test_a_shape_that_cannot_be_pruned_to(sample, tmp_path, key):
     missing, _ = look(tmp_path, [*sample, f"train.prune.{key}"])
     assert f"train.prune: Pruning target {key.partition('=')[0]} " in missing
     assert not look(tmp_path, [*sample, f"train.prune.{key}"], waiting=["crawl"])[0]
+
+
+def test_an_archive_or_a_run_directory_that_nobody_hears_is_one_sentence_before_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(reachable, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    web = "{name: s, type: commoncrawl, snapshots: CC-MAIN-2024-18, select: {tlds: [kh]}}"
+    changes = [*DEMO, f"sources=[{web}]", f"fetch.base=http://127.0.0.1:{port}"]
+    here = f"127.0.0.1:{port} cannot be reached (127.0.0.1:{port}: Connection refused)"
+    assert f"fetch.base: http://{here}; mend the network" in look(tmp_path, changes)[0]
+    assert "fetch.base" not in look(tmp_path, changes, address="auto")[0]  # the nodes' network is another
+    assert "fetch.base" not in look(tmp_path, changes, waiting=["extract"])[0]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    for use in (open_run, Run("s3://bucket/run", recipes.load("demo", DEMO)).execute):
+        with pytest.raises(UserError, match=r"^s3://bucket/run: the run directory cannot be reached \(127"):
+            use("s3://bucket/run") if use is open_run else use()

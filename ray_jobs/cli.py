@@ -16,10 +16,7 @@ from typing import NoReturn
 
 from cluster.kernel_files import drop_stale
 from ray_jobs import exits
-from ray_jobs.commands import chat, completion, convert, experiment, feedback, inspect
 from ray_jobs.errors import UserError
-from ray_jobs.prepare import translate
-from ray_jobs.publish import bundle, gguf, push
 
 ROOT = Path(__file__).parent.parent
 GRACE_SECONDS = 300
@@ -33,6 +30,15 @@ TRAINED = {
 
 
 class _Parser(argparse.ArgumentParser):
+    declare: Callable[[], None] | None = None
+    """Adds the arguments of a command that another module describes: called, and the module read, once that command is given."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.declare:
+            declare, self.declare = self.declare, None
+            declare()
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
 
@@ -52,14 +58,15 @@ class _Version(argparse.Action):
 
 def main(arguments: list[str] | None = None) -> None:
     def run() -> int | None:
-        options = _parser().parse_args(arguments)
+        options = _parser(whole=False).parse_args(arguments)
         drop_stale()
         return options.command(options)
 
     exits.guarded(run)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(whole: bool = True) -> argparse.ArgumentParser:
+    """The command line. `whole`: with the arguments of all commands, for who reads it; else each imports its own when given."""
     parser = _Parser(prog="pinisi", description="Common Crawl in, a language model for under-served languages out.")
     parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is, and stop")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -68,6 +75,20 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         return sub
+
+    def described(name: str, module: str, text: str, within=commands, names=("add_arguments", "main")) -> None:
+        """A command whose arguments and work are the functions `names` of `module`."""
+        sub = within.add_parser(name, help=text, description=text)
+
+        def declare() -> None:
+            add_arguments, work = (getattr(importlib.import_module(module), name) for name in names)
+            add_arguments(sub)
+            sub.set_defaults(command=work)
+
+        if whole:
+            declare()
+        else:
+            sub.declare = declare
 
     run = command("run", _run, "run a recipe, or continue it")
     submit = command("submit", _submit, "run a recipe as a Ray job on a cluster, or continue it, and follow its log")
@@ -179,46 +200,32 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--seeds", type=int, default=5, metavar="K", help=text)
     trial.add_argument("--json", action="store_true", help="print JSON for a program")
     text = "speakers judge what was kept and dropped, on a page of this machine, and what their judgements come to"
-    inspect.add_arguments(command("inspect", inspect.main, text))
+    described("inspect", "ray_jobs.commands.inspect", text)
     train = commands.add_parser("train", help="make a model or a list that a recipe then names").add_subparsers(
         title="what to make", required=True, metavar="WHAT"
     )
     for what, text in TRAINED.items():
-        module = importlib.import_module(f"ray_jobs.prepare.{what}")
-        made = train.add_parser(what, help=text, description=text)
-        module.add_arguments(made)
-        made.set_defaults(command=module.main)
+        described(what, f"ray_jobs.prepare.{what}", text, within=train)
     text = "what Pinisi needs of a language that it does not know, from texts in it: a folder for the recipe"
     language = commands.add_parser("language", help="add a language").add_subparsers(
         title="commands", required=True, metavar="COMMAND"
     )
-    new = language.add_parser("new", help=text, description=text)
-    new_language = importlib.import_module("ray_jobs.prepare.new_language")
-    new_language.add_arguments(new)
-    new.set_defaults(command=new_language.main)
+    described("new", "ray_jobs.prepare.new_language", text, within=language)
     text = "a training checkpoint to a Hugging Face folder, or such a folder to a checkpoint"
-    converted = commands.add_parser("convert", help=text, description=text)
-    convert.add_arguments(converted)
-    converted.set_defaults(command=convert.main)
+    described("convert", "ray_jobs.commands.convert", text)
     text = "talk to an exported model in the terminal, with a draft if it has one"
-    chat.add_arguments(command("chat", chat.main, text))
-    text = "a model of a run, or its corpus, to the Hugging Face hub"
-    push.add_arguments(command("push", push.main, text))
+    described("chat", "ray_jobs.commands.chat", text)
+    described("push", "ray_jobs.publish.push", "a model of a run, or its corpus, to the Hugging Face hub")
     text = "an exported model as one file for llama.cpp, with an Ollama Modelfile"
-    gguf.add_arguments(command("gguf", gguf.main, text))
+    described("gguf", "ray_jobs.publish.gguf", text)
     text = "all that Pinisi needs on a machine without a network, in one folder"
-    bundle.add_arguments(command("bundle", bundle.main, text))
+    described("bundle", "ray_jobs.publish.bundle", text)
     text = "users' thumbs become a table for each language, and preference rows"
-    feedback.add_arguments(command("feedback", feedback.main, text))
+    described("feedback", "ray_jobs.commands.feedback", text)
     text = "chat rows into other languages by NLLB or the like, for train.sft.instruct; killed, it goes on"
-    translated = commands.add_parser("translate", help=text, description=text)
-    translate.add_arguments(translated)
-    translated.set_defaults(command=translate.main)
-    tokens = importlib.import_module("ray_jobs.plan.tokens")
-    sub = command(
-        "tokens", tokens.main, "what each training stage would read of every language, beside Sailor2's tables"
-    )
-    tokens.add_arguments(sub)
+    described("translate", "ray_jobs.prepare.translate", text)
+    text = "what each training stage would read of every language, beside Sailor2's tables"
+    described("tokens", "ray_jobs.plan.tokens", text)
     plan = command("plan", _plan, "what a recipe will take on a cluster: time, nodes, money, memory, and why")
     plan.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     plan.add_argument("--cluster", required=True, metavar="CLUSTER", help="a cluster.yaml with prices")
@@ -226,17 +233,16 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
     plan.add_argument("--json", action="store_true", help="print JSON for a program")
     text = "arms of one question: run what differs, share what is equal, and say what the difference is"
-    asking = command("experiment", experiment.main, text)
-    experiment.add_arguments(asking)
+    described("experiment", "ray_jobs.commands.experiment", text)
     text = "two finished runs: how recipes, tokens and mixture differ, and whether their models do"
-    experiment.add_compare_arguments(command("compare", experiment.compare, text))
+    described("compare", "ray_jobs.commands.experiment", text, names=("add_compare_arguments", "compare"))
     doctor = command("doctor", _doctor, "what this machine lacks, and the command that mends it")
     doctor.add_argument("--storage", metavar="URI", help="also write to, and read from, where runs shall lie")
     for sub in (status, explain, doctor, trace, weights):
         sub.add_argument("--json", action="store_true", help="print JSON for a program")
     text = "a script with which Tab completes commands, flags, shipped recipes and stages"
-    completing = command("completion", lambda options: completion.show(_parser(), options.shell), text)
-    completing.add_argument("shell", choices=sorted(completion.SHELLS), help="source <(pinisi completion bash)")
+    completing = command("completion", _completion, text)
+    completing.add_argument("shell", choices=["bash", "fish", "zsh"], help="source <(pinisi completion bash)")
     return parser
 
 
@@ -474,6 +480,12 @@ def _plan(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     print(json.dumps(plan.as_json(made), indent=1)) if options.json else plan.show(made)
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from ray_jobs.commands import completion
+
+    completion.show(_parser(), options.shell)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -8,14 +8,16 @@ tree without docstrings; so comments, docstrings and layout change nothing.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from cluster import user_code
+from cluster import storage, user_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +80,8 @@ DATA = {
 }
 """Module -> the files beside the code that it reads."""
 
+KEPT = "ray_jobs/__pycache__/modules.json"  # below the checkout; trusted as Python trusts bytecode, by time and size
+
 _NAMED = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 
 
@@ -107,6 +111,7 @@ def code_of(module: str, languages: tuple[str, ...] = ()) -> dict[str, str]:
             if data.parent.name != "languages" or _of_languages(data.stem, languages):
                 found[data.relative_to(ROOT).as_posix()] = hashlib.sha256(data.read_bytes()).hexdigest()[:16]
         waiting += imports
+    _keep(ROOT)
     return dict(sorted(found.items()))
 
 
@@ -133,6 +138,41 @@ def _of_languages(name: str, languages: tuple[str, ...]) -> bool:
 @cache
 def _module(path: Path) -> tuple[str, list[str]]:
     """The hash of a module's tree without docstrings, and those of our modules that it may import."""
+    kept = _kept(ROOT) if path.is_relative_to(ROOT) else {}
+    known = kept.get(str(path))
+    if known is None or known[:2] != _state(path):
+        known = kept[str(path)] = [*_state(path), *_read(path)]
+        kept[""] = None  # there is something new
+    return known[2], known[3]
+
+
+@cache
+def _kept(root: Path) -> dict[str, Any]:
+    """Module -> its time, size, hash and imports, as an earlier process has found them. What another version of this file has
+    found is not taken."""
+    with contextlib.suppress(OSError, ValueError):
+        by, kept = json.loads((root / KEPT).read_text("utf-8"))
+        if by == [str(root), *_state(Path(__file__))]:
+            return kept
+    return {}
+
+
+def _keep(root: Path) -> None:
+    """Write `_kept` where it can be written and has something new."""
+    kept = _kept(root)
+    if "" in kept:
+        del kept[""]
+        with contextlib.suppress(OSError):
+            (root / KEPT).parent.mkdir(exist_ok=True)
+            storage.write_json(str(root / KEPT), [[str(root), *_state(Path(__file__))], kept])
+
+
+def _state(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_mtime_ns, found.st_size]
+
+
+def _read(path: Path) -> tuple[str, list[str]]:
     named: set[str] = set()
     written = _written(ast.parse(path.read_bytes()), named)
     ours = [name for name in sorted(named) if _NAMED.fullmatch(name) and not _outside(name)]
@@ -143,7 +183,7 @@ def _written(node: object, named: set[str]) -> str:
     """A syntax tree as text, without docstrings and other strings that stand alone, and the same from every version of
     Python: what is empty, which some versions do not have, is left out. `named` gets the modules that the tree may import.
 
-    A start of `pinisi` does this for every module of ours, so each node is visited once."""
+    This is done for every module of ours, so each node is visited once."""
     if isinstance(node, list):
         return f"[{','.join([_written(one, named) for one in node if not _stands_alone(one)])}]"
     if not isinstance(node, ast.AST):

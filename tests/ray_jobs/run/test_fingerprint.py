@@ -89,9 +89,17 @@ def prints(copy, monkeypatch):
     return lambda: {job: fingerprint.code(job, LANGUAGES) for job in JOBS}
 
 
+@pytest.fixture(scope="module")
+def before(copy):
+    """Those of the copy as it is when nothing in it is edited."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprint, "ROOT", copy)
+        return {job: fingerprint.code(job, LANGUAGES) for job in JOBS}
+
+
 @pytest.mark.parametrize("file", EDITS)
-def test_an_edit_changes_exactly_the_stages_whose_result_it_decides(file, copy, prints):
-    before, path = prints(), copy / file
+def test_an_edit_changes_exactly_the_stages_whose_result_it_decides(file, copy, before, prints):
+    path = copy / file
     text = path.read_text("utf-8")
     try:
         path.write_text(f"{text}\nEDITED = 1\n", "utf-8")
@@ -103,8 +111,8 @@ def test_an_edit_changes_exactly_the_stages_whose_result_it_decides(file, copy, 
 
 
 @pytest.mark.parametrize("file", [file for file in EDITS if file.endswith(".py") and EDITS[file]])
-def test_comments_docstrings_and_layout_change_nothing(file, copy, prints):
-    before, path = prints(), copy / file
+def test_comments_docstrings_and_layout_change_nothing(file, copy, before, prints):
+    path = copy / file
     text = path.read_text("utf-8")
     tree = ast.parse(text)
     for node in ast.walk(tree):
@@ -116,6 +124,28 @@ def test_comments_docstrings_and_layout_change_nothing(file, copy, prints):
     finally:
         path.write_text(text, "utf-8")
     assert after == before
+
+
+def test_what_an_earlier_process_has_read_is_taken_until_the_file_is_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    path = tmp_path / "ray_jobs/stages/one.py"
+    path.parent.mkdir(parents=True)
+
+    def again(text=None):
+        fingerprint._module.cache_clear()
+        fingerprint._kept.cache_clear()
+        if text:
+            path.write_text(text, "utf-8")
+        return fingerprint.code("one")
+
+    first = again("import ray_jobs.two\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "_read", None)  # nothing is read
+        assert again() == first != {}
+    second = again("import ray_jobs.six\n")
+    assert second != first == again("import ray_jobs.two\n")
+    (tmp_path / fingerprint.KEPT).write_text("[[], {", "utf-8")
+    assert again() == first and again("import ray_jobs.six\n") == second
 
 
 def test_an_empty_string_in_a_list_is_no_docstring(copy, prints):

@@ -20,11 +20,15 @@ def pytest_make_parametrize_id(val, argname):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with the longest tests first: workers take whole files, and none shall wait at the end for one of these."""
-    weights = Counter()
+    """Files with the longest tests first: workers take whole files, and none shall wait at the end for one of these.
+
+    A file whose tests may take longer than others is one of them, were it a single test."""
+    weights, limits = Counter(), Counter()
     for item in items:
         weights[item.path] += 50 if item.get_closest_marker("slow") else 1
-    items.sort(key=lambda item: -weights[item.path])
+        limit = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits[item.path], limit.args[0] if limit else 0)
+    items.sort(key=lambda item: -weights[item.path] - limits[item.path])
 
 
 @pytest.fixture(scope="session")

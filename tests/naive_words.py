@@ -31,6 +31,7 @@ BEGINS = {
 NEVER_ENDS = {"THAI": [0x0E31, *range(0x0E40, 0x0E45)], "LAO": range(0x0EC0, 0x0EC5), "KHMER": [0x17D2], "MYANMAR": []}
 
 
+@cache
 def category(c: str) -> str:
     if unicodedata.category(c) == "Cf" or "\ufe00" <= c <= "\ufe0f":
         return "ignored"
@@ -44,6 +45,7 @@ def category(c: str) -> str:
     return "special"
 
 
+@cache
 def script(c: str) -> str:
     """The dictionary that takes a letter or mark, or nothing."""
     if category(c) not in ("unspaced", "mark"):

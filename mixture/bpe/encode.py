@@ -1,4 +1,4 @@
-"""Encode texts with any byte-level BPE of the GPT-2, Qwen2 or Llama 3 kind: the very ids of `tokenizers`, many times as fast.
+"""Encode texts with any byte-level BPE of the GPT-2, Qwen2, Qwen3.5 or Llama 3 kind: the ids of `tokenizers`, many times as fast.
 
 A text is put in NFC (`mixture.bpe.nfc`), cut into pieces (`mixture.bpe.pretokenize`), and each piece is looked up
 (`mixture.bpe.piece_cache`) or merged (`mixture.bpe.merges`), all in numba over the Arrow buffers, on one core. What a
@@ -59,7 +59,7 @@ class ByteLevelBPE:
         except ValueError as error:
             raise Unsupported(str(error)) from error
         self.rules = RULES[pattern]
-        self.tables = pretokenize.tables(self.rules.any_case)
+        self.tables = pretokenize.tables(self.rules.any_case, self.rules.marks)
         self.form = nfc.tables() if in_nfc else None
         self.marks = strings(marks)
         self.cache = piece_cache.empty()

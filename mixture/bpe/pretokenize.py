@@ -1,4 +1,4 @@
-r"""Cut text into the pieces that no token crosses, as the regular expressions of GPT-2, Qwen2 and Llama 3 do, without one.
+r"""Cut text into the pieces that no token crosses, as the expressions of GPT-2, Qwen2, Qwen3.5 and Llama 3 do, without one.
 
 The expressions are lists of alternatives of which the first that matches wins; `next_piece` walks them by hand:
 
@@ -9,6 +9,9 @@ The expressions are lists of alternatives of which the first that matches wins; 
     \s*[\r\n]+                                      white space to its last line end (not GPT-2)
     \s+(?!\S)                                       white space but its last character, unless the text ends
     \s+                                             white space
+
+Qwen3.5's (MARKS) is Qwen2's with \p{M} beside each \p{L}: vowel signs, tone marks and viramas stay in the word, where Qwen2's
+cuts a Burmese, Khmer, Lao or Thai word before each. For it a mark is a letter, so the walk is the same.
 
 Which code point is a letter, a number or a space is asked of the engine inside `tokenizers` itself, once a process: its
 Unicode version is not Python's. Cost: one table look-up a character; every character is read at most three times.
@@ -38,15 +41,21 @@ class Rules(NamedTuple):
     digit_prefix: bool  # a space before a number belongs to it
     any_case: bool  # 'S as well as 's
     lines: bool  # line ends after signs, and white space up to a line end, are one piece
+    marks: bool = False  # combining marks count as letters
 
 
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}|{_REST}"
 LLAMA3 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 RULES = {
     QWEN2: Rules(any_prefix=True, digits=1, digit_prefix=False, any_case=True, lines=True),
+    MARKS: Rules(any_prefix=True, digits=1, digit_prefix=False, any_case=True, lines=True, marks=True),
     LLAMA3: Rules(any_prefix=True, digits=3, digit_prefix=False, any_case=True, lines=True),
     GPT2: Rules(any_prefix=False, digits=1 << 62, digit_prefix=True, any_case=False, lines=False),
 }
@@ -61,14 +70,14 @@ class Tables(NamedTuple):
 
 
 @functools.cache
-def tables(any_case: bool) -> Tables:
+def tables(any_case: bool, marks: bool = False) -> Tables:
     """The classes of all code points, in the Unicode version of the expression engine of `tokenizers`."""
     text = "".join(chr(code) for codes in ASSIGNABLE for code in codes)
     code_of = np.concatenate([np.arange(codes.start, codes.stop) for codes in ASSIGNABLE])
-    runs = pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}+|\s+"), "isolated").pre_tokenize_str(text)
+    runs = pre_tokenizers.Split(Regex(r"\p{L}+|\p{M}+|\p{N}+|\s+"), "isolated").pre_tokenize_str(text)
     first = "".join(run[0] for run, _ in runs)
     classes = np.zeros(CODES, np.uint8)
-    for kind, pattern in ((LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (SPACE, r"\s")):
+    for kind, pattern in ((LETTER, r"[\p{L}\p{M}]" if marks else r"\p{L}"), (NUMBER, r"\p{N}"), (SPACE, r"\s")):
         for run in _matches(pattern, first):
             start, stop = runs[run][1]
             classes[code_of[start:stop]] = kind
@@ -151,7 +160,7 @@ def _white_space(at, end, classes, lines):
 @numba.njit
 def next_piece(at, end, classes, letters, rules):
     """The address after the piece that begins at `at` (< end). `classes` and `letters` are addresses of `Tables`."""
-    any_prefix, digits, digit_prefix, _, lines = rules
+    any_prefix, digits, digit_prefix, _, lines, _ = rules
     code, length = symbol(at)
     kind = load8(classes + code)
     if kind == LETTER:

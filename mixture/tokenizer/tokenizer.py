@@ -2,9 +2,12 @@
 
 Text is put in Unicode NFC and cut into pieces that no token crosses, exactly as Qwen2 does it (words, single digits, runs
 of signs, white space), then byte pairs are merged over UTF-8 (Sennrich et al. 2016; Radford et al. 2019), so every text
-can be encoded. The cutting is Qwen2's for a reason: whatever a tokenizer.json says, transformers 5 gives the tokenizer of
-a `qwen2` model folder Qwen2's pieces, and other ones would change its tokens without a word. Special tokens and chat
-format (ChatML) are Qwen2.5's too.
+can be encoded. Special tokens and chat format (ChatML) are Qwen2.5's too. `train_bpe` merges what is most frequent of all;
+mixture.tokenizer.parity what the language needs that is worst off, in pieces of either kind.
+
+Whatever a tokenizer.json says, transformers 5 gives the tokenizer of a `qwen2` model folder Qwen2's pieces. It does so only
+where tokenizer_config.json has no `auto_map`; so one with other pieces has one (`KEEP_PIECES`), which is never followed
+without `trust_remote_code=True`, and its tokenizer.json is then read as it stands.
 """
 
 from __future__ import annotations
@@ -15,12 +18,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from cluster import document_tokens, storage
 from cluster.chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
+from mixture.bpe import pretokenize
 
+SPECIAL = [END_OF_TEXT, IM_START, IM_END]
+SETTINGS = {
+    "eos_token": END_OF_TEXT,
+    "pad_token": END_OF_TEXT,
+    "extra_special_tokens": [IM_START, IM_END],
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 131_072,
+    "chat_template": TEMPLATE,
+}
+PATTERNS = {"qwen2": pretokenize.QWEN2, "marks": pretokenize.MARKS}
+"""How text is cut: by Qwen2's expression, or by Qwen3.5's, which keeps combining marks in the word."""
+KEEP_PIECES = {"AutoTokenizer": [None, "own_pieces.Tokenizer"]}
+"""`auto_map` of a tokenizer whose pieces are not Qwen2's. There is no such module, and none is asked for: it is not followed."""
 MAX_TRAINING_CHARS = 20_000  # of one document: one book must not decide the vocabulary
 MAX_TRAINING_LETTERS = 32  # of one piece: without spaces a piece can be a whole line, and training 12 times slower
 
@@ -33,33 +50,41 @@ def sampling_rates(sizes: dict[str, int], budget: int, temperature: float) -> di
     return {lang: min(1.0, budget * size ** (1 / temperature) / total / size) for lang, size in sizes.items()}
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, folder: str, max_bytes: int = 1 << 30) -> PreTrainedTokenizerFast:
+def reading_rates(sizes: dict[str, int], budget: int, temperature: float) -> dict[str, float]:
+    """How often each language's text is read so that languages stand as their bytes to the power 1 / `temperature`, whatever
+    their sizes: a small one several times. Nothing is left out where all this fits into `budget` bytes."""
+    sizes = {lang: size for lang, size in sizes.items() if size}
+    rates = {lang: size ** (1 / temperature - 1) for lang, size in sizes.items()}
+    whole = 1 / min(rates.values(), default=1.0)
+    fits = budget / sum(rate * sizes[lang] for lang, rate in rates.items()) if rates else 0.0
+    return {lang: rate * min(whole, fits) for lang, rate in rates.items()}
+
+
+def times(rate: float, chance: float) -> int:
+    """How often a document is read where its language is read `rate` times; `chance`: a hash of it in [0, 1)."""
+    return int(rate) + (chance < rate % 1)
+
+
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, folder: str, max_bytes: int = 1 << 30, pieces: str = "qwen2"
+) -> PreTrainedTokenizerFast:
     """Train a tokenizer of at most `vocab_size` tokens, special ones included, and save it in `folder` (path or URI).
 
     `texts` are documents, already sampled so that each language has the share that it shall have; reading stops after
-    `max_bytes` of UTF-8. Equal texts give a byte-identical tokenizer.json. `AutoTokenizer.from_pretrained(folder)` loads
-    it. Raises ValueError for a vocabulary that does not hold the 256 bytes and the special tokens, and without text.
+    `max_bytes` of UTF-8. `pieces`: a key of PATTERNS. Equal texts give a byte-identical tokenizer.json.
+    `AutoTokenizer.from_pretrained(folder)` loads it. Raises ValueError for a vocabulary that does not hold the 256 bytes and the
+    special tokens, and without text.
     """
-    special = [END_OF_TEXT, IM_START, IM_END]
-    if vocab_size < 256 + len(special):
-        raise ValueError(
-            f"vocab_size must be {256 + len(special)} (bytes and special tokens) or more, not {vocab_size}"
-        )
-    tokenizer = Qwen2Tokenizer(
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        extra_special_tokens=[IM_START, IM_END],
-        clean_up_tokenization_spaces=False,
-        model_max_length=131_072,
-        chat_template=TEMPLATE,
-    )
+    check_size(vocab_size)
+    tokenizer = made_of({}, [], pieces)
     backend = tokenizer.backend_tokenizer
-    pieces = backend.pre_tokenizer
-    short = pre_tokenizers.Split(Regex(rf"\p{{L}}{{{MAX_TRAINING_LETTERS}}}"), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pieces[0], short, pieces[1]])  # Qwen2's: cut, then map bytes
+    cut = backend.pre_tokenizer
+    letter = r"[\p{L}\p{M}]" if pieces == "marks" else r"\p{L}"
+    short = pre_tokenizers.Split(Regex(f"{letter}{{{MAX_TRAINING_LETTERS}}}"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut[0], short, cut[1]])  # cut, then map bytes
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=special,
+        special_tokens=SPECIAL,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -67,10 +92,28 @@ def train_bpe(texts: Iterable[str], vocab_size: int, folder: str, max_bytes: int
     backend.train_from_iterator(sample, trainer)
     if not sample.bytes:
         raise ValueError("there is no text to train a tokenizer on")
-    backend.pre_tokenizer = pieces
+    backend.pre_tokenizer = cut
     with storage.atomic_folder(folder) as local:
         tokenizer.save_pretrained(local)
     return tokenizer
+
+
+def made_of(vocab: dict[str, int], merges: list[tuple[str, str]], pieces: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a vocabulary and its merges, with ChatML. `pieces`: a key of PATTERNS."""
+    if pieces == "qwen2":
+        return Qwen2Tokenizer(**({"vocab": vocab, "merges": merges} if vocab else {}), **SETTINGS)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    backend.normalizer, backend.decoder = normalizers.NFC(), decoders.ByteLevel()
+    cut = pre_tokenizers.Split(Regex(PATTERNS[pieces]), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, auto_map=KEEP_PIECES, **SETTINGS)
+
+
+def check_size(vocab_size: int) -> None:
+    """Raises ValueError for a vocabulary that does not hold the 256 bytes and the special tokens."""
+    least = 256 + len(SPECIAL)
+    if vocab_size < least:
+        raise ValueError(f"vocab_size must be {least} (bytes and special tokens) or more, not {vocab_size}")
 
 
 class _Sample:

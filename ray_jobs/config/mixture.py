@@ -14,6 +14,10 @@ class Tokenize(Section):
     add_chat_tokens: bool = False  # ChatML's two, where the given tokenizer lacks them
     vocab_size: Positive = 16_384
     train_bytes: Positive = 12_000_000
+    temperature: Rate | None = None  # null: 2, but no text is read twice
+    parity: bool = False  # each merge serves the language that is worst off
+    parallel: str | None = None  # documents with `key`, `lang`, `text`: half to choose by, half to measure
+    pieces: Literal["qwen2", "marks"] = "qwen2"  # marks: combining marks stay with their letter
     dropout: Share = 0.0  # BPE-dropout: the probability that a due merge is put aside
     seed: int = Field(0, ge=0)  # of the dropout
     heldout_share: Share = 0.02  # documents kept for evaluation, by a hash of their id

@@ -1,4 +1,5 @@
-"""`pinisi train tokenizer`: a multilingual byte-level BPE from documents, with the fertility of each language beside others."""
+"""`pinisi train tokenizer`: a multilingual byte-level BPE from documents, with the fertility of each language beside others, and
+with parallel documents what each language pays against English."""
 
 from __future__ import annotations
 
@@ -32,6 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="languages count as their bytes to the power 1/temperature: 1 as they are, more is more even (%(default)s)",
     )
     parser.add_argument(
+        "--parity", action="store_true", help="each merge serves the language that is worst off (Parity-aware BPE)"
+    )
+    parser.add_argument(
+        "--parallel",
+        metavar="GLOB",
+        help="parallel documents, Parquet or JSON Lines with `key`, `lang` and `text`: half choose the merges of --parity, "
+        "half measure what each language pays",
+    )
+    parser.add_argument(
+        "--pieces",
+        choices=["qwen2", "marks"],
+        default="qwen2",
+        help="how text is cut: as Qwen2 does, or with combining marks kept with their letter (%(default)s)",
+    )
+    parser.add_argument(
         "--max-bytes", type=int, default=200_000_000, metavar="N", help="of text to train on (%(default)s)"
     )
     parser.add_argument(
@@ -50,22 +66,37 @@ def main(options: argparse.Namespace) -> int:
     from cluster import storage
     from mixture.tokenizer import tokenizer
     from mixture.tokenizer.fertility import fertility
+    from ray_jobs.work import own_tokenizer
 
     if options.temperature <= 0 or min(options.max_bytes, options.heldout_bytes) < 1:
         raise UserError("--temperature, --max-bytes and --heldout-bytes must be above 0")
     try:
         others = {name: tokenizer.load(name) for name in options.beside}
+        parallel = own_tokenizer.parallel_documents(options.parallel, "--parallel")
         parts = _parts(options.documents)
         sizes, heldout = _read(parts, options.heldout_bytes)
-        rates = tokenizer.sampling_rates(sizes, options.max_bytes, options.temperature)
-        trained = tokenizer.train_bpe(_sample(parts, rates), options.vocab_size, options.out, options.max_bytes)
+        # parity counts pairs of each language by themselves: to read a text twice changes nothing
+        rates_of = tokenizer.sampling_rates if options.parity else tokenizer.reading_rates
+        rates = rates_of(sizes, options.max_bytes, options.temperature)
+        trained, judged = own_tokenizer.train(
+            _sample(parts, rates),
+            options.out,
+            vocab_size=options.vocab_size,
+            max_bytes=options.max_bytes,
+            parity=options.parity,
+            pieces=options.pieces,
+            parallel=parallel,
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
-    table = fertility({"trained": trained, **others}, heldout, _words(heldout))
+    every = {"trained": trained, **others}
+    table, costs = fertility(every, heldout, _words(heldout)), own_tokenizer.costs(every, judged)
     storage.write_json(
-        storage.join(options.out, "fertility.json"), {"heldout_share": HELDOUT, "rows": table.to_pylist()}
+        storage.join(options.out, own_tokenizer.FERTILITY),
+        {"heldout_share": HELDOUT, "rows": table.to_pylist(), **costs},
     )
     _show(table.to_pylist())
+    _show_costs(costs)
     print(f"tokenizer of {len(trained):,} tokens: {options.out}   (recipe: `tokenize: {{tokenizer: {options.out}}}`)")
     return 0
 
@@ -104,10 +135,13 @@ def _read(parts: list[str], most: int) -> tuple[dict[str, int], dict[str, list[s
     return dict(sizes), {lang: heldout[lang] for lang in sorted({*sizes, *heldout})}
 
 
-def _sample(parts: list[str], rates: dict[str, float]) -> Iterator[str]:
+def _sample(parts: list[str], rates: dict[str, float]) -> Iterator[tuple[str, str]]:
+    from mixture.tokenizer.tokenizer import times
+
     for lang, text, chance in _documents(parts):
-        if chance >= HELDOUT * RANGE and chance < (HELDOUT + (1 - HELDOUT) * rates[lang]) * RANGE:
-            yield text
+        if chance >= HELDOUT * RANGE:
+            place = (chance / RANGE - HELDOUT) / (1 - HELDOUT)  # again even in [0, 1)
+            yield from [(lang, text)] * times(rates[lang], place)
 
 
 def _words(texts: dict[str, list[str]]) -> dict[str, int]:
@@ -129,3 +163,25 @@ def _show(rows: list[dict]) -> None:
     ]
     keys = ("tokenizer", "lang", "documents", "words", "bytes_per_token", "tokens_per_word")
     terminal.show(terminal.table(columns, [[row[key] for key in keys] for row in rows]))
+
+
+def _show_costs(costs: dict) -> None:
+    """A row for each language and tokenizer: tokens of a parallel document, and against the reference language."""
+    if not costs:
+        return
+    against = costs["cost"][0]["against"]
+    columns = [
+        Column("tokenizer"),
+        Column("language"),
+        numbers("documents"),
+        Column("tokens/document", "{:.0f}".format, right=True),
+        Column(f"against {against}", "{:.2f}".format, right=True),
+    ]
+    rows = sorted(costs["cost"], key=lambda row: (row["tokenizer"], -row["cost"]))
+    keys = ("tokenizer", "lang", "documents", "tokens", "cost")
+    terminal.show(terminal.table(columns, [[row[key] for key in keys] for row in rows]))
+    for row in costs["parity"]:
+        print(
+            f"{row['tokenizer']}: Gini {row['gini']:.3f}, the dearest language {row['max_over_min']:.2f} times the "
+            f"cheapest, {row['tokens']:,} tokens for all parallel documents"
+        )

@@ -175,7 +175,7 @@ STAGES = (
         "tokenize",
         (QUALITY,),
         ("tokenize", "seed", "quality.top_share", "train.sft.instruct"),
-        files=("train.sft.instruct",),
+        files=("train.sft.instruct", "tokenize.parallel"),
     ),
     Stage(
         PROXIES,

@@ -21,8 +21,10 @@ from mixture.store.token_store import write_store
 from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
+from ray_jobs.errors import UserError
 from ray_jobs.run.graph import QUALITY
 from ray_jobs.run.job import Job
+from ray_jobs.work import own_tokenizer
 from ray_jobs.work.rows import write_ledger
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
@@ -54,7 +56,7 @@ def run(job: Job) -> dict:
     if not storage.exists(storage.join(folder, "tokenizer.json")):
         with storage.atomic_folder(folder) as local:
             if settings.tokenizer == "train":
-                tokenizers.train_bpe(_training_texts(job, rates), settings.vocab_size, local)
+                _train(job, rates, local)
             else:
                 given = tokenizers.load(settings.tokenizer)
                 given = tokenizers.with_chat_tokens(given) if settings.add_chat_tokens else given
@@ -94,6 +96,7 @@ def run(job: Job) -> dict:
         "high_quality_tokens_per_lang": {
             lang: size["high_quality"] for lang, size in zip(languages, sizes, strict=True)
         },
+        **_token_costs(folder),
         "warnings": _not_measured(result["docs_per_lang"], rates),
     }
 
@@ -134,15 +137,44 @@ def _not_measured(counts: dict[str, int], rates: dict[str, float]) -> list[str]:
     return [f"no held-out text of languages with fewer than {least} documents: {', '.join(few)}"] if few else []
 
 
-def _training_texts(job: Job, held_rates: dict[str, float]) -> Iterator[str]:
-    """Texts for the tokenizer: each language in proportion to the square root of its bytes, chosen by id."""
-    sizes = job.manifest(QUALITY)["bytes_per_lang"]
-    rates = tokenizers.sampling_rates(sizes, job.recipe.tokenize.train_bytes, temperature=2.0)
+def _train(job: Job, held_rates: dict[str, float], folder: str) -> None:
+    """The tokenizer of `tokenize.tokenizer: train`, and, with `tokenize.parallel`, fertility.json with its cost by language."""
+    settings = job.recipe.tokenize
+    parallel = own_tokenizer.parallel_documents(settings.parallel, "tokenize.parallel")
+    texts = _training_texts(job, held_rates)
+    kind = {"vocab_size": settings.vocab_size, "parity": settings.parity, "pieces": settings.pieces}
+    try:
+        made, judged = own_tokenizer.train(texts, folder, **kind, parallel=parallel)
+    except ValueError as error:
+        raise UserError(f"tokenize: {error}") from error
+    if judged:
+        measured = own_tokenizer.costs({"trained": made}, judged)
+        storage.write_json(storage.join(folder, own_tokenizer.FERTILITY), measured)
+
+
+def _token_costs(folder: str) -> dict:
+    """For the manifest: tokens of a parallel document in each language against English, and their Gini coefficient."""
+    uri = storage.join(folder, own_tokenizer.FERTILITY)
+    if not storage.exists(uri):
+        return {}
+    measured = storage.read_json(uri)
+    costs = {row["lang"]: round(row["cost"], 3) for row in measured["cost"]}
+    return {"token_cost_per_lang": costs, "token_cost_gini": round(measured["parity"][0]["gini"], 4)}
+
+
+def _training_texts(job: Job, held_rates: dict[str, float]) -> Iterator[tuple[str, str]]:
+    """Language and text for the tokenizer: each language in proportion to its bytes to the power 1 / `tokenize.temperature`, the
+    square root without one, chosen by id. With a temperature a small language is read several times, as parity never needs."""
+    sizes, settings = job.manifest(QUALITY)["bytes_per_lang"], job.recipe.tokenize
+    again = settings.temperature is not None and not settings.parity
+    rates_of = tokenizers.reading_rates if again else tokenizers.sampling_rates
+    rates = rates_of(sizes, settings.train_bytes, settings.temperature or 2.0)
     for part in storage.glob(job.input(QUALITY, "part-*.parquet")):
         table = storage.read_table(part, ["doc_id", "lang", "text"])
         for row, out in zip(table.to_pylist(), heldout(table, held_rates), strict=True):
-            if not out and int(row["doc_id"][8:16], 16) < rates[row["lang"]] * 16**8:
-                yield row["text"]
+            if not out:
+                number = tokenizers.times(rates[row["lang"]], int(row["doc_id"][8:16], 16) / 16**8)
+                yield from [(row["lang"], row["text"])] * number
 
 
 def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> Kernel:

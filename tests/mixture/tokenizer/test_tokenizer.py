@@ -144,6 +144,25 @@ def test_sampling_rates():
     assert tokenizers.sampling_rates(sizes, 1 << 30, 2.0) == {"en": 1.0, "th": 1.0, "lo": 1.0}
 
 
+def test_reading_rates_hold_whatever_the_sizes():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sizes = {str(k): int(size) for k, size in enumerate(10 ** rng.uniform(0, 7, rng.integers(1, 9)))}
+        temperature, budget = float(rng.choice([0.5, 1, 2, 8])), int(10 ** rng.uniform(3, 9))
+        rates = tokenizers.reading_rates({**sizes, "none": 0}, budget, temperature)
+        parts = {lang: rates[lang] * size for lang, size in sizes.items()}
+        expected = {lang: size ** (1 / temperature) for lang, size in sizes.items()}
+        for lang in sizes:
+            assert parts[lang] / sum(parts.values()) == pytest.approx(expected[lang] / sum(expected.values()))
+        assert sum(parts.values()) <= budget * (1 + 1e-9)
+        assert sum(parts.values()) == pytest.approx(budget) or min(rates.values()) == pytest.approx(1)
+        assert tokenizers.reading_rates(sizes, 1 << 60, 1.0) == pytest.approx(dict.fromkeys(sizes, 1.0))
+    assert tokenizers.reading_rates({}, 10, 2.0) == {}
+    for rate in (0.0, 0.25, 1.0, 3.75):
+        chances = np.arange(1000) / 1000
+        assert sum(tokenizers.times(rate, float(c)) for c in chances) == pytest.approx(1000 * rate)
+
+
 def test_user_errors(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer in this folder"):
         tokenizers.load(str(tmp_path))

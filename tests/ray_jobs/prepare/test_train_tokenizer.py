@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -71,6 +73,52 @@ def test_temperature_makes_languages_even(documents, tmp_path):
         per_token[temperature] = {row["lang"]: row["bytes_per_token"] for row in rows}
     assert per_token["5"]["th"] > per_token["1"]["th"]
     assert per_token["5"]["en"] < per_token["1"]["en"]
+
+
+def test_temperature_counts_where_all_text_fits(documents, tmp_path):
+    """A corpus smaller than --max-bytes: the small language is read several times, and nothing of the large one is left out."""
+    per_token, files = {}, {}
+    for temperature in ("1", "2", "8"):
+        out = str(tmp_path / temperature)
+        arguments = ["--vocab-size", "700", "--temperature", temperature, "--out", out]
+        assert call("train", "tokenizer", "--documents", documents, *arguments) == 0
+        files[temperature] = storage.read_bytes(f"{out}/tokenizer.json")
+        rows = storage.read_json(f"{out}/fertility.json")["rows"]
+        per_token[temperature] = {row["lang"]: row["bytes_per_token"] for row in rows}
+    assert len(set(files.values())) == 3
+    assert per_token["8"]["th"] > per_token["2"]["th"] > per_token["1"]["th"]
+    assert per_token["8"]["en"] < per_token["1"]["en"]
+
+
+def test_parity_on_parallel_documents(documents, tmp_path, capsys):
+    pairs = [(WORDS["en"][i], WORDS["th"][i]) for i in range(300)]
+    rng = np.random.default_rng(1)
+    rows = []
+    for key in range(30):
+        some = rng.choice(len(pairs), 30)
+        rows += [
+            {"key": str(key), "lang": lang, "text": " ".join(pairs[i][k] for i in some)}
+            for k, lang in ((0, "en"), (1, "th"))
+        ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["train", "tokenizer", "--documents", documents, "--vocab-size", "600", "--out"]
+    common = [*common[:-1], "--parallel", str(tmp_path / "said.jsonl"), "--out"]
+    assert call(*common, str(tmp_path / "plain")) == 0
+    assert (
+        call(*common, str(tmp_path / "parity"), "--parity", "--pieces", "marks", "--beside", str(tmp_path / "plain"))
+        == 0
+    )
+    shown = capsys.readouterr().out
+    found = storage.read_json(str(tmp_path / "parity" / "fertility.json"))
+    ours, plain = found["parity"]
+    assert ours["gini"] < 0.5 * plain["gini"] and f"Gini {ours['gini']:.3f}" in shown and "against en" in shown
+    costs = {(row["tokenizer"], row["lang"]): row for row in found["cost"]}
+    assert costs["trained", "en"]["cost"] == 1.0 and costs["trained", "en"]["documents"] == 15
+    assert f"{costs['trained', 'th']['cost']:.2f}" in shown
+    ByteLevelBPE.of(tokenizers.load(str(tmp_path / "parity")))
+    (tmp_path / "said.jsonl").write_text(json.dumps({"lang": "th", "text": "x"}))
+    assert call(*common, str(tmp_path / "third")) == 2
+    assert "--parallel: row 1" in capsys.readouterr().err
 
 
 def test_of_a_run(documents, tmp_path):

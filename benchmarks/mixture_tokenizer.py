@@ -31,7 +31,7 @@ from table import row, write
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from mixture.bpe import encode, nfc
-from mixture.bpe.pretokenize import QWEN2
+from mixture.bpe.patterns import QWEN2
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import tiktoken_ranks as ranks

@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mixture.bpe import nfc, piece_cache, pretokenize
 from mixture.bpe.merges import SHORT, addresses, build, merge, merge_long
-from mixture.bpe.pretokenize import GPT2, QWEN2, RULES, next_piece
+from mixture.bpe.patterns import GPT2, QWEN2, RULES
+from mixture.bpe.pretokenize import next_piece
 from mixture.bpe.utf8 import PADDING
 
 
@@ -50,7 +51,7 @@ class ByteLevelBPE:
         marks: Sequence[bytes] = (),
     ) -> None:
         """`byte_ids` [256]: id of each byte; `pairs_M2`, `products_M`: ids of both halves and of the result of each merge, by
-        rank. `pattern`: a key of `pretokenize.RULES`. `in_nfc`: put texts in NFC first. `whole`: tokens that a piece becomes
+        rank. `pattern`: a key of `patterns.RULES`. `in_nfc`: put texts in NFC first. `whole`: tokens that a piece becomes
         even where no merges lead to it (`ignore_merges`). `marks`: what `marked` looks for. Raises Unsupported."""
         if pattern not in RULES:
             raise Unsupported(f"its pieces are cut by another expression: {pattern}")

@@ -26,40 +26,12 @@ import numba
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
+from mixture.bpe.patterns import Rules
 from mixture.bpe.utf8 import CODES, load8, symbol
 
 OTHER, LETTER, NUMBER, SPACE, NEWLINE = range(5)
 APOSTROPHE, BLANK = 0x27, 0x20
 ASSIGNABLE = (range(0xD800), range(0xE000, 0x34000), range(0xE0000, 0xE1000))  # all else is unassigned or private use
-
-
-class Rules(NamedTuple):
-    """What differs between the expressions."""
-
-    any_prefix: bool  # any sign, not only a space, may stand before a word
-    digits: int  # characters of a number that stay together
-    digit_prefix: bool  # a space before a number belongs to it
-    any_case: bool  # 'S as well as 's
-    lines: bool  # line ends after signs, and white space up to a line end, are one piece
-    marks: bool = False  # combining marks count as letters
-
-
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}|{_REST}"
-LLAMA3 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
-MARKS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-RULES = {
-    QWEN2: Rules(any_prefix=True, digits=1, digit_prefix=False, any_case=True, lines=True),
-    MARKS: Rules(any_prefix=True, digits=1, digit_prefix=False, any_case=True, lines=True, marks=True),
-    LLAMA3: Rules(any_prefix=True, digits=3, digit_prefix=False, any_case=True, lines=True),
-    GPT2: Rules(any_prefix=False, digits=1 << 62, digit_prefix=True, any_case=False, lines=False),
-}
-"""Expression, as tokenizer.json writes it -> what `next_piece` needs to know."""
 
 
 class Tables(NamedTuple):
@@ -158,7 +130,7 @@ def _white_space(at, end, classes, lines):
 
 
 @numba.njit
-def next_piece(at, end, classes, letters, rules):
+def next_piece(at, end, classes, letters, rules: Rules):
     """The address after the piece that begins at `at` (< end). `classes` and `letters` are addresses of `Tables`."""
     any_prefix, digits, digit_prefix, _, lines, _ = rules
     code, length = symbol(at)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from cluster import storage
-from mixture.bpe import nfc, pretokenize
+from mixture.bpe import nfc, patterns, pretokenize
 from mixture.bpe.encode import buffers, byte_symbols
 from mixture.bpe.learn import MEASURED, TRAINED, Learnt, Pieces, learn
 from mixture.tokenizer import cost
@@ -62,7 +62,7 @@ def _counted(
     texts: Iterable[tuple[str, str]], max_bytes: int, pattern: str
 ) -> tuple[dict[str, Pieces], dict[str, int]]:
     """The pieces of each language in the start of each document, until `max_bytes` are used up, and the letters of these."""
-    rules = pretokenize.RULES[pattern]
+    rules = patterns.RULES[pattern]
     tables = pretokenize.tables(rules.any_case, rules.marks)
     counted: dict[str, Pieces] = {}
     letters: dict[str, int] = defaultdict(int)

@@ -23,7 +23,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, Qwe
 
 from cluster import document_tokens, storage
 from cluster.chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
-from mixture.bpe import pretokenize
+from mixture.bpe.patterns import MARKS, QWEN2
 
 SPECIAL = [END_OF_TEXT, IM_START, IM_END]
 SETTINGS = {
@@ -34,7 +34,7 @@ SETTINGS = {
     "model_max_length": 131_072,
     "chat_template": TEMPLATE,
 }
-PATTERNS = {"qwen2": pretokenize.QWEN2, "marks": pretokenize.MARKS}
+PATTERNS = {"qwen2": QWEN2, "marks": MARKS}
 """How text is cut: by Qwen2's expression, or by Qwen3.5's, which keeps combining marks in the word."""
 KEEP_PIECES = {"AutoTokenizer": [None, "own_pieces.Tokenizer"]}
 """`auto_map` of a tokenizer whose pieces are not Qwen2's. There is no such module, and none is asked for: it is not followed."""

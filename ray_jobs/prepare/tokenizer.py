@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> int:
     from cluster import storage
     from mixture.tokenizer import tokenizer
     from mixture.tokenizer.fertility import fertility
-    from ray_jobs.work import own_tokenizer
+    from ray_jobs.prepare import own_tokenizer
 
     if options.temperature <= 0 or min(options.max_bytes, options.heldout_bytes) < 1:
         raise UserError("--temperature, --max-bytes and --heldout-bytes must be above 0")

@@ -22,9 +22,9 @@ from mixture.tokenizer import tokenizer as tokenizers
 from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
 from ray_jobs.errors import UserError
+from ray_jobs.prepare import own_tokenizer
 from ray_jobs.run.graph import QUALITY
 from ray_jobs.run.job import Job
-from ray_jobs.work import own_tokenizer
 from ray_jobs.work.rows import write_ledger
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray

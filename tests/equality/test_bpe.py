@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import PreTrainedTokenizerFast
 
 from mixture.bpe import encode, nfc, piece_cache
-from mixture.bpe.pretokenize import GPT2, LLAMA3, QWEN2, RULES
+from mixture.bpe.patterns import GPT2, LLAMA3, QWEN2, RULES
 from mixture.tokenizer import tokenizer
 from mixture.tokenizer.encoder import Encoder
 

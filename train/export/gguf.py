@@ -27,7 +27,11 @@ SCRIPT = "convert_hf_to_gguf.py"
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-NAMES = {QWEN2: "qwen2"}
+MARKS = (  # Qwen3.5's: combining marks count as letters
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+NAMES = {QWEN2: "qwen2", MARKS: "qwen35"}
 """The expression that a tokenizer cuts pieces with -> what llama.cpp calls it (`tokenizer.ggml.pre`)."""
 
 

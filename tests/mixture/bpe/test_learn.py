@@ -10,12 +10,12 @@ import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
 from mixture.bpe import learn as learning
-from mixture.bpe import pretokenize
+from mixture.bpe import patterns, pretokenize
 from mixture.bpe.encode import strings
 from mixture.bpe.learn import MAX_LETTERS, MEASURED, TRAINED, WINDOW, Pieces, learn
 
-RULES = pretokenize.RULES[pretokenize.MARKS]
-CUT = pre_tokenizers.Split(Regex(pretokenize.MARKS), "isolated")
+RULES = patterns.RULES[patterns.MARKS]
+CUT = pre_tokenizers.Split(Regex(patterns.MARKS), "isolated")
 
 
 def pieces_of(trained: list[str], measured: list[str]) -> Pieces:

@@ -31,6 +31,7 @@ EDITS = {
     "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
     "train/chat/formats.py": ROWS | {JUDGED},
     "ray_jobs/alignment/chats.py": ROWS | {JUDGED},
+    "mixture/bpe/learn.py": {"tokenize"},
     "ray_jobs/stages/evaluation/judges.py": {JUDGED},
     "train/generation/checklist.py": {JUDGED},
     "ray_jobs/alignment/held_out.py": {"dpo", "reward", "sft"},

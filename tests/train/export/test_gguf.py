@@ -10,6 +10,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import Qwen2Tokenizer
 
 from cluster.chatml import TEMPLATE
+from mixture.bpe import patterns
 from ray_jobs import cli
 from train.export import gguf, ollama
 
@@ -59,6 +60,9 @@ def gpt2() -> Tokenizer:
 
 
 def test_only_what_llama_cpp_does_has_a_name():
+    made = json.loads(qwen2())
+    made["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = patterns.MARKS
+    assert gguf.pieces_name(json.dumps(made)) == "qwen35"
     assert gguf.pieces_name(qwen2()) == "qwen2" and gguf.pieces_name(gpt2().to_str()) == "gpt-2"
     spaced, lower, other, bare = gpt2(), gpt2(), gpt2(), gpt2()
     spaced.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -1,0 +1,34 @@
+"""The expressions by which byte-level BPE cuts text into pieces, and what tells them apart (mixture/bpe/pretokenize.py)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Rules(NamedTuple):
+    """What differs between the expressions."""
+
+    any_prefix: bool  # any sign, not only a space, may stand before a word
+    digits: int  # characters of a number that stay together
+    digit_prefix: bool  # a space before a number belongs to it
+    any_case: bool  # 'S as well as 's
+    lines: bool  # line ends after signs, and white space up to a line end, are one piece
+    marks: bool = False  # combining marks count as letters
+
+
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}|{_REST}"
+LLAMA3 = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+RULES = {
+    QWEN2: Rules(any_prefix=True, digits=1, digit_prefix=False, any_case=True, lines=True),
+    MARKS: Rules(any_prefix=True, digits=1, digit_prefix=False, any_case=True, lines=True, marks=True),
+    LLAMA3: Rules(any_prefix=True, digits=3, digit_prefix=False, any_case=True, lines=True),
+    GPT2: Rules(any_prefix=False, digits=1 << 62, digit_prefix=True, any_case=False, lines=False),
+}
+"""Expression, as tokenizer.json writes it -> what `next_piece` needs to know."""

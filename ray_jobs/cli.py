@@ -211,6 +211,11 @@ def _parser(whole: bool = True) -> argparse.ArgumentParser:
         title="commands", required=True, metavar="COMMAND"
     )
     described("new", "ray_jobs.prepare.new_language", text, within=language)
+    text = "more tokens for the languages whose text costs most, in a model that exists: a folder for train.base.model"
+    words = commands.add_parser("vocabulary", help="change the vocabulary of a model").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    described("grow", "ray_jobs.prepare.vocabulary", text, within=words)
     text = "a training checkpoint to a Hugging Face folder, or such a folder to a checkpoint"
     described("convert", "ray_jobs.commands.convert", text)
     text = "talk to an exported model in the terminal, with a draft if it has one"

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mixture.bpe import nfc, piece_cache, pretokenize
 from mixture.bpe.merges import SHORT, addresses, build, merge, merge_long
-from mixture.bpe.patterns import GPT2, QWEN2, RULES
+from mixture.bpe.patterns import GPT2, QWEN2, RULES, without_marks
 from mixture.bpe.pretokenize import next_piece
 from mixture.bpe.utf8 import PADDING
 
@@ -51,16 +51,18 @@ class ByteLevelBPE:
         marks: Sequence[bytes] = (),
     ) -> None:
         """`byte_ids` [256]: id of each byte; `pairs_M2`, `products_M`: ids of both halves and of the result of each merge, by
-        rank. `pattern`: a key of `patterns.RULES`. `in_nfc`: put texts in NFC first. `whole`: tokens that a piece becomes
-        even where no merges lead to it (`ignore_merges`). `marks`: what `marked` looks for. Raises Unsupported."""
-        if pattern not in RULES:
+        rank. `pattern`: a key of `patterns.RULES`, or one that `with_marks` made of it. `in_nfc`: put texts in NFC first. `whole`:
+        tokens that a piece becomes even where no merges lead to it (`ignore_merges`). `marks`: what `marked` looks for. Raises
+        Unsupported."""
+        known, joined = without_marks(pattern)
+        if known not in RULES:
             raise Unsupported(f"its pieces are cut by another expression: {pattern}")
         try:
             self.merges = build(byte_ids, pairs_M2, products_M)
         except ValueError as error:
             raise Unsupported(str(error)) from error
-        self.rules = RULES[pattern]
-        self.tables = pretokenize.tables(self.rules.any_case, self.rules.marks)
+        self.rules = RULES[known]
+        self.tables = pretokenize.tables(self.rules.any_case, self.rules.marks, joined)
         self.form = nfc.tables() if in_nfc else None
         self.marks = strings(marks)
         self.cache = piece_cache.empty()
@@ -78,7 +80,12 @@ class ByteLevelBPE:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> ByteLevelBPE:
         """The encoder of a Hugging Face tokenizer. Raises Unsupported."""
-        return cls(**_settings(json.loads(tokenizer.backend_tokenizer.to_str())))
+        return cls.of_spec(json.loads(tokenizer.backend_tokenizer.to_str()))
+
+    @classmethod
+    def of_spec(cls, spec: dict) -> ByteLevelBPE:
+        """The encoder of a tokenizer.json. Raises Unsupported."""
+        return cls(**_settings(spec))
 
     def encode(
         self, texts: pa.Array | pa.ChunkedArray, dropout: float = 0.0, seeds: np.ndarray | None = None
@@ -160,9 +167,9 @@ def _settings(spec: dict) -> dict:
     if missing := [symbol for symbol in symbols if symbol not in vocab]:
         raise Unsupported(f"{len(missing)} bytes have no token")
     halves = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    whole = {}
+    whole, added = {}, {token["content"] for token in spec["added_tokens"]}
     if model.get("ignore_merges"):
-        tokens = ((token, i) for token, i in vocab.items() if all(c in symbols for c in token))
+        tokens = ((token, i) for token, i in vocab.items() if token not in added and all(c in symbols for c in token))
         whole = {bytes(symbols[c] for c in token): i for token, i in tokens if token}
     marks = [token["content"] for token in spec["added_tokens"] if not token["special"]]
     marks += [nfc.text(mark) for mark in marks]
@@ -172,14 +179,14 @@ def _settings(spec: dict) -> dict:
         "byte_ids": byte_ids,
         "pairs_M2": np.array([(vocab[a], vocab[b]) for a, b in halves], np.int64).reshape(-1, 2),
         "products_M": np.array([vocab[a + b] for a, b in halves], np.int64),
-        "pattern": _pattern(spec["pre_tokenizer"]),
+        "pattern": pattern_of(spec["pre_tokenizer"]),
         "in_nfc": spec["normalizer"] is not None,
         "whole": whole,
         "marks": [mark.encode() for mark in dict.fromkeys(marks)],
     }
 
 
-def _pattern(cutter: dict | None) -> str:
+def pattern_of(cutter: dict | None) -> str:
     """The expression that cuts pieces: of a ByteLevel step that cuts itself, or of the Split before it."""
     steps: list[dict] = [cutter or {"type": None}]
     if steps[0]["type"] == "Sequence":

@@ -13,6 +13,8 @@ The expressions are lists of alternatives of which the first that matches wins; 
 Qwen3.5's (MARKS) is Qwen2's with \p{M} beside each \p{L}: vowel signs, tone marks and viramas stay in the word, where Qwen2's
 cuts a Burmese, Khmer, Lao or Thai word before each. For it a mark is a letter, so the walk is the same.
 
+The marks of some scripts alone may count as letters too (`patterns.with_marks`).
+
 Which code point is a letter, a number or a space is asked of the engine inside `tokenizers` itself, once a process: its
 Unicode version is not Python's. Cost: one table look-up a character; every character is read at most three times.
 """
@@ -42,8 +44,9 @@ class Tables(NamedTuple):
 
 
 @functools.cache
-def tables(any_case: bool, marks: bool = False) -> Tables:
-    """The classes of all code points, in the Unicode version of the expression engine of `tokenizers`."""
+def tables(any_case: bool, marks: bool = False, joined: str = "") -> Tables:
+    """The classes of all code points, in the Unicode version of the expression engine of `tokenizers`. All combining `marks`, or
+    those of `joined`, are letters."""
     text = "".join(chr(code) for codes in ASSIGNABLE for code in codes)
     code_of = np.concatenate([np.arange(codes.start, codes.stop) for codes in ASSIGNABLE])
     runs = pre_tokenizers.Split(Regex(r"\p{L}+|\p{M}+|\p{N}+|\s+"), "isolated").pre_tokenize_str(text)
@@ -54,6 +57,7 @@ def tables(any_case: bool, marks: bool = False) -> Tables:
             start, stop = runs[run][1]
             classes[code_of[start:stop]] = kind
     classes[[0x0A, 0x0D]] = NEWLINE
+    classes[list(map(ord, joined))] = LETTER
     return Tables(classes, _letters(any_case))
 
 

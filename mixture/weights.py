@@ -1,21 +1,25 @@
 """How much of each pool a training stage reads: tempered token weights under an epoch cap, and the two-stage plan.
 
 A pool of n tokens gets a weight in proportion to n**(1/temperature): 1 keeps the natural sizes, larger values move
-towards equal shares. Reading a pool more than `max_epochs` times is forbidden: what it may not take flows to the others
-in proportion to their weights, again and again until nobody is over (water filling). Stages as in Sailor2, sections 3.4
+towards equal shares. Reading a pool more than `max_epochs` times (mixture/readings.py: of all pools, by language, or by how
+scarce they are) is forbidden: what it may not take flows to the others in proportion to their weights, again and again
+until nobody is over (water filling). Stages as in Sailor2, sections 3.4
 and 4.4 and tables 4-5 (arXiv 2502.12982): first all pools with a replay share for the languages that must not be
 forgotten; then the high-quality pools, with a share of the first blend and of instructions.
 
 A budget may be a number of tokens or follow from the pools (`Auto`). Let w_i be the weights that a recipe asks for and
-l_i = `max_epochs` x the tokens of pool i. At B tokens the caps take max(0, w_i - l_i / B) from pool i, since what flows to
+l_i = the cap x the tokens of pool i. At B tokens the caps take max(0, w_i - l_i / B) from pool i, since what flows to
 a pool never takes it below w_i. The sum over the pools, which is the total variation between the weights at B and the w_i,
 rises with B. The budget is the largest B at which it is at most `MOVED` and no pool is over its cap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+
+from mixture import readings
+from mixture.readings import Asked
 
 
 class Pool(NamedTuple):
@@ -51,13 +55,14 @@ class Stage(NamedTuple):
     """A stage of `tokens` in all. `rows` in the order of the pools' names; `warnings` are sentences for the user.
 
     `allowed`: the tokens that `Auto` would take without a bound, in whole updates where these are known. `bound`: what set
-    `tokens`, one of "the recipe", "the pools", "max_tokens" and "one update"."""
+    `tokens`, one of "the recipe", "the pools", "max_tokens" and "one update". `caps`: how often each pool may be read."""
 
     tokens: int
     rows: list[Row]
     warnings: list[str]
     allowed: int
     bound: str
+    caps: dict[str, float]
 
     @property
     def weights(self) -> dict[str, float]:
@@ -77,7 +82,9 @@ def tempered(tokens: dict[str, int], temperature: float, budget: float, max_epoc
     {'lo': 0.1, 'vi': 0.9}
     """
     wanted = _wanted(tokens, temperature)
-    weights = _capped(wanted, tokens, budget, max_epochs)
+    if max_epochs <= 0:
+        raise ValueError(ABOVE_0)
+    weights = _capped(wanted, {name: max_epochs * tokens[name] for name in wanted}, budget)
     return {name: weights.get(name, 0.0) for name in sorted(tokens)}
 
 
@@ -92,19 +99,21 @@ def _wanted(tokens: dict[str, int], temperature: float) -> dict[str, float]:
     return {name: (tokens[name] / largest) ** (1.0 / temperature) for name in names}
 
 
-def _capped(wanted: dict[str, float], tokens: dict[str, int], budget: float, max_epochs: float) -> dict[str, float]:
-    """Weights in proportion to `wanted` under the caps, or to `tokens` when the caps cannot be kept."""
-    if max_epochs <= 0 or budget <= 0:
+def _capped(wanted: dict[str, float], limits: dict[str, float], budget: float) -> dict[str, float]:
+    """Weights in proportion to `wanted`, none above its share of `limits` (tokens that each may give in all) in `budget`; in
+    proportion to `limits` when these cannot be kept."""
+    if budget <= 0:
         raise ValueError(ABOVE_0)
-    if overdraw({name: tokens[name] for name in wanted}, budget, max_epochs) >= 1.0:
-        total = sum(tokens[name] for name in wanted)
-        return {name: tokens[name] / total for name in wanted}
-    return _fill(wanted, {name: max_epochs * tokens[name] / budget for name in wanted})
+    total = sum(limits[name] for name in wanted)
+    if budget >= total:
+        return {name: limits[name] / total for name in wanted}
+    return _fill(wanted, {name: limits[name] / budget for name in wanted})
 
 
-def overdraw(tokens: dict[str, int], budget: float, max_epochs: float) -> float:
-    """`budget` over what the pools can give in `max_epochs` passes: above 1.0 the cap cannot be kept."""
-    capacity = max_epochs * sum(tokens.values())
+def overdraw(tokens: Mapping[str, int], budget: float, max_epochs: float | Mapping[str, float]) -> float:
+    """`budget` over what the pools can give under their caps: above 1.0 these cannot be kept."""
+    caps = max_epochs if isinstance(max_epochs, Mapping) else dict.fromkeys(tokens, max_epochs)
+    capacity = sum(caps[name] * count for name, count in tokens.items())
     return budget / capacity if capacity else float("inf")
 
 
@@ -125,7 +134,7 @@ def stage1(
     budget: int | Auto,
     *,
     temperature: float,
-    max_epochs: float,
+    max_epochs: Asked,
     replay: Sequence[str] = (),
     replay_share: float = 0.0,
     fixed: dict[str, float] | None = None,
@@ -167,7 +176,7 @@ def stage2(
     budget: int | Auto,
     *,
     temperature: float,
-    max_epochs: float,
+    max_epochs: Asked,
     replay_share: float = 0.2,
     instruction_share: float = 0.04,
 ) -> Stage:
@@ -194,7 +203,7 @@ Group = tuple[str, float, dict[str, Pool], dict[str, float] | None]  # what it i
 
 
 def _stage(
-    pools: dict[str, Pool], budget: int | Auto, max_epochs: float, groups: list[Group], temperature: float
+    pools: dict[str, Pool], budget: int | Auto, max_epochs: Asked, groups: list[Group], temperature: float
 ) -> Stage:
     """Groups with a share each; inside a group the weights are given, or tempered under the cap.
 
@@ -213,40 +222,52 @@ def _stage(
     shares = {name: share / total for name, share, _, _ in present}
     sizes = {name: {pool: size.tokens for pool, size in members.items()} for name, _, members, _ in present}
     wanted = {name: _asked(fixed, sizes[name], temperature) for name, _, _, fixed in present}
-    held = {name: sum(sizes[name][pool] for pool in wanted[name]) for name in wanted}
-    allowed = _allowed(
-        {pool: shares[name] * weight for name in wanted for pool, weight in wanted[name].items()},
-        {pool: max_epochs * sizes[name][pool] for name in wanted for pool in wanted[name]},
-    )
+    if readings.most(max_epochs) <= 0:
+        raise ValueError(ABOVE_0)
+    held = {name: pool.tokens for name, pool in pools.items() if pool.tokens}
+
+    def limits(budget: float) -> dict[str, float]:
+        """Tokens that each pool may give to a stage of `budget` tokens."""
+        caps = readings.caps(max_epochs, held, budget)
+        return {name: caps[name] * held[name] if name in held else 0.0 for name in pools}
+
+    whole = {pool: shares[name] * weight for name in wanted for pool, weight in wanted[name].items()}
+    in_all = sum(readings.most(max_epochs) * held.get(pool, 0) for pool in whole)
+    allowed = _allowed(whole, limits, int(in_all))
     auto = isinstance(budget, Auto)
     tokens, allowed, bound = _in_updates(budget, allowed)
+    room = limits(tokens)
     if auto:
-        shares = _capped(shares, held, tokens, max_epochs)
+        shares = _capped(shares, {name: sum(room[pool] for pool in wanted[name]) for name in wanted}, tokens)
     weights = dict.fromkeys(pools, 0.0)
     for name, _, _, fixed in present:
         inside = wanted[name]
         if auto or not fixed:
-            inside = _capped(inside, sizes[name], shares[name] * tokens, max_epochs)
+            inside = _capped(inside, room, shares[name] * tokens)
         for pool, weight in inside.items():
             weights[pool] += shares[name] * weight
     rows = [_row(name, weights[name], tokens, pools[name]) for name in sorted(pools)]
-    often = [f"{row.pool} ({row.epochs:.1f})" for row in rows if row.epochs > max_epochs * (1 + 1e-9)]
+    caps = readings.caps(max_epochs, held, tokens)
+    often = [row for row in rows if row.epochs > caps.get(row.pool, 0.0) * (1 + 1e-9)]
     if often:
         asked = "the least, one update" if auto else "asked for"
-        warnings.append(f"read more than {max_epochs:g} times, as {tokens:,} tokens are {asked}: {', '.join(often)}")
-    return Stage(tokens, rows, warnings, allowed, bound)
+        same = len(set(caps.values())) == 1
+        named = [f"{row.pool} ({row.epochs:.1f}{'' if same else f' of {caps[row.pool]:.3g}'})" for row in often]
+        said = f"more than {readings.times(caps)} times"
+        warnings.append(f"read {said}, as {tokens:,} tokens are {asked}: {', '.join(named)}")
+    return Stage(tokens, rows, warnings, allowed, bound, caps)
 
 
-def sentence(stage: Stage, max_epochs: float) -> str:
+def sentence(stage: Stage) -> str:
     """What set the tokens of a stage whose budget was an `Auto`."""
     if stage.bound == "max_tokens":
         return f"auto: {stage.tokens:,} tokens, by max_tokens; the pools would allow {stage.allowed:,}"
     if stage.bound == "one update":
         return f"auto: {stage.tokens:,} tokens, one update, though the pools allow less"
-    capped = [row.pool for row in stage.rows if row.epochs > max_epochs * (1 - 1e-6)]
+    capped = [row.pool for row in stage.rows if row.epochs > stage.caps.get(row.pool, 1.0) * (1 - 1e-6)]
     named = ", ".join(capped) if len(capped) < 5 else f"{len(capped)} of {len(stage.rows)} pools"
     limits = f"; {named} {'are' if len(capped) > 1 else 'is'} read so often" if capped else ""
-    return f"auto: {stage.tokens:,} tokens, what the pools allow in {max_epochs:g} passes{limits}"
+    return f"auto: {stage.tokens:,} tokens, what the pools allow in {readings.times(stage.caps)} passes{limits}"
 
 
 def _asked(fixed: dict[str, float] | None, tokens: dict[str, int], temperature: float) -> dict[str, float]:
@@ -258,15 +279,17 @@ def _asked(fixed: dict[str, float] | None, tokens: dict[str, int], temperature: 
     return {name: weight / total for name, weight in wanted.items()}
 
 
-def _allowed(wanted: dict[str, float], limits: dict[str, float]) -> int:
+def _allowed(wanted: dict[str, float], limits: Callable[[float], dict[str, float]], most: int) -> int:
     """The most tokens at which caps move no more than `MOVED` of the weights `wanted`, and all pools can give them.
 
-    `limits`: tokens that each pool may give in all."""
-    low, high = 0, int(sum(limits.values()))
+    `limits`: tokens that each pool may give in all to a stage of so many; `most`: what they give together at most."""
+    low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        moved = sum(max(0.0, wanted[name] - limits[name] / middle) for name in wanted)
-        low, high = (middle, high) if moved <= MOVED else (low, middle - 1)
+        given = limits(middle)
+        moved = sum(max(0.0, weight - given[name] / middle) for name, weight in wanted.items())
+        fits = moved <= MOVED and middle <= sum(given[name] for name in wanted)
+        low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 

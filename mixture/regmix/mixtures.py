@@ -7,6 +7,8 @@ multiples of 2e-4 and no mixture comes twice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mixture.regmix.box import scale_into
@@ -20,13 +22,19 @@ PATIENCE = 1000  # times as many draws as should be needed
 
 
 def sample_mixtures(
-    prior: dict[str, float], n: int, seed: int, *, temperature: float = 2.0, most: float = 15.0, oversample: int = 100
+    prior: dict[str, float],
+    n: int,
+    seed: int,
+    *,
+    temperature: float = 2.0,
+    most: float | Mapping[str, float] = 15.0,
+    oversample: int = 100,
 ) -> np.ndarray:
     """`n` different mixtures, float64 [n, D]: rows sum to 1, columns in the order of `sorted(prior)`.
 
     `prior` holds the pools' shares on any scale (token counts will do); draws scatter around prior**(1/temperature). No
-    weight exceeds `most` times its prior share; a pool for which that is under 2e-4 is always 0. `oversample` * n mixtures
-    are drawn, and n different ones of these taken at random.
+    weight exceeds `most` times its prior share (a mapping says the largest weights themselves); a pool for which that is
+    under 2e-4 is always 0. `oversample` * n mixtures are drawn, and n different ones of these taken at random.
 
     Draws over a bound are refused. With many small pools nearly all are (of 50 equal pools each may have 0.3, where a weak
     draw gives one of them everything); when under 1 draw in 100 passes, draws are moved onto their bounds instead, and what
@@ -43,10 +51,11 @@ def sample_mixtures(
         raise ValueError("a prior needs shares that are not negative and not all 0")
     if len(names) > MOST_POOLS:
         raise ValueError(f"{len(names)} pools are too many to try mixtures of, {MOST_POOLS} are the most: group them")
-    if n < 1 or oversample < 1 or temperature <= 0 or most <= 1:
+    if n < 1 or oversample < 1 or temperature <= 0 or (isinstance(most, int | float) and most <= 1):
         raise ValueError("n and oversample must be at least 1, temperature above 0 and most above 1")
     prior_D = prior_D / prior_D.sum()
-    bound_D = np.minimum(most * prior_D, 1.0)
+    bound_D = most * prior_D if isinstance(most, int | float) else np.array([most[name] for name in names])
+    bound_D = np.minimum(bound_D, 1.0)
     tempered_D = prior_D ** (1.0 / temperature)
     tempered_D /= tempered_D.sum()
     rng = np.random.default_rng(seed)

@@ -88,9 +88,9 @@ def objective(
     return log_NL.sum(axis=1) if target_weights is None else log_NL @ np.asarray(target_weights, dtype=np.float64)
 
 
-def epoch_caps(tokens: Mapping[str, float], budget: float, max_epochs: float) -> dict[str, float]:
-    """Weights with which a stage of `budget` tokens reads each pool `max_epochs` times; at most 1."""
-    return {name: min(1.0, max_epochs * count / budget) for name, count in tokens.items()}
+def epoch_caps(tokens: Mapping[str, float], budget: float, readings: Mapping[str, float]) -> dict[str, float]:
+    """Weights with which a stage of `budget` tokens reads each pool as often as `readings` says; at most 1."""
+    return {name: min(1.0, readings[name] * count / budget) for name, count in tokens.items()}
 
 
 def constraints(

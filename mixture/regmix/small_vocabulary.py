@@ -58,6 +58,10 @@ class SmallVocabulary:
         self._start = np.cumsum(self._length) - self._length
         self._flat = np.array([piece for one in pieces for piece in one], np.int64)
 
+    def scale(self, count_V: np.ndarray) -> float:
+        """How many ids one token of the tokenizer becomes, on average over tokens that occur so often; 1 where none does."""
+        return float(count_V @ self._length / count_V.sum()) if count_V.sum() else 1.0
+
     def expand(self, ids: np.ndarray) -> np.ndarray:
         """The ids [n] in the small vocabulary, int64 [m], m >= n."""
         ids = np.asarray(ids, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.strict_yaml import Positive, Rate, Section, Share
 
@@ -59,6 +59,7 @@ class Regmix(Section):
     """Weights of stage 1 from proxy runs; without this section they are tempered token counts."""
 
     proxies: Proxies = Proxies()
+    match_repetition: bool = False  # proxies repeat each pool as often as stage 1 will
     regression: Literal["best", "lightgbm", "linear"] = "best"
     candidates: Positive = 100_000
     average: Positive = 128  # of the best candidates
@@ -68,9 +69,18 @@ class Regmix(Section):
 
 class Mixture(Section):
     temperature: Rate = 2.0  # weights ~ tokens^(1/temperature)
-    max_epochs: Rate = 4.0
+    max_epochs: Rate | Literal["auto"] | dict[str, Rate] = 4.0  # of each pool in a stage, or by language
     replay_languages: list[str] = ["en", "zh"]
     replay_share: Share = 0.2  # of stage 1, for the replay languages together
     stage2_replay_share: Share = 0.2  # of stage 2: the blend of stage 1
     stage2_instruction_share: Share = 0.04  # of stage 2: instruction texts
     regmix: Regmix | None = None
+
+    @field_validator("max_epochs", mode="before")
+    @classmethod
+    def _readings(cls, value: object) -> object:
+        """One sentence for three forms, where pydantic has one for each."""
+        numbers = list(value.values()) if isinstance(value, dict) else [value]
+        if value != "auto" and not all(isinstance(n, int | float) and n is not True and n > 0 for n in numbers):
+            raise ValueError("a number above 0, `auto`, or languages with a number each: {lo: 16, default: 4}")
+        return value

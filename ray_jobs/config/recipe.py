@@ -141,6 +141,10 @@ class Recipe(Section):
             if code not in (*self.languages, "other"):
                 near = nearest(code, [*self.languages, "other"])
                 raise ValueError(f"language.labels: {label} is mapped to {code!r}, which is not in `languages`{near}")
+        if isinstance(readings := self.mixture.max_epochs, dict):
+            for code in readings:
+                if code not in (known := (*self.languages, "default", "instructions")):
+                    raise ValueError(f"mixture.max_epochs: {code!r} is not in `languages`{nearest(code, [*known])}")
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError("two sources have the same `name`")

@@ -1,4 +1,5 @@
-"""`pinisi tokens`: what each training stage would read of every language: weight, tokens, bytes, epochs, beside Sailor2's tables.
+"""`pinisi tokens`: what each training stage would read of every language: weight, tokens, bytes, epochs, beside Sailor2's tables;
+and what the next megabyte of a language is worth, new or read again.
 
 Without arguments it is for Sailor2's own pools; a file or a finished run names others. Nothing is read but counts.
 """
@@ -14,7 +15,8 @@ from rich.text import Text
 
 from cluster import storage, strict_yaml, terminal
 from cluster.terminal import Column
-from mixture import sailor2, weights
+from mixture import readings, sailor2, weights
+from mixture.readings import Asked
 from mixture.weights import Auto, Pool, Stage
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted
@@ -43,6 +45,22 @@ class Plan(NamedTuple):
     warnings: list[str]
 
 
+class Worth(NamedTuple):
+    """What a megabyte more of a language does. `pool_bytes`: of its whole pool; `epochs`: tokens that both stages read / those
+    of the pool. `new` and `again`: relative change of the excess loss, the part that data can still remove, when the pool grows
+    by a megabyte at the same tokens read, and when a megabyte more is read of it (mixture/readings.py)."""
+
+    language: str
+    pool_bytes: float
+    epochs: float
+    new: float
+    again: float
+
+    @property
+    def ratio(self) -> float:
+        return self.new / self.again if self.again else 0.0
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -61,7 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=float, help="weights ~ tokens^(1/temperature) (default: the run's, else 2)"
     )
-    parser.add_argument("--max-epochs", type=float, metavar="N", help="cap and warning (default: the run's, else 4)")
+    parser.add_argument(
+        "--max-epochs",
+        type=_readings,
+        metavar="N",
+        help="cap and warning: a number, auto, or lo=16,default=4 (default: the run's, else 4)",
+    )
     parser.add_argument("--replay-share", type=float, help="of en and zh in stage 1 (default: the run's, else 0.2)")
     parser.add_argument("--json", action="store_true", help="print JSON for a program")
 
@@ -106,7 +129,7 @@ def main(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     auto = {name: stage for name, stage in plan.stages.items() if stage.bound != "the recipe"}
-    pools.notes.extend(f"{name}: {weights.sentence(stage, mixture.max_epochs)}" for name, stage in auto.items())
+    pools.notes.extend(f"{name}: {weights.sentence(stage)}" for name, stage in auto.items())
     beside = not (options.run or options.pools)
     print(json.dumps(as_json(plan, beside, update), indent=1)) if options.json else show(plan, beside, update)
 
@@ -169,7 +192,7 @@ def of_run(uri: str) -> Pools:
 def make(pools: Pools, stage1: int | Auto, stage2: int | Auto, mixture, fixed: dict[str, float] | None = None) -> Plan:
     """The plan of both stages by the settings `mixture` (a recipe's section). `fixed` are weights of stage 1 by language.
 
-    `stage2` may be 0. Warns about what is read more than `mixture.max_epochs` times, in a stage and over both.
+    `stage2` may be 0. Warns about what is read more often than `mixture.max_epochs` allows, in a stage and over both.
     """
     limits = {"temperature": mixture.temperature, "max_epochs": mixture.max_epochs}
     replay = [lang for lang in pools.stage1 if lang in mixture.replay_languages]
@@ -199,10 +222,34 @@ def make(pools: Pools, stage1: int | Auto, stage2: int | Auto, mixture, fixed: d
             if lang in pools.stage1 or lang in pools.high_quality:
                 read[lang] = read.get(lang, 0.0) + row.epochs
     warnings = [f"{name}: {text}" for name, stage in stages.items() for text in stage.warnings]
-    if stage2 and (often := [f"{lang} ({e:.1f})" for lang, e in sorted(read.items()) if e > mixture.max_epochs + 1e-6]):
-        times = f"more than {mixture.max_epochs:g} times"
+    caps: dict[str, float] = {}
+    for pool, cap in (cap for stage in stages.values() for cap in stage.caps.items()):
+        caps[readings.language(pool)] = max(cap, caps.get(readings.language(pool), 0.0))
+    if stage2 and (often := [f"{lang} ({e:.1f})" for lang, e in sorted(read.items()) if e > caps[lang] + 1e-6]):
+        times = f"more than {readings.times(caps)} times"
         warnings.append(f"over both stages the best documents of these languages are read {times}: {', '.join(often)}")
     return Plan(pools, stages, read, warnings)
+
+
+MEGABYTE = 1e6
+
+
+def worths(plan: Plan) -> list[Worth]:
+    """What the next megabyte of each language is worth, where new text is worth most first."""
+    pools, read = plan.pools, dict.fromkeys(sorted({*plan.pools.stage1, *plan.pools.high_quality}), 0.0)
+    for stage in plan.stages.values():
+        for row in stage.rows:
+            if (lang := readings.language(row.pool)) in read:
+                read[lang] += row.tokens
+    found = []
+    for lang, tokens in read.items():
+        pool = max(each[lang] for each in (pools.stage1, pools.high_quality) if lang in each)
+        if pool.tokens and pool.bytes:
+            more = MEGABYTE * pool.tokens / pool.bytes
+            new = readings.gain(pool.tokens, tokens, more_unique=more)
+            again = readings.gain(pool.tokens, tokens, more_read=more)
+            found.append(Worth(lang, pool.bytes, tokens / pool.tokens, new, again))
+    return sorted(found, key=lambda one: (one.new, one.language))
 
 
 def as_json(plan: Plan, beside: bool, update: dict[str, int]) -> dict:
@@ -211,6 +258,8 @@ def as_json(plan: Plan, beside: bool, update: dict[str, int]) -> dict:
     for name, stage in plan.stages.items():
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in _rows(plan, name, beside)]
         found[name] = {"tokens": stage.tokens, "updates": round(stage.tokens / update[name]), "rows": rows}
+        found[name]["max_epochs"] = stage.caps
+    found["next_megabyte"] = [{**one._asdict(), "new_over_again": one.ratio} for one in worths(plan)]
     return found
 
 
@@ -233,6 +282,17 @@ def show(plan: Plan, beside: bool, update: dict[str, int]) -> None:
         updates = f"{amount(stage.tokens, 'tokens')}, {stage.tokens / update[name]:,.0f} updates of {amount(update[name], '')}"
         rows = _rows(plan, name, beside)
         lines += [*terminal.table(columns if beside else columns[:6], rows, title=f"{name}: {updates}"), Text()]
+    value = [
+        Column("language"),
+        terminal.sizes("has"),
+        Column("epochs", "{:.2f}".format, right=True),
+        Column("1 MB new", "{:+.2g} %".format, right=True),
+        Column("1 MB again", "{:+.2g} %".format, right=True),
+        Column("new : again", "{:.2g}".format, right=True),
+    ]
+    table = [(w.language, w.pool_bytes, w.epochs, 100 * w.new, 100 * w.again, w.ratio) for w in worths(plan)]
+    title = "the next megabyte: change of the part of a language's loss that data can still remove, both stages"
+    lines += [*terminal.table(value, table, title=title), Text()]
     for text in plan.warnings:
         lines += terminal.paragraph(f"warning: {text}", style="yellow")
     for text in plan.pools.notes:
@@ -272,6 +332,15 @@ def _rows(plan: Plan, name: str, beside: bool) -> list[Line]:
         *rows,
         ("total", held, weight, read, size, read / held if held else 0.0, theirs_in_all, None),
     ]
+
+
+def _readings(text: str) -> Asked:
+    """`4`, `auto` or `lo=16,default=4`. Raises ValueError."""
+    if text == "auto":
+        return "auto"
+    if "=" not in text:
+        return float(text)
+    return {lang.strip(): float(number) for lang, _, number in (part.partition("=") for part in text.split(","))}
 
 
 def _best(pools: dict[str, Pool]) -> dict[str, Pool]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cluster.deploy.spec import Group
+from mixture import readings
 from mixture.weights import Auto
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
@@ -50,7 +51,7 @@ def tokens(recipe: Recipe, stage: budget.PlanStage, corpus: float) -> tuple[floa
     if asked.most is not None:
         return asked.most, f"{key} is auto: known after tokenize, at most max_tokens"
     mixture = recipe.mixture
-    most, what = mixture.max_epochs * corpus, "mixture.max_epochs x tokens of the corpus"
+    most, what = readings.most(mixture.max_epochs) * corpus, "mixture.max_epochs x tokens of the corpus"
     if stage == "stage2" and (rest := 1.0 - mixture.stage2_replay_share - mixture.stage2_instruction_share) > 0:
         most, what = most * recipe.quality.top_share / rest, f"{what} x quality.top_share / share of the best"
     return most, f"{key} is auto: known after tokenize, at most {what}"

@@ -181,7 +181,7 @@ STAGES = (
         PROXIES,
         "regmix_proxies",
         (TOKENIZE,),
-        ("mixture.regmix.proxies", "seed", "train.device"),
+        ("mixture.regmix.proxies", "mixture.regmix.match_repetition", "seed", "train.device"),
         _regmix,
     ),
     Stage(
@@ -429,6 +429,9 @@ def lengthened(recipe: Recipe, stage: str) -> LongContext | None:
 def _resolved(stage: Stage, recipe: Recipe) -> list[Stage]:
     """The stage with the names of this recipe as its inputs; the on-policy stage once for each round, from the model of the one
     before."""
+    if stage.name == PROXIES and recipe.mixture.regmix and recipe.mixture.regmix.match_repetition:
+        target = tuple(f"train.pretrain.stage1.{key}" for key in ("tokens", "max_tokens"))
+        stage = dataclasses.replace(stage, config=(*stage.config, *target))
     if recipe.train is None:
         return [stage]
     names: dict[str, tuple[str, ...]] = {

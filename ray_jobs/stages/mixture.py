@@ -65,7 +65,7 @@ def run(job: Job) -> dict:
             }
             for name, stage in plans.items()
         },
-        "notes": [f"{name}: {weights.sentence(stage, mixture.max_epochs)}" for name, stage in auto.items()],
+        "notes": [f"{name}: {weights.sentence(stage)}" for name, stage in auto.items()],
         "warnings": [f"{name}: {warning}" for name, stage in plans.items() for warning in stage.warnings],
     }
 
@@ -102,6 +102,7 @@ def pools_below(root: str, kind: str) -> dict[str, Pool]:
 
 
 def _as_json(stage: Stage, sizes: dict[str, Pool]) -> dict:
-    rows = [{**row._asdict(), "pool_tokens": sizes[row.pool].tokens} for row in stage.rows]
+    sized = [(row, sizes[row.pool].tokens) for row in stage.rows]
+    rows = [{**row._asdict(), "pool_tokens": tokens, "max_epochs": stage.caps.get(row.pool)} for row, tokens in sized]
     used = {row.pool: row.weight for row in stage.rows if row.weight > 0}
     return {"tokens": stage.tokens, "weights": used, "rows": rows, "warnings": stage.warnings}

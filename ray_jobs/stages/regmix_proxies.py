@@ -7,6 +7,9 @@
 
 Proxies are Ray tasks of `group` models each; one that is killed loses its group. A mixture is stated in tokens of the run's own
 tokenizer: a language that the small vocabulary spells with twice the tokens gives twice the tokens to a proxy.
+
+With `mixture.regmix.match_repetition` each pool is cut to the same part, whole documents of it drawn by the seed and the last
+one cut, so that a proxy repeats it as often as stage 1 will (mixture/regmix/repetition.py).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from cluster import storage
 from cluster.engines import placement
 from mixture.order.permute import derive, permute
 from mixture.order.sampler import Sampler, rows
+from mixture.regmix import repetition
 from mixture.regmix.mixtures import sample_mixtures
 from mixture.regmix.small_vocabulary import SmallVocabulary
 from mixture.store.long_documents import LongDocuments
@@ -49,6 +53,7 @@ class Copy(TokenizerSetting):
     vocabulary: SmallVocabulary
     heldout: str
     tokens: int  # at most
+    part: float | None  # of the pool's tokens, at most
     out: str
     seed: int
 
@@ -75,6 +80,12 @@ def run(job: Job) -> dict:
     counting = [(store.uri, len(tokenizer), job.recipe.seed) for store in stores.values()]
     counts = {lang: one["counts"] for lang, one in zip(stores, map_on_ray(job, _count, counting, "pools"), strict=True)}
     vocabulary = SmallVocabulary(tokenizer, counts, settings.vocab_size)
+    target = _target(job, sum(store.n_tokens for store in stores.values()))
+    part = None
+    if target is not None:
+        scale = repetition.mean_scale(prior, {lang: vocabulary.scale(count_V) for lang, count_V in counts.items()})
+        read = _steps(settings) * settings.rows_per_step * settings.context
+        part = repetition.kept(target, read, scale)
     copies: list[Copy] = [
         {
             "lang": lang,
@@ -83,6 +94,7 @@ def run(job: Job) -> dict:
             **tokenizer_of(job),
             "heldout": job.input(TOKENIZE, "heldout.parquet"),
             "tokens": settings.tokens + settings.context,
+            "part": part,
             "out": job.path(),
             "seed": job.recipe.seed,
         }
@@ -93,7 +105,8 @@ def run(job: Job) -> dict:
     if not languages:
         raise UserError("mixture.regmix: no held-out document to measure a proxy by; raise tokenize.heldout_share")
     n = settings.runs + settings.heldout_runs
-    mixtures = sample_mixtures(prior, n, job.recipe.seed)
+    most = {} if target is None else {"most": repetition.bounds(prior, target)}
+    mixtures = sample_mixtures(prior, n, job.recipe.seed, **most)
     tasks: list[Group] = [
         {
             "numbers": list(range(first, min(first + settings.group, n))),
@@ -113,7 +126,15 @@ def run(job: Job) -> dict:
     _collect(job, n, settings.runs, list(stores), languages)
     shape = settings.shape.model_dump()
     tokens = _steps(settings) * settings.rows_per_step * settings.context
+    few = [lang for lang in stores if part is not None and copied[lang]["tokens"] <= settings.context]
     return {
+        **({} if target is None else {"matched_tokens": target, "pool_part": part}),
+        "warnings": [
+            f"regmix: of {', '.join(few)} proxies read less than a row again and again, which says little; give them "
+            "more tokens (mixture.regmix.proxies.tokens)"
+        ]
+        if few
+        else [],
         "proxies": n,
         "tokens": n * tokens,
         "vocab_size": vocabulary.size,
@@ -121,6 +142,21 @@ def run(job: Job) -> dict:
         "flops": n * proxy.training_flops(shape, vocabulary.size, settings.context, tokens),
         "heldout_tokens_per_lang": {lang: copied[lang]["heldout_tokens"] for lang in languages},
     }
+
+
+def _target(job: Job, pools: int) -> int | None:
+    """The tokens of stage 1 whose repetition proxies match; None where they read the pools as they are."""
+    if not job.regmix.match_repetition:
+        return None
+    if not job.recipe.train or not (pretrain := job.recipe.train.pretrain):
+        return pools
+    tokens = pretrain.stage1.max_tokens if pretrain.stage1.tokens == "auto" else pretrain.stage1.tokens
+    if tokens is None:
+        raise UserError(
+            "mixture.regmix.match_repetition: proxies are trained before `train.pretrain.stage1.tokens: auto` is known; "
+            "give max_tokens beside it, or a number"
+        )
+    return tokens
 
 
 def on_gpus(job: Job) -> bool:
@@ -139,13 +175,13 @@ def _pools(job: Job) -> dict[str, TokenStore]:
     return stores
 
 
-def _some_documents(store: TokenStore, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+def _some_documents(store: TokenStore, seed: int, block: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
     """(row, tokens without the end token) of all documents, in blocks that come in random order: the first ones are a
     sample of the pool, whatever order it lies in."""
-    blocks = -(-store.n_documents // BLOCK)
+    blocks = -(-store.n_documents // block)
     for i in range(blocks):
-        first = permute(i, blocks, derive(seed, "regmix", store.uri.rsplit("/", 1)[-1])) * BLOCK
-        last = min(first + BLOCK, store.n_documents)
+        first = permute(i, blocks, derive(seed, "regmix", store.uri.rsplit("/", 1)[-1])) * block
+        last = min(first + block, store.n_documents)
         starts = store.starts[first : last + 1]
         tokens = store.tokens[int(starts[0]) : int(starts[-1])]
         for row in range(first, last):
@@ -171,17 +207,21 @@ def _copy(task: Copy) -> dict:
     lang, vocabulary, store = task["lang"], task["vocabulary"], TokenStore(task["store"])
     pool, heldout = (storage.join(task["out"], kind, lang) for kind in ("pools", "heldout"))
     before = 0
+    part = 1.0 if task["part"] is None else task["part"]
+    limit = max(2, round(part * store.n_tokens))
+    block = 1 if part * store.n_documents < BLOCK * BLOCK and part < 1 else BLOCK  # few are drawn one by one
 
     def documents() -> Iterator[tuple[str, str, int, np.ndarray]]:
         nonlocal before
         ids, sizes = store.documents["doc_id"], store.documents["bytes"]
         written = 0
-        for row, tokens in _some_documents(store, task["seed"]):
+        for row, tokens in _some_documents(store, task["seed"], block):
+            tokens = tokens[: limit - before - 1]
             small = vocabulary.expand(tokens)
             before += len(tokens) + 1
             written += len(small) + 1
             yield ids[row].as_py(), lang, sizes[row].as_py(), small
-            if written >= task["tokens"]:
+            if written >= task["tokens"] or before >= limit - 1:
                 return
 
     written = write_store(pool, documents(), vocabulary.size, vocabulary.eod)
@@ -190,7 +230,8 @@ def _copy(task: Copy) -> dict:
     encoded = tokenizers.encode(load_tokenizer(task), [row["text"] for row in held])
     own = ((row["doc_id"], lang, row["bytes"], vocabulary.expand(ids)) for row, ids in zip(held, encoded, strict=True))
     measured = write_store(heldout, own, vocabulary.size, vocabulary.eod)
-    return {"scale": written["tokens"] / before, "heldout_tokens": measured["tokens"]}
+    sizes = {"tokens": written["tokens"], "heldout_tokens": measured["tokens"]}
+    return {"scale": written["tokens"] / before, **sizes}
 
 
 def _steps(settings: Proxies) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster import storage
+from mixture.readings import times
 from mixture.regmix import regression, search
 from mixture.weights import Auto, Pool, Stage, overdraw, stage1
 from ray_jobs.run.graph import PROXIES, TOKENIZE
@@ -25,6 +26,7 @@ from ray_jobs.training import budget
 from ray_jobs.work.tasks import map_on_ray
 
 STEP = 0.1  # of all tokens
+OFF = 0.1  # of its tokens may stage 1 differ from those that proxies were matched to
 
 
 class Task(TypedDict):
@@ -71,8 +73,9 @@ def run(job: Job) -> dict:
         refused = (
             f"its rank correlation {mean:.2f} on unseen mixtures is below min_correlation {settings.min_correlation:g}"
         )
-    elif overdraw(prior, stage.tokens, mixture.max_epochs) >= 1:
-        refused = f"all pools together have too few tokens for max_epochs {mixture.max_epochs:g}, so no choice is left"
+    elif overdraw(prior, stage.tokens, stage.caps) >= 1:
+        often = times(stage.caps)
+        refused = f"all pools together have too few tokens for max_epochs {often}, so no choice is left"
     else:
         refused = None
     chosen = plain if refused else _search(job, predictor, prior, stage)
@@ -87,7 +90,14 @@ def run(job: Job) -> dict:
     if weak and not refused:
         warnings.append(f"regmix: the loss of {', '.join(weak)} is hardly predicted (rank correlation under "
                         f"{settings.min_correlation:g}); what it says about them is weak")  # fmt: skip
+    matched = job.manifest(PROXIES).get("matched_tokens")
+    if matched is not None and abs(stage.tokens / matched - 1.0) > OFF:
+        warnings.append(
+            f"regmix: proxies repeat the pools as {matched:,} tokens do, but stage 1 reads {stage.tokens:,}; give that as "
+            "train.pretrain.stage1.tokens or max_tokens"
+        )
     found = {
+        "matched_tokens": matched,
         "weights": {f"all/{lang}": weight for lang, weight in chosen.items() if weight > 0},
         "followed": refused is None,
         "regression": kind,
@@ -130,7 +140,7 @@ def _search(job: Job, predictor, prior: dict[str, int], stage: Stage) -> dict[st
     the replay languages get what it gives them, and floors that are asked for yield to the caps too."""
     mixture, settings = job.recipe.mixture, job.regmix
     replay = _replay(prior, mixture)
-    caps = search.epoch_caps(prior, stage.tokens, mixture.max_epochs)
+    caps = search.epoch_caps(prior, stage.tokens, stage.caps)
     minimum, share = floors(settings.minimum, caps), mixture.replay_share
     if stage.bound != "the recipe":
         minimum = {lang: min(least, caps[lang]) for lang, least in minimum.items()}

@@ -37,10 +37,10 @@ def test_bounds_and_whole_updates():
     two = pools(th=10_000, lo=2_500)
     bounded = stage1(two, Auto(1000, 20_500), **LIMITS)
     assert (bounded.tokens, bounded.allowed, bounded.bound) == (20_000, 42_000, "max_tokens")
-    assert sentence(bounded, 4) == "auto: 20,000 tokens, by max_tokens; the pools would allow 42,000"
+    assert sentence(bounded) == "auto: 20,000 tokens, by max_tokens; the pools would allow 42,000"
     free = stage1(two, Auto(1000, 10**9), **LIMITS)
     assert (free.tokens, free.bound) == (42_000, "the pools")
-    assert sentence(free, 4) == "auto: 42,000 tokens, what the pools allow in 4 passes; lo is read so often"
+    assert sentence(free) == "auto: 42,000 tokens, what the pools allow in 4 passes; lo is read so often"
     least = stage1(two, Auto(100_000), **LIMITS)
     assert (least.tokens, least.bound) == (100_000, "one update")
     assert len(least.warnings) == 1 and "lo (8.0), th (8.0)" in least.warnings[0]

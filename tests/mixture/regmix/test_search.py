@@ -54,7 +54,7 @@ def test_caps_minimum_and_fixed_shares_hold_and_the_rest_is_optimal():
 def test_constraints_hold_whatever_they_are(seed):
     rng = np.random.default_rng(seed)
     tokens = dict(zip(NAMES, np.exp(rng.uniform(0, 6, 6)), strict=True))
-    caps = epoch_caps(tokens, budget=sum(tokens.values()) * 1.5, max_epochs=4)
+    caps = epoch_caps(tokens, budget=sum(tokens.values()) * 1.5, readings=dict.fromkeys(tokens, 4))
     minimum = {name: caps[name] * float(rng.uniform(0, 0.1)) for name in NAMES}
     share = float(rng.uniform(minimum["en"] + minimum["zh"], min(0.5, caps["en"] + caps["zh"])))
     law = Law(rng.uniform(0.05, 0.5, 6))

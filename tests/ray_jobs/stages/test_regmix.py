@@ -11,6 +11,7 @@ from cluster import storage
 from mixture.store.token_store import TokenStore
 from mixture.weights import Auto, Pool, stage1
 from ray_jobs.config.training import Train
+from ray_jobs.errors import UserError
 from ray_jobs.report import page as report
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.run.run import Run
@@ -85,6 +86,50 @@ def test_pools_are_a_sample_in_the_small_vocabulary(done):
         assert ids <= set(whole.documents["doc_id"].to_pylist())
         assert not ids & set(held.documents["doc_id"].to_pylist()) and held.n_documents == 8
         assert small.n_tokens >= 4032 or small.n_documents == whole.n_documents
+
+
+def test_matched_proxies_read_the_same_part_of_every_pool(done, here, tmp_path, monkeypatch):
+    """So a weight means the same readings to a proxy of 4,096 tokens as to a stage of 40,960."""
+    stage = {"tokens": 40_960, "rows_per_step": 4}
+    train = {"context": 8, "base": {"model": "none"}, "pretrain": {"stage1": stage, "stage2": stage}}
+    mix = done[0].recipe.mixture
+    mix = mix.model_copy(update={"regmix": mix.regmix.model_copy(update={"match_repetition": True})})
+    recipe = done[0].recipe.model_copy(update={"train": Train.model_validate(train), "mixture": mix})
+    run = Run(str(tmp_path / "run"), recipe)
+    shutil.copytree(storage.join(done[0].uri, "tokenize"), storage.join(run.uri, "tokenize"))
+
+    def nothing(task):
+        for number, weights in zip(task["numbers"], task["mixtures"], strict=True):
+            result = {"number": number, "mixture": dict(zip(task["domains"], weights, strict=True))}
+            result["loss"] = dict.fromkeys(task["languages"], 1.0)
+            storage.write_json(regmix_proxies._result(task["out"], number), result)
+
+    monkeypatch.setattr(regmix_proxies, "_train", nothing)
+    result = finish(run, "regmix/proxies", regmix_proxies)
+    assert result["matched_tokens"] == 40_960 and result["warnings"] == []
+    scales, whole, bytes_of = {}, {}, {}
+    for lang in regmix_run.LETTERS:
+        whole[lang] = TokenStore(storage.join(run.uri, "tokenize/pools/all", lang))
+        small = TokenStore(storage.join(run.uri, "regmix/proxies/pools", lang))
+        bytes_of[small.uri] = storage.read_bytes(storage.join(small.uri, "tokens.bin"))
+        before = {row["doc_id"]: row["length"] for row in whole[lang].documents.to_pylist()}
+        lengths = [before[doc_id] for doc_id in small.documents["doc_id"].to_pylist()]
+        assert sum(lengths[:-1]) < result["pool_part"] * whole[lang].n_tokens <= sum(lengths) + 1
+        scales[lang] = small.n_tokens / (result["pool_part"] * whole[lang].n_tokens)
+    regmix_proxies.run(regmix_run.job(run, "regmix/proxies"))
+    assert all(storage.read_bytes(storage.join(uri, "tokens.bin")) == first for uri, first in bytes_of.items())
+    weights = read(run, "regmix/proxies/mixtures.parquet")
+    assert all(max(weights[f"weight/{lang}"].to_pylist()) > 0.3 for lang in regmix_run.LETTERS)
+    share = 0.2 * scales["lo"] / sum(scale / 3 for scale in scales.values())
+    ours = share * 4096 / (result["pool_part"] * whole["lo"].n_tokens * scales["lo"])
+    assert ours == pytest.approx(0.2 * 40_960 / whole["lo"].n_tokens, rel=0.15)
+    with pytest.raises(UserError, match="give max_tokens"):
+        pretrain = recipe.train.pretrain.model_copy(
+            update={"stage1": recipe.train.pretrain.stage1.model_copy(update={"tokens": "auto"})}
+        )
+        job = regmix_run.job(run, "regmix/proxies")
+        job.recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"pretrain": pretrain})})
+        regmix_proxies.run(job)
 
 
 def test_weights_keep_caps_and_replay_and_are_those_of_stage_1(done):

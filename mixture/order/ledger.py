@@ -47,19 +47,24 @@ def append(uri: str, change: dict) -> None:
     storage.write_text(uri, text)
 
 
-def schedule(plan: dict[str, float], tokens: dict[str, int], lines: list[dict]) -> list[dict]:
-    """The `schedule` of a Sampler: weights `plan` over pools of `tokens` tokens from row 0 on, then the changes of `lines`."""
+def schedule(
+    plan: dict[str, float], tokens: dict[str, int], lines: list[dict], later: list[dict] | None = None
+) -> list[dict]:
+    """The `schedule` of a Sampler: weights `plan` over pools of `tokens` tokens from row 0 on, then the changes of `lines`.
+
+    `later`: planned changes of weights, [{"from_sample", "weights"}, ...]; weights of a line replace those from there on."""
+    changes = [line for line in lines if "remove" not in line]
+    said = [line["from_sample"] for line in changes if "weights" in line]
+    planned = [one for one in later or [] if not said or one["from_sample"] < said[0]]
     entries = [{"from_sample": 0, "weights": plan, "tokens": tokens}]
-    for line in lines:
-        if "remove" in line:
-            continue
+    for line in sorted([*planned, *changes], key=lambda one: one["from_sample"]):
         entry = {
             "from_sample": line["from_sample"],
             "weights": line.get("weights", entries[-1]["weights"]),
             "tokens": line.get("tokens", {}),
         }
-        if line["from_sample"] == 0:
-            entries = [{**entry, "tokens": tokens | entry["tokens"]}]
+        if line["from_sample"] == entries[-1]["from_sample"]:
+            entries[-1] = {**entry, "tokens": entries[-1]["tokens"] | entry["tokens"]}
         else:
             entries.append(entry)
     return entries

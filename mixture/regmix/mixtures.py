@@ -15,6 +15,7 @@ from mixture.regmix.box import scale_into
 
 UNITS = 5000  # of weight in a mixture: 2e-4 each
 STRENGTHS = np.geomspace(0.1, 5.0, 15)
+MOST = 15.0  # times its prior share
 BATCH = 300_000  # numbers drawn at a time
 MOST_POOLS = 500
 LEAST_ACCEPTED = 0.01
@@ -27,7 +28,7 @@ def sample_mixtures(
     seed: int,
     *,
     temperature: float = 2.0,
-    most: float | Mapping[str, float] = 15.0,
+    most: float | Mapping[str, float] = MOST,
     oversample: int = 100,
 ) -> np.ndarray:
     """`n` different mixtures, float64 [n, D]: rows sum to 1, columns in the order of `sorted(prior)`.

@@ -186,7 +186,7 @@ def _schedule(run: Run, stage: str) -> list[dict]:
         if stage == LONG_CONTEXT:
             raise UserError(f"{run.uri}: long_context plans what it reads when it begins; change it then")
         raise UserError(f"{run.uri}: there is no mixture to change yet; `pinisi run … --until mixture` makes it")
-    return data_order.schedule(run.uri, stage, ledger.read(data_order.ledger_uri(run.uri, stage)))
+    return data_order.schedule(run.uri, stage, run.recipe, ledger.read(data_order.ledger_uri(run.uri, stage)))
 
 
 def _at(run: Run, stage: str, step: int) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.strict_yaml import Positive, Rate, Section, Share
 
@@ -45,6 +45,7 @@ class Proxies(Section):
     shape: Shape = Shape(
         hidden_size=256, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=8, intermediate_size=512
     )
+    larger: Shape | None = None  # also trained on the held-out mixtures: do both sizes rank them alike?
     vocab_size: Positive = 16_384  # kept of the run's tokenizer
     context: Positive = 2048
     tokens: Positive = 1_000_000_000  # of each run
@@ -53,6 +54,13 @@ class Proxies(Section):
     lr: Rate = 4e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     heldout_tokens: Positive = 200_000  # of each language, at most
+    phases: Positive = 1  # of stage 1, each with weights of its own, from losses measured along the way
+
+    @model_validator(mode="after")
+    def _some_to_rank(self) -> Proxies:
+        if self.larger and self.heldout_runs < 3:
+            raise ValueError("larger: a rank correlation needs heldout_runs of 3 or more")
+        return self
 
 
 class Regmix(Section):
@@ -60,6 +68,7 @@ class Regmix(Section):
 
     proxies: Proxies = Proxies()
     match_repetition: bool = False  # proxies repeat each pool as often as stage 1 will
+    reuse: str | None = None  # weights.json of an earlier run: its ratios stay, only new languages are sought
     regression: Literal["best", "lightgbm", "linear"] = "best"
     candidates: Positive = 100_000
     average: Positive = 128  # of the best candidates

@@ -57,6 +57,11 @@ def before(recipe: Recipe, n: Mapping[str, Number], group: Group) -> list[Step]:
     mfu = n["proxy_mfu"]
     seconds = runs * own.tokens * per_token / flops_per_second(group, mfu)
     source = f"mixture.regmix.proxies: {runs:,} runs x {own.tokens:,} tokens; {per_token / 1e6:,.0f} MFLOP a token"
+    if own.larger:
+        more = flops.per_token(own.larger.model_dump(), own.vocab_size, own.context) / per_token
+        runs += own.heldout_runs
+        seconds *= (runs - own.heldout_runs + own.heldout_runs * more) / (runs - own.heldout_runs)
+        source += f"; {own.heldout_runs:,} of `larger`, {more:.1f} times as much each"
     tasks = math.ceil(runs / own.group)
     return [Step(PROXIES, runs * own.tokens, seconds, f"{source}; MFU {mfu.value:.0%}, {mfu.source}", tasks)]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 KINDS = (
     (
-        r"read more than [\d.]+ times",
+        r"read more than [\d.]+(?: to [\d.]+)? times",
         "Pools are read too often",
         "Ask for fewer tokens of these stages, add pages of these languages, or raise mixture.max_epochs: what is read many "
         "times is learnt by heart.",
@@ -34,6 +34,11 @@ KINDS = (
         "The mixture does not follow the proxies",
         "Nothing is lost, the mixture is that of the token counts. More text, or fewer tokens in "
         "train.pretrain.stage1.tokens, leave the proxies a choice.",
+    ),
+    (
+        r"^regmix: proxies repeat|proxies read less than a row",
+        "Proxies do not repeat what stage 1 repeats",
+        "Give stage 1's tokens, or proxies more of them (mixture.regmix.proxies.tokens).",
     ),
     (
         r"^regmix: the loss of",

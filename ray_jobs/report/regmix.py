@@ -22,7 +22,7 @@ def section(uri: str) -> dict | None:
     langs = sorted(found["prior"])
     chosen = {lang: found["weights"].get(f"all/{lang}", 0.0) for lang in langs}
     shares = {"prior (token counts)": found["prior"], "tempered": found["tempered"], "RegMix": chosen}
-    rho, predicted = found["rho"], found["predicted"]
+    rho, predicted, larger = found["rho"], found["predicted"], found.get("larger")
     rows = [
         {
             "lang": lang,
@@ -35,6 +35,10 @@ def section(uri: str) -> dict | None:
     return {
         "proxies": found["proxies"],
         "heldout": found["heldout_proxies"],
+        "parameters": found.get("parameters"),
+        "matched": found.get("matched_tokens"),
+        "kept": found.get("kept", []),
+        "larger": larger and {**larger, "rho": _mean(larger["rho"])},
         "followed": found["followed"],
         "regression": found["regression"],
         "rho_folds": _mean(rho["folds"]),

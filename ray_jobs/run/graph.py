@@ -181,8 +181,9 @@ STAGES = (
         PROXIES,
         "regmix_proxies",
         (TOKENIZE,),
-        ("mixture.regmix.proxies", "mixture.regmix.match_repetition", "seed", "train.device"),
+        (*(f"mixture.regmix.{key}" for key in ("proxies", "match_repetition", "reuse")), "seed", "train.device"),
         _regmix,
+        ("mixture.regmix.reuse",),
     ),
     Stage(
         WEIGHTS,
@@ -190,6 +191,7 @@ STAGES = (
         (TOKENIZE, PROXIES),
         (*READ_FIRST, "seed"),
         _regmix,
+        ("mixture.regmix.reuse",),
     ),
     Stage(
         MIXTURE,

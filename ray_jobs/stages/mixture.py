@@ -51,6 +51,8 @@ def run(job: Job) -> dict:
         )
     sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions")
     plan = {name: _as_json(stage, sizes) for name, stage in plans.items()}
+    if job.has(WEIGHTS) and (phases := storage.read_json(job.input(WEIGHTS, "weights.json")).get("phases")):
+        plan["stage1"]["phases"] = phases
     auto = {name: stage for name, stage in plans.items() if stage.bound != "the recipe"}
     storage.write_json(job.path("plan.json"), plan)
     return {

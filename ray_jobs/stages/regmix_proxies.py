@@ -3,7 +3,9 @@
 
     pools/<lang>, heldout/<lang>   token stores in the proxies' small vocabulary
     runs/proxy-00000.json          one finished proxy: its mixture, its held-out losses
-    mixtures.parquet               all of them: number, heldout, weight/<lang>…, loss/<lang>…
+    mixtures.parquet               all of them: number, heldout, weight/<lang>…, loss/<lang>…, and with `phases` loss1/<lang>…
+                                   after the first of them, and so on
+    larger/, larger.parquet        the held-out mixtures once more, with models of the shape `larger`: number, loss/<lang>…
 
 Proxies are Ray tasks of `group` models each; one that is killed loses its group. A mixture is stated in tokens of the run's own
 tokenizer: a language that the small vocabulary spells with twice the tokens gives twice the tokens to a proxy.
@@ -14,7 +16,7 @@ one cut, so that a proxy repeats it as often as stage 1 will (mixture/regmix/rep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -25,8 +27,8 @@ from cluster import storage
 from cluster.engines import placement
 from mixture.order.permute import derive, permute
 from mixture.order.sampler import Sampler, rows
-from mixture.regmix import repetition
-from mixture.regmix.mixtures import sample_mixtures
+from mixture.regmix import repetition, reuse
+from mixture.regmix.mixtures import MOST, sample_mixtures
 from mixture.regmix.small_vocabulary import SmallVocabulary
 from mixture.store.long_documents import LongDocuments
 from mixture.store.token_store import TokenStore, write_store
@@ -42,6 +44,7 @@ from ray_jobs.work.tasks import map_on_ray, written
 from train.methods import proxy
 
 BLOCK = 64  # documents that are read together
+RUNS, LARGER = "runs", "larger"  # folders of results
 COUNTED_TOKENS = 20_000_000  # of a language, for the choice of the vocabulary
 
 
@@ -69,6 +72,7 @@ class Group(TypedDict):
     vocab_size: int
     settings: Proxies
     out: str
+    results: str  # the folder below `out`
     seed: int
 
 
@@ -101,12 +105,19 @@ def run(job: Job) -> dict:
         for lang, store in stores.items()
     ]
     copied = dict(zip(stores, map_on_ray(job, _copy, copies, "pools"), strict=True))
+    if settings.phases > _steps(settings):
+        raise UserError(f"mixture.regmix.proxies.phases: a proxy has only {_steps(settings)} updates")
     languages = [lang for lang in stores if copied[lang]["heldout_tokens"]]
     if not languages:
         raise UserError("mixture.regmix: no held-out document to measure a proxy by; raise tokenize.heldout_share")
     n = settings.runs + settings.heldout_runs
-    most = {} if target is None else {"most": repetition.bounds(prior, target)}
-    mixtures = sample_mixtures(prior, n, job.recipe.seed, **most)
+    bounds = None if target is None else repetition.bounds(prior, target)
+    if job.regmix.reuse:
+        kept = reused(job.regmix.reuse, stores)
+        most = kept.caps(bounds) if bounds else MOST
+        mixtures = kept.unfold(sample_mixtures(kept.sums(prior), n, job.recipe.seed, most=most))
+    else:
+        mixtures = sample_mixtures(prior, n, job.recipe.seed, most=bounds or MOST)
     tasks: list[Group] = [
         {
             "numbers": list(range(first, min(first + settings.group, n))),
@@ -117,14 +128,19 @@ def run(job: Job) -> dict:
             "vocab_size": vocabulary.size,
             "settings": settings,
             "out": job.path(),
+            "results": RUNS,
             "seed": job.recipe.seed,
         }
         for first in range(0, n, settings.group)
     ]
-    before = written([_result(job.path(), number) for number in task["numbers"]] for task in tasks)
+    shape = settings.shape.model_dump()
+    sizes = [(n, shape)]
+    if settings.larger:
+        tasks += _once_more(tasks, settings.runs)
+        sizes.append((settings.heldout_runs, settings.larger.model_dump()))
+    before = written([_result(task, number) for number in task["numbers"]] for task in tasks)
     map_on_ray(job, _train, tasks, "groups of proxies", gpus=on_gpus(job), finished=before)
     _collect(job, n, settings.runs, list(stores), languages)
-    shape = settings.shape.model_dump()
     tokens = _steps(settings) * settings.rows_per_step * settings.context
     few = [lang for lang in stores if part is not None and copied[lang]["tokens"] <= settings.context]
     return {
@@ -136,12 +152,35 @@ def run(job: Job) -> dict:
         if few
         else [],
         "proxies": n,
-        "tokens": n * tokens,
+        "tokens": sum(runs for runs, _ in sizes) * tokens,
         "vocab_size": vocabulary.size,
         "parameters": proxy.flops.parameters(shape, vocabulary.size),
-        "flops": n * proxy.training_flops(shape, vocabulary.size, settings.context, tokens),
+        "larger_parameters": proxy.flops.parameters(sizes[-1][1], vocabulary.size) if settings.larger else None,
+        "flops": sum(
+            runs * proxy.training_flops(one, vocabulary.size, settings.context, tokens) for runs, one in sizes
+        ),
         "heldout_tokens_per_lang": {lang: copied[lang]["heldout_tokens"] for lang in languages},
     }
+
+
+def _once_more(tasks: list[Group], training_runs: int) -> list[Group]:
+    """The held-out proxies of `tasks` with the larger shape, a group each."""
+    found: list[Group] = []
+    for task in tasks:
+        held = [k for k, number in enumerate(task["numbers"]) if number >= training_runs]
+        if held:
+            own = task["settings"].model_copy(update={"shape": task["settings"].larger})
+            numbers, mixtures = ([task[key][k] for k in held] for key in ("numbers", "mixtures"))
+            found.append({**task, "numbers": numbers, "mixtures": mixtures, "settings": own, "results": LARGER})
+    return found
+
+
+def reused(uri: str, languages: Iterable[str]) -> reuse.Reuse:
+    """The mixture of `mixture.regmix.reuse`."""
+    try:
+        return reuse.read(uri, languages)
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"mixture.regmix.reuse: {error}") from None
 
 
 def _target(job: Job, pools: int) -> int | None:
@@ -240,7 +279,7 @@ def _steps(settings: Proxies) -> int:
 
 def _train(task: Group) -> dict:
     """Train the proxies of one group that are not all there, and write one file for each."""
-    done = [_result(task["out"], number) for number in task["numbers"]]
+    done = [_result(task, number) for number in task["numbers"]]
     if all(storage.exists(uri) for uri in done):
         return {}
     settings = task["settings"]
@@ -255,6 +294,7 @@ def _train(task: Group) -> dict:
         lr=settings.lr,
         warmup_steps=min(settings.warmup_steps, steps),
         seed=task["seed"],
+        points=tuple(-(-steps * phase // settings.phases) for phase in range(1, settings.phases)),
         precision="fp32" if where.type == "cpu" else "bf16",  # of so small products bf16 is no faster on a CPU
     )
     shape = {**settings.shape.model_dump(), "vocab_size": task["vocab_size"], "max_position_embeddings": context}
@@ -265,7 +305,7 @@ def _train(task: Group) -> dict:
         return _batch_fn({lang: pools[lang] for lang in weights}, weights, context, task["seed"])
 
     heldout = {lang: _heldout(task, lang, settings) for lang in task["languages"]}
-    found_ML = proxy.losses(
+    found_PML = proxy.trajectories(
         shape,
         [batches(mixture) for mixture in task["mixtures"]],
         heldout,
@@ -273,12 +313,12 @@ def _train(task: Group) -> dict:
         device=where,
         batched=len(task["numbers"]) > 1,
     )
-    for uri, number, mixture, loss_L in zip(done, task["numbers"], task["mixtures"], found_ML.tolist(), strict=True):
-        result = {
-            "number": number,
-            "mixture": dict(zip(task["domains"], mixture, strict=True)),
-            "loss": dict(zip(task["languages"], loss_L, strict=True)),
-        }
+    each = zip(done, task["numbers"], task["mixtures"], found_PML.swapaxes(0, 1).tolist(), strict=True)
+    for uri, number, mixture, loss_PL in each:
+        *before, last = (dict(zip(task["languages"], loss_L, strict=True)) for loss_L in loss_PL)
+        result = {"number": number, "mixture": dict(zip(task["domains"], mixture, strict=True)), "loss": last}
+        if before:
+            result["before"] = before
         storage.write_json(uri, result)
     return {}
 
@@ -304,17 +344,28 @@ def _heldout(task: Group, lang: str, settings: Proxies) -> list[dict[str, torch.
     return [batch(list(range(first, min(first + size, count)))) for first in range(0, count, size)]
 
 
-def _result(out: str, number: int) -> str:
-    return storage.join(out, "runs", f"proxy-{number:05}.json")
+def _result(task: Group, number: int) -> str:
+    return _of(task["out"], task["results"], number)
+
+
+def _of(out: str, results: str, number: int) -> str:
+    return storage.join(out, results, f"proxy-{number:05}.json")
 
 
 def _collect(job: Job, n: int, training_runs: int, domains: list[str], languages: list[str]) -> None:
     """`mixtures.parquet` of all results. `heldout` runs are those that no regression is fitted on."""
-    found = [storage.read_json(_result(job.path(), number)) for number in range(n)]
+    found = [storage.read_json(_of(job.path(), RUNS, number)) for number in range(n)]
     columns: dict[str, list] = {
         "number": [one["number"] for one in found],
         "heldout": [one["number"] >= training_runs for one in found],
     }
     columns |= {f"weight/{lang}": [one["mixture"][lang] for one in found] for lang in domains}
     columns |= {f"loss/{lang}": [one["loss"][lang] for one in found] for lang in languages}
+    for phase in range(job.regmix.proxies.phases - 1):
+        columns |= {f"loss{phase + 1}/{lang}": [one["before"][phase][lang] for one in found] for lang in languages}
     storage.write_table(job.path("mixtures.parquet"), pa.table(columns))
+    if job.regmix.proxies.larger:
+        larger = [storage.read_json(_of(job.path(), LARGER, number)) for number in range(training_runs, n)]
+        columns = {"number": [one["number"] for one in larger]}
+        columns |= {f"loss/{lang}": [one["loss"][lang] for one in larger] for lang in languages}
+        storage.write_table(job.path("larger.parquet"), pa.table(columns))

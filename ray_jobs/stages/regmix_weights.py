@@ -1,7 +1,8 @@
 """regmix/weights: from the proxies' losses to the mixture of stage 1 (paper section 3.4; RegMix, arXiv 2407.01492).
 
-    weights.json       weights per pool, what is predicted for them, the rank correlation (Spearman) in each language on folds
-                       of the training proxies and on the held-out proxies, and whether the regression was followed
+    weights.json       weights per pool (with `phases` of each phase, and their mean), what is predicted for them, the rank
+                       correlation (Spearman) in each language on folds of the training proxies and on the held-out proxies,
+                       and whether the regression was followed
     predicted.parquet  held-out proxies and folds: language, measured and predicted loss
     effects.parquet    what `STEP` more of a domain, taken from all others in proportion, does to the loss of a language: the
                        mean over the mixtures that were measured
@@ -19,6 +20,7 @@ import pyarrow as pa
 from cluster import storage
 from mixture.readings import times
 from mixture.regmix import regression, search
+from mixture.regmix.reuse import Reuse, read
 from mixture.weights import Auto, Pool, Stage, overdraw, stage1
 from ray_jobs.run.graph import PROXIES, TOKENIZE
 from ray_jobs.run.job import Job
@@ -44,13 +46,21 @@ def run(job: Job) -> dict:
     table = storage.read_table(job.input(PROXIES, "mixtures.parquet"))
     domains, languages = (_named(table, kind) for kind in ("weight", "loss"))
     weights_ND, losses_NL = _matrix(table, "weight", domains), _matrix(table, "loss", languages)
+    reuse = read(settings.reuse, domains) if settings.reuse else None
+    columns = reuse.names if reuse else domains
+    if reuse:
+        weights_ND = reuse.fold(weights_ND)
     heldout = table["heldout"].to_numpy()
     seed, kind = job.recipe.seed, settings.regression
+    phases = range(1, settings.proxies.phases)
+    earlier = [_matrix(table, f"loss{phase}", languages) for phase in phases]
     tasks: list[Task] = [
         {"weights": weights_ND, "losses": loss_N[:, None], "heldout": heldout, "kind": kind, "seed": seed}
-        for loss_N in losses_NL.T
+        for found_NL in (losses_NL, *earlier)
+        for loss_N in found_NL.T
     ]
-    fits = map_on_ray(job, _regress, tasks, "languages")
+    every = map_on_ray(job, _regress, tasks, "languages")
+    fits, before = every[: len(languages)], every[len(languages) :]
     by_folds_NL = np.concatenate([one["folds"] for one in fits], axis=1)
     unseen_NL = np.concatenate([one["unseen"] for one in fits], axis=1)
     predictor = regression.Predictor(kind, [one["model"] for one in fits])
@@ -61,7 +71,7 @@ def run(job: Job) -> dict:
     }
     _write_predicted(job, languages, table, np.concatenate([by_folds_NL, unseen_NL]), losses_NL)
 
-    _write_effects(job, predictor, weights_ND, domains, languages)
+    _write_effects(job, predictor, weights_ND, columns, languages)
     tokens = job.manifest(TOKENIZE)["tokens_per_lang"]
     prior = {lang: tokens[lang] for lang in domains}
     train = job.recipe.train
@@ -76,13 +86,24 @@ def run(job: Job) -> dict:
     elif overdraw(prior, stage.tokens, stage.caps) >= 1:
         often = times(stage.caps)
         refused = f"all pools together have too few tokens for max_epochs {often}, so no choice is left"
+    elif reuse and sum(reuse.caps(search.epoch_caps(prior, stage.tokens, stage.caps)).values()) < 1:
+        refused = "the mixture of mixture.regmix.reuse reads a pool more often than its cap at these tokens"
     else:
         refused = None
-    chosen = plain if refused else _search(job, predictor, prior, stage)
+    chosen, schedule = plain, []
+    if not refused:
+        chosen = _search(job, predictor, prior, stage, reuse)
+        for phase in phases:
+            own = before[(phase - 1) * len(languages) : phase * len(languages)]
+            early = regression.Predictor(kind, [one["model"] for one in own])
+            schedule.append(_search(job, early, prior, stage, reuse))
+    if schedule:
+        schedule.append(chosen)
+        chosen = {lang: float(np.mean([weights[lang] for weights in schedule])) for lang in chosen}
     total = sum(prior.values())
     natural = {lang: count / total for lang, count in prior.items()}
     predicted = {
-        name: dict(zip(languages, predictor.predict(_row(weights, domains))[0].tolist(), strict=True))
+        name: dict(zip(languages, predictor.predict(_row(weights, columns, reuse))[0].tolist(), strict=True))
         for name, weights in (("chosen", chosen), ("tempered", plain), ("prior", natural))
     }
     warnings = [f"regmix: the tempered weights stay: {refused}"] if refused else []
@@ -90,7 +111,8 @@ def run(job: Job) -> dict:
     if weak and not refused:
         warnings.append(f"regmix: the loss of {', '.join(weak)} is hardly predicted (rank correlation under "
                         f"{settings.min_correlation:g}); what it says about them is weak")  # fmt: skip
-    matched = job.manifest(PROXIES).get("matched_tokens")
+    made = job.manifest(PROXIES)
+    matched = made.get("matched_tokens")
     if matched is not None and abs(stage.tokens / matched - 1.0) > OFF:
         warnings.append(
             f"regmix: proxies repeat the pools as {matched:,} tokens do, but stage 1 reads {stage.tokens:,}; give that as "
@@ -98,8 +120,12 @@ def run(job: Job) -> dict:
         )
     found = {
         "matched_tokens": matched,
+        "parameters": made.get("parameters"),
+        "larger": _larger(job, made, table, languages),
         "weights": {f"all/{lang}": weight for lang, weight in chosen.items() if weight > 0},
+        "phases": [{f"all/{lang}": w for lang, w in weights.items() if w > 0} for weights in schedule],
         "followed": refused is None,
+        "kept": sorted(reuse.ratios) if reuse else [],
         "regression": kind,
         "step": STEP,
         "proxies": int((~heldout).sum()),
@@ -135,9 +161,10 @@ def _regress(task: Task) -> dict:
     }
 
 
-def _search(job: Job, predictor, prior: dict[str, int], stage: Stage) -> dict[str, float]:
+def _search(job: Job, predictor, prior: dict[str, int], stage: Stage, reuse: Reuse | None) -> dict[str, float]:
     """The weights of least predicted loss. `stage`: the tempered one, which has the tokens; where they follow from the pools,
-    the replay languages get what it gives them, and floors that are asked for yield to the caps too."""
+    the replay languages get what it gives them, and floors that are asked for yield to the caps too. With `reuse` the replay
+    languages keep their ratio to the other old ones, and no share of their own."""
     mixture, settings = job.recipe.mixture, job.regmix
     replay = _replay(prior, mixture)
     caps = search.epoch_caps(prior, stage.tokens, stage.caps)
@@ -145,6 +172,17 @@ def _search(job: Job, predictor, prior: dict[str, int], stage: Stage) -> dict[st
     if stage.bound != "the recipe":
         minimum = {lang: min(least, caps[lang]) for lang, least in minimum.items()}
         share = sum(stage.weights[lang] for lang in replay)
+    if reuse:
+        folded = search.best_mixture(
+            predictor,
+            reuse.sums(prior),
+            seed=job.recipe.seed,
+            n_candidates=settings.candidates,
+            average=settings.average,
+            caps=reuse.caps(caps),
+            minimum=reuse.floors(minimum),
+        )
+        return dict(zip(prior, reuse.unfold(np.array([list(folded.values())]))[0].tolist(), strict=True))
     return search.best_mixture(
         predictor,
         prior,
@@ -155,6 +193,17 @@ def _search(job: Job, predictor, prior: dict[str, int], stage: Stage) -> dict[st
         minimum=minimum,
         fixed_shares={tuple(replay): share} if 0 < len(replay) < len(prior) else None,
     )
+
+
+def _larger(job: Job, made: dict, table: pa.Table, languages: list[str]) -> dict | None:
+    """How alike proxies and larger ones rank the mixtures that both were trained on: Spearman's rho of each language."""
+    if not made.get("larger_parameters"):
+        return None
+    larger = storage.read_table(job.input(PROXIES, "larger.parquet"))
+    held = table.filter(table["heldout"])
+    rho_L = regression.spearman(_matrix(held, "loss", languages), _matrix(larger, "loss", languages))
+    rho = dict(zip(languages, rho_L.tolist(), strict=True))
+    return {"parameters": made["larger_parameters"], "proxies": held.num_rows, "rho": rho}
 
 
 def floors(minimum: dict[str, float], caps: dict[str, float]) -> dict[str, float]:
@@ -222,5 +271,6 @@ def _matrix(table: pa.Table, kind: str, names: list[str]) -> np.ndarray:
     return np.stack([table[f"{kind}/{name}"].to_numpy() for name in names], axis=1)
 
 
-def _row(weights: dict[str, float], domains: list[str]) -> np.ndarray:
-    return np.array([[weights[lang] for lang in domains]])
+def _row(weights: dict[str, float], columns: list[str], reuse: Reuse | None) -> np.ndarray:
+    weights = reuse.sums(weights) if reuse else weights
+    return np.array([[weights[name] for name in columns]])

@@ -73,17 +73,24 @@ def settle(job: Job, seed: int, context: int | None = None) -> OrderOfPools:
         "context": context or job.train.context,
         "sample_seed": seed,
         "rows_per_step": rows_per_step(job.recipe, job.stage.name),
-        "schedule": schedule(job.run_uri, job.stage.name, lines),
+        "schedule": schedule(job.run_uri, job.stage.name, job.recipe, lines),
         "removed": ledger.removed(lines),
     }
     storage.write_json(job.path(FILE), order)
     return {"pools": pools_uri(job.run_uri), **order}
 
 
-def schedule(run_uri: str, stage: str, lines: list[dict]) -> list[dict]:
-    """The `schedule` of the stage's Sampler: what the mixture planned, then the changes of its ledger."""
+def schedule(run_uri: str, stage: str, recipe: Recipe, lines: list[dict]) -> list[dict]:
+    """The `schedule` of the stage's Sampler: what the mixture planned, in equal phases where it planned some, then the changes
+    of its ledger."""
     plan = storage.read_json(plan_uri(run_uri, stage))[plan_of(stage)]
-    return ledger.schedule(plan["weights"], {row["pool"]: row["pool_tokens"] for row in plan["rows"]}, lines)
+    tokens = {row["pool"]: row["pool_tokens"] for row in plan["rows"]}
+    phases: list[dict] = plan.get("phases", [])
+    rows = rows_per_step(recipe, stage)
+    steps = max(1, -(-plan["tokens"] // (rows * given(recipe.train).context)))
+    starts = {steps * k // len(phases) * rows: weights for k, weights in enumerate(phases)}
+    later = [{"from_sample": at, "weights": weights} for at, weights in starts.items() if at]
+    return ledger.schedule(phases[0] if phases else plan["weights"], tokens, lines, later)
 
 
 def pool_names(order: Order) -> list[str]:

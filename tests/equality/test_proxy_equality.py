@@ -1,5 +1,7 @@
 """A stack of proxies trains as each of its models would alone: through `transformers`, and through the training loop."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,10 @@ def test_batched_equals_one_by_one(tied):
     alone = proxy.losses(shape, BATCHES, HELDOUT, CONFIG, batched=False)
     np.testing.assert_allclose(together, alone, rtol=2e-5)
     assert len(set(together[:, 0].round(3))) == 3  # what they read matters
+    along = dataclasses.replace(CONFIG, points=(2, 4))
+    both = [proxy.trajectories(shape, BATCHES, HELDOUT, along, batched=batched) for batched in (True, False)]
+    np.testing.assert_allclose(both[0], both[1], rtol=2e-5)
+    assert (both[0][2] == together).all() and (both[1][2] == alone).all() and (both[0][0] != both[0][1]).all()
 
 
 def test_grouping_does_not_matter():

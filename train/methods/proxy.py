@@ -38,7 +38,8 @@ UNDECAYED = ("norm", "bias")  # parameters whose names say this have no weight d
 @dataclass(frozen=True)
 class ProxyConfig:
     """How every proxy is trained: RegMix's AdamW with a constant rate after warm-up. `micro_rows` rows of each model are in
-    memory at a time; `precision` is "fp32" or "bf16" (fp32 weights, bf16 matrix products)."""
+    memory at a time; `points` are steps before the last after which losses are measured too; `precision` is "fp32" or "bf16"
+    (fp32 weights, bf16 matrix products)."""
 
     steps: int
     rows_per_step: int
@@ -52,6 +53,7 @@ class ProxyConfig:
     clip: float = 1.0
     seed: int = 0
     precision: str = "fp32"
+    points: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows_per_step", "micro_rows"):
@@ -70,18 +72,33 @@ def losses(
 ) -> np.ndarray:
     """Train one proxy on each of `batches`; held-out loss per token of each and each language, float64 [M, L].
 
+    Arguments as of `trajectories`."""
+    return trajectories(shape, batches, heldout, config, device=device, batched=batched)[-1]
+
+
+def trajectories(
+    shape: Mapping,
+    batches: Sequence[BatchFn],
+    heldout: Mapping[str, Sequence[Batch]],
+    config: ProxyConfig,
+    *,
+    device: torch.device | str = "cpu",
+    batched: bool = True,
+) -> np.ndarray:
+    """The same after each of `config.points` and at the end: float64 [P, M, L].
+
     `shape`: the fields of a Qwen2 config, `vocab_size` among them. `batches[m](rows)` gives rows of model m as
     {"input_ids", "labels" (shifted, -100 = none), "doc_ids"}, each [B, T], positions counted from 0. `heldout`: the batches
     of every language, the same for all models; the order of its keys is that of the columns. `batched` trains all
     models at once, else one after the other. Raises ValueError when a model diverges.
     """
     way = _batched if batched else _one_by_one
-    found_ML = way(shape, batches, heldout, config, torch.device(device))
-    if not np.isfinite(found_ML).all():
+    found_PML = way(shape, batches, heldout, config, torch.device(device))
+    if not np.isfinite(found_PML).all():
         raise ValueError(
             f"a proxy's loss is not finite after {config.steps} steps; lower its learning rate {config.lr:g}"
         )
-    return found_ML
+    return found_PML
 
 
 def training_flops(shape: Mapping, vocab_size: int, context: int, tokens: int) -> float:
@@ -103,6 +120,10 @@ def _one_by_one(
             eps=config.eps,
             weight_decay=config.weight_decay,
         )
+
+        def sums(batch: Batch, net=net) -> Tensor:
+            return pretrain.loss(net, batch).loss_sum
+
         for step in range(config.steps):
             _set_rate(optimizer, step, config)
             net.zero_grad()
@@ -114,12 +135,9 @@ def _one_by_one(
                 (parts.loss_sum / count).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
             optimizer.step()
-
-        def sums(batch: Batch, net=net) -> Tensor:
-            return pretrain.loss(net, batch).loss_sum
-
-        rows.append([float(_heldout_loss(one, sums, config, device)) for one in heldout.values()])
-    return np.array(rows, dtype=np.float64)
+            if step + 1 in (*config.points, config.steps):
+                rows.append([float(_heldout_loss(one, sums, config, device)) for one in heldout.values()])
+    return np.array(rows, dtype=np.float64).reshape(len(batches), -1, len(heldout)).swapaxes(0, 1)
 
 
 def _batched(
@@ -146,7 +164,7 @@ def _batched(
         stack.clip(config.clip)
         optimizer.step()
 
-    repeated = cuda_graph.Repeated(update, capture)
+    repeated, found = cuda_graph.Repeated(update, capture), []
     for step in range(config.steps):
         _set_rate(optimizer, step, config)
         each = [_step_batches(batch_fn, step, config, torch.device("cpu")) for batch_fn in batches]
@@ -158,8 +176,10 @@ def _batched(
             inputs[:] = [{name: value.to(device) for name, value in batch.items()} for batch in new]
             repeated = cuda_graph.Repeated(update, capture)
         repeated()
-    everywhere = [_heldout_loss(one, stack.same_rows, config, device) for one in heldout.values()]
-    return torch.stack(everywhere, 1).double().cpu().numpy()
+        if step + 1 in (*config.points, config.steps):
+            everywhere = [_heldout_loss(one, stack.same_rows, config, device) for one in heldout.values()]
+            found.append(torch.stack(everywhere, 1).double().cpu().numpy())
+    return np.stack(found)
 
 
 def _put(new: list[Batch], into: list[Batch]) -> bool:

@@ -77,3 +77,20 @@ def test_a_replay_from_the_ledger_gives_the_same_rows(tmp_path):
         np.testing.assert_array_equal(run.sample(i).tokens, replay.sample(i).tokens)
     assert {run.sample(i).pool for i in range(40, 200)} == {"th"}
     assert any(run.sample(i).removed is not None for i in range(64, 200))
+
+
+def test_planned_phases_yield_to_weights_that_are_said_but_not_to_a_pool_that_grows():
+    later = [{"from_sample": 100, "weights": {"a": 2}}, {"from_sample": 200, "weights": {"a": 3}}]
+
+    def made(*lines):
+        return [
+            (e["from_sample"], e["weights"]["a"], e["tokens"])
+            for e in ledger.schedule({"a": 1}, {"a": 9}, [*lines], later)
+        ]
+
+    assert made() == [(0, 1, {"a": 9}), (100, 2, {}), (200, 3, {})]
+    grown = {"from_sample": 150, "tokens": {"a": 12}}
+    assert made(grown) == [(0, 1, {"a": 9}), (100, 2, {}), (150, 2, {"a": 12}), (200, 3, {})]
+    assert made({**grown, "from_sample": 100}) == [(0, 1, {"a": 9}), (100, 2, {"a": 12}), (200, 3, {})]
+    assert made({"from_sample": 150, "weights": {"a": 7}}) == [(0, 1, {"a": 9}), (100, 2, {}), (150, 7, {})]
+    assert made({"from_sample": 0, "weights": {"a": 7}}) == [(0, 7, {"a": 9})]

@@ -93,9 +93,9 @@ def test_proxies_and_post_training_by_hand(cluster):
     made = plan.make(recipes.load("sailor2-1b"), cluster)
     speed = 989e12 * 0.35 * 3600  # an hour of a GPU
     flops, text = PRODUCTS + 300 * PAIR, 7.2247e9  # a token of a chat sees 300 others, one of a row of text 4,096
-    proxy = 6 * (2 * (2 * 256**2 + 2 * 256**2 + 3 * 256 * 512) + 256 * 16_384) + 12 * 2 * 256 * 2048
+    proxy = 6 * (5 * (2 * 512**2 + 2 * 512**2 + 3 * 512 * 1408) + 512 * 16_384) + 12 * 5 * 512 * 2048
     by_hand = {
-        "regmix/proxies": 1064 * 1e9 * proxy / (989e12 * 0.27 * 3600),
+        "regmix/proxies": 232 * 1e9 * proxy / (989e12 * 0.27 * 3600),
         "reward": 2 * 53_813 * 600 * flops / speed,
         "sft/stage1": 300_000 * 600 * flops / speed,
         "sft/select": 300_000 * 600 * 2 * flops / 3 / speed,

@@ -98,6 +98,29 @@ def test_pools_of_a_file_with_everything_too_small(capsys, tmp_path):
     assert only["warnings"] == []
 
 
+def test_caps_by_scarcity_and_what_the_next_megabyte_is_worth(capsys, monkeypatch, tmp_path):
+    path = tmp_path / "pools.yaml"
+    path.write_text("th: {tokens: 4e9}\nlo: {tokens: 50e6}\nen: {tokens: 20e9, high_quality: 0}\n")
+    arguments = ["--pools", str(path), "--stage1", "5e9", "--stage2", "0", "--temperature", "9"]
+    found = json.loads(tokens(capsys, *arguments, "--max-epochs", "auto", "--json"))
+    caps = found["stage1"]["max_epochs"]
+    assert (caps["th"], caps["en"]) == (4, 4) and 15 < caps["lo"] < 20
+    assert rows(found, "stage1")["lo"]["epochs"] == pytest.approx(caps["lo"]) and found["warnings"] == []
+    own = json.loads(tokens(capsys, *arguments, "--max-epochs", "lo=9,default=2", "--json"))
+    assert own["stage1"]["max_epochs"] == {"th": 2, "lo": 9, "en": 2}
+    first, *others = found["next_megabyte"]
+    assert first["language"] == "lo" and first["pool_bytes"] == 200e6 and first["new"] < first["again"] < 0
+    assert first["new_over_again"] == pytest.approx(first["new"] / first["again"]) and first["new_over_again"] > 5
+    assert [one["new"] for one in others] == [0, 0]  # nobody reads all of these
+    # a quarter of a million tokens more of the Thai that 3.3 B of are read
+    thai = next(one for one in others if one["language"] == "th")
+    read = rows(found, "stage1")["th"]["tokens"]
+    assert thai["again"] == pytest.approx((1 + 0.25e6 / read) ** -0.353 - 1)
+    monkeypatch.setenv("COLUMNS", "140")
+    assert "1 MB new" in tokens(capsys, *arguments)
+    assert "invalid" in tokens(capsys, "--max-epochs", "many", code=2)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -97,6 +97,7 @@ READERS = {  # of a key, or of all below it that have no row of their own: the s
     "mixture.stage2_instruction_share": {"mixture"},
     "mixture.regmix.proxies": {"regmix/proxies", *PLANNED},
     "mixture.regmix.match_repetition": {"regmix/proxies", *PLANNED},
+    "mixture.regmix.reuse": {"regmix/proxies", *PLANNED},
     "train": set(),  # where and how exactly, and what is only measured
     "train.seed": TRAINING,
     "train.context": {*PLANNED, "base", *TRAINING, "dpo/watch", "draft_answers", "evaluate"},

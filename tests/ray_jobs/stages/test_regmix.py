@@ -17,6 +17,7 @@ from ray_jobs.report import regmix as regmix_section
 from ray_jobs.run.run import Run
 from ray_jobs.stages import mixture, regmix_proxies
 from ray_jobs.stages import regmix_weights as regmix
+from ray_jobs.training import data_order
 
 torch.set_num_threads(1)
 
@@ -93,7 +94,10 @@ def test_matched_proxies_read_the_same_part_of_every_pool(done, here, tmp_path, 
     stage = {"tokens": 40_960, "rows_per_step": 4}
     train = {"context": 8, "base": {"model": "none"}, "pretrain": {"stage1": stage, "stage2": stage}}
     mix = done[0].recipe.mixture
-    mix = mix.model_copy(update={"regmix": mix.regmix.model_copy(update={"match_repetition": True})})
+    proxies = mix.regmix.proxies
+    larger = proxies.model_copy(update={"larger": proxies.shape.model_copy(update={"hidden_size": 32})})
+    asked = mix.regmix.model_copy(update={"match_repetition": True, "proxies": larger})
+    mix = mix.model_copy(update={"regmix": asked})
     recipe = done[0].recipe.model_copy(update={"train": Train.model_validate(train), "mixture": mix})
     run = Run(str(tmp_path / "run"), recipe)
     shutil.copytree(storage.join(done[0].uri, "tokenize"), storage.join(run.uri, "tokenize"))
@@ -101,8 +105,12 @@ def test_matched_proxies_read_the_same_part_of_every_pool(done, here, tmp_path, 
     def nothing(task):
         for number, weights in zip(task["numbers"], task["mixtures"], strict=True):
             result = {"number": number, "mixture": dict(zip(task["domains"], weights, strict=True))}
-            result["loss"] = dict.fromkeys(task["languages"], 1.0)
-            storage.write_json(regmix_proxies._result(task["out"], number), result)
+            of_size = task["settings"].shape.hidden_size / 16  # the larger ones rank Lao the other way round
+            result["loss"] = {
+                lang: 5 - result["mixture"][lang] * (-1 if lang == "lo" and of_size == 2 else of_size)
+                for lang in task["languages"]
+            }
+            storage.write_json(regmix_proxies._result(task, number), result)
 
     monkeypatch.setattr(regmix_proxies, "_train", nothing)
     result = finish(run, "regmix/proxies", regmix_proxies)
@@ -123,6 +131,11 @@ def test_matched_proxies_read_the_same_part_of_every_pool(done, here, tmp_path, 
     share = 0.2 * scales["lo"] / sum(scale / 3 for scale in scales.values())
     ours = share * 4096 / (result["pool_part"] * whole["lo"].n_tokens * scales["lo"])
     assert ours == pytest.approx(0.2 * 40_960 / whole["lo"].n_tokens, rel=0.15)
+    finish(run, "regmix/weights", regmix)
+    weights = storage.read_json(storage.join(run.uri, "regmix/weights/weights.json"))
+    assert weights["larger"]["rho"] == pytest.approx({"en": 1, "id": 1, "lo": -1}) and weights["warnings"] == []
+    assert weights["larger"]["parameters"] > weights["parameters"] and weights["larger"]["proxies"] == 4
+    assert regmix_section.section(run.uri)["larger"]["rho"] == pytest.approx(1 / 3)
     with pytest.raises(UserError, match="give max_tokens"):
         pretrain = recipe.train.pretrain.model_copy(
             update={"stage1": recipe.train.pretrain.stage1.model_copy(update={"tokens": "auto"})}
@@ -130,6 +143,79 @@ def test_matched_proxies_read_the_same_part_of_every_pool(done, here, tmp_path, 
         job = regmix_run.job(run, "regmix/proxies")
         job.recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"pretrain": pretrain})})
         regmix_proxies.run(job)
+
+
+def test_an_added_language_gets_a_share_and_the_others_keep_their_ratios(done, here, tmp_path, monkeypatch):
+    old = tmp_path / "weights.json"
+    old.write_text('{"weights": {"all/en": 0.3, "all/id": 0.6}, "followed": true}')
+    asked = done[0].recipe.mixture.regmix.model_copy(update={"reuse": str(old), "min_correlation": 0.0})
+    mix = done[0].recipe.mixture.model_copy(update={"regmix": asked, "max_epochs": "auto"})
+    run = Run(str(tmp_path / "run"), done[0].recipe.model_copy(update={"mixture": mix}))
+    shutil.copytree(storage.join(done[0].uri, "tokenize"), storage.join(run.uri, "tokenize"))
+
+    def best_at_three_percent(task):
+        for number, weights in zip(task["numbers"], task["mixtures"], strict=True):
+            result = {"number": number, "mixture": dict(zip(task["domains"], weights, strict=True))}
+            result["loss"] = dict.fromkeys(task["languages"], 2 + abs(result["mixture"]["lo"] - 0.03))
+            storage.write_json(regmix_proxies._result(task, number), result)
+
+    monkeypatch.setattr(regmix_proxies, "_train", best_at_three_percent)
+    finish(run, "regmix/proxies", regmix_proxies)
+    table = read(run, "regmix/proxies/mixtures.parquet")
+    en, id_, lo = (table[f"weight/{lang}"].to_numpy() for lang in ("en", "id", "lo"))
+    np.testing.assert_allclose(id_, 2 * en)
+    assert len(np.unique(lo)) == 16 and np.allclose(en + id_ + lo, 1)
+    finish(run, "regmix/weights", regmix)
+    found = storage.read_json(storage.join(run.uri, "regmix/weights/weights.json"))
+    weights = found["weights"]
+    assert found["followed"] and found["kept"] == ["en", "id"]
+    assert sum(weights.values()) == pytest.approx(1) and weights["all/id"] == pytest.approx(2 * weights["all/en"])
+    effects = read(run, "regmix/weights/effects.parquet").to_pylist()
+    assert {row["domain"] for row in effects} == {"kept mixture", "lo"}
+    assert regmix_section.section(run.uri)["kept"] == ["en", "id"]
+    for text, said in (('{"weights": {"all/xx": 1}}', "reads xx"), ('{"en": 1, "id": 1, "lo": 1}', "every language")):
+        old.write_text(text)
+        with pytest.raises(UserError, match=said):
+            regmix_proxies.run(regmix_run.job(run, "regmix/proxies"))
+
+
+def test_a_stage_in_phases_reads_what_each_wants(done, here, tmp_path, monkeypatch):
+    """Lao helps early and hurts in the end."""
+    stage = {"tokens": 20_000, "rows_per_step": 10}
+    train = {"context": 8, "base": {"model": "none"}, "pretrain": {"stage1": stage, "stage2": stage}}
+    proxies = done[0].recipe.mixture.regmix.proxies.model_copy(update={"phases": 2})
+    asked = done[0].recipe.mixture.regmix.model_copy(update={"proxies": proxies})
+    mix = done[0].recipe.mixture.model_copy(update={"regmix": asked})
+    recipe = done[0].recipe.model_copy(update={"train": Train.model_validate(train), "mixture": mix})
+    run = Run(str(tmp_path / "run"), recipe)
+    shutil.copytree(storage.join(done[0].uri, "tokenize"), storage.join(run.uri, "tokenize"))
+    seen = []
+
+    def measured(shape, batches, heldout, config, **_):
+        seen.append(config.points)
+        lo_M = np.array([batch([0])["labels"].numel() for batch in batches])  # the batches can be read
+        assert lo_M.all()
+        return np.zeros((2, len(batches), len(heldout)))
+
+    monkeypatch.setattr(regmix_proxies.proxy, "trajectories", measured)
+    regmix_proxies.run(regmix_run.job(run, "regmix/proxies"))
+    assert set(seen) == {(8,)}  # of 16 updates
+    for number in range(16):
+        uri = storage.join(run.uri, "regmix/proxies/runs", f"proxy-{number:05}.json")
+        result = storage.read_json(uri)
+        lo = result["mixture"]["lo"]
+        early, late = (dict.fromkeys(result["loss"], 5 + sign * lo) for sign in (-1, 1))
+        storage.write_json(uri, {**result, "loss": late, "before": [early]})
+    finish(run, "regmix/proxies", regmix_proxies)
+    finish(run, "regmix/weights", regmix)
+    finish(run, "mixture", mixture)
+    plan = storage.read_json(storage.join(run.uri, "mixture/plan.json"))["stage1"]
+    first, last = plan["phases"]
+    assert first["all/lo"] > last["all/lo"] + 0.1 and first["all/en"] == pytest.approx(last["all/en"])
+    assert plan["weights"]["all/lo"] == pytest.approx((first["all/lo"] + last["all/lo"]) / 2)
+    entries = data_order.schedule(run.uri, "pretrain/stage1", recipe, [])
+    assert [entry["from_sample"] for entry in entries] == [0, 1250]  # of 250 updates of 10 rows
+    assert [entry["weights"] for entry in entries] == [first, last]
 
 
 def test_weights_keep_caps_and_replay_and_are_those_of_stage_1(done):

@@ -34,7 +34,11 @@ FLOORS = {
         ("text",),
         ("schema",),
     ],
-    "mixture": [("order", "regmix", "sailor2", "tokenizer", "long_weights"), ("bpe", "store", "weights")],
+    "mixture": [
+        ("order", "regmix", "sailor2", "tokenizer", "long_weights"),
+        ("bpe", "store", "weights"),
+        ("readings",),
+    ],
     "train": [
         ("long",),
         ("tasks",),

@@ -51,7 +51,7 @@ class ByteLevelBPE:
         marks: Sequence[bytes] = (),
     ) -> None:
         """`byte_ids` [256]: id of each byte; `pairs_M2`, `products_M`: ids of both halves and of the result of each merge, by
-        rank. `pattern`: a key of `patterns.RULES`, or one that `with_marks` made of it. `in_nfc`: put texts in NFC first. `whole`:
+        rank. `pattern`: a key of `patterns.RULES`, or one that `with_marks` made of it. `in_nfc`: NFC first. `whole`:
         tokens that a piece becomes even where no merges lead to it (`ignore_merges`). `marks`: what `marked` looks for. Raises
         Unsupported."""
         known, joined = without_marks(pattern)

@@ -31,6 +31,8 @@ class Pool(NamedTuple):
 
 MOVED = 0.1  # of the weights that a recipe asks for: as much as caps may move where a budget follows from the pools
 
+BESIDE = "the pools of parallel text"
+
 ABOVE_0 = "temperature, max_epochs and budget must be above 0"
 
 
@@ -39,6 +41,16 @@ class Auto(NamedTuple):
 
     update: int
     most: int | None = None
+
+
+class Beside(NamedTuple):
+    """Pools that stand beside the others of a stage, with a share of its tokens: those of parallel text.
+
+    `asked`: weights of them in proportion, before their caps; empty: tempered tokens."""
+
+    pools: dict[str, Pool]
+    share: float
+    asked: dict[str, float]
 
 
 class Row(NamedTuple):
@@ -138,21 +150,28 @@ def stage1(
     replay: Sequence[str] = (),
     replay_share: float = 0.0,
     fixed: dict[str, float] | None = None,
+    beside: Beside | None = None,
 ) -> Stage:
     """All pools, tempered; the pools named in `replay` together get exactly `replay_share` of the tokens.
 
     Sailor2: 450 B tokens, of which 101 B (22 %) are English and Chinese. When there is nothing on one side of the
     split, the other side gets everything. `fixed` are weights from elsewhere (RegMix) that replace all of this, but not an
-    `Auto` budget: they were sought for that of the tempered weights.
+    `Auto` budget: they were sought for that of the tempered weights. What stands `beside` takes its share first.
     """
     if fixed is not None:
         group: Group = ("the pools of stage 1", 1.0, pools, fixed)
         if not isinstance(budget, Auto):
-            return _stage(pools, budget, max_epochs, [group], temperature)
+            return _stage(pools, budget, max_epochs, [group], temperature, beside)
         plain = stage1(
-            pools, budget, temperature=temperature, max_epochs=max_epochs, replay=replay, replay_share=replay_share
+            pools,
+            budget,
+            temperature=temperature,
+            max_epochs=max_epochs,
+            replay=replay,
+            replay_share=replay_share,
+            beside=beside,
         )
-        stage = _stage(pools, budget._replace(most=plain.tokens), max_epochs, [group], temperature)
+        stage = _stage(pools, budget._replace(most=plain.tokens), max_epochs, [group], temperature, beside)
         return stage._replace(allowed=plain.allowed, bound=plain.bound) if stage.tokens == plain.tokens else stage
     unknown = [name for name in replay if name not in pools]
     if unknown:
@@ -165,6 +184,7 @@ def stage1(
         max_epochs,
         [("the pools of stage 1", 1.0 - replay_share, new, None), ("the replay pools", replay_share, old, None)],
         temperature,
+        beside,
     )
 
 
@@ -179,6 +199,7 @@ def stage2(
     max_epochs: Asked,
     replay_share: float = 0.2,
     instruction_share: float = 0.04,
+    beside: Beside | None = None,
 ) -> Stage:
     """The high-quality pools, tempered; `replay_share` of the blend of stage 1; `instruction_share` of instructions.
 
@@ -196,18 +217,28 @@ def stage2(
             ("the replay of stage 1", replay_share, pools, stage1_weights),
         ],
         temperature,
+        beside,
     )
 
 
 Group = tuple[str, float, dict[str, Pool], dict[str, float] | None]  # what it is, share, pools, fixed weights or None
 
 
-def _stage(
-    pools: dict[str, Pool], budget: int | Auto, max_epochs: Asked, groups: list[Group], temperature: float
+def _stage(  # noqa: PLR0917
+    pools: dict[str, Pool],
+    budget: int | Auto,
+    max_epochs: Asked,
+    groups: list[Group],
+    temperature: float,
+    beside: Beside | None = None,
 ) -> Stage:
     """Groups with a share each; inside a group the weights are given, or tempered under the cap.
 
     With `Auto` caps go before shares and given weights: what a group or a pool may not take flows to the others."""
+    if beside and beside.share:
+        own: Group = (BESIDE, beside.share, beside.pools, beside.asked)
+        groups = [*((name, share * (1.0 - beside.share), *rest) for name, share, *rest in groups), own]
+        pools = pools | beside.pools
     if any(not 0.0 <= share <= 1.0 for _, share, _, _ in groups):
         raise ValueError("the shares of a stage must lie between 0 and 1, and leave something for the other pools")
     present = [group for group in groups if group[1] > 0 and any(pool.tokens for pool in group[2].values())]
@@ -242,7 +273,7 @@ def _stage(
     weights = dict.fromkeys(pools, 0.0)
     for name, _, _, fixed in present:
         inside = wanted[name]
-        if auto or not fixed:
+        if auto or not fixed or name == BESIDE:
             inside = _capped(inside, room, shares[name] * tokens)
         for pool, weight in inside.items():
             weights[pool] += shares[name] * weight

@@ -7,6 +7,7 @@ from mixture.readings import Asked
 from mixture.weights import Pool, Row, Stage
 
 INSTRUCTIONS = "instructions"  # the pool of chats as text, which has no language
+PARALLEL = "parallel/"  # what the pools of translations begin with, which have two
 
 
 def long_context(
@@ -38,7 +39,8 @@ def long_context(
         if given > 0:
             kept = 1.0 - given / of_language[lang]
             after = {n: w * kept if readings.language(n) == lang else w for n, w in after.items()} | {name: given}
-    without = sorted(set(of_language) - {readings.language(name) for name in long} - {INSTRUCTIONS})
+    pairs = {readings.language(name) for name in weights if name.startswith(PARALLEL)}
+    without = sorted(set(of_language) - {readings.language(name) for name in long} - {INSTRUCTIONS} - pairs)
     warnings = []
     if short:
         often = f"read {readings.times({name: caps[name] for name in long})} times"

@@ -22,6 +22,7 @@ from ray_jobs.config import reader as recipes
 from ray_jobs.config.curation import Source
 from ray_jobs.config.mixture import Shape
 from ray_jobs.config.optimiser import Optimiser
+from ray_jobs.config.parallel import ParallelSource
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.experiment import specification
 from ray_jobs.plan import tokens as token_plan
@@ -41,7 +42,12 @@ NOW = {
 }  # that page names what was removed too
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ONLY_ADDRESS = re.compile(r"(?:\[[^\]]+\]: )?<?https?://\S+")
-PARTS = {"source": Source, "optimiser": Optimiser, "shape": Shape}  # by a word of the heading of their table
+PARTS = {
+    "Parallel text": ParallelSource,
+    "source": Source,
+    "optimiser": Optimiser,
+    "shape": Shape,
+}  # by a word of the heading of their table
 CLOUDS = {"aws", "gcp", "azure", "kubernetes"}
 CLUSTER_PAGES = [f"docs/{page}.md" for page in ("kubernetes", "aws", "gcp", "azure")]  # their YAML is of a cluster.yaml
 FOLDERS = ("ray_jobs", "curation", "mixture", "train", "cluster", "benchmarks", "tests", "docs", "sample")

@@ -29,6 +29,7 @@ FLOORS = {
     ],
     "curation": [
         ("spark_job",),
+        ("parallel",),
         ("dedup", "decontaminate", "quality", "commoncrawl", "extract", "lid", "signals"),
         ("lm", "policy", "sources"),
         ("text",),

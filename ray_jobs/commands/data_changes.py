@@ -16,7 +16,7 @@ from cluster.terminal import Column
 from mixture.order import ledger
 from mixture.store.long_documents import SIGN, LongDocuments, open_pool
 from mixture.store.token_store import TokenStore
-from ray_jobs.commands import explain
+from ray_jobs.commands import explain, pairs
 from ray_jobs.errors import UserError
 from ray_jobs.run import lock
 from ray_jobs.run.graph import LONG_CONTEXT, PRUNE
@@ -218,10 +218,13 @@ def _append(run: Run, stage: str, line: dict) -> dict:
 
 
 def _ids(run: Run, document: str) -> list[str]:
-    """Ids of what the user names: documents of the crawl, else the row of a pool (an instruction) with that id."""
+    """Ids of what the user names: documents of the crawl, else those that hold a pair of parallel text, else the row of a pool
+    (an instruction) with that id."""
     try:
         return sorted({doc_id for doc_id, _ in explain.documents(run, document)})
     except UserError:
+        if held := pairs.holding(run, document):
+            return held
         if _where(run, [document]):
             return [document]
         raise

@@ -8,7 +8,7 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column
 from curation.text.urls import normalise
-from ray_jobs.commands import explain_chat
+from ray_jobs.commands import explain_chat, pairs
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
@@ -32,12 +32,12 @@ def events(run: Run, document: str) -> list[dict]:
     """Events in the order of the stages: `doc_id, url, stage, outcome, rule, value, threshold, detail`.
 
     `document` is a doc_id, the id in its source, or a URL (several documents may share one). Outcome is `kept`, `dropped`
-    or, in tokenize, `trained on` or `held out`. The id of a conversation or preference pair is explained by the alignment
-    stages. Raises UserError when no stage has seen it."""
+    or, in tokenize, `trained on` or `held out`. A pair of parallel text is explained by its own stages (`pairs`), the id of a
+    conversation or preference pair by those of alignment. Raises UserError when no stage has seen it."""
     try:
         named = documents(run, document)
     except UserError:
-        if found := explain_chat.events(run, document):
+        if found := pairs.events(run, document) or explain_chat.events(run, document):
             return found
         raise
     result = []

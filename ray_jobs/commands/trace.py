@@ -13,6 +13,7 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column, numbers
 from mixture.order.sampler import Sampler
+from ray_jobs.commands import pairs
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted, locate
 from ray_jobs.run.graph import CRAWL, PRUNE
@@ -39,7 +40,8 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
 
     Each: row (its number in the run), pool, epoch, start (its first token in the pool's store), left_out (whether the
     guard of the training did not make this update), documents: [{doc_id, tokens, share of the row, taken_down, url, source,
-    source_id, crawl, warc_file, warc_offset}], the last six None for what no crawl stage has read, such as instructions.
+    source_id, crawl, warc_file, warc_offset}], the last six None for what no crawl stage has read, such as instructions; one of
+    parallel text has url, source and source_id of its first pair, and `pairs`, the ids of all.
     Raises UserError for a stage that has not begun, and for a step after its last.
     """
     path = adopted.path(run.uri, stage, data_order.FILE)
@@ -108,7 +110,8 @@ def sources(run: Run, doc_ids: set[str]) -> dict[str, dict]:
             columns = [name for name in ("doc_id", *SOURCE) if name in parquet.schema_arrow.names]
             for row in parquet.read(columns).filter(pc.is_in(pc.field("doc_id"), wanted)).to_pylist():
                 found[row.pop("doc_id")] = {name: row.get(name) for name in SOURCE}
-    return found
+    of_pairs = pairs.sources(run, doc_ids - set(found)) if run.recipe.parallel.sources else {}
+    return found | {doc_id: {**dict.fromkeys(SOURCE), **row} for doc_id, row in of_pairs.items()}
 
 
 def show(rows: list[dict], top: int) -> None:

@@ -63,6 +63,8 @@ def left_behind(
 def _places(recipe: Recipe, key: str) -> list[str]:
     if key == "sources":
         return [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
+    if key == "parallel.sources":
+        return [source.path for source in recipe.parallel.sources if source.kind != "hf"]
     value = recipes.lookup(recipe, key)
     return [one for one in (value if isinstance(value, list) else [value]) if one and not row_files.is_hf(one)]
 

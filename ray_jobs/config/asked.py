@@ -78,6 +78,9 @@ RULES = (
     _rule("dedup.bands dedup.rows dedup.ngram dedup.threshold", "dedup.edit_share: null"),
     _rule("decontaminate", "decontaminate.against"),
     _rule("quality.native quality.per_side quality.min_examples quality.top_share", "quality.positives"),
+    _rule("parallel", "parallel.sources"),
+    _rule("parallel.min_alignment", "parallel.encoder"),
+    _rule("parallel.stage2_share", "train.pretrain"),
     _rule("tokenize.vocab_size tokenize.train_bytes tokenize.temperature", "tokenize.tokenizer: train"),
     _rule("tokenize.parity tokenize.parallel tokenize.pieces", "tokenize.tokenizer: train"),
     Rule(

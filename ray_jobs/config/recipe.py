@@ -10,6 +10,7 @@ from cluster.strict_yaml import Positive, Section, Share
 from curation.policy.keys import nearest
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Tokenize
+from ray_jobs.config.parallel import Parallel
 from ray_jobs.config.training import ItemRows, Train
 from ray_jobs.config.wildbench import Wildbench
 
@@ -102,6 +103,7 @@ class Recipe(Section):
     dedup: Dedup = Dedup()
     decontaminate: Decontaminate = Decontaminate()
     quality: Quality = Quality()
+    parallel: Parallel = Parallel()
     tokenize: Tokenize = Tokenize()
     mixture: Mixture = Mixture()
     train: Train | None = None  # None: curation and mixture only
@@ -127,6 +129,19 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _pairs_apart(cls, values: object) -> object:
+        """Sources of `type: parallel` become `parallel.sources`, so that all that reads `sources` finds documents there."""
+        if not isinstance(values, dict) or not isinstance(sources := values.get("sources"), list):
+            return values
+        pairs = [one for one in sources if isinstance(one, dict) and one.get("type") == "parallel"]
+        own = values.get("parallel") or {}
+        if not pairs or not isinstance(own, dict):
+            return values
+        documents = [one for one in sources if one not in pairs]
+        return {**values, "sources": documents, "parallel": {**own, "sources": [*own.get("sources", ()), *pairs]}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _own_seed(cls, values: object) -> object:
         """A seed of training that is the recipe's is none of its own, so that equal work has equal fingerprints."""
         if not isinstance(values, dict) or not isinstance(train := values.get("train"), dict):
@@ -146,8 +161,14 @@ class Recipe(Section):
                 if code not in (known := (*self.languages, "default", "instructions")):
                     raise ValueError(f"mixture.max_epochs: {code!r} is not in `languages`{nearest(code, [*known])}")
         names = [source.name for source in self.sources]
-        if len(set(names)) != len(names):
+        pairs = [source.name for source in self.parallel.sources]
+        if len({*names, *pairs}) != len(names) + len(pairs):
             raise ValueError("two sources have the same `name`")
+        for pair in self.parallel.sources:
+            if unknown := sorted(set(pair.langs) - set(self.languages)):
+                raise ValueError(f"source {pair.name!r}: `sides` has {unknown[0]!r}, which is not in `languages`")
+        if pairs and not names:
+            raise ValueError("sources: those of type parallel stand beside documents; add a source of documents")
         if not names:
             self._finished_model()
         for name in self.filter.reference:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
@@ -17,23 +17,28 @@ from cluster import storage, strict_yaml, terminal
 from cluster.terminal import Column
 from mixture import readings, sailor2, weights
 from mixture.readings import Asked
-from mixture.weights import Auto, Pool, Stage
+from mixture.weights import Auto, Beside, Pool, Stage
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted
 from ray_jobs.run.graph import WEIGHTS
 from ray_jobs.training import budget, data_order
+
+if TYPE_CHECKING:
+    from ray_jobs.config.parallel import Parallel
 
 HIGH_QUALITY = 0.2  # of a pool, the best by quality score
 UPDATE = {"stage1": 1024 * 4096, "stage2": 4096 * 4096}  # tokens of one, Sailor2 section 4.4
 
 
 class Pools(NamedTuple):
-    """Pools by language: those of stage 1, the high-quality ones of stage 2, instructions (one, of any languages)."""
+    """Pools by language: those of stage 1, the high-quality ones of stage 2, instructions (one, of any languages), and those of
+    parallel text by pair of languages (`parallel/en-id`)."""
 
     stage1: dict[str, Pool]
     high_quality: dict[str, Pool]
     instructions: dict[str, Pool]
     notes: list[str]
+    parallel: dict[str, Pool]
 
 
 class Plan(NamedTuple):
@@ -86,13 +91,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cap and warning: a number, auto, or lo=16,default=4 (default: the run's, else 4)",
     )
     parser.add_argument("--replay-share", type=float, help="of en and zh in stage 1 (default: the run's, else 0.2)")
+    parser.add_argument(
+        "--parallel-share", type=float, help="of parallel text in stage 1 (default: the run's, else 0.05)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for a program")
 
 
 def main(options: argparse.Namespace) -> None:
     from ray_jobs.config.mixture import Mixture
+    from ray_jobs.config.parallel import Parallel
 
-    mixture = Mixture()
+    mixture, parallel = Mixture(), Parallel()
     budgets: dict[str, int | Auto] = {"stage1": int(sailor2.STAGE1_TOKENS), "stage2": int(sailor2.STAGE2_TOKENS)}
     update, chosen = UPDATE, options.weights
     try:
@@ -100,7 +109,7 @@ def main(options: argparse.Namespace) -> None:
             from ray_jobs.run.run import open_run
 
             recipe = open_run(options.run).recipe
-            mixture, pools = recipe.mixture, of_run(options.run)
+            mixture, parallel, pools = recipe.mixture, recipe.parallel, of_run(options.run)
             if recipe.train and (pretrain := recipe.train.pretrain):
                 budgets = {
                     "stage1": budget.asked(recipe.train, "stage1"),
@@ -123,15 +132,29 @@ def main(options: argparse.Namespace) -> None:
         mixture = mixture.model_copy(update={key: value for key, value in given.items() if value is not None})
         budgets |= {stage: int(value) for stage in budgets if (value := getattr(options, stage)) is not None}
         fixed = _weights(chosen) if chosen else None
-        plan = make(pools, budgets["stage1"], budgets["stage2"], mixture, fixed)
+        beside = _beside(pools, parallel, options.parallel_share)
+        plan = make(pools, budgets["stage1"], budgets["stage2"], mixture, fixed, beside)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
     auto = {name: stage for name, stage in plan.stages.items() if stage.bound != "the recipe"}
     pools.notes.extend(f"{name}: {weights.sentence(stage)}" for name, stage in auto.items())
-    beside = not (options.run or options.pools)
-    print(json.dumps(as_json(plan, beside, update), indent=1)) if options.json else show(plan, beside, update)
+    published = not (options.run or options.pools)
+    print(json.dumps(as_json(plan, published, update), indent=1)) if options.json else show(plan, published, update)
+
+
+def _beside(pools: Pools, parallel: Parallel, share: float | None) -> dict[str, Beside]:
+    """What parallel text has of each stage."""
+    if not pools.parallel:
+        if share is not None:
+            raise ValueError("--parallel-share: these pools have no parallel text")
+        return {}
+    asked = {name: parallel.weights.get(name.split("/")[-1], 0.0) for name in pools.parallel}
+    total = sum(asked.values())
+    asked = {name: weight / total for name, weight in asked.items()} if total else {}
+    shares = {"stage1": parallel.share if share is None else share, "stage2": parallel.stage2_share}
+    return {stage: Beside(pools.parallel, value, asked) for stage, value in shares.items()}
 
 
 def of_sailor2() -> Pools:
@@ -143,7 +166,7 @@ def of_sailor2() -> Pools:
         "pools of en and zh: not public, 100 B tokens each assumed",
         "high-quality pools: the best fifth of each language",
     ]
-    return Pools(first | replay, _best(sailor2.POOLS), {"instructions": instructions}, notes)
+    return Pools(first | replay, _best(sailor2.POOLS), {"instructions": instructions}, notes, {})
 
 
 def of_file(path: str) -> Pools:
@@ -151,7 +174,7 @@ def of_file(path: str) -> Pools:
     values = strict_yaml.read(Path(path), "file of pools")
     if not all(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path}: a file of pools maps languages to {{tokens: 61e9, bytes: 242e9}}")
-    first, best, instructions = {}, {}, {}
+    first, best, instructions, parallel = {}, {}, {}, {}
     for lang, value in values.items():
         unknown = sorted(set(value) - {"tokens", "bytes", "high_quality", "stage1"})
         if unknown or "tokens" not in value:
@@ -165,14 +188,14 @@ def of_file(path: str) -> Pools:
             raise ValueError(f"{path}: {lang}: tokens, bytes and high_quality are numbers, such as 61e9") from None
         if min(pool) < 0 or not 0 <= quality <= tokens:
             raise ValueError(f"{path}: {lang}: counts may not be negative, nor high_quality more than tokens")
-        if lang == "instructions":
-            instructions[lang] = pool
+        if lang == "instructions" or lang.startswith("parallel/"):
+            (instructions if lang == "instructions" else parallel)[lang] = pool
             continue
         if value.get("stage1", True):
             first[lang] = pool
         if quality:
             best[lang] = _part(pool, quality / max(tokens, 1))
-    return Pools(first, best, instructions, [f"pools of {path}"])
+    return Pools(first, best, instructions, [f"pools of {path}"], parallel)
 
 
 def of_run(uri: str) -> Pools:
@@ -186,11 +209,19 @@ def of_run(uri: str) -> Pools:
     )
     if not first:
         raise ValueError(f"{uri}: no pools of tokens below {root}; `pinisi run` writes them in its stage tokenize")
-    return Pools(first, best, instructions, [f"pools of {uri}"])
+    return Pools(first, best, instructions, [f"pools of {uri}"], pools_below(root, "parallel"))
 
 
-def make(pools: Pools, stage1: int | Auto, stage2: int | Auto, mixture, fixed: dict[str, float] | None = None) -> Plan:
-    """The plan of both stages by the settings `mixture` (a recipe's section). `fixed` are weights of stage 1 by language.
+def make(  # noqa: PLR0917
+    pools: Pools,
+    stage1: int | Auto,
+    stage2: int | Auto,
+    mixture,
+    fixed: dict[str, float] | None = None,
+    beside: dict[str, Beside] | None = None,
+) -> Plan:
+    """The plan of both stages by the settings `mixture` (a recipe's section). `fixed` are weights of stage 1 by language,
+    `beside` what parallel text has of each stage.
 
     `stage2` may be 0. Warns about what is read more often than `mixture.max_epochs` allows, in a stage and over both.
     """
@@ -205,7 +236,10 @@ def make(pools: Pools, stage1: int | Auto, stage2: int | Auto, mixture, fixed: d
         if total <= 0 or min(fixed.values()) < 0:
             raise ValueError("weights may not be negative, nor all 0")
         fixed = {lang: weight / total for lang, weight in fixed.items()}
-    first = weights.stage1(pools.stage1, stage1, **limits, replay=replay, replay_share=share, fixed=fixed)
+    apart = beside or {}
+    first = weights.stage1(
+        pools.stage1, stage1, **limits, replay=replay, replay_share=share, fixed=fixed, beside=apart.get("stage1")
+    )
     stages = {"stage1": first}
     read = {row.pool: row.epochs for row in first.rows}
     if stage2:
@@ -215,7 +249,14 @@ def make(pools: Pools, stage1: int | Auto, stage2: int | Auto, mixture, fixed: d
             "instruction_share": mixture.stage2_instruction_share,
         }
         stages["stage2"] = weights.stage2(
-            best, pools.instructions, pools.stage1, first.weights, stage2, **limits, **shares
+            best,
+            pools.instructions,
+            pools.stage1 | pools.parallel,
+            first.weights,
+            stage2,
+            **limits,
+            **shares,
+            beside=apart.get("stage2"),
         )
         for row in stages["stage2"].rows:  # the replay, and the best part of a language once more
             lang = row.pool.removeprefix("high_quality/")
@@ -313,12 +354,13 @@ def _rows(plan: Plan, name: str, beside: bool) -> list[Line]:
         second |= {"stage-1 blend": sailor2.STAGE2_REPLAY, "instructions": sailor2.STAGE2_INSTRUCTIONS}
         published = sailor2.STAGE1 if name == "stage1" else second
     sizes = {f"high_quality/{lang}": pool for lang, pool in pools.high_quality.items()} | pools.instructions
-    own = pools.stage1 if name == "stage1" else sizes
+    own = pools.stage1 | pools.parallel if name == "stage1" else sizes
     lines = [(r.pool, own[r.pool].tokens, r.weight, r.tokens, r.bytes, r.epochs) for r in stage.rows if r.pool in own]
     lines.sort(key=lambda line: (-line[3], line[0]))
     if name == "stage2":
-        blend = [row for row in stage.rows if row.pool in pools.stage1]
-        has = sum(pool.tokens for pool in pools.stage1.values())
+        blended = pools.stage1 | pools.parallel
+        blend = [row for row in stage.rows if row.pool in blended]
+        has = sum(pool.tokens for pool in blended.values())
         sums = [sum(getattr(row, key) for row in blend) for key in ("weight", "tokens", "bytes")]
         lines.append(("stage-1 blend", has, *sums, sums[1] / has if has else 0.0))
     held, weight, read, size = (sum(numbers[k] for _, *numbers in lines) for k in range(4))

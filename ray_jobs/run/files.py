@@ -9,6 +9,7 @@ import re
 from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.curation import Source
+from ray_jobs.config.parallel import LANG, ParallelSource
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import hub, row_files
@@ -31,6 +32,44 @@ def of_source(source: Source) -> list[str]:
     return found
 
 
+def of_parallel(source: ParallelSource) -> list[list[str]]:
+    """The files of a source of parallel text, those that belong together in one list: two for a Moses text, in the order of
+    `langs`. Raises UserError when there are none, or one of two is missing."""
+    patterns = of_sides(source)
+    found = [expand(pattern) for pattern in patterns]
+    if len(found) == 2:
+        first, second = (
+            {_wild(pattern, uri): uri for uri in some} for pattern, some in zip(patterns, found, strict=True)
+        )
+        if odd := sorted(set(first) ^ set(second)):
+            uri = (first | second)[odd[0]]
+            raise UserError(f"sources: {source.name}: {uri} has no file of the other language beside it")
+        pairs = [[uri, second[wild]] for wild, uri in first.items()]
+    else:
+        pairs = [[uri] for uri in found[0]]
+    if not pairs and not source.optional:
+        raise UserError(
+            f"sources: {source.name}: no file matches {source.path}; correct the path or set `optional: true`"
+        )
+    return pairs
+
+
+def of_sides(source: ParallelSource) -> list[str]:
+    """The globs of a source of parallel text: one, or one a side."""
+    if LANG not in source.path:
+        return [source.path]
+    return [source.path.replace(LANG, str(place)) for place in source.places]
+
+
+def _wild(pattern: str, uri: str) -> tuple[str, ...]:
+    """What the signs of a glob stand for in the URI of a file that it has found."""
+    signs = {"**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
+    pieces = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
+    regex = "".join(signs.get(one, "([^/])") if i % 2 else re.escape(one) for i, one in enumerate(pieces))
+    found = re.search(f"{regex}(/.*)?$", uri)
+    return tuple(group or "" for group in found.groups()) if found else (uri,)
+
+
 def expand(pattern: str) -> list[str]:
     """The files of a glob, a folder or a name at any URI (`storage.files`); a Hugging Face data set (`hf:NAME`) is its own name.
 
@@ -44,7 +83,7 @@ def expand(pattern: str) -> list[str]:
         raise UserError(f"{pattern}: cannot be listed: {error}") from None
 
 
-def within(source: Source, uri: str) -> str:
+def within(source: Source | ParallelSource, uri: str) -> str:
     """How a file of a source is named among its files, the same wherever they lie: the path below the folder that has no sign
     of a glob, or below the source itself when that is a folder. A file that the source names is its own last name."""
     if source.type in {"hf", "commoncrawl"} or not source.path:
@@ -76,6 +115,12 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
     """The globs that a recipe key stands for; those of `dedup.indexes` are places of which one suffices."""
     if key == "sources":
         return [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
+    if key == "parallel.sources":
+        found = [pattern for source in recipe.parallel.sources for pattern in of_sides(source)]
+        return [pattern for pattern in found if not row_files.is_hf(pattern)]
+    if key == "parallel.templates":
+        folder = recipe.parallel.templates
+        return [storage.join(folder, "*.yaml")] if folder else []
     if key == "dedup.indexes":
         return [storage.join(uri, name) for uri in recipe.dedup.indexes for name in INDEX_FILES]
     if key in ("filter.word_lists", "filter.language_files"):

@@ -73,6 +73,7 @@ DATA = {
     "curation.extract.judge": "curation/extract/model.npy",
     "curation.lid.synthesis": "curation/lid/[ens]*.yaml",
     "curation.lid.telltales": "curation/lid/telltales.yaml",
+    "curation.parallel.documents": "curation/parallel/templates/*.yaml",
     "ray_jobs.report.model_card": "ray_jobs/templates/*.md",
     "ray_jobs.report.page": "ray_jobs/templates/*.html",
     "train.long.templates": "train/long/*.yaml",

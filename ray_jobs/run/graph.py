@@ -26,6 +26,10 @@ def _corpus(recipe: Recipe) -> bool:
     return bool(recipe.sources)
 
 
+def _pairs(recipe: Recipe) -> bool:
+    return bool(recipe.parallel.sources)
+
+
 def _regmix(recipe: Recipe) -> bool:
     return _corpus(recipe) and recipe.mixture.regmix is not None
 
@@ -43,6 +47,11 @@ POLICY = "filter/policy"
 DEDUP = "dedup"
 DECONTAMINATE = "decontaminate"
 QUALITY = "quality"
+PARALLEL_PAIRS = "parallel/pairs"
+PARALLEL_DEDUP = "parallel/dedup"
+PARALLEL_ALIGN = "parallel/align"
+PARALLEL_DECONTAMINATE = "parallel/decontaminate"
+PARALLEL_DOCUMENTS = "parallel/documents"
 TOKENIZE = "tokenize"
 PROXIES = "regmix/proxies"
 WEIGHTS = "regmix/weights"
@@ -122,6 +131,10 @@ READ_FIRST = (  # what decides the plan of stage 1
     *(f"train.pretrain.stage1.{key}" for key in BUDGETS),
     "train.context",
 )
+SHARED_BY = {  # which stages read how much of the pairs; of recipes that have any
+    MIXTURE: ("parallel.share", "parallel.stage2_share", "parallel.weights"),
+    **dict.fromkeys((PRETRAIN_1, CONTROL_1), ("parallel.share", "parallel.weights")),
+}
 NEW = (  # of a new model
     *("seed", "train.context", "train.precision", "train.parallel", "train.workers", "train.guard"),
     *("train.optimiser_states", "train.exact"),
@@ -171,9 +184,47 @@ STAGES = (
     ),
     Stage(QUALITY, "quality", (DEDUP, DECONTAMINATE), ("quality", "seed", "languages"), _corpus, ("quality.labels",)),
     Stage(
+        PARALLEL_PAIRS,
+        "parallel.pairs",
+        (),
+        (
+            *(
+                f"parallel.{key}"
+                for key in ("sources", "max_length_ratio", "max_similarity", "min_score", "min_letters")
+            ),
+            *("language.model", "language.labels", "crawl.max_record_bytes", "crawl.max_line_bytes"),
+        ),
+        _pairs,
+        ("parallel.sources", "language.model"),
+    ),
+    Stage(PARALLEL_DEDUP, "parallel.dedup", (PARALLEL_PAIRS,), ("parallel.duplicates",), _pairs),
+    Stage(
+        PARALLEL_DECONTAMINATE,
+        "parallel.decontaminate",
+        (PARALLEL_DEDUP,),
+        ("decontaminate",),
+        lambda recipe: _pairs(recipe) and bool(recipe.decontaminate.against),
+        ("decontaminate.against",),
+    ),
+    Stage(
+        PARALLEL_ALIGN,
+        "parallel.align",
+        (PARALLEL_DEDUP, PARALLEL_DECONTAMINATE),
+        ("parallel.encoder", "parallel.min_alignment"),
+        lambda recipe: _pairs(recipe) and recipe.parallel.encoder is not None,
+    ),
+    Stage(
+        PARALLEL_DOCUMENTS,
+        "parallel.documents",
+        (PARALLEL_DEDUP, PARALLEL_DECONTAMINATE, PARALLEL_ALIGN),
+        ("parallel.formats", "parallel.block", "parallel.templates"),
+        _pairs,
+        ("parallel.templates",),
+    ),
+    Stage(
         TOKENIZE,
         "tokenize",
-        (QUALITY,),
+        (QUALITY, PARALLEL_DOCUMENTS),
         ("tokenize", "seed", "quality.top_share", "train.sft.instruct"),
         files=("train.sft.instruct", "tokenize.parallel"),
     ),
@@ -386,7 +437,8 @@ def enabled(recipe: Recipe) -> list[Stage]:
         names = [s.name for s in chosen]
         inputs = tuple(names) if one.inputs == ("*",) else tuple(i for i in one.inputs if i in names)
         after = tuple(name for name in one.after if name in names)
-        chosen.append(dataclasses.replace(one, inputs=inputs, after=after))
+        config = (*one.config, *SHARED_BY.get(one.name, ())) if _pairs(recipe) else one.config
+        chosen.append(dataclasses.replace(one, inputs=inputs, after=after, config=config))
     return chosen
 
 

@@ -15,7 +15,7 @@ from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run import row_files
-from ray_jobs.run.graph import BASE, CRAWL, TOKENIZE, Stage
+from ray_jobs.run.graph import BASE, CRAWL, PARALLEL_PAIRS, TOKENIZE, Stage
 
 SECONDS = 10.0  # that an answer may take
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
@@ -93,9 +93,18 @@ def _named(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) ->
     for source in recipe.sources:
         if source.type == "hf" and CRAWL in asked:
             yield f"sources: {source.name}", "data set", source.path.partition(":")[0], source.optional
+    for pairs in recipe.parallel.sources:
+        if pairs.kind == "hf" and PARALLEL_PAIRS in asked:
+            name = pairs.path.removeprefix(row_files.HF).partition("@")[0]
+            yield (
+                f"sources: {pairs.name}",
+                "data set",
+                name if os.path.exists(name) else name.partition(":")[0],
+                pairs.optional,
+            )
     keys = {key for stage in chosen for key in stage.files if key.startswith("train.")}
     keys |= {key for stage in waiting for key in stage.files}
-    for key in sorted(keys - {"sources", "dedup.indexes", "language.model"}):
+    for key in sorted(keys - {"sources", "parallel.sources", "dedup.indexes", "language.model"}):
         value = recipes.lookup(recipe, key)
         for pattern in value if isinstance(value, list) else [value] if isinstance(value, str) else []:
             if row_files.is_hf(pattern):

@@ -19,7 +19,8 @@ from cluster import storage
 from curation.text.urls import url_keys
 from ray_jobs.run import adopted
 
-FOLDER = "crawl/_keys"
+FOLDER = "_keys"  # in that of the stage that reads
+CRAWL = "crawl"
 ROW_GROUP = 65_536
 THREADS = 32  # an object store answers many small requests at once
 
@@ -35,18 +36,18 @@ class Keys:
         ids = [value for name in names for value in batch[name].to_pylist() if value]
         self._found += [_hashes(ids), url_keys(batch["url"].to_pylist())]
 
-    def write(self, run_uri: str, part: str) -> None:
-        """Commit the table of `part` (a file name)."""
+    def write(self, run_uri: str, part: str, stage: str = CRAWL) -> None:
+        """Commit the table of `part` (a file name) of `stage`."""
         keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *self._found]))
-        with storage.atomic(storage.join(run_uri, FOLDER, part)) as path:
+        with storage.atomic(storage.join(run_uri, stage, FOLDER, part)) as path:
             pq.write_table(pa.table({"key": keys[keys != 0]}), path, row_group_size=ROW_GROUP)
 
 
-def parts(run_uri: str, *names: str) -> list[str]:
-    """File names of the parts that may hold any of the documents called `names`, sorted."""
+def parts(run_uri: str, *names: str, stage: str = CRAWL) -> list[str]:
+    """File names of the parts that may hold any of the documents called `names`, sorted. `stage` has read them."""
     wanted = np.unique(np.concatenate([_hashes(names), url_keys(list(names))]))
     wanted = wanted[wanted != 0]
-    tables = storage.glob(adopted.path(run_uri, *FOLDER.split("/"), "*.parquet"))
+    tables = storage.glob(adopted.path(run_uri, stage, FOLDER, "*.parquet"))
     with ThreadPoolExecutor(THREADS) as pool:
         held = pool.map(lambda uri: _holds(uri, wanted), tables)
         return [uri.rsplit("/", 1)[1] for uri, yes in zip(tables, held, strict=True) if yes]

@@ -162,6 +162,12 @@ def _sources(recipe: Recipe) -> Iterator[str]:
         except UserError as error:
             anything = True  # said once is enough
             yield str(error)
+    for pairs in recipe.parallel.sources:
+        if pairs.kind != "hf":
+            try:
+                _readable([uri for some in files.of_parallel(pairs) for uri in some], f"sources: {pairs.name}")
+            except UserError as error:
+                yield str(error)
     if not anything:
         patterns = ", ".join(source.path for source in recipe.sources)
         yield f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths"

@@ -23,6 +23,7 @@ def run(job: Job) -> dict:
         raise UserError(
             "tokenize: no document is left to train on; `pinisi status` and the ledger show where they went"
         )
+    pairs = _pools(job, "parallel")
     plans: dict[str, Stage] = {}
     if train and train.base.shape is not None:
         own = {name: pool for name, pool in everything.items() if name.split("/")[-1] in train.base.languages}
@@ -33,7 +34,7 @@ def run(job: Job) -> dict:
         )
     pretrain = train and train.pretrain
     whole = sum(pool.tokens for pool in everything.values())
-    plans["stage1"] = _stage1(job, everything, budget.asked(train, "stage1") if train and pretrain else whole)
+    plans["stage1"] = _stage1(job, everything, pairs, budget.asked(train, "stage1") if train and pretrain else whole)
     if train and pretrain:
         best = {
             n: p for n, p in _pools(job, "high_quality").items() if n.split("/")[-1] not in mixture.replay_languages
@@ -41,15 +42,16 @@ def run(job: Job) -> dict:
         plans["stage2"] = weights.stage2(
             best,
             _pools(job, "instructions"),
-            everything,
+            everything | pairs,
             plans["stage1"].weights,
             budget.asked(train, "stage2"),
             temperature=mixture.temperature,
             max_epochs=mixture.max_epochs,
             replay_share=mixture.stage2_replay_share,
             instruction_share=mixture.stage2_instruction_share,
+            beside=weights.Beside(pairs, job.recipe.parallel.stage2_share, _asked(job, pairs)) if pairs else None,
         )
-    sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions")
+    sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions") | pairs
     plan = {name: _as_json(stage, sizes) for name, stage in plans.items()}
     if job.has(WEIGHTS) and (phases := storage.read_json(job.input(WEIGHTS, "weights.json")).get("phases")):
         plan["stage1"]["phases"] = phases
@@ -72,7 +74,7 @@ def run(job: Job) -> dict:
     }
 
 
-def _stage1(job: Job, pools: dict[str, Pool], tokens: int | Auto) -> Stage:
+def _stage1(job: Job, pools: dict[str, Pool], pairs: dict[str, Pool], tokens: int | Auto) -> Stage:
     mixture, fixed = job.recipe.mixture, None
     if job.has(WEIGHTS):
         fixed = storage.read_json(job.input(WEIGHTS, "weights.json"))["weights"]
@@ -86,7 +88,15 @@ def _stage1(job: Job, pools: dict[str, Pool], tokens: int | Auto) -> Stage:
         replay=replay,
         replay_share=share,
         fixed=fixed,
+        beside=weights.Beside(pairs, job.recipe.parallel.share, _asked(job, pairs)) if pairs else None,
     )
+
+
+def _asked(job: Job, pairs: dict[str, Pool]) -> dict[str, float]:
+    """The weights that the recipe gives to the pools of parallel text; none where it gives none."""
+    asked = {name: job.recipe.parallel.weights.get(name.split("/")[-1], 0.0) for name in pairs}
+    total = sum(asked.values())
+    return {name: weight / total for name, weight in asked.items()} if total else {}
 
 
 def _pools(job: Job, kind: str) -> dict[str, Pool]:

@@ -1,6 +1,7 @@
 """tokenize: a tokenizer, the held-out documents, and the token stores that training reads.
 
-Pools: `all/<lang>`, `high_quality/<lang>` (the best share by quality score) and `instructions` (chat rows as text). Held-out
+Pools: `all/<lang>`, `high_quality/<lang>` (the best share by quality score), `instructions` (chat rows as text) and
+`parallel/<a>-<b>` (translations, of which the tokenizer learns nothing and none are held out). Held-out
 documents are chosen by their id, a hash, and are in no pool; of few documents those with the smallest, so that no language
 is left without by chance. Of a recipe without sources there is the tokenizer only.
 """
@@ -23,7 +24,7 @@ from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import own_tokenizer
-from ray_jobs.run.graph import QUALITY
+from ray_jobs.run.graph import PARALLEL_DOCUMENTS, QUALITY
 from ray_jobs.run.job import Job
 from ray_jobs.work.rows import write_ledger
 from ray_jobs.work.shards import run_kernel
@@ -83,6 +84,7 @@ def run(job: Job) -> dict:
     ]
     sizes = map_on_ray(job, _write_pools, tasks, "languages")
     _write_instructions(job, tokenizer)
+    pairs = _write_parallel(job, folder, vocab, eod) if job.has(PARALLEL_DOCUMENTS) else None
     _write_heldout(job, list(parts))
     tokens = {lang: size["all"] for lang, size in zip(languages, sizes, strict=True)}
     text_bytes = {lang: size["bytes"] for lang, size in zip(languages, sizes, strict=True)}
@@ -97,6 +99,7 @@ def run(job: Job) -> dict:
             lang: size["high_quality"] for lang, size in zip(languages, sizes, strict=True)
         },
         **_token_costs(folder),
+        **({} if pairs is None else {"parallel_tokens_per_pair": pairs}),
         "warnings": _not_measured(result["docs_per_lang"], rates),
     }
 
@@ -244,6 +247,34 @@ def _write_instructions(job: Job, tokenizer) -> None:
         (e.id, e.lang, size, e.ids) for e, size in zip(conversations.encode(tokenizer, rows), sizes, strict=True)
     )
     write_store(job.path("pools", "instructions"), documents, len(tokenizer), document_tokens.end(tokenizer))
+
+
+def _write_parallel(job: Job, tokenizer: str, vocab: int, eod: int) -> dict[str, int]:
+    """The pools of documents of parallel text; their tokens by pair of languages."""
+    parts = storage.glob(job.input(PARALLEL_DOCUMENTS, "part-*.parquet"))
+    names = sorted(job.manifest(PARALLEL_DOCUMENTS)["pairs"])
+    own = job.recipe.tokenize
+    root = job.path("pools", "parallel")
+    tasks = [(storage.join(root, pair), pair, parts, tokenizer, own.dropout, own.seed, vocab, eod) for pair in names]
+    return dict(zip(names, map_on_ray(job, _write_pairs, tasks, "pairs of languages"), strict=True))
+
+
+def _write_pairs(task: tuple[str, str, list[str], str, float, int, int, int]) -> int:
+    """The pool of one pair of languages; its tokens."""
+    uri, pair, parts, folder, dropout, seed, vocab, eod = task
+    encoder = Encoder(tokenizers.load(storage.localize(folder)), dropout, seed)
+
+    def documents() -> Iterator[tuple[str, str, int, np.ndarray]]:
+        for part in parts:
+            with storage.open_parquet(part) as parquet:
+                for batch in parquet.iter_batches(1024, columns=["doc_id", "lang", "pair", "text"]):
+                    mine = batch.filter(pc.equal(batch["pair"], pair))
+                    tokens = encoder.documents(mine["text"], mine["doc_id"])
+                    sizes = pc.binary_length(mine["text"]).to_pylist()
+                    ids = [np.asarray(one.values) for one in tokens]
+                    yield from zip(mine["doc_id"].to_pylist(), mine["lang"].to_pylist(), sizes, ids, strict=True)
+
+    return write_store(uri, documents(), vocab, eod)["tokens"]
 
 
 def _write_heldout(job: Job, parts: list[str]) -> None:

@@ -97,7 +97,8 @@ def _plan(job: Job, own: LongContext, tokens: int) -> dict:
     before = storage.read_json(job.input(MIXTURE, "plan.json"))["stage2"]["weights"]
     folder = data_order.pools_uri(job.run_uri)
     stores = {name: TokenStore(storage.join(folder, name)) for name in before}
-    languages = sorted({name.split("/")[-1] for name in before} - {long_weights.INSTRUCTIONS})
+    own_text = [name for name in before if not name.startswith(long_weights.PARALLEL)]
+    languages = sorted({name.split("/")[-1] for name in own_text} - {long_weights.INSTRUCTIONS})
     long = {}
     for lang in languages if own.long_share else ():
         name = f"all/{lang}{SIGN}{own.long_tokens}"

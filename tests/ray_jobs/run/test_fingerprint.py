@@ -48,6 +48,8 @@ EDITS = {
     "curation/languages/th.yaml": {"filter_policy", "filter_signals"},
     "curation/languages/vi.yaml": set(),
     "curation/sources/warc.py": {"crawl"},
+    "curation/parallel/tmx.py": {"parallel.pairs"},
+    "curation/parallel/templates/th.yaml": {"parallel.documents"},
     "train/tasks/options.py": ASKED,
     "train/tasks/sets/xcopa.yaml": ASKED | {"report"},
     "train/tasks/suite.py": set(),  # measures while something else trains

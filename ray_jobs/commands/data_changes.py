@@ -18,7 +18,7 @@ from mixture.store.long_documents import SIGN, LongDocuments, open_pool
 from mixture.store.token_store import TokenStore
 from ray_jobs.commands import explain, pairs
 from ray_jobs.errors import UserError
-from ray_jobs.run import lock
+from ray_jobs.run import lock, made_from
 from ray_jobs.run.graph import LONG_CONTEXT, PRUNE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
@@ -218,10 +218,11 @@ def _append(run: Run, stage: str, line: dict) -> dict:
 
 
 def _ids(run: Run, document: str) -> list[str]:
-    """Ids of what the user names: documents of the crawl, else those that hold a pair of parallel text, else the row of a pool
-    (an instruction) with that id."""
+    """Ids of what the user names: documents of the crawl with the texts that models made of them, else those that hold a pair of
+    parallel text, else the row of a pool (an instruction, or a text of a model) with that id."""
     try:
-        return sorted({doc_id for doc_id, _ in explain.documents(run, document)})
+        found = {doc_id for doc_id, _ in explain.documents(run, document)}
+        return sorted(found | {row["doc_id"] for row in made_from.of(run.uri, "made_from", found)})
     except UserError:
         if held := pairs.holding(run, document):
             return held

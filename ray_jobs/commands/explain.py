@@ -10,8 +10,19 @@ from cluster.terminal import Column
 from curation.text.urls import normalise
 from ray_jobs.commands import explain_chat, pairs
 from ray_jobs.errors import UserError
-from ray_jobs.run import adopted
-from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, EXTRACT, LANGUAGE, POLICY, QUALITY, SIGNALS, TOKENIZE
+from ray_jobs.run import adopted, made_from
+from ray_jobs.run.graph import (
+    CRAWL,
+    DECONTAMINATE,
+    DEDUP,
+    EXTRACT,
+    LANGUAGE,
+    POLICY,
+    QUALITY,
+    SIGNALS,
+    SYNTHESIZE,
+    TOKENIZE,
+)
 from ray_jobs.run.locate import parts
 from ray_jobs.run.run import Run
 
@@ -32,12 +43,14 @@ def events(run: Run, document: str) -> list[dict]:
     """Events in the order of the stages: `doc_id, url, stage, outcome, rule, value, threshold, detail`.
 
     `document` is a doc_id, the id in its source, or a URL (several documents may share one). Outcome is `kept`, `dropped`
-    or, in tokenize, `trained on` or `held out`. A pair of parallel text is explained by its own stages (`pairs`), the id of a
-    conversation or preference pair by those of alignment. Raises UserError when no stage has seen it."""
+    or, in tokenize, `trained on` or `held out`. Texts that a model made of the document follow it, and the id of one is explained
+    by itself. A pair of parallel text is explained by its own stages (`pairs`), the id of a conversation or preference pair by
+    those of alignment. Raises UserError when no stage has seen it."""
     try:
         named = documents(run, document)
     except UserError:
-        if found := pairs.events(run, document) or explain_chat.events(run, document):
+        made = [one for row in made_from.of(run.uri, "doc_id", {document}) for one in _of_text(run, row)]
+        if found := made or pairs.events(run, document) or explain_chat.events(run, document):
             return found
         raise
     result = []
@@ -53,6 +66,25 @@ def events(run: Run, document: str) -> list[dict]:
                 result.append(_event(doc_id, stage, "kept", {**kept[0], **_found(stage, kept[0])}))
             elif dropped:
                 break
+    for row in made_from.of(run.uri, "made_from", {doc_id for doc_id, _ in named}):
+        result += _of_text(run, row)
+    return result
+
+
+def _of_text(run: Run, made: dict) -> list[dict]:
+    """What became of a text that `synthesize` was to make."""
+    result, same = [], pc.field("doc_id") == made["doc_id"]
+    prompt = f" by the prompt {made['prompt']} ({made['prompt_hash']})" if made["prompt"] else ""
+    how = f"made from {made['made_from']} by {made['made_by']}{prompt}: task {made['task']}, {made['lang']}"
+    for stage in (SYNTHESIZE, TOKENIZE):
+        dropped = _rows(adopted.ledger(run.uri, stage, made["part"]), same)
+        kept = _rows(adopted.path(run.uri, stage, made["part"]), same, _shown(stage))
+        for row in dropped:
+            said = "; ".join(one for one in (row["detail"], how if stage == SYNTHESIZE else None) if one)
+            result.append(_event(made["doc_id"], stage, "dropped", {**row, "detail": said}))
+        if kept:
+            about = {"rule": "made_from", "detail": how} if stage == SYNTHESIZE else _found(stage, kept[0])
+            result.append(_event(made["doc_id"], stage, "kept", {**kept[0], **about}))
     return result
 
 

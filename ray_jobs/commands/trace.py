@@ -15,7 +15,7 @@ from cluster.terminal import Column, numbers
 from mixture.order.sampler import Sampler
 from ray_jobs.commands import pairs
 from ray_jobs.errors import UserError
-from ray_jobs.run import adopted, locate
+from ray_jobs.run import adopted, locate, made_from
 from ray_jobs.run.graph import CRAWL, PRUNE
 from ray_jobs.run.run import Run, open_run
 from ray_jobs.training import data_order
@@ -41,7 +41,8 @@ def step_rows(run: Run, stage: str, step: int) -> list[dict]:
     Each: row (its number in the run), pool, epoch, start (its first token in the pool's store), left_out (whether the
     guard of the training did not make this update), documents: [{doc_id, tokens, share of the row, taken_down, url, source,
     source_id, crawl, warc_file, warc_offset}], the last six None for what no crawl stage has read, such as instructions; one of
-    parallel text has url, source and source_id of its first pair, and `pairs`, the ids of all.
+    parallel text has url, source and source_id of its first pair, and `pairs`, the ids of all. Of a text that a model made they
+    are those of its document, and `made_from`, `made_by`, `prompt` and `prompt_hash` say how.
     Raises UserError for a stage that has not begun, and for a step after its last.
     """
     path = adopted.path(run.uri, stage, data_order.FILE)
@@ -103,7 +104,17 @@ def _rows(sampler: Sampler, numbers: range) -> list[dict]:
 
 
 def sources(run: Run, doc_ids: set[str]) -> dict[str, dict]:
-    """Where documents come from: doc_id -> url, source, source_id, crawl, warc_file, warc_offset (of its record, in bytes)."""
+    """Where documents come from: doc_id -> url, source, source_id, crawl, warc_file, warc_offset (of its record, in bytes); of a
+    text that a model made, those of its document and how it was made."""
+    made = made_from.of(run.uri, "doc_id", doc_ids)
+    found = _crawled(run, doc_ids | {row["made_from"] for row in made})
+    for row in made:
+        about = {name: row[name] for name in ("made_from", "made_by", "prompt", "prompt_hash")}
+        found[row["doc_id"]] = (found.get(row["made_from"]) or dict.fromkeys(SOURCE)) | about
+    return found
+
+
+def _crawled(run: Run, doc_ids: set[str]) -> dict[str, dict]:
     wanted, found = pa.array(sorted(doc_ids), pa.string()), {}
     for part in locate.parts(run.uri, *sorted(doc_ids)):
         with storage.open_parquet(adopted.path(run.uri, CRAWL, part)) as parquet:
@@ -148,6 +159,9 @@ def show(rows: list[dict], top: int) -> None:
 def _origin(document: dict) -> list[Text]:
     """The URL, or what the source calls it, and where its record lies."""
     lines = ["taken down"] if document["taken_down"] else []
+    if source := document.get("made_from"):
+        prompt = f" by the prompt {document['prompt']}" if document["prompt"] else ""
+        lines.append(f"made from {source} by {document['made_by']}{prompt}")
     lines.append(document["url"] or document["source_id"] or "not from the crawl of this run")
     if document["warc_file"]:
         where = document["warc_offset"]

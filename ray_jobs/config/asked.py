@@ -64,7 +64,7 @@ RULES = (
     Rule(
         ("fetch.anonymous", "fetch.region"), "fetch.base: s3://…", lambda recipe: recipe.fetch.base.startswith("s3://")
     ),
-    _rule("crawl filter dedup decontaminate quality mixture", "sources"),
+    _rule("crawl filter dedup decontaminate quality synthesize mixture", "sources"),
     _rule("extract", "sources.type: warc, html, commoncrawl"),
     _rule(
         "languages",

@@ -11,6 +11,7 @@ from curation.policy.keys import nearest
 from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
 from ray_jobs.config.mixture import Mixture, Tokenize
 from ray_jobs.config.parallel import Parallel
+from ray_jobs.config.synthesis import Synthesize
 from ray_jobs.config.training import ItemRows, Train
 from ray_jobs.config.wildbench import Wildbench
 
@@ -104,6 +105,7 @@ class Recipe(Section):
     decontaminate: Decontaminate = Decontaminate()
     quality: Quality = Quality()
     parallel: Parallel = Parallel()
+    synthesize: Synthesize | None = None  # None: no text is made by a model
     tokenize: Tokenize = Tokenize()
     mixture: Mixture = Mixture()
     train: Train | None = None  # None: curation and mixture only
@@ -160,6 +162,8 @@ class Recipe(Section):
             for code in readings:
                 if code not in (known := (*self.languages, "default", "instructions")):
                     raise ValueError(f"mixture.max_epochs: {code!r} is not in `languages`{nearest(code, [*known])}")
+        if self.synthesize and (sentence := self.synthesize.outside(self.languages)):
+            raise ValueError(sentence)
         names = [source.name for source in self.sources]
         pairs = [source.name for source in self.parallel.sources]
         if len({*names, *pairs}) != len(names) + len(pairs):

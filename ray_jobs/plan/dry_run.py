@@ -23,6 +23,7 @@ from ray_jobs.plan import model as sizes
 from ray_jobs.plan.model import nets, updated
 from ray_jobs.run import bases, graph, preflight, wildbench_choice
 from ray_jobs.run.graph import BASE, CONTROL_1, LONG_CONTEXT, PRETRAIN_1, PRUNE
+from ray_jobs.stages.synthetic import synthesize
 from ray_jobs.training import budget, fit, longer
 from train import model
 from train.batches.decoder import CausalLM
@@ -50,6 +51,7 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
         "pruning": _pruning(recipe),
         "missing": list(preflight.absent(recipe, stages, stages)),
         "judging": _judging(recipe, stages, run_uri),
+        "synthesis": synthesize.before(recipe, run_uri) if recipe.synthesize else [],
         "added_tokens": bases.added_tokens(recipe),
         "models": {"base": _model(base), "model": _model(grown)} if train.expand else {"model": _model(learns)},
         "workers": train.workers,
@@ -122,7 +124,7 @@ def show(described: dict) -> None:
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
-    for sentence in (*described["rotation"], *described["pruning"], *described["judging"]):
+    for sentence in (*described["rotation"], *described["pruning"], *described["synthesis"], *described["judging"]):
         lines += terminal.paragraph(sentence)
     for sentence in described["missing"]:
         lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")

@@ -7,7 +7,7 @@ the same bytes, so a push that was interrupted sends again only what is not ther
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mixture.order import ledger
 from ray_jobs.errors import UserError
 from ray_jobs.publish import croissant, rights
 from ray_jobs.run import adopted
-from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, POLICY, QUALITY, SIGNALS
+from ray_jobs.run.graph import CRAWL, DECONTAMINATE, DEDUP, POLICY, QUALITY, SIGNALS, SYNTHESIZE
 from ray_jobs.run.run import Run
 from ray_jobs.training import data_order
 
@@ -39,9 +39,17 @@ COLUMNS = {
     "quality": "score of the quality classifier, 0 to 1",
 }
 """Column -> what it holds. Titles stay away: they are not masked."""
+MADE = {
+    "made_from": "id of the document that a model made the text of; empty: nobody's",
+    "made_by": "the model",
+    "prompt": "name of the prompt",
+    "prompt_hash": "SHA-256 of the prompt, 16 digits",
+    "model_licence": "licence of the model",
+}
+"""More columns of a corpus with texts that models made."""
 FILE_BYTES = 256_000_000  # of text in a file
 NO_RIGHT, RESERVED, TAKEN = "licence forbids it", "page reserves its use", "taken down"
-FUNNEL = (CRAWL, SIGNALS, POLICY, DEDUP, DECONTAMINATE, QUALITY)
+FUNNEL = (CRAWL, SIGNALS, POLICY, DEDUP, DECONTAMINATE, QUALITY, SYNTHESIZE)
 
 
 @dataclass
@@ -66,15 +74,19 @@ def write(run: Run, folder: str, *, name: str, url: str, licence: str | None, le
     stage = next((name for name in LAST if name in {one.name for one in run.stages}), None)
     if stage is None:
         raise UserError(f"{run.uri}: its recipe has no sources, so there is no corpus")
-    if not run.stands(stage):
+    made = {one.name for one in run.stages} & {SYNTHESIZE}
+    if missing := next((one for one in (stage, *made) if not run.stands(one)), None):
         raise UserError(
-            f"{run.uri}: there is no corpus yet as its recipe asks for one: {stage} is not done; "
-            f"`pinisi run … --until {stage}` does it"
+            f"{run.uri}: there is no corpus yet as its recipe asks for one: {missing} is not done; "
+            f"`pinisi run … --until {missing}` does it"
         )
     counted = Counted()
     gone = taken_down(run.uri)
-    with _Files(folder) as files:
-        for part in storage.glob(adopted.path(run.uri, stage, "part-*.parquet")):
+    columns = _columns(run)
+    with _Files(folder, columns) as files:
+        for part in [
+            part for read in (stage, *made) for part in storage.glob(adopted.path(run.uri, read, "part-*.parquet"))
+        ]:
             pages = _signs(adopted.path(run.uri, CRAWL, part.rsplit("/", 1)[1]))
             for row in _rows(part):
                 if reason := _why_not(row, gone, pages):
@@ -96,7 +108,7 @@ def write(run: Run, folder: str, *, name: str, url: str, licence: str | None, le
         description=_description(counted),
         licence=licence,
         files=data,
-        columns=COLUMNS,
+        columns=columns,
         personal=_personal(run, counted),
     )
     Path(folder, "croissant.json").write_text(croissant.text(described), "utf-8")
@@ -115,7 +127,7 @@ def card(run: Run, name: str, licence: str | None, counted: Counted) -> str:
         total=total,
         size="1M<n<10M" if total > 1_000_000 else _size_category(total),
         languages=sorted(counted.documents),
-        columns=COLUMNS,
+        columns=_columns(run),
         manifests=manifests,
         rules=Counter({rule: n for made in manifests.values() for rule, n in made.get("rules", {}).items()}),
         personal=_personal(run, counted),
@@ -123,6 +135,10 @@ def card(run: Run, name: str, licence: str | None, counted: Counted) -> str:
         reserves=rights.RESERVES,
         urls={source.name: source.path for source in run.recipe.sources if source.type == "hf"},
     )
+
+
+def _columns(run: Run) -> dict[str, str]:
+    return COLUMNS | (MADE if run.recipe.synthesize else {})
 
 
 def warnings(counted: Counted, licence: str | None, public: bool) -> list[str]:
@@ -146,8 +162,8 @@ def taken_down(run_uri: str) -> set[str]:
 class _Files:
     """Files of each language, `data/<lang>/part-00000.parquet` and so on, in the order of the documents."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, columns: Mapping[str, str]) -> None:
+        self.folder, self.columns = Path(folder), columns
         self.waiting: dict[str, list[dict]] = defaultdict(list)
         self.held: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
@@ -166,7 +182,7 @@ class _Files:
 
     def add(self, row: dict) -> None:
         lang = row["lang"]
-        self.waiting[lang].append({name: row.get(name) for name in COLUMNS})
+        self.waiting[lang].append({name: row.get(name) for name in self.columns})
         self.held[lang] += len(row["text"])
         if self.held[lang] >= FILE_BYTES // 64:
             self._flush(lang)
@@ -183,20 +199,21 @@ class _Files:
             name = f"data/{lang}/part-{len(self.names[lang]):05d}.parquet"
             self.names[lang].append(name)
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            self.open[lang] = pq.ParquetWriter(self.folder / name, SCHEMA, compression="zstd")
-        self.open[lang].write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            self.open[lang] = pq.ParquetWriter(self.folder / name, _schema(self.columns), compression="zstd")
+        self.open[lang].write_table(pa.Table.from_pylist(rows, schema=_schema(self.columns)))
         self.sizes[lang] += self.held.pop(lang)
         if self.sizes[lang] >= FILE_BYTES:
             self.open.pop(lang).close()
             self.sizes[lang] = 0
 
 
-SCHEMA = pa.schema([(name, pa.float32() if name == "quality" else pa.string()) for name in COLUMNS])
+def _schema(columns: Iterable[str]) -> pa.Schema:
+    return pa.schema([(name, pa.float32() if name == "quality" else pa.string()) for name in columns])
 
 
 def _rows(part: str) -> Iterator[dict]:
     with storage.open_parquet(part) as parquet:
-        wanted = [name for name in (*COLUMNS, "pii") if name in parquet.schema_arrow.names]
+        wanted = [name for name in (*COLUMNS, *MADE, "pii") if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(256, columns=wanted):
             yield from batch.to_pylist()
 
@@ -213,7 +230,7 @@ def _signs(part: str) -> dict[str, list[str]]:
 
 
 def _why_not(row: dict, gone: set[str], pages: dict[str, list[str]]) -> str | None:
-    if row["doc_id"] in gone:
+    if row["doc_id"] in gone or row.get("made_from") in gone:
         return TAKEN
     if rights.forbids(row["licence"] or ""):
         return NO_RIGHT

@@ -21,6 +21,7 @@ from ray_jobs.report import partial as partial_section
 from ray_jobs.report import pruning as pruning_section
 from ray_jobs.report import regmix as regmix_section
 from ray_jobs.report import selection as selection_section
+from ray_jobs.report import synthesis as synthesis_section
 from ray_jobs.report import tasks as tasks_section
 from ray_jobs.report import watch as watch_section
 from ray_jobs.report import wildbench as wildbench_section
@@ -50,6 +51,7 @@ from ray_jobs.run.graph import (
     SFT_2,
     SFT_DATA,
     SFT_SELECT,
+    SYNTHESIZE,
     TASKS,
     TOKENIZE,
     WEIGHTS,
@@ -96,6 +98,7 @@ def written(uri: str, recipe: Recipe, stages: list[str]) -> str:
             signals=histograms.section(uri) if POLICY in manifests else None,
             clusters=clusters.section(uri, recipe.seed) if DEDUP in manifests else None,
             most_chars=shown.MOST_CHARS,
+            synthesis=synthesis_section.section(manifests.get(SYNTHESIZE, {})),
             mixture=_mixture(uri),
             regmix=regmix_section.section(uri) if WEIGHTS in manifests else None,
             curves=[(title, Markup(svg)) for title, svg in curves.losses(records)],

@@ -55,6 +55,7 @@ OUTSIDE = (
     "ray_jobs.run.keeping",
     "ray_jobs.run.locate",
     "ray_jobs.run.lock",
+    "ray_jobs.run.made_from",
     "ray_jobs.run.preflight",
     "ray_jobs.run.progress",
     "ray_jobs.run.run",
@@ -76,6 +77,7 @@ DATA = {
     "curation.parallel.documents": "curation/parallel/templates/*.yaml",
     "ray_jobs.report.model_card": "ray_jobs/templates/*.md",
     "ray_jobs.report.page": "ray_jobs/templates/*.html",
+    "ray_jobs.stages.synthetic.prompts": "ray_jobs/stages/synthetic/prompts/*.yaml",
     "train.long.templates": "train/long/*.yaml",
     "train.tasks.task": "train/tasks/**/*.yaml",
 }

@@ -52,6 +52,7 @@ PARALLEL_DEDUP = "parallel/dedup"
 PARALLEL_ALIGN = "parallel/align"
 PARALLEL_DECONTAMINATE = "parallel/decontaminate"
 PARALLEL_DOCUMENTS = "parallel/documents"
+SYNTHESIZE = "synthesize"
 TOKENIZE = "tokenize"
 PROXIES = "regmix/proxies"
 WEIGHTS = "regmix/weights"
@@ -104,7 +105,7 @@ class Stage:
 GROWN = "(expand, or base)"  # stands for the model that pre-training starts from
 FOUNDATION = "(long_context, pretrain/stage2, or base)"  # stands for the model that is aligned
 MIXED = ("base", "pretrain", "prune", "adapt.long_context")  # jobs that read the mixture
-TRAINED_ON = (QUALITY, SFT_DATA)  # where texts lie that models read
+TRAINED_ON = (QUALITY, SYNTHESIZE, SFT_DATA)  # where texts lie that models read
 PRUNED = "(pretrain/stage2, or long_context)"  # stands for the model that is pruned
 TUNED = "(sft/stage2, or stage1)"  # stands for the last model of instruction tuning
 ALIGNED = "(the last round, or the last of instruction tuning)"  # stands for the model that answers
@@ -222,9 +223,22 @@ STAGES = (
         ("parallel.templates",),
     ),
     Stage(
+        SYNTHESIZE,
+        "synthetic.synthesize",
+        (POLICY, QUALITY),
+        ("synthesize", "languages", "language", "filter", "decontaminate", "seed"),
+        lambda recipe: _corpus(recipe) and recipe.synthesize is not None,
+        (
+            *("synthesize.prompts", "decontaminate.against", "language.model"),
+            *("filter.language_files", "filter.word_lists", "filter.perplexity_models"),
+        ),
+        ("filter.signals",),
+        keeps=True,
+    ),
+    Stage(
         TOKENIZE,
         "tokenize",
-        (QUALITY, PARALLEL_DOCUMENTS),
+        (QUALITY, PARALLEL_DOCUMENTS, SYNTHESIZE),
         ("tokenize", "seed", "quality.top_share", "train.sft.instruct"),
         files=("train.sft.instruct", "tokenize.parallel"),
     ),

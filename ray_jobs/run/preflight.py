@@ -187,7 +187,7 @@ def _readable(uris: list[str], key: str) -> None:
 def languages(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
     """Languages, rules and models that a stage would refuse after all the crawling."""
     # of a language without a file the identifier does not know either, so that is said first, and alone
-    for job in ("filter_policy", "language", "filter_signals"):
+    for job in ("filter_policy", "language", "filter_signals", "synthetic.synthesize"):
         for stage in waiting:
             if stage.job == job:
                 said = list(_said(importlib.import_module(f"ray_jobs.stages.{job}").check, recipe))

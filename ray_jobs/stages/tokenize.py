@@ -24,10 +24,10 @@ from mixture.tokenizer.encoder import Encoder
 from ray_jobs.alignment import chats
 from ray_jobs.errors import UserError
 from ray_jobs.prepare import own_tokenizer
-from ray_jobs.run.graph import PARALLEL_DOCUMENTS, QUALITY
+from ray_jobs.run.graph import PARALLEL_DOCUMENTS, QUALITY, SYNTHESIZE
 from ray_jobs.run.job import Job
 from ray_jobs.work.rows import write_ledger
-from ray_jobs.work.shards import run_kernel
+from ray_jobs.work.shards import run_one, run_parts, totals
 from ray_jobs.work.tasks import map_on_ray
 from train.chat import conversations
 
@@ -67,7 +67,10 @@ def run(job: Job) -> dict:
         return {"vocab_size": len(tokenizer)}
     if settings.dropout:
         Encoder(tokenizer, settings.dropout)  # a tokenizer that does not allow it is said here, not on a worker
-    result = run_kernel(job, QUALITY, _kernel, folder, rates, settings.dropout, settings.seed)
+    read = [stage for stage in (QUALITY, SYNTHESIZE) if job.has(stage)]
+    how = (_kernel, folder, rates, settings.dropout, settings.seed)
+    markers = [marker for stage in read for marker in run_parts(job, stage, run_one, *how)]
+    result = totals(markers, docs_in=sum(job.manifest(stage)["docs_out"] for stage in read))
     vocab, eod = len(tokenizer), document_tokens.end(tokenizer)
     parts = {uri: storage.read_json(_marker(uri))["docs_per_lang"] for uri in storage.glob(job.path("part-*.parquet"))}
     languages = sorted(result["docs_per_lang"])
@@ -184,7 +187,7 @@ def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> 
     encoder = Encoder(tokenizers.load(storage.localize(folder)), dropout, seed)
 
     def encode(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        held = pa.array(heldout(batch, rates), pa.bool_())
+        batch, held, gone = _apart(batch, rates)
         tokens = encoder.documents(batch["text"], batch["doc_id"])
         columns = {
             **{name: batch[name] for name in ("doc_id", "lang", "url", "licence", "quality")},
@@ -194,9 +197,24 @@ def _kernel(folder: str, rates: dict[str, float], dropout: float, seed: int) -> 
             "heldout": held,
             "text": pc.if_else(held, batch["text"], pa.scalar(None, pa.string())),
         }
-        return pa.RecordBatch.from_arrays([columns[n] for n in PARTS.names], schema=PARTS), ledger_rows("tokenize", [])
+        return pa.RecordBatch.from_arrays([columns[n] for n in PARTS.names], schema=PARTS), gone
 
     return encode
+
+
+def _apart(batch: pa.RecordBatch, rates: dict[str, float]) -> tuple[pa.RecordBatch, pa.BooleanArray, pa.RecordBatch]:
+    """(Documents, which are held out, ledger). Text that a model made measures nothing, so it is never held out; made of a
+    held-out document it would give that away, so it leaves."""
+    if "made_from" not in batch.schema.names:
+        return batch, pa.array(heldout(batch, rates), pa.bool_()), ledger_rows("tokenize", [])
+    of = pa.table({"doc_id": batch["made_from"], "lang": batch["made_from_lang"]})
+    leaves = pa.array(heldout(of, rates), pa.bool_())
+    gone = [
+        {**{name: row[name] for name in ("doc_id", "url", "lang")}, "rule": "of_heldout", "detail": row["made_from"]}
+        for row in batch.filter(leaves).to_pylist()
+    ]
+    batch = batch.filter(pc.invert(leaves))
+    return batch, pa.array([False] * batch.num_rows, pa.bool_()), ledger_rows("tokenize", gone)
 
 
 def _marker(part: str) -> str:

@@ -18,7 +18,7 @@ from curation import decontaminate
 from ray_jobs.config.given import given
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run import row_files
-from ray_jobs.run.graph import QUALITY, SFT_DATA
+from ray_jobs.run.graph import QUALITY, SFT_DATA, SYNTHESIZE
 from ray_jobs.run.job import Job
 from ray_jobs.work.tasks import map_on_ray, written
 from train.tasks.task import Item
@@ -44,8 +44,8 @@ def search(job: Job, items: Sequence[tuple[str, Item]]) -> dict[Key, list[str]]:
 
     A killed stage goes on behind the last part."""
     langs = sorted(read_languages(job.recipe))
-    has_documents = QUALITY in job.stage.inputs and langs
-    parts = storage.glob(job.input(QUALITY, "part-*.parquet")) if has_documents else []
+    read = [stage for stage in (QUALITY, SYNTHESIZE) if stage in job.stage.inputs and langs]
+    parts = [part for stage in read for part in storage.glob(job.input(stage, "part-*.parquet"))]
     sources = dict.fromkeys(parts, "documents")
     if SFT_DATA in job.stage.inputs:
         sources[job.input(SFT_DATA, "rows.jsonl")] = "chats"

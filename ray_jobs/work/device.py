@@ -19,7 +19,7 @@ def wants_gpus(job: Job) -> bool:
     """Whether models run on GPUs: `train.device`, or, when that is auto, whether this machine or the cluster has one."""
     import torch
 
-    device = job.train.device
+    device = job.recipe.train.device if job.recipe.train else "auto"  # models also rewrite a corpus without training
     if device != "auto" or torch.cuda.is_available():
         return device != "cpu"
     if not job.ray:

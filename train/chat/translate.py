@@ -102,9 +102,12 @@ def translate(
     beams: int = 4,
     batch_tokens: int = 4096,
     max_sentence_tokens: int = 500,
+    split: Callable[[str, bool], list[tuple[str, bool]]] | None = None,
 ) -> list[tuple[str, str]]:
-    """(translation, "") of each text, or ("", why there is none). Equal texts and settings give equal translations."""
-    pieces = [split(text, keep) for text in texts]
+    """(translation, "") of each text, or ("", why there is none). Equal texts and settings give equal translations.
+
+    `split`: another way to cut a text than that of this module."""
+    pieces = [(split or _split)(text, keep) for text in texts]
     sentences = sorted({sentence for found in pieces for sentence, wanted in found if wanted})
     done = _sentences(translator, sentences, beams, batch_tokens, max_sentence_tokens)
     results = []
@@ -124,6 +127,9 @@ def split(text: str, keep: bool = True) -> list[tuple[str, bool]]:
         pieces.append((match.group(), False))
         start = match.end()
     return pieces + _lines(text[start:])
+
+
+_split = split  # under a name that no argument has
 
 
 def _lines(text: str) -> list[tuple[str, bool]]:

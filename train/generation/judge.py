@@ -43,6 +43,7 @@ Give your reasons in a few sentences. Then end with a line that has nothing but 
 
 MAX_ANSWER_CHARS = 8000  # of each answer that the judge gets to see; SEA-WildBench cuts at 1,000 words
 CUT_OFF = "[Here the answer was cut off: it reached its limit of tokens before its end.]"
+CUT = "the reply reached its limit of tokens before its end"
 MAX_REPLY_BYTES = 1 << 20
 MAX_PAUSE_SECONDS = 60.0
 REACH_SECONDS = 20.0  # for a first sign of life
@@ -57,6 +58,8 @@ class Judge:
     `key_variable`, and none is sent when that is empty. `request`: more fields of the request.
 
     At most `concurrency` requests at a time; each is sent up to `attempts` times, after `pause_seconds` doubled each time.
+    `called` and `asks` are what errors call the model and what it is asked for. `whole`: a reply that reached its limit of
+    tokens is none.
     """
 
     base_url: str
@@ -67,12 +70,17 @@ class Judge:
     attempts: int = 6
     timeout_seconds: float = 120.0
     pause_seconds: float = 1.0
+    called: str = "judge"
+    asks: str = "pairs"
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("https://", "http://")):
-            raise ValueError(f"base_url of the judge must begin with https:// or http://, not be {self.base_url!r}.")
+            raise ValueError(
+                f"base_url of the {self.called} must begin with https:// or http://, not be {self.base_url!r}."
+            )
         if self.concurrency < 1 or self.attempts < 1:
-            raise ValueError("concurrency and attempts of the judge must be at least 1.")
+            raise ValueError(f"concurrency and attempts of the {self.called} must be at least 1.")
 
 
 class Judgement(NamedTuple):
@@ -148,8 +156,8 @@ def reach(judge: Judge) -> None:
             if not attempt:
                 time.sleep(judge.pause_seconds)
     raise ValueError(
-        f"The judge at {judge.base_url} cannot be reached ({problem}); start it or correct its base_url, and run again: what "
-        "is done is kept."
+        f"The {judge.called} at {judge.base_url} cannot be reached ({problem}); start it or correct its base_url, and "
+        "run again: what is done is kept."
     )
 
 
@@ -229,18 +237,22 @@ class _Line:
         key = _key(self.judge, body)
         uri = _place(self.cache, key)
         if storage.exists(uri):
-            return storage.read_json(uri)["reply"], None
+            kept = storage.read_json(uri)
+            return kept["reply"], kept.get("problem")
         reply, problem = self._ask(body, key)
-        if reply is not None:
-            storage.write_json(uri, {"model": self.judge.model, "reply": reply})
+        answered = reply is not None or problem == CUT
+        if answered:
+            storage.write_json(
+                uri, {"model": self.judge.model, "reply": reply, **({"problem": CUT} if problem else {})}
+            )
         with self.lock:
-            self.failures = 0 if reply is not None else self.failures + 1
+            self.failures = 0 if answered else self.failures + 1
             given_up = self.failures >= GIVE_UP
         if given_up:
             self.stopped.set()
             raise ValueError(
-                f"The judge at {self.judge.base_url} gave no reply to {GIVE_UP} pairs in a row ({problem}). What it has said "
-                "is kept: run again to go on, or go on without a judge."
+                f"The {self.judge.called} at {self.judge.base_url} gave no reply to {GIVE_UP} {self.judge.asks} in a row "
+                f"({problem}). What it has said is kept: run again to go on, or go on without a {self.judge.called}."
             )
         return reply, problem
 
@@ -252,7 +264,8 @@ class _Line:
             pause = min(self.judge.pause_seconds * 2**attempt, MAX_PAUSE_SECONDS)
             pause *= 0.5 + int(key[attempt % len(key)], 16) / 16  # so that refused threads do not come back together
             try:
-                return self._post(body), None
+                reply = self._post(body)
+                return reply, CUT if reply is None else None
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code}: {_said(error)}"
                 if error.code in _REFUSED:
@@ -260,8 +273,8 @@ class _Line:
                 if error.code < 500 and error.code not in _RETRIED:
                     self.stopped.set()
                     raise ValueError(
-                        f"The judge at {self.judge.base_url} refuses every request ({problem}); look at its base_url and "
-                        f"model and at the key in {self.judge.key_variable or 'key_variable'}."
+                        f"The {self.judge.called} at {self.judge.base_url} refuses every request ({problem}); look at its "
+                        f"base_url and model and at the key in {self.judge.key_variable or 'key_variable'}."
                     ) from None
                 pause = max(pause, _retry_after(error))
             except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
@@ -270,15 +283,19 @@ class _Line:
                 self.stopped.wait(pause)
         return None, problem
 
-    def _post(self, body: dict) -> str:
-        """Raises HTTPError, OSError, or, for a reply that is not of this protocol, ValueError, LookupError or TypeError."""
+    def _post(self, body: dict) -> str | None:
+        """The reply; None for one that is wanted whole and was cut. Raises HTTPError, OSError, or, for a reply that is not of
+        this protocol, ValueError, LookupError or TypeError."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(self.judge.key_variable):
             headers["Authorization"] = f"Bearer {key}"
         url = f"{self.judge.base_url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         with self.opener.open(request, timeout=self.judge.timeout_seconds) as answer:
-            content = json.loads(answer.read(MAX_REPLY_BYTES))["choices"][0]["message"]["content"]
+            choice = json.loads(answer.read(MAX_REPLY_BYTES))["choices"][0]
+        content = choice["message"]["content"]
+        if self.judge.whole and choice.get("finish_reason") == "length":
+            return None
         if not isinstance(content, str):
             raise TypeError("the reply has no text")
         return content

@@ -24,13 +24,14 @@ ROWS = {
 } | DRAFTS  # read conversations of the user
 TRAINED = {"adapt.draft", "adapt.long_context", "base", "dpo", "pretrain", "prune", "reward", "sft"}  # run the loop
 JUDGED = "evaluation.wildbench"
+MADE = "synthetic.synthesize"
 ASKED = {"evaluation.long", "evaluation.tasks"}  # ask a model
 SCORED = {"dpo_watch", "evaluation.bits_per_byte", "export", "sft_select", JUDGED} | ASKED | DRAFTS  # measure a model
 
 EDITS = {
     "mixture/order/sampler.py": TRAINED | {"regmix_proxies"},
-    "train/chat/formats.py": ROWS | {JUDGED},
-    "ray_jobs/alignment/chats.py": ROWS | {JUDGED},
+    "train/chat/formats.py": ROWS | {JUDGED, MADE},
+    "ray_jobs/alignment/chats.py": ROWS | {JUDGED, MADE},
     "mixture/bpe/learn.py": {"tokenize"},
     "ray_jobs/stages/evaluation/judges.py": {JUDGED},
     "train/generation/checklist.py": {JUDGED},
@@ -41,11 +42,11 @@ EDITS = {
     "train/drafts/glide.py": {"adapt.draft"},
     "train/drafts/loops.py": DRAFTS,
     "train/kernels/chosen.py": {"pretrain"},
-    "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies"},
+    "train/kernels/cross_entropy.py": TRAINED | SCORED | {"regmix_proxies", MADE},
     "train/methods/reward.py": {"reward"},
     "train/preference_losses/lr_dpo.py": {"dpo", "dpo_watch"},
-    "curation/signals/text_signals.py": {"filter_signals"},
-    "curation/languages/th.yaml": {"filter_policy", "filter_signals"},
+    "curation/signals/text_signals.py": {"filter_signals", MADE},
+    "curation/languages/th.yaml": {"filter_policy", "filter_signals", MADE},
     "curation/languages/vi.yaml": set(),
     "curation/sources/warc.py": {"crawl"},
     "curation/parallel/tmx.py": {"parallel.pairs"},
@@ -60,6 +61,8 @@ EDITS = {
     "ray_jobs/report/data/smallest.py": {"report"},
     "ray_jobs/templates/report.html": {"report"},
     "ray_jobs/templates/data.html": {"report"},
+    "ray_jobs/stages/synthetic/prompts/translate.yaml": {MADE},
+    "ray_jobs/run/made_from.py": set(),
     "ray_jobs/commands/status.py": set(),
     "ray_jobs/commands/status_page.py": set(),
     "ray_jobs/config/recipe.py": set(),
@@ -197,7 +200,6 @@ ALONE = [
     "mixture/tokenizer/fertility.py",
     "ray_jobs/cli.py",
     "ray_jobs/exits.py",
-    "train/chat/translate.py",
     "train/export/gguf.py",
 ]
 """Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""

@@ -89,6 +89,7 @@ READERS = {  # of a key, or of all below it that have no row of their own: the s
     "decontaminate": {"decontaminate"},
     "quality": {"quality"},
     "quality.top_share": {"quality", "tokenize"},
+    "synthesize": {"synthesize"},
     "tokenize": {"tokenize"},
     "mixture": PLANNED,
     "mixture.temperature": {*PLANNED, "base"},

@@ -33,7 +33,7 @@ class SynthesisTask(Section):
     @property
     def made_by(self) -> str:
         """The model, as columns and tables name it."""
-        return self.endpoint.model if self.endpoint else (self.model or "").rstrip("/").rsplit("/", 1)[-1]
+        return self.endpoint.called if self.endpoint else (self.model or "").rstrip("/").rsplit("/", 1)[-1]
 
     @model_validator(mode="after")
     def _fits_engine(self) -> SynthesisTask:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypedDict
 
 import pyarrow as pa
@@ -76,8 +76,8 @@ class Task(TypedDict):
 
     made: list[Made]
     recipe: Recipe
+    kernels: list[Kernel]  # made where the run was started, so that files and functions of the user are found
     sets: list[str]  # of evaluation
-    thresholds: dict[str, dict]
     models: dict[str, str]  # language -> quality classifier
     out: str
     ledger: str
@@ -99,7 +99,7 @@ def shard(task: Task) -> dict:
             left.append(made["row"])
     batch = pa.RecordBatch.from_pylist(left, schema=TEXTS)
     drops = [ledger_rows(STAGE, refused)]
-    for kernel in (_in_language(recipe), *_as_pages(task)):
+    for kernel in (*task["kernels"], *_without_items(recipe, task["sets"])):
         batch, gone = kernel(batch) if batch.num_rows else (batch, ledger_rows(STAGE, []))
         drops.append(_ours(gone))
     rows = batch.select([name for name in TEXTS.names if name != "quality"]).to_pylist()
@@ -202,12 +202,14 @@ def _in_language(recipe: Recipe) -> Kernel:
     return check
 
 
-def _as_pages(task: Task) -> list[Kernel]:
-    """Masking and signals, the bounds of each language, evaluation sets."""
-    recipe, config = task["recipe"], task["recipe"].filter
+def kernels(recipe: Recipe, thresholds: dict[str, dict]) -> list[Kernel]:
+    """What pages meet too: the identifier, masking and signals, the bounds of each language with the `thresholds` of
+    `filter/policy`."""
+    config = recipe.filter
     langs = list(recipe.languages)
     lists = word_lists.read(config.word_lists) if config.word_lists else {}
-    kernels: list[Callable] = [
+    found: list[Kernel] = [
+        _in_language(recipe),
         Measure(
             langs,
             lists or None,
@@ -215,18 +217,20 @@ def _as_pages(task: Task) -> list[Kernel]:
             perplexity_models=config.perplexity_models,
             own=OwnSignals(config.signals, os.getcwd()),
             folder=config.language_files,
-        )
+        ),
     ]
     assert recipe.synthesize is not None
     if recipe.synthesize.accept.policy:
         rules = with_perplexity(config.policy, config.perplexity_models, langs)
         names = own_names(config)
-        kernels.append(policy.policy_kernel(langs, rules, lists, task["thresholds"], names, config.language_files))
-    if task["sets"]:
-        given = recipe.decontaminate
-        lengths = decontaminate.Lengths(given.words, given.letters, given.han)
-        kernels.append(decontaminate.decontaminate_kernel(task["sets"], given.fields, lengths))
-    return kernels
+        found.append(policy.policy_kernel(langs, rules, lists, thresholds, names, config.language_files))
+    return found
+
+
+def _without_items(recipe: Recipe, sets: list[str]) -> list[Kernel]:
+    given = recipe.decontaminate
+    lengths = decontaminate.Lengths(given.words, given.letters, given.han)
+    return [decontaminate.decontaminate_kernel(sets, given.fields, lengths)] if sets else []
 
 
 def _ours(gone: pa.RecordBatch) -> pa.RecordBatch:

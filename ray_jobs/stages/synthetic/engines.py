@@ -16,6 +16,7 @@ from ray_jobs.alignment import chats, generate
 from ray_jobs.config.given import given
 from ray_jobs.config.synthesis import SynthesisTask
 from ray_jobs.run import bases
+from ray_jobs.run.files import location
 from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.job import Job
 from ray_jobs.stages.synthetic import sentences
@@ -103,7 +104,7 @@ def _of_model(job: Job, task: SynthesisTask, texts: list[list[dict]]) -> list[Re
     gpus = device.wants_gpus(job)
     if task.engine == "vllm" and not gpus:
         raise ValueError(f"synthesize: task {task.name}: vllm needs a GPU, and this cluster has none; hf runs without.")
-    place, precision = given(task.model), job.recipe.train.precision if job.recipe.train else "bf16"
+    place, precision = _place(task), job.recipe.train.precision if job.recipe.train else "bf16"
     tokenizer = load_tokenizer({"tokenizer": place})
     config = bases.config_of(place)
     context = int(getattr(config.get_text_config(), "max_position_embeddings", 1 << 30)) if config else 1 << 30
@@ -139,11 +140,16 @@ def _of_model(job: Job, task: SynthesisTask, texts: list[list[dict]]) -> list[Re
     return found
 
 
+def _place(task: SynthesisTask) -> str:
+    """A folder absolute, because workers have other working directories, or a name of the hub."""
+    model = given(task.model)
+    return location(model) if storage.exists(model) else model
+
+
 def _translated(job: Job, task: SynthesisTask, rows: Sequence[Source]) -> list[Reply]:
     """By a translation model, pairs of languages apart; with `round_trip` back again too."""
     back = given(job.recipe.synthesize).accept.round_trip is not None
-    model = given(task.model)
-    common = {"model": model, "beams": task.beams, "back": back}
+    common = {"model": _place(task), "beams": task.beams, "back": back}
     where = job.path(DRAWN, digest([common, [row._asdict() for row in rows]]))
     tasks: list[dict] = []
     for source, target in sorted({(row.from_lang, row.lang) for row in rows}):

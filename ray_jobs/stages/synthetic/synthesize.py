@@ -55,7 +55,12 @@ def run(job: Job) -> dict:
         _make(job, {name: parts[name] for name in wave}, read)
     gone, share = _over_all(job, list(parts))
     tasks = [
-        (shard(job, name, _draft(job, name, "texts")), _draft(job, name, "dropped"), gone, [one.id for one in of])
+        (
+            shard(job, name, _draft(job, name, "texts")),
+            _draft(job, name, "dropped"),
+            {one.id: gone[one.id] for one in of if one.id in gone},
+            [one.id for one in of],
+        )
         for name, of in parts.items()
     ]
     markers = map_on_ray(job, _commit, tasks, "parts")
@@ -67,7 +72,7 @@ def run(job: Job) -> dict:
         "beyond_share": beyond,
         "share": share,
         "tasks": _by_task(job, own.tasks, read, asked, list(parts)),
-        "warnings": _warnings(own.tasks, asked, result),
+        "warnings": _warnings(asked, beyond, job.manifest(QUALITY)["bytes_per_lang"], result),
     }
 
 
@@ -87,7 +92,10 @@ def check(recipe: Recipe) -> None:
             model = given(task.model)
             tokenizer = translate.load_tokenizer(storage.localize(model) if storage.exists(model) else model)
             for lang in (*(task.languages or recipe.languages), *task.to):
-                translate.code(tokenizer, lang)
+                try:
+                    translate.code(tokenizer, lang)
+                except ValueError as error:
+                    raise UserError(f"{where}: {error}") from None
         elif task.model and bases.config_of(task.model) is None:
             raise UserError(f"{where}: the model {task.model} cannot be read here; correct the path or name")
 
@@ -205,7 +213,7 @@ def _make(job: Job, wave: dict[str, list[Asked]], read: list[Prompt | None]) -> 
     common = {
         "recipe": job.recipe,
         "sets": accept.evaluation_sets(job.recipe),
-        "thresholds": storage.read_json(thresholds) if storage.exists(thresholds) else {},
+        "kernels": accept.kernels(job.recipe, storage.read_json(thresholds) if storage.exists(thresholds) else {}),
         "models": {lang: job.input(QUALITY, "models", f"{lang}.bin") for lang in classifiers},
     }
     tasks = []
@@ -319,11 +327,12 @@ def _by_task(
     return found
 
 
-def _warnings(tasks: Sequence[SynthesisTask], asked: Sequence[Asked], result: dict) -> list[str]:
-    said = [
-        f"synthesize: task {task.name} has no document to make texts of"
-        for number, task in enumerate(tasks)
-        if not any(one.task == number for one in asked)
+def _warnings(asked: Sequence[Asked], beyond: dict[str, int], native: dict[str, int], result: dict) -> list[str]:
+    said = [] if asked or beyond else ["synthesize: no document meets what the tasks ask for, so no text is made"]
+    said += [
+        f"synthesize: no text in {lang} is made, as there is no document in {lang} that it could be a share of"
+        for lang in sorted(beyond)
+        if not native.get(lang)
     ]
     lost = result["rules"].get("no_answer", 0)
     if lost > len(asked) / 10:

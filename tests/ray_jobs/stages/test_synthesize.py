@@ -4,6 +4,7 @@ tiny NLLB, a tiny Qwen2 of noise."""
 import gzip
 import hashlib
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
@@ -126,7 +127,8 @@ def test_translations_with_their_provenance(asked, server):
         assert (row["made_by"], row["model_licence"]) == ("big-1", "apache-2.0") and row["url"] == ""
         assert (row["prompt"], row["prompt_hash"]) == ("translate", prompt.digest)
         request = prompt.filled(source["text"].strip(), "Indonesian", "English")
-        assert row["text"][:60] == translation(request).strip()[:60]  # masked and edited as pages are
+        said = translation(request)  # then masked and edited as pages are
+        assert re.sub(r"\W", "", row["text"])[:60] == re.sub(r"\W", "", said)[:60]
     assert server.bodies[0]["max_tokens"] == 2048 and server.bodies[0]["temperature"] == 0
     known = made_from.of(job.run_uri, "made_from", {rows[0]["made_from"]})
     assert [(one["doc_id"], one["made_by"]) for one in known] == [(rows[0]["doc_id"], "big-1")]
@@ -225,10 +227,25 @@ def test_no_language_has_more_than_its_share(asked, server):
     native = sum(len(text.encode()) for text in NATIVE)
     assert made["share"]["id"]["share"] == kept / (kept + native) and made["rules"]["share"] > 0
     tiny = asked([by_endpoint(server)], max_share={"id": 0.01}, fingerprint="g")
+    (said, left_out) = synthesize.before(tiny.recipe, tiny.run_uri)
+    assert "texts of 0.0 MB by big-1" in said and "at most" in said and "id 46" in left_out
+    own = by_endpoint(server)
+    own["endpoint"] |= {"input_per_million": 1e6, "output_per_million": 0}
+    (said,) = synthesize.before(asked([own]).recipe, tiny.run_uri)
+    assert re.search(
+        r"46 texts .* at most 46 requests, about [\d.]+ k tokens in .*, at most [\d,.]+ at the recipe's", said
+    )
+    (said,) = synthesize.before(tiny.recipe, None)
+    assert said == "synthesize: task en-id: at most 1,000 texts by big-1, counted after quality"
     sent = len(server.bodies)
+    tiny = asked([by_endpoint(server)], max_share={"id": 0.01}, fingerprint="g")
     made = synthesize.run(tiny)
     assert made["beyond_share"]["id"] > 30 and len(server.bodies) == sent  # what cannot stay is not paid for
     assert made["docs_in"] + made["beyond_share"]["id"] == len(ENGLISH)
+    none = synthesize.run(asked([by_endpoint(server, to=["th"])], fingerprint="h"))
+    assert none["warnings"] == [
+        "synthesize: no text in th is made, as there is no document in th that it could be a share of"
+    ]
 
 
 def test_the_best_by_quality_and_the_same_whatever_the_parts(asked, server):

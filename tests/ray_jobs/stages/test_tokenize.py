@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,10 @@ from cluster import storage
 from mixture.bpe import nfc
 from mixture.store.token_store import TokenStore
 from mixture.tokenizer import tokenizer as tokenizers
+from mixture.tokenizer.encoder import Encoder
+from ray_jobs.config.mixture import Tokenize
+from ray_jobs.errors import UserError
+from ray_jobs.stages import tokenize
 from ray_jobs.stages.tokenize import PARTS, _kernel, _write_pools
 
 TEXTS = [
@@ -87,3 +94,55 @@ def test_dropout_of_the_stage_is_that_of_document_and_seed(tokenizer):
     assert sum(parts[0]["n_tokens"].to_pylist()) > 1.02 * sum(plain["n_tokens"].to_pylist())
     for text, ids in zip(batch["text"].to_pylist(), parts[0]["tokens"].to_pylist(), strict=True):
         assert one.decode(ids) == nfc.text(text)
+
+
+def job_of(tmp_path, **settings):
+    """A run whose quality stage left 300 English documents and 8 Burmese ones, and the recipe's `tokenize` section."""
+    rng = np.random.default_rng(0)
+    words = {"en": "abcdefghij", "my": ["ကို", "ခါ", "ဂိ", "ငု", "စေ", "ဆံ", "ဇာ", "ညိ"]}
+    every = {lang: ["".join(rng.choice(list(of), 4)) for _ in range(500)] for lang, of in words.items()}
+    texts = [(lang, " ".join(rng.choice(every[lang], 40))) for lang, n in (("en", 300), ("my", 8)) for _ in range(n)]
+    rows = [
+        {"doc_id": hashlib.md5(str(i).encode()).hexdigest(), "lang": lang, "text": text}
+        for i, (lang, text) in enumerate(texts)
+    ]
+    storage.write_table(str(tmp_path / "quality" / "part-0.parquet"), pa.Table.from_pylist(rows))
+    sizes = {lang: sum(len(text.encode()) for of, text in texts if of == lang) for lang in words}
+    said = [(str(k), [rng.integers(500) for _ in range(30)]) for k in range(20)]
+    told = [
+        {"key": key, "lang": lang, "text": " ".join(every[lang][i] for i in numbers)}
+        for key, numbers in said
+        for lang in words
+    ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    return SimpleNamespace(
+        recipe=SimpleNamespace(tokenize=Tokenize(vocab_size=700, **settings)),
+        manifest=lambda stage: {"bytes_per_lang": sizes},
+        input=lambda stage, name: str(tmp_path / "quality" / name),
+    )
+
+
+def test_a_run_trains_as_its_recipe_says(tmp_path):
+    none = {"en": 0.0, "my": 0.0}
+    costs, read = {}, {}
+    said = {"parallel": str(tmp_path / "said.jsonl")}
+    for name, settings in {
+        "plain": {},
+        "even": {"temperature": 8},
+        "parity": {"parity": True, "pieces": "marks"},
+    }.items():
+        job, folder = job_of(tmp_path, **said, **settings), str(tmp_path / name)
+        read[name] = Counter(lang for lang, _ in tokenize._training_texts(job, none))
+        tokenize._train(job, none, folder)
+        costs[name] = tokenize._token_costs(folder)
+    assert read["plain"] == read["parity"] == {"en": 300, "my": 8}  # all text, once
+    assert read["even"]["en"] == 300 and read["even"]["my"] > 24
+    assert costs["plain"]["token_cost_per_lang"]["en"] == costs["even"]["token_cost_per_lang"]["en"] == 1.0
+    assert costs["even"]["token_cost_per_lang"]["my"] < costs["plain"]["token_cost_per_lang"]["my"]
+    assert costs["parity"]["token_cost_gini"] < 0.5 * costs["plain"]["token_cost_gini"]
+    tokenize._train(job_of(tmp_path), none, str(tmp_path / "without"))
+    assert tokenize._token_costs(str(tmp_path / "without")) == {}
+    Encoder(tokenizers.load(str(tmp_path / "parity")), 0.1)  # the fast encoder, also with dropout
+    (tmp_path / "said.jsonl").write_text('{"key": "1", "lang": "en", "text": "satu"}\n')
+    with pytest.raises(UserError, match="0 in more than one language"):
+        tokenize._train(job, none, folder)

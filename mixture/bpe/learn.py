@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from mixture.bpe.patterns import Rules
 from mixture.bpe.pretokenize import Tables, next_piece
 from mixture.bpe.utf8 import PADDING, load8, load64
 
@@ -35,7 +36,7 @@ WINDOW, ALPHA = 100, 2.0  # the paper's: of the last WINDOW merges a language ha
 class Pieces:
     """The distinct pieces of a language's texts, and how often each stands in training texts and in measured ones."""
 
-    def __init__(self, tables: Tables, rules) -> None:
+    def __init__(self, tables: Tables, rules: Rules) -> None:
         self.tables, self.rules = tables, rules
         self.slots = np.full(1 << 12, -1, np.int32)
         self.ends = np.zeros(1 << 11, np.int64)  # of piece i: its bytes are data[ends[i]:ends[i + 1]]

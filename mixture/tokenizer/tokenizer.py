@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -26,7 +27,7 @@ from cluster.chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
 from mixture.bpe.patterns import MARKS, QWEN2
 
 SPECIAL = [END_OF_TEXT, IM_START, IM_END]
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "eos_token": END_OF_TEXT,
     "pad_token": END_OF_TEXT,
     "extra_special_tokens": [IM_START, IM_END],

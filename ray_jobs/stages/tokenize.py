@@ -148,9 +148,15 @@ def _train(job: Job, held_rates: dict[str, float], folder: str) -> None:
     settings = job.recipe.tokenize
     parallel = own_tokenizer.parallel_documents(settings.parallel, "tokenize.parallel")
     texts = _training_texts(job, held_rates)
-    kind = {"vocab_size": settings.vocab_size, "parity": settings.parity, "pieces": settings.pieces}
     try:
-        made, judged = own_tokenizer.train(texts, folder, **kind, parallel=parallel)
+        made, judged = own_tokenizer.train(
+            texts,
+            folder,
+            vocab_size=settings.vocab_size,
+            parity=settings.parity,
+            pieces=settings.pieces,
+            parallel=parallel,
+        )
     except ValueError as error:
         raise UserError(f"tokenize: {error}") from error
     if judged:

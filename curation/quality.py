@@ -18,8 +18,9 @@ import ctypes
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import fasttext
 import numpy as np
@@ -47,6 +48,58 @@ CLUSTER = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Split:
+    """Examples of one language, (positives, negatives) each: to train on, and held out to measure; and good native texts."""
+
+    train: tuple[list[str], list[str]]
+    heldout: tuple[list[str], list[str]]
+    native: list[str]
+
+    def report(self, lang: str, scores: Sequence[np.ndarray], native: np.ndarray | None = None) -> dict:
+        """How many there are, and how good `scores` of the held-out ones and of the `native` texts are."""
+        report = {
+            "lang": lang,
+            **dict(zip(("positives", "negatives"), map(len, self.train), strict=True)),
+            **dict(zip(("heldout_positives", "heldout_negatives"), map(len, self.heldout), strict=True)),
+            "auc": round(auc(*scores), 4),
+        }
+        if native is not None and len(native):
+            above = float((native > np.median(scores[1])).mean())
+            report |= {
+                "native": len(native),
+                "above_median": round(above, 4),
+                "shortcut": above < 0.5 + len(native) ** -0.5,
+            }
+        return report
+
+
+def split(
+    positives: list[str],
+    negatives: list[str],
+    *,
+    per_side: int = 10_000,
+    min_examples: int = 20,
+    heldout_share: float = 0.1,
+    seed: int = 1,
+    native: Sequence[str] = (),
+) -> Split | None:
+    """Of each side the `per_side` texts with the smallest hashes; empty and repeated texts, and those on both sides, are left
+    out, and so are the `native` ones. `heldout_share` of them only measure. None when fewer than `min_examples` are left on a
+    side."""
+    checked = {_hash(text, seed): text for text in map(str.strip, native) if text}
+    sides = [{_hash(text, seed): text for text in map(str.strip, side) if text} for side in (positives, negatives)]
+    unused = (sides[0].keys() & sides[1].keys()) | checked.keys()
+    chosen = [[side[key] for key in sorted(side.keys() - unused)[:per_side]] for side in sides]
+    if min(map(len, chosen)) < max(2, min_examples):
+        return None
+    # The order is by hash already, so the first ones are a random choice.
+    cuts = [max(1, round(heldout_share * len(texts))) for texts in chosen]
+    good, rest = ((texts[cut:], texts[:cut]) for texts, cut in zip(chosen, cuts, strict=True))
+    natives = [checked[key] for key in sorted(checked)[:per_side]]
+    return Split((good[0], rest[0]), (good[1], rest[1]), natives)
+
+
 def train(
     positives: list[str],
     negatives: list[str],
@@ -61,28 +114,65 @@ def train(
 ) -> dict | None:
     """Train the classifier of `lang` and save it at the local `path`; returns what it was trained on and how good it is.
 
-    Of each side the `per_side` texts with the smallest hashes are used; empty and repeated texts, and those on both sides,
-    are left out. `heldout_share` of them only measure: `auc` is the probability that a held-out positive scores above a
-    held-out negative. None, and no file, when fewer than `min_examples` are left on a side.
+    Examples are chosen and held out as `split` does: `auc` is the probability that a held-out positive scores above a held-out
+    negative. None, and no file, when fewer than `min_examples` are left on a side.
 
     `native` are good texts written in the language, by choice of the user. They are never trained on, even where they are
     examples too. `above_median` is the share of them that scores above the median of the held-out negatives, and
     `shortcut` is true unless that is more than half by two standard errors: texts that it could not tell from the negatives
     would reach half. Then the classifier has learnt something else than quality.
     """
-    checked = {_hash(text, seed): text for text in map(str.strip, native) if text}
-    sides = [{_hash(text, seed): text for text in map(str.strip, side) if text} for side in (positives, negatives)]
-    unused = (sides[0].keys() & sides[1].keys()) | checked.keys()
-    chosen = [[side[key] for key in sorted(side.keys() - unused)[:per_side]] for side in sides]
-    if min(map(len, chosen)) < max(2, min_examples):
+    limits = {"per_side": per_side, "min_examples": min_examples, "heldout_share": heldout_share}
+    found = split(positives, negatives, **limits, seed=seed, native=native)
+    if found is None:
         return None
-    # The order is by hash already, so the first ones are a random choice.
-    cuts = [max(1, round(heldout_share * len(texts))) for texts in chosen]
-    heldout = [texts[:cut] for texts, cut in zip(chosen, cuts, strict=True)]
+    model = _fit({lang: found}, path, seed)
+    scores = [score(model, texts, lang) for texts in found.heldout]
+    return found.report(lang, scores, score(model, found.native, lang))
+
+
+def train_pooled(
+    examples: Mapping[str, tuple[list[str], list[str], list[str]]],
+    path: str,
+    *,
+    per_side: int = 10_000,
+    heldout_share: float = 0.1,
+    seed: int = 1,
+) -> dict[str, dict]:
+    """One classifier for all languages, from language -> (positives, negatives, native), saved at the local `path`.
+
+    Each language gives what `split` leaves of it, however few. Returns the report of each language that gave something; no
+    file when none did."""
+    parts = {
+        lang: found
+        for lang, (positives, negatives, native) in sorted(examples.items())
+        if (
+            found := split(
+                positives,
+                negatives,
+                per_side=per_side,
+                min_examples=2,
+                heldout_share=heldout_share,
+                seed=seed,
+                native=native,
+            )
+        )
+    }
+    if not parts:
+        return {}
+    model = _fit(parts, path, seed)
+    return {
+        lang: one.report(lang, [score(model, texts, lang) for texts in one.heldout], score(model, one.native, lang))
+        for lang, one in parts.items()
+    }
+
+
+def _fit(parts: Mapping[str, Split], path: str, seed: int) -> fasttext.FastText._FastText:
     lines = [
         f"{label} {segment(text, lang)}"
-        for label, texts, cut in zip((GOOD, REST), chosen, cuts, strict=True)
-        for text in texts[cut:]
+        for lang, one in parts.items()
+        for label, texts in zip((GOOD, REST), one.train, strict=True)
+        for text in texts
     ]
     lines.sort(key=lambda line: _hash(line, seed))
     with tempfile.TemporaryDirectory() as folder, _zeroed_allocations() as zeroed:
@@ -101,20 +191,7 @@ def train(
             verbose=0,
         )
     model.save_model(path)
-    scores = [score(model, texts, lang) for texts in heldout]
-    report = {
-        "lang": lang,
-        "positives": len(chosen[0]) - cuts[0],
-        "negatives": len(chosen[1]) - cuts[1],
-        "heldout_positives": cuts[0],
-        "heldout_negatives": cuts[1],
-        "auc": round(auc(*scores), 4),
-    }
-    if checked:
-        texts = [checked[key] for key in sorted(checked)[:per_side]]
-        above = float((score(model, texts, lang) > np.median(scores[1])).mean())
-        report |= {"native": len(texts), "above_median": round(above, 4), "shortcut": above < 0.5 + len(texts) ** -0.5}
-    return report
+    return model
 
 
 def load(path: str) -> fasttext.FastText._FastText:

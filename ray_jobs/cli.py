@@ -24,6 +24,7 @@ TRAINED = {
     "words": "stop words of every language, from documents: a folder for filter.word_lists",
     "lid": "a language identifier, from labelled documents: a folder for language.model",
     "lm": "language models for perplexity, from documents: a folder for filter.perplexity_models",
+    "quality": "a quality classifier on an encoder, from judged documents: a folder for quality.model",
     "tokenizer": "a byte-level BPE, from documents, with the fertility of each language: a folder for tokenize.tokenizer",
 }
 """What `pinisi train` makes -> its help; each is a module of ray_jobs/prepare."""

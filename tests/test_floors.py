@@ -30,7 +30,8 @@ FLOORS = {
     "curation": [
         ("spark_job",),
         ("parallel",),
-        ("dedup", "decontaminate", "quality", "commoncrawl", "extract", "lid", "signals"),
+        ("encoder",),
+        ("annotations", "dedup", "decontaminate", "quality", "commoncrawl", "extract", "lid", "signals"),
         ("lm", "policy", "sources"),
         ("text",),
         ("schema",),

@@ -13,6 +13,7 @@ from curation.policy.signal_schema import NGRAM_SIGNALS, SIGNALS
 
 EDITS = ("ascii_punctuation", "delete_url_tokens", "long_token_chars")
 BOUNDS = ("min", "max")
+LISTS = ("allowed", "forbidden")  # of strings and of true and false, which only annotations have
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Percentile:
 
 @dataclass(frozen=True)
 class Policy:
-    """One language. `rules` is signal -> bound (`min`, `max`) -> threshold; `ngram` is signal -> n."""
+    """One language. `rules` is signal -> bound (`min`, `max`) -> threshold; `lists` is signal -> `allowed` or `forbidden` ->
+    values; `ngram` is signal -> n."""
 
     lang: str
     name: str
@@ -34,6 +36,7 @@ class Policy:
     delete_url_tokens: bool = False
     long_token_chars: int | None = None  # longer tokens are deleted
     rules: Mapping[str, Mapping[str, float | Percentile]] = field(default_factory=dict)
+    lists: Mapping[str, Mapping[str, tuple[str | bool, ...]]] = field(default_factory=dict)
     ngram: Mapping[str, int] = field(default_factory=dict)
     stop_words: tuple[str, ...] | None = None
     flagged_words: tuple[str, ...] | None = None
@@ -63,10 +66,13 @@ def edits(section: object, where: str) -> dict:
     return switches
 
 
-def merge_rules(rules: dict, ngram: dict, new: object, where: str, own: tuple[str, ...] = ()) -> None:
-    """Lay `new` over `rules` and `ngram`: single bounds replace single bounds, off (false or null) removes all or one.
+def merge_rules(  # noqa: PLR0917
+    rules: dict, ngram: dict, new: object, where: str, own: tuple[str, ...] = (), lists: dict | None = None
+) -> None:
+    """Lay `new` over `rules`, `ngram` and `lists`: single bounds replace single bounds, off (false or null) removes all or one.
 
-    `own` are names of signals of the user (`curation.signals.own_signals`)."""
+    `own` are names of signals of the user (`curation.signals.own_signals`, and annotations); only these may have `lists`."""
+    lists = {} if lists is None else lists
     signals = (*SIGNALS, *own)
     for name in new if isinstance(new, Mapping) else ():
         if name not in signals and (reported := _reported(str(name), signals)):
@@ -74,11 +80,15 @@ def merge_rules(rules: dict, ngram: dict, new: object, where: str, own: tuple[st
     for signal, bounds in known(new, signals, where, "rules").items():
         if bounds is None or bounds is False:
             rules.pop(signal, None)
+            lists.pop(signal, None)
             continue
-        keys = (*BOUNDS, "n") if signal in NGRAM_SIGNALS else BOUNDS
+        keys = (*BOUNDS, "n") if signal in NGRAM_SIGNALS else (*BOUNDS, *LISTS) if signal in own else BOUNDS
         for key, value in known(bounds, keys, where, f"rules.{signal}").items():
             if value is None or value is False:
                 rules.get(signal, {}).pop(key, None)
+                lists.get(signal, {}).pop(key, None)
+            elif key in LISTS:
+                lists.setdefault(signal, {})[key] = _listed(value, where, f"rules.{signal}.{key}")
             elif isinstance(value, Mapping) and key != "n":
                 rules.setdefault(signal, {})[key] = _percentile(value, where, f"rules.{signal}.{key}")
             elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -91,12 +101,20 @@ def merge_rules(rules: dict, ngram: dict, new: object, where: str, own: tuple[st
                 ngram[signal] = value
 
 
+def _listed(value: object, where: str, path: str) -> tuple[str | bool, ...]:
+    """The values that a string, or true or false, may have or not."""
+    given = value if isinstance(value, list) else [value]
+    if not given or not all(isinstance(one, str | bool) for one in given):
+        raise ValueError(f"{where}: {path} must be a list of strings, or of true and false, not {value!r}")
+    return tuple(dict.fromkeys(given))
+
+
 def _reported(name: str, signals: tuple[str, ...]) -> str | None:
     """How to write what a report or the ledger calls `name`; None where that is no rule's name."""
     if name == "rules":
         return "its signals right below the language, without `rules`"
     signal, _, bound = name.rpartition("_")
-    return f"{signal}: {{{bound}: …}}" if bound in BOUNDS and signal in signals else None
+    return f"{signal}: {{{bound}: …}}" if bound in (*BOUNDS, *LISTS) and signal in signals else None
 
 
 def _percentile(value: Mapping, where: str, path: str) -> Percentile:

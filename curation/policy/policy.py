@@ -3,6 +3,7 @@
 A policy is read from `languages/default.yaml`, then `languages/script_<script>.yaml`, then `languages/<lang>.yaml`; each
 overrides single bounds of the ones before. A rule is a bound on one signal (`curation.policy.signal_schema`):
 `rules: {word_count: {min: 20, max: 100000}, char_repetition: {max: 0.106, n: 10}, flagged_ratio: off}`.
+A signal of others (`curation.annotations`) that is a string, or true or false, has `allowed` or `forbidden` values instead.
 A bound of a recipe may be `{percentile: 99}` of the reference documents instead of a number (`curation.policy.percentiles`). A
 document is kept when it breaks no rule; every rule that it breaks is a ledger row named after signal and bound.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from cluster import storage
@@ -57,10 +59,11 @@ def load(
         return policy
     where = f"filter.policy override of {lang}"
     rules = {signal: dict(bounds) for signal, bounds in policy.rules.items()}
+    values: dict[str, dict] = {}
     if any(isinstance(bounds, Mapping) and "n" in bounds for bounds in overrides.values()):
         raise ValueError(f"{where}: n belongs to the measurement of a signal; set it in curation/languages/{lang}.yaml")
-    merge_rules(rules, {}, overrides, where, own)
-    return _checked(Policy(**{**vars(policy), "rules": rules}), where)
+    merge_rules(rules, {}, overrides, where, own, values)
+    return _checked(Policy(**{**vars(policy), "rules": rules, "lists": values}), where)
 
 
 def of_language(lang: str | None) -> Policy:
@@ -109,7 +112,8 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
     """
     langs = np.array([lang if lang in policies else "default" for lang in signals_batch["lang"].to_pylist()], object)
     values: dict[str, np.ndarray] = {}
-    broken: list[tuple[np.ndarray, str, np.ndarray, float]] = []  # rows, rule, their values, threshold
+    # rows, rule, their values, threshold, what else there is to say of each
+    broken: list[tuple[np.ndarray, str, np.ndarray, float | None, list[str | None]]] = []
     for lang in sorted(set(langs)):
         of_lang = langs == lang
         for signal, bounds in policies[lang].rules.items():
@@ -123,7 +127,17 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
                 limit = float(np.float32(threshold)) if real else threshold
                 rows = np.flatnonzero(of_lang & (value < limit if bound == "min" else value > limit))
                 if len(rows):
-                    broken.append((rows, f"{signal}_{bound}", value[rows], float(threshold)))
+                    broken.append((rows, f"{signal}_{bound}", value[rows], float(threshold), [None] * len(rows)))
+        for signal, lists in policies[lang].lists.items():
+            for name, listed in lists.items():
+                rows = np.flatnonzero(of_lang & _against(signals_batch[signal], name, listed))
+                if len(rows):
+                    found = [str(one).lower() if isinstance(one, bool) else one for one in listed]
+                    values_of = signals_batch[signal].take(pa.array(rows)).cast(pa.string()).to_pylist()
+                    detail = [
+                        f"{one}: {name} {'is' if len(found) == 1 else 'are'} {', '.join(found)}" for one in values_of
+                    ]
+                    broken.append((rows, f"{signal}_{name}", np.full(len(rows), np.nan), None, detail))
     keep = np.ones(len(langs), bool)
     if not broken:
         return pa.array(keep), _EMPTY
@@ -136,10 +150,18 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
         "stage": [STAGE] * len(rows),
         "rule": np.repeat(np.array([b[1] for b in broken], object), sizes)[order],
         "value": np.concatenate([b[2] for b in broken])[order],
-        "threshold": np.repeat([b[3] for b in broken], sizes)[order],
-        "detail": pa.nulls(len(rows), pa.string()),
+        "threshold": np.repeat(np.array([b[3] for b in broken], np.float64), sizes)[order],
+        "detail": np.array([one for b in broken for one in b[4]], object)[order],
     }
-    return pa.array(keep), pa.record_batch([pa.array(columns[f.name], f.type) for f in LEDGER], schema=LEDGER)
+    arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in LEDGER]  # NaN, of a list, is null
+    return pa.array(keep), pa.record_batch(arrays, schema=LEDGER)
+
+
+def _against(column: pa.Array, name: str, listed: tuple[str | bool, ...]) -> np.ndarray:
+    """Which values are not `allowed`, or are `forbidden`; what is unknown is neither."""
+    among = pc.is_in(column, pa.array(listed, column.type))
+    wrong = pc.invert(among) if name == "allowed" else among
+    return pc.and_(wrong, pc.is_valid(column)).to_numpy(zero_copy_only=False)
 
 
 def policy_kernel(  # noqa: PLR0917

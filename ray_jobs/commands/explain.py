@@ -12,6 +12,7 @@ from ray_jobs.commands import explain_chat, pairs
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted, made_from
 from ray_jobs.run.graph import (
+    ANNOTATE,
     CRAWL,
     DECONTAMINATE,
     DEDUP,
@@ -30,6 +31,7 @@ DOCUMENT_STAGES = (
     CRAWL,
     EXTRACT,
     LANGUAGE,
+    ANNOTATE,
     SIGNALS,
     POLICY,
     DEDUP,
@@ -60,10 +62,11 @@ def events(run: Run, document: str) -> list[dict]:
                 continue
             same = pc.field("doc_id") == doc_id
             dropped = _rows(adopted.ledger(run.uri, stage, part), same)
-            kept = _rows(adopted.path(run.uri, stage, part), same, _shown(stage))
+            kept = _rows(adopted.path(run.uri, stage, part), same, None if stage == ANNOTATE else _shown(stage))
             result += [_event(doc_id, stage, "dropped", row) for row in dropped]
             if kept:
-                result.append(_event(doc_id, stage, "kept", {**kept[0], **_found(stage, kept[0])}))
+                url = result[-1]["url"] if result else None  # annotate does not keep it
+                result.append(_event(doc_id, stage, "kept", {"url": url, **kept[0], **_found(stage, kept[0])}))
             elif dropped:
                 break
     for row in made_from.of(run.uri, "made_from", {doc_id for doc_id, _ in named}):
@@ -120,6 +123,12 @@ def _found(stage: str, row: dict) -> dict:
     """What a stage that kept the document said about it."""
     if stage == LANGUAGE:
         return {"rule": "language", "value": row["lang_score"], "detail": row["lang"]}
+    if stage == ANNOTATE:
+        said = {name: value for name, value in row.items() if name not in ("doc_id", "lang") and value is not None}
+        shown = (
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in said.items()
+        )
+        return {"rule": "annotations", "value": len(said), "detail": ", ".join(shown) or "nobody has annotated it"}
     if stage == QUALITY and row["quality"] is not None:
         return {"rule": "quality", "value": row["quality"], "detail": row["lang"]}
     if stage == TOKENIZE:

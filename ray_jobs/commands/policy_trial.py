@@ -15,6 +15,7 @@ from rich.text import Text
 from cluster import storage, terminal
 from cluster.terminal import Column, clean, numbers
 from curation.policy import percentiles, policy
+from curation.policy.keys import LISTS
 from ray_jobs.errors import UserError
 from ray_jobs.report.names import named
 from ray_jobs.run import adopted
@@ -70,7 +71,7 @@ def sides(run: Run, file: str) -> tuple[list[str], tuple[dict, dict], list[dict]
 
 def measured(both: Iterable[dict]) -> list[str]:
     """The signals that policies ask for."""
-    return sorted({signal for side in both for one in side.values() for signal in one.rules})
+    return sorted({signal for side in both for one in side.values() for signal in (*one.rules, *one.lists)})
 
 
 def _read(file: str) -> dict:
@@ -130,7 +131,14 @@ def _examples(batch, side, rows, ledger, changed, examples) -> None:  # noqa: PL
         by_id = {one["doc_id"]: one for one in wanted}
         mine = ledger.filter(pc.is_in(ledger["doc_id"], pa.array(list(by_id), pa.string())))
         for row in mine.to_pylist():
-            by_id[row["doc_id"]]["rules"].append({key: row[key] for key in ("rule", "value", "threshold")})
+            said = {key: row[key] for key in ("rule", "value", "threshold")}
+            by_id[row["doc_id"]]["rules"].append(said | ({"detail": row["detail"]} if row["detail"] else {}))
+
+
+def _bound(rule: str, found: dict) -> str:
+    if found["threshold"] is not None:
+        return f"{found['threshold']:.4g}"
+    return "a list" if found["tried"] and rule.endswith(LISTS) else "off"
 
 
 def show(result: dict) -> None:
@@ -158,7 +166,7 @@ def show(result: dict) -> None:
         Column("bound tried", right=True),
     ]
     broken = [
-        (rule, lang, found["now"], found["tried"], "off" if found["threshold"] is None else f"{found['threshold']:.4g}")
+        (rule, lang, found["now"], found["tried"], _bound(rule, found))
         for lang, row in result["languages"].items()
         for rule, found in sorted(row["rules"].items(), key=lambda item: (-item[1]["tried"], item[0]))
     ]
@@ -170,7 +178,12 @@ def show(result: dict) -> None:
                 percentile = f"percentile {row['percentile']:g} of {row['documents']:,} documents"
                 lines += terminal.paragraph(f"{lang}: {signal} {bound}: {percentile} = {number}")
     for one in result["examples"]:
-        rules = ", ".join(f"{r['rule']} {r['value']:.4g} (bound {r['threshold']:.4g})" for r in one["rules"])
+        rules = ", ".join(
+            f"{r['rule']} ({r['detail']})"
+            if r["value"] is None
+            else f"{r['rule']} {r['value']:.4g} (bound {r['threshold']:.4g})"
+            for r in one["rules"]
+        )
         lines += terminal.paragraph(f"{one['lang']}: {one['change'].replace('_', ' ')}: {rules}")
         lines += terminal.verbatim(one["url"] or one["doc_id"], terminal.INDENT)
     terminal.show(lines)

@@ -64,7 +64,7 @@ RULES = (
     Rule(
         ("fetch.anonymous", "fetch.region"), "fetch.base: s3://…", lambda recipe: recipe.fetch.base.startswith("s3://")
     ),
-    _rule("crawl filter dedup decontaminate quality synthesize mixture", "sources"),
+    _rule("crawl annotations filter dedup decontaminate quality synthesize mixture", "sources"),
     _rule("extract", "sources.type: warc, html, commoncrawl"),
     _rule(
         "languages",
@@ -76,8 +76,14 @@ RULES = (
     Rule(("language.labels",), "language.model: FILE", lambda recipe: recipe.language.model != "lid.176"),
     _rule("filter.reference_min_documents", "filter.reference"),
     _rule("dedup.bands dedup.rows dedup.ngram dedup.threshold", "dedup.edit_share: null"),
+    _rule("annotations", "annotations"),
     _rule("decontaminate", "decontaminate.against"),
-    _rule("quality.native quality.per_side quality.min_examples quality.top_share", "quality.positives"),
+    _rule("quality.native quality.per_side quality.min_examples quality.pooled", "quality.positives"),
+    _rule("quality.top_share", "quality.positives", "quality.engine: encoder, signal"),
+    _rule("quality.positives quality.negatives quality.labels", "quality.engine: fasttext"),
+    _rule("quality.native quality.per_side quality.min_examples quality.pooled", "quality.engine: fasttext"),
+    _rule("quality.model quality.label", "quality.engine: encoder"),
+    _rule("quality.signal", "quality.engine: signal"),
     _rule("parallel", "parallel.sources"),
     _rule("parallel.min_alignment", "parallel.encoder"),
     _rule("parallel.stage2_share", "train.pretrain"),

@@ -152,6 +152,22 @@ class Language(Section):
         return {label.removeprefix("__label__"): code for label, code in value.items()}
 
 
+class Annotation(Section):
+    """What others say of documents: a table of theirs, whose columns become signals."""
+
+    path: str  # a glob of Parquet files at any URI, or hf:NAME[:CONFIG][@SPLIT]
+    key: Literal["doc_id", "source_id", "url", "text_hash"]
+    key_column: str = ""  # of the table; empty: it is called as the key is
+    columns: Annotated[dict[str, str], Field(min_length=1)]  # signal -> column; a list where they are called alike
+    sources: list[str] = []  # names of sources whose documents it is about; empty: all
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        """A list of columns: each is called as it is there."""
+        return {name: name for name in value} if isinstance(value, list) else value
+
+
 class Filter(Section):
     policy: dict[str, dict] = {}  # language or `default` -> rules that replace those of curation/languages/<lang>.yaml
     language_files: str | None = None  # a folder of <lang>.yaml of your own, as `pinisi language new` writes it
@@ -208,6 +224,13 @@ class Decontaminate(Section):
 class Quality(Section):
     """fastText classifier per language, positives against negatives (DCLM); the best share feeds stage 2."""
 
+    engine: Literal["fasttext", "encoder", "signal"] = "fasttext"
+    pooled: bool = False  # of fasttext: one classifier for all languages
+    model: str = (
+        ""  # of encoder: a folder of `pinisi train quality`, or a sequence classifier (a folder, or a name on the hub)
+    )
+    label: str = ""  # of a sequence classifier with several: the one that is good
+    signal: str = ""  # of signal: a number that others or a signal say, such as a column of `annotations`
     positives: list[str] = []  # names of sources
     negatives: list[str] = []
     labels: str | None = (
@@ -217,3 +240,10 @@ class Quality(Section):
     per_side: Positive = 10_000
     min_examples: Positive = 50  # a language with fewer on either side gets no classifier
     top_share: Share = 0.2
+
+    @model_validator(mode="after")
+    def _of_engine(self) -> Quality:
+        for engine, key in (("encoder", "model"), ("signal", "signal")):
+            if self.engine == engine and not getattr(self, key):
+                raise ValueError(f"engine {engine} needs `{key}`")
+        return self

@@ -147,9 +147,20 @@ def resolved(recipe: Recipe) -> str:
     return yaml.safe_dump(_placeless(recipe.model_dump()), sort_keys=False, allow_unicode=True)
 
 
+LATER: dict[str, dict[str, object]] = {
+    "quality": {"engine": "fasttext", "pooled": False, "model": "", "label": "", "signal": ""},
+}
+"""Section -> keys that came later, with what they are where nobody sets them: then results of before stand."""
+LATER_FILES = ("quality.model",)
+"""The same of keys that name files: not counted where there are none."""
+
+
 def fingerprinted(recipe: Recipe, key: str) -> Any:
     """The value at a dotted key, the same wherever the code lies: each attempt of a submitted run unpacks its own copy."""
-    return _placeless(lookup(recipe, key))
+    value = lookup(recipe, key)
+    if key in LATER and isinstance(value, dict):
+        value = {name: one for name, one in value.items() if name not in LATER[key] or one != LATER[key][name]}
+    return _placeless(value)
 
 
 def _placeless(value: Any) -> Any:

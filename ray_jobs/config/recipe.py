@@ -8,7 +8,18 @@ from pydantic import Field, model_validator
 
 from cluster.strict_yaml import Positive, Section, Share
 from curation.policy.keys import nearest
-from ray_jobs.config.curation import Crawl, Decontaminate, Dedup, Extract, Fetch, Filter, Language, Quality, Source
+from ray_jobs.config.curation import (
+    Annotation,
+    Crawl,
+    Decontaminate,
+    Dedup,
+    Extract,
+    Fetch,
+    Filter,
+    Language,
+    Quality,
+    Source,
+)
 from ray_jobs.config.mixture import Mixture, Tokenize
 from ray_jobs.config.parallel import Parallel
 from ray_jobs.config.synthesis import Synthesize
@@ -100,6 +111,7 @@ class Recipe(Section):
     crawl: Crawl = Crawl()
     extract: Extract = Extract()
     language: Language = Language()
+    annotations: list[Annotation] = []
     filter: Filter = Filter()
     dedup: Dedup = Dedup()
     decontaminate: Decontaminate = Decontaminate()
@@ -178,6 +190,10 @@ class Recipe(Section):
         for name in self.filter.reference:
             if name not in names:
                 raise ValueError(f"filter.reference names the source {name!r}, which is not in `sources`")
+        for entry in self.annotations:
+            for name in entry.sources:
+                if name not in names:
+                    raise ValueError(f"annotations.sources names the source {name!r}, which is not in `sources`")
         for key in ("positives", "negatives", "native"):
             for name in getattr(self.quality, key):
                 if name not in names:

@@ -121,6 +121,11 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
     if key == "parallel.templates":
         folder = recipe.parallel.templates
         return [storage.join(folder, "*.yaml")] if folder else []
+    if key == "annotations":
+        return [one.path for one in recipe.annotations if not row_files.is_hf(one.path)]
+    if key == "quality.model":
+        model = recipe.quality.model
+        return [model] if model and storage.exists(model) else []
     if key == "dedup.indexes":
         return [storage.join(uri, name) for uri in recipe.dedup.indexes for name in INDEX_FILES]
     if key in ("filter.word_lists", "filter.language_files"):

@@ -42,6 +42,7 @@ def _control(recipe: Recipe) -> bool:
 CRAWL = "crawl"
 EXTRACT = "extract"
 LANGUAGE = "language"
+ANNOTATE = "annotate"
 SIGNALS = "filter/signals"
 POLICY = "filter/policy"
 DEDUP = "dedup"
@@ -155,9 +156,17 @@ STAGES = (
     Stage(EXTRACT, "extract", (CRAWL,), ("extract",), _corpus),
     Stage(LANGUAGE, "language", (EXTRACT,), ("languages", "language", "sources"), _corpus, ("language.model",)),
     Stage(
+        ANNOTATE,
+        "documents.annotate",
+        (LANGUAGE,),
+        ("annotations",),
+        lambda recipe: _corpus(recipe) and bool(recipe.annotations),
+        ("annotations",),
+    ),
+    Stage(
         SIGNALS,
         "filter_signals",
-        (LANGUAGE,),
+        (LANGUAGE, ANNOTATE),
         (
             *("languages", "filter.language_files", "filter.word_lists", "filter.mask_pii"),
             *("filter.perplexity_models", "filter.signals"),
@@ -183,7 +192,14 @@ STAGES = (
         lambda recipe: _corpus(recipe) and bool(recipe.decontaminate.against),
         ("decontaminate.against",),
     ),
-    Stage(QUALITY, "quality", (DEDUP, DECONTAMINATE), ("quality", "seed", "languages"), _corpus, ("quality.labels",)),
+    Stage(
+        QUALITY,
+        "quality",
+        (DEDUP, DECONTAMINATE),
+        ("quality", "seed", "languages"),
+        _corpus,
+        ("quality.labels", "quality.model"),
+    ),
     Stage(
         PARALLEL_PAIRS,
         "parallel.pairs",

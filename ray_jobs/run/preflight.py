@@ -17,12 +17,13 @@ from cluster import storage, terminal
 from cluster.doctor import checks
 from cluster.fetch import reachable
 from cluster.spark import java
+from curation.policy.keys import nearest
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, graph, hub
-from ray_jobs.run.graph import CRAWL, LONG, TASKS, TOKENIZE, WILDBENCH, Stage
+from ray_jobs.run.graph import ANNOTATE, CRAWL, LONG, POLICY, QUALITY, TASKS, TOKENIZE, WILDBENCH, Stage
 
-ON_ENGINE = ("filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
+ON_ENGINE = ("documents.annotate", "filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context", "adapt.draft")
 MIN_DISK_GB = 4  # a warning below it
 LEAST_DISK_GB = 0.3  # Ray does not even start
@@ -49,6 +50,7 @@ def check(
     if not any(sentence.startswith(("tokenize.", "train.base.")) for sentence in unread):
         missing += _base(recipe, waiting, address)
     missing += [*_tasks(recipe, waiting), *_wildbench(recipe, waiting)]
+    missing += [*_annotations(recipe, waiting), *_quality(recipe, waiting)]
     if waiting:
         missing += [*_java(recipe, waiting), *_packages(recipe, waiting, address)]
     if waiting and not address:
@@ -114,6 +116,29 @@ def _tasks(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
 
         yield from _said(task_choice.with_options, asked, "train.eval_tasks")
         yield from _said(files.named, asked.rows, "train.eval_tasks.rows")
+
+
+def _annotations(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """What is wrong with the annotations of others, and with bounds on them."""
+    if recipe.annotations and any(stage.name in (ANNOTATE, POLICY) for stage in waiting):
+        from ray_jobs.run import annotation_choice
+
+        yield from annotation_choice.faults(recipe)
+
+
+def _quality(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
+    """A score that no document will have, or a classifier that cannot be used."""
+    if not any(stage.name == QUALITY for stage in waiting):
+        return
+    own = recipe.quality
+    if own.engine == "signal":
+        known = importlib.import_module("ray_jobs.stages.filter_policy").known_signals(recipe)
+        if own.signal not in known:
+            yield f"quality.signal: no document has the signal {own.signal!r}{nearest(own.signal, known)}"
+    if own.engine == "encoder" and storage.exists(own.model):
+        from curation import encoder
+
+        yield from _said(encoder.check, storage.localize(own.model), own.label)
 
 
 def _wildbench(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:

@@ -80,7 +80,8 @@ class Run:
             "inputs": {name: prints[name] for name in stage.inputs},
         }
         if stage.files:
-            parts["files"] = {key: files.listing(self.recipe, key) for key in stage.files}
+            listed = {key: files.listing(self.recipe, key) for key in stage.files}
+            parts["files"] = {key: found for key, found in listed.items() if found or key not in recipes.LATER_FILES}
         return parts
 
     @cached_property

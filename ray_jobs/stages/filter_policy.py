@@ -31,7 +31,7 @@ def run(job: Job) -> dict:
     langs, config = list(job.recipe.languages), job.recipe.filter
     lists = _lists(config)
     parts = [shard.input for shard in shards_of(job, SIGNALS)]
-    own = own_names(config)
+    own = own_names(job.recipe)
     rules = with_perplexity(config.policy, config.perplexity_models, langs)
     policies = policy.load_all(langs, rules, lists, own, config.language_files)
     numbers = thresholds(parts, policies, config)
@@ -75,7 +75,7 @@ def check(recipe: Recipe) -> None:
 
     config = recipe.filter
     langs, folder = list(recipe.languages), config.language_files
-    _percentiles(policy.load_all(langs, config.policy, _lists(config), own_names(config), folder), config)
+    _percentiles(policy.load_all(langs, config.policy, _lists(config), own_names(recipe), folder), config)
 
 
 def policies(rules: Mapping[str, dict], recipe: Recipe) -> dict[str, Policy]:
@@ -84,14 +84,22 @@ def policies(rules: Mapping[str, dict], recipe: Recipe) -> dict[str, Policy]:
 
     config, langs = recipe.filter, list(recipe.languages)
     every = with_perplexity(rules, config.perplexity_models, langs)
-    return policy.load_all(langs, every, _lists(config), own_names(config), config.language_files)
+    return policy.load_all(langs, every, _lists(config), own_names(recipe), config.language_files)
 
 
-def own_names(config: Filter) -> tuple[str, ...]:
-    """Names of the user's own signals. Raises ValueError for a function that cannot be used."""
+def own_names(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the user's own signals, and of annotations. Raises ValueError for a function that cannot be used."""
     from curation.signals.own_signals import OwnSignals
 
-    return OwnSignals(config.signals, os.getcwd()).names
+    own = OwnSignals(recipe.filter.signals, os.getcwd()).names
+    return (*own, *(name for one in recipe.annotations for name in one.columns))
+
+
+def known_signals(recipe: Recipe) -> tuple[str, ...]:
+    """All numbers that documents have behind filter/signals."""
+    from curation.policy.signal_schema import SIGNALS as MEASURED
+
+    return (*MEASURED, *own_names(recipe))
 
 
 def _lists(config: Filter) -> dict:

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.shards import Kernel, Marker, Shard, finished, run_shard
+from curation.annotations.beside import Beside
 from ray_jobs.config.curation import Filter
 from ray_jobs.config.recipe import Recipe
-from ray_jobs.run.graph import LANGUAGE
+from ray_jobs.run.graph import ANNOTATE, LANGUAGE
 from ray_jobs.run.job import Job
 from ray_jobs.work.engine import on_engine
 from ray_jobs.work.shards import BATCH_ROWS, shards_of, totals
@@ -52,7 +53,8 @@ def run(job: Job) -> dict:
     )
     job.progress.start(len(shards), "shards", finished(shards))
     with on_engine(job) as engine:
-        markers = engine.run(_measured(kernel), shards, job.progress.set)
+        annotations = job.input(ANNOTATE) if job.has(ANNOTATE) else None
+        markers = engine.run(_measured(kernel, annotations), shards, job.progress.set)
     result = totals(markers, docs_in=job.manifest(LANGUAGE)["docs_out"])
     return {
         **result,
@@ -109,8 +111,14 @@ class Measured(Marker):
     masked: dict[str, dict[str, int]]  # language -> kind -> places
 
 
-def _measured(kernel: Kernel) -> Callable[[Shard], Measured]:
-    return lambda shard: {**run_shard(kernel, shard), "masked": masked(shard.part)}
+def _measured(kernel: Kernel, annotations: str | None) -> Callable[[Shard], Measured]:
+    """What is done to a shard; with `annotations`, a folder that has them by part, these become columns too."""
+
+    def measure(shard: Shard) -> Measured:
+        own = Beside(kernel, storage.join(annotations, f"{shard.name}.parquet")) if annotations else kernel
+        return {**run_shard(own, shard), "masked": masked(shard.part)}
+
+    return measure
 
 
 def masked(part: str) -> dict[str, dict[str, int]]:

@@ -1,7 +1,9 @@
 """quality: one fastText classifier per language, curated sources against the crawl; its score feeds the stage-2 pool.
 
 DCLM's settings (recipe: Sailor2 section 3.2). A language with too few examples on either side has no classifier: its
-documents carry a null score, and its whole pool counts as high quality.
+documents carry a null score, and its whole pool counts as high quality. `quality.pooled` trains one classifier for all. Engine
+`encoder` scores with an encoder that is trained already (`curation.encoder`), `signal` takes a number that is there, such as the
+score of others.
 """
 
 from __future__ import annotations
@@ -21,15 +23,23 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import files
 from ray_jobs.run.graph import DECONTAMINATE, DEDUP
 from ray_jobs.run.job import Job
+from ray_jobs.work import device
 from ray_jobs.work.shards import run_kernel
 from ray_jobs.work.tasks import map_on_ray
 
 MARK = "_models.json"
+POOLED = "all"
 
 
 def run(job: Job) -> dict:
     settings = job.recipe.quality
     stage = "decontaminate" if job.has(DECONTAMINATE) else DEDUP
+    if settings.engine == "signal":
+        return run_kernel(job, stage, _of_signal, settings.signal)
+    if settings.engine == "encoder":
+        precision = job.train.precision if job.recipe.train else "auto"
+        where = (files.location(settings.model), settings.label, precision)
+        return run_kernel(job, stage, _of_encoder, *where, gpus=device.wants_gpus(job))
     if not storage.exists(job.path(MARK)):
         examples = _examples(job, stage)
         ready = [
@@ -38,15 +48,22 @@ def run(job: Job) -> dict:
             if min(len(positives), len(negatives)) >= settings.min_examples
         ]
         limits = {"per_side": settings.per_side, "min_examples": settings.min_examples}
-        trained = map_on_ray(
-            job,
-            _train,
-            [(lang, *examples[lang], job.path("models", f"{lang}.bin"), limits) for lang in ready],
-            "models",
-        )
-        storage.write_json(job.path(MARK), {lang: one for lang, one in zip(ready, trained, strict=True) if one})
+        if settings.pooled:
+            [found] = map_on_ray(
+                job, _train_pooled, [(examples, job.path("models", f"{POOLED}.bin"), limits)], "models"
+            )
+        else:
+            trained = map_on_ray(
+                job,
+                _train,
+                [(lang, *examples[lang], job.path("models", f"{lang}.bin"), limits) for lang in ready],
+                "models",
+            )
+            found = {lang: one for lang, one in zip(ready, trained, strict=True) if one}
+        storage.write_json(job.path(MARK), found)
     models = storage.read_json(job.path(MARK))
-    result = run_kernel(job, stage, _kernel, {lang: job.path("models", f"{lang}.bin") for lang in models})
+    names = dict.fromkeys(models, POOLED) if settings.pooled else {lang: lang for lang in models}
+    result = run_kernel(job, stage, _kernel, {lang: job.path("models", f"{name}.bin") for lang, name in names.items()})
     return {**result, "classifiers": models, "warnings": warnings(models)}
 
 
@@ -100,6 +117,46 @@ def _train(task: tuple[str, list[str], list[str], list[str], str, dict]) -> dict
         if report is not None:
             storage.write_bytes(uri, Path(path).read_bytes())
     return report
+
+
+def _train_pooled(task: tuple[dict[str, tuple[list[str], list[str], list[str]]], str, dict]) -> dict[str, dict]:
+    """The report of each language about the one classifier of all."""
+    examples, uri, limits = task
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.bin")
+        reports = quality.train_pooled(examples, path, per_side=limits["per_side"])
+        if reports:
+            storage.write_bytes(uri, Path(path).read_bytes())
+    return reports
+
+
+def _of_encoder(model: str, label: str, precision: str) -> Kernel:
+    """Scores of an encoder, on the GPU that this worker has, else on the CPU."""
+    from curation import encoder
+
+    where = device.here()
+    place = storage.localize(model) if storage.exists(model) else model
+    classifier = encoder.open_model(place, label, where, device.dtype(precision, where))
+
+    def score(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        texts, langs = batch["text"].to_pylist(), batch["lang"].to_pylist()
+        scores: list[float | None] = [None] * len(texts)
+        for lang in sorted(lang for lang in set(langs) if lang and classifier.scores_languages(lang)):
+            rows = [i for i, value in enumerate(langs) if value == lang]
+            for row, value in zip(rows, classifier.score([texts[i] for i in rows], lang), strict=True):
+                scores[row] = float(value)
+        return batch.append_column("quality", pa.array(scores, pa.float32())), ledger_rows("quality", [])
+
+    return score
+
+
+def _of_signal(signal: str) -> Kernel:
+    """The score is a column that is there; unknown where that is."""
+
+    def score(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        return batch.append_column("quality", batch[signal].cast(pa.float32())), ledger_rows("quality", [])
+
+    return score
 
 
 def _kernel(models: dict[str, str]) -> Kernel:

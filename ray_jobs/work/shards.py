@@ -30,15 +30,19 @@ def shard(job: Job, name: str, source: str) -> Shard:
     return Shard(name=name, input=source, output=job.path(), ledger=job.ledger, fingerprint=job.fingerprint)
 
 
-def run_kernel(job: Job, stage: str, make: Callable[..., Kernel], *arguments) -> dict:
-    """Run the kernel `make(*arguments)` over the parts of `stage` as Ray tasks; it is made once per worker process."""
-    return totals(run_parts(job, stage, run_one, make, *arguments), docs_in=job.manifest(stage)["docs_out"])
+def run_kernel(job: Job, stage: str, make: Callable[..., Kernel], *arguments, gpus: bool = False) -> dict:
+    """Run the kernel `make(*arguments)` over the parts of `stage` as Ray tasks, one GPU each where `gpus`; it is made once per
+    worker process."""
+    markers = run_parts(job, stage, run_one, make, *arguments, gpus=gpus)
+    return totals(markers, docs_in=job.manifest(stage)["docs_out"])
 
 
-def run_parts(job: Job, stage: str, run: Callable[[Task], R], make: Callable[..., Kernel], *arguments) -> list[R]:
+def run_parts(
+    job: Job, stage: str, run: Callable[[Task], R], make: Callable[..., Kernel], *arguments, gpus: bool = False
+) -> list[R]:
     """`run` of a task for each part of `stage`, such as `run_one`, or that and more about the part that it made."""
     shards = shards_of(job, stage)
-    return map_on_ray(job, run, [(make, arguments, one) for one in shards], finished=finished(shards))
+    return map_on_ray(job, run, [(make, arguments, one) for one in shards], gpus=gpus, finished=finished(shards))
 
 
 def run_one(task: Task) -> Marker:

@@ -181,3 +181,36 @@ def test_wrong_files(tmp_path, monkeypatch, text, message):
     with pytest.raises(ValueError, match=message):
         load("xx")
     policy._from_files.cache_clear()
+
+
+def test_strings_and_truths_of_others_are_allowed_or_forbidden():
+    batch = pa.record_batch(
+        {
+            **{name: list("abcd") for name in ("doc_id", "url")},
+            "lang": ["en", "en", "lo", "en"],
+            "kind": ["blog", "spam", "spam", None],
+            "safe": [True, False, None, True],
+            "score": [0.1, 0.9, None, float("nan")],
+        }
+    )
+    own, off = ("kind", "safe", "score"), dict.fromkeys(load("en").rules, False)
+    rules = {"default": {**off, "kind": {"forbidden": "spam"}, "score": {"min": 0.5}}}
+    rules["en"] = {"kind": {"forbidden": None, "allowed": ["news", "spam"]}, "safe": {"forbidden": [False]}}
+    policies = {lang: load("default", {**rules["default"], **rules.get(lang, {})}, own=own) for lang in ("en", "lo")}
+    policies["default"] = policies["lo"]
+    keep, ledger = apply(batch, policies)
+    assert keep.to_pylist() == [False, False, False, True], "what is unknown breaks nothing"
+    found = [
+        tuple(row[name] for name in ("doc_id", "rule", "value", "threshold", "detail")) for row in ledger.to_pylist()
+    ]
+    assert sorted(found, key=lambda row: row[:2]) == [
+        ("a", "kind_allowed", None, None, "blog: allowed are news, spam"),
+        ("a", "score_min", 0.1, 0.5, None),
+        ("b", "safe_forbidden", None, None, "false: forbidden is false"),
+        ("c", "kind_forbidden", None, None, "spam: forbidden is spam"),
+    ]
+    assert load("en", {"kind": False}, own=own).lists == {}
+    with pytest.raises(ValueError, match=r"rules.kind.allowed must be a list of strings, or of true and false, not 3"):
+        load("en", {"kind": {"allowed": 3}}, own=own)
+    with pytest.raises(ValueError, match=r"rules.word_count: unknown key 'allowed'"):
+        load("en", {"word_count": {"allowed": ["1"]}}, own=own)

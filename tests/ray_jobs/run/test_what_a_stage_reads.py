@@ -80,6 +80,7 @@ READERS = {  # of a key, or of all below it that have no row of their own: the s
     "language": {"language", *ROUNDS, "dpo/watch"},
     "language.model": {"language", "sft/data", *ROUNDS, "dpo/watch"},
     "language.labels": {"language", "sft/data", *ROUNDS, "dpo/watch"},
+    "annotations": {"annotate"},
     "filter": {"filter/signals"},
     "filter.policy": {"filter/policy"},
     "filter.reference": {"filter/policy"},

@@ -170,7 +170,7 @@ def _once_more(tasks: list[Group], training_runs: int) -> list[Group]:
         held = [k for k, number in enumerate(task["numbers"]) if number >= training_runs]
         if held:
             own = task["settings"].model_copy(update={"shape": task["settings"].larger})
-            numbers, mixtures = ([task[key][k] for k in held] for key in ("numbers", "mixtures"))
+            numbers, mixtures = [task["numbers"][k] for k in held], [task["mixtures"][k] for k in held]
             found.append({**task, "numbers": numbers, "mixtures": mixtures, "settings": own, "results": LARGER})
     return found
 

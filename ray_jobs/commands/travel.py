@@ -14,7 +14,8 @@ from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import contact, graph, hub, row_files
 
-PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model")
+PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model",
+          "quality.model", "parallel.encoder")  # fmt: skip
 """Keys that name a folder or a model of the Hugging Face hub; what is read as files each stage says."""
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_loop_equality import assert_same_run, batch_fn, build, train
 from torch.distributed.tensor import DTensor
 
@@ -78,7 +78,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def four_ranks(tmp_path_factory) -> tuple[str, dict]:
     folder = str(tmp_path_factory.mktemp("ranks"))
-    mp.spawn(rank_main, (4, folder), nprocs=4)
+    ranks.run(rank_main, (4, folder), 4)
     return folder, json.loads(Path(f"{folder}/found.json").read_text())
 
 

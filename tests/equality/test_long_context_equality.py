@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_loop_equality import CONFIG, Killed, batch_fn, build
 
 from train.batches import long_rows
@@ -62,7 +62,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("ranks"))
-    mp.spawn(rank_main, (2, folder), nprocs=2)
+    ranks.run(rank_main, (2, folder), 2)
     return folder
 
 

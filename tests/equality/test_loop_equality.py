@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from train import model
 from train.kernels import adamw as optim
@@ -179,7 +179,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("ranks"))
-    mp.spawn(rank_main, (2, folder), nprocs=2)
+    ranks.run(rank_main, (2, folder), 2)
     return folder
 
 

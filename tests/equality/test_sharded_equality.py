@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_loop_equality import assert_same_run, batch_fn, build, train
 
 from train import model
@@ -40,7 +40,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def four_ranks(tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("ranks"))
-    mp.spawn(rank_main, (4, folder), nprocs=4)
+    ranks.run(rank_main, (4, folder), 4)
     return folder
 
 
@@ -88,7 +88,7 @@ def gap(a: list[list[float]], b: list[list[float]]) -> float:
 def test_bf16_is_the_same_with_shards_and_without(tmp_path):
     """The first forward pass to the last digits of fp32. Gradients are rounded at other places, so that curves part, but by less
     than bf16 and fp32 do (with two policies they were 1.3 to 2.6 times as far apart as these)."""
-    mp.spawn(bf16_main, (2, str(tmp_path)), nprocs=2)
+    ranks.run(bf16_main, (2, str(tmp_path)), 2)
     found = json.loads((tmp_path / "found.json").read_text())
     first = {name: [curve[0] for curve in found[name]] for name in found}
     assert first["replicate"] == pytest.approx(first["fsdp"], abs=1e-6)

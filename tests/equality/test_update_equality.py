@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_loop_equality import CONFIG, batch_fn, build
 
 from ray_jobs.training import update
@@ -75,7 +75,7 @@ def two_ranks(tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("ranks"))
     for tied in (False, True):
         model.save(build(tied), None, f"{folder}/{tied}", 32)
-    mp.spawn(rank_main, (2, folder), nprocs=2)
+    ranks.run(rank_main, (2, folder), 2)
     return folder
 
 

@@ -3,23 +3,18 @@
 import errno
 import json
 import math
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import FORKS
 
 from train.batches.parts import LossParts
 from train.checkpoint import checkpoint
 from train.loop import LoopConfig, fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["pytest", "train.model", "train.loop", "train.methods.pretrain"]
-)  # imported once, not by each rank
 
 
 def batch_fn(rows):

@@ -5,13 +5,13 @@ its way to the disk. Bit for bit at an equal world size, within the error of fp3
 """
 
 import json
-import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import FORKS
 
 from train import model
 from train.loop import LoopConfig, fit
@@ -33,10 +33,6 @@ SHAPE = {
     "attention_dropout": 0.0,
     "initializer_range": 0.1,
 }
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["pytest", "train.model", "train.loop", "train.methods.pretrain"]
-)  # imported once, not by each rank
 
 
 def batch_fn(rows):

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import multiprocessing
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import FORKS
 from torch import nn
 
 from train import model
@@ -27,8 +27,6 @@ from train.methods.prune_target import Target
 from train.monitor.heldout_rows import LossValidation, batches
 from train.monitor.throughput import MEASURED
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "train.loop", "train.methods.reward", "train.methods.prune"])
 WORLDS = (1, 2, 3, 4)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -99,7 +100,7 @@ class only_shapes:
 def test_one_reader_gives_every_rank_the_weights_of_the_folder(tmp_path, world):
     for kind in KINDS:
         build_folder(tmp_path / kind, kind)
-    mp.spawn(fill_main, (world, str(tmp_path)), nprocs=world)
+    ranks.run(fill_main, (world, str(tmp_path)), world)
     for kind in KINDS:
         plain = model.load(str(tmp_path / kind))
         model.save(plain, None, str(tmp_path / f"{kind}-plain"), 64)
@@ -149,7 +150,7 @@ def test_host_memory_holds_shards_and_not_a_copy_for_each_rank(tmp_path):
     most = {}
     for way in ("one reader", "each reads"):
         (tmp_path / "store").unlink(missing_ok=True)
-        mp.spawn(memory_main, (2, str(tmp_path), way), nprocs=2)
+        mp.spawn(memory_main, (2, str(tmp_path), way), nprocs=2)  # a fork has memory of the process that it came from
         most[way] = [json.loads((tmp_path / f"{way}-{rank}.json").read_text()) for rank in range(2)]
     print(most)
     # half of the weights, one tensor whole, and what sending takes
@@ -193,7 +194,7 @@ def test_a_reference_in_bf16_is_the_policy_of_fsdp(tmp_path):
         for p in net.parameters():
             torch.nn.init.normal_(p, std=0.3) if p.ndim > 1 else p.add_(torch.randn_like(p) * 0.2)
     net.save_pretrained(tmp_path / "m")
-    mp.spawn(reference_main, (2, str(tmp_path)), nprocs=2)
+    ranks.run(reference_main, (2, str(tmp_path)), 2)
     found = json.loads((tmp_path / "found.json").read_text())
     print(found)
     assert max(found["bf16 matrices"], found["fp32"]) < 1e-4 and found["all in bf16"] > 1e-2

@@ -1,11 +1,11 @@
 """Pruning on two ranks: masks, a teacher and scores of a sharded model are those of a whole one. The ranks run once."""
 
 import math
-import multiprocessing
 
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import FORKS
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -19,8 +19,6 @@ from train.methods.prune_target import Target
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "train.loop", "train.methods.prune", "train.methods.distil"])
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 40}
 WAYS = ("replicate", "fsdp")
 KINDS = {

@@ -19,6 +19,7 @@ from train import model
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent.parent
+PREFERENCE = str(SAMPLE / "preference/*.jsonl")
 OPTIMISER = {"rows_per_step": 8, "micro_rows": 4, "lr": 1e-3, "warmup_steps": 0}
 
 
@@ -49,15 +50,17 @@ def folder(tmp_path_factory):
             "precision": "fp32",
             "device": "cpu",
             "base": {"model": str(folder / "finished")},
-            "reward": {"preference": str(SAMPLE / "preference/*.jsonl"), "optimiser": OPTIMISER, "eval_every": 0},
+            "reward": {"preference": PREFERENCE, "max_rows": 80, "optimiser": OPTIMISER, "eval_every": 0},
             "sft": {
                 "instruct": str(SAMPLE / "instruct/*.jsonl"),
+                "max_rows": 120,
                 "stage1": {"optimiser": OPTIMISER},
                 "select": {"per_cell": 3},
                 "stage2": {"epochs": 1, "optimiser": OPTIMISER},
             },
             "dpo": {
-                "preference": str(SAMPLE / "preference/*.jsonl"),
+                "preference": PREFERENCE,
+                "max_rows": 60,
                 "eval_every": 0,
                 "optimiser": {**OPTIMISER, "lr": 1e-4},
                 "on_policy": {"prompts": 4, "samples": 3, "max_new_tokens": 8},
@@ -72,7 +75,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     uri = str(folder / "run")
-    done = pinisi("run", str(folder / "mine.yaml"), "--run-dir", uri)
+    done = pinisi("run", str(folder / "mine.yaml"), "--run-dir", uri, "--without-ray")
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(uri)
 

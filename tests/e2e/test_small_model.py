@@ -59,7 +59,8 @@ def case(request, tmp_path_factory):
         tiny(folder)
     few = FEW + (TINY if request.param == "tiny" else ())
     sets = [word for one in (f"train.base.model={os.path.relpath(folder, ROOT)}", *few) for word in ("--set", one)]
-    command = [sys.executable, "-m", "ray_jobs.cli", "run", "examples/small_model.yaml", "--run-dir", str(run), *sets]
+    command = [sys.executable, "-m", "ray_jobs.cli", "run", "examples/small_model.yaml", "--without-ray"]
+    command += ["--run-dir", str(run), *sets]
     environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2800, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -179,8 +179,10 @@ def test_what_the_ending_proposes_works(run, home, recipe):
 
 
 def test_data_stages_are_byte_identical_to_an_undisturbed_run(run, tmp_path, home, recipe):
+    """Also to one that had neither Ray nor Spark."""
     uri = str(tmp_path / "undisturbed")
-    pinisi("run", recipe, "--run-dir", uri, "--until", "tokenize", home=home)
+    alone = ("--without-ray", "--set", "cluster.engine=local")
+    pinisi("run", recipe, "--run-dir", uri, "--until", "tokenize", *alone, home=home)
     for stage in DATA_STAGES:
         for folder in (stage, f"dropped/{stage}"):
             files = sorted(

@@ -1,6 +1,9 @@
-"""`cluster.engine`: the stages from WARC to deduplicated Parquet leave the same bytes on Spark, Ray and in one process."""
+"""`cluster.engine`: the stages from texts to deduplicated Parquet leave the same bytes on Spark, Ray and in one process.
+
+That those before them do is in test_chain.py: a run with Ray and Spark beside one that has neither."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,18 +36,27 @@ def annotations(folder):
 
 
 def test_engines_leave_the_same_bytes(tmp_path):
-    found = {}
     notes = annotations(tmp_path)
-    for engine in ("local", "ray", "spark"):
+
+    def pinisi(engine, until, *more):
         command = [sys.executable, "-m", "ray_jobs.cli", "run", str(Path(__file__).parent / "tiny.yaml")]
-        command += ["--run-dir", str(tmp_path / engine), "--until", "dedup", "--set", f"cluster.engine={engine}"]
-        command += ["--set", "dedup.substring_min_chars=60", "--set", f"annotations={notes}"]
+        command += ["--run-dir", str(tmp_path / engine), "--until", until, "--set", f"cluster.engine={engine}"]
+        command += ["--set", "dedup.substring_min_chars=60", "--set", f"annotations={notes}", *more]
         command += ["--set", "filter.policy.default={kind: {forbidden: [news]}, score: {max: 100}}"]
         environment = {**os.environ, "PINISI_SAMPLE_DIR": str(SAMPLE), "HOME": str(tmp_path)}
         if engine == "local":
             environment["JDK_JAVA_OPTIONS"] = "-nonsense"  # no Java would start; none is needed
         said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert said.returncode == 0, said.stdout + said.stderr
+        return said.stdout
+
+    found = {}
+    pinisi("local", "language", "--without-ray")
+    for engine in ("ray", "spark"):
+        shutil.copytree(tmp_path / "local", tmp_path / engine)
+    for engine in ("local", "ray", "spark"):
+        said = pinisi(engine, "dedup")
+        assert [line.split(":")[0] for line in said.splitlines() if ": done in " in line] == [*STAGES]
         folders = [tmp_path / engine / name for stage in STAGES for name in (stage, f"dropped/{stage}")]
         paths = sorted(path for folder in folders for path in folder.rglob("*.parquet"))
         found[engine] = {str(path.relative_to(tmp_path / engine)): path.read_bytes() for path in paths}

@@ -76,7 +76,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def command(url: str) -> list[str]:
     """That of `make demo-web`, at the stand-in."""
-    faster = ["--set", "fetch.requests_per_second=60", "--set", "cluster.cpus=2"]
+    faster = ["--set", "fetch.requests_per_second=60", "--set", "cluster.cpus=2", "--set", "cluster.engine=local"]
     start = [sys.executable, "-m", "ray_jobs.cli", "run", "commoncrawl", "--until", "report"]
     return [*start, "--set", f"fetch.base={url}", *faster]
 

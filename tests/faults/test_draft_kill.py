@@ -21,7 +21,7 @@ from train import model
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
-DRAFT = """{vocabulary: 120, answers: {max_new_tokens: 16}, eval_prompts_per_language: 2, epochs: 30,
+DRAFT = """{vocabulary: 120, answers: {max_new_tokens: 16}, eval_prompts_per_language: 2, epochs: 12,
 optimiser: {rows_per_step: 2, micro_rows: 1, lr: 1e-3, weight_decay: 0.0, checkpoint_every: 3}}"""
 
 

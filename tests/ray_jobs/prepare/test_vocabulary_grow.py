@@ -18,9 +18,9 @@ from cluster import storage
 from mixture.bpe.encode import ByteLevelBPE
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs import cli
+from ray_jobs.stages import base, expand
 from train import model
 from train.export import grow as rows_of
-from train.methods import expand
 
 RNG = np.random.default_rng(0)
 
@@ -187,10 +187,14 @@ def test_a_grown_vocabulary_grows_again_and_takes_chat_tokens_and_layers(grown):
     assert encoded(twice, texts("my", 20)) == encoded(once, texts("my", 20))
     assert twice.add_tokens(["<|new|>"]) == 1
     assert twice.convert_tokens_to_ids("<|new|>") == len(twice) - 1
-    net, ids = model.load(str(grown / "qwen3++")), torch.arange(40).view(1, -1)
-    with torch.no_grad():
-        before = net(ids).logits
-        assert torch.equal(expand.expand(net, 2, untie=True)(ids).logits, before)
+    place = {"source": str(grown / "qwen3++"), "target": str(grown / "base"), "tokenizer": str(grown / "qwen3++")}
+    assert base._copy({**place, "own_tokenizer": str(grown / "qwen3++")})["tokens_added"] == 0
+    place |= {"source": str(grown / "base"), "target": str(grown / "expanded")}
+    assert expand._expand({**place, "new_layers": 2, "untie_embeddings": True, "vocab_size": None})["logits_identical"]
+    again = AutoTokenizer.from_pretrained(grown / "expanded")
+    assert encoded(again, texts("my", 20) + texts("lo", 20)) == encoded(
+        tokenizers.load(str(grown / "qwen3++")), texts("my", 20) + texts("lo", 20)
+    )
 
 
 def test_the_language_that_pays_most_is_served_and_a_dry_run_writes_nothing(made, capsys):

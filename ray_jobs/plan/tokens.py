@@ -226,6 +226,9 @@ def make(  # noqa: PLR0917
     `stage2` may be 0. Warns about what is read more often than `mixture.max_epochs` allows, in a stage and over both.
     """
     limits = {"temperature": mixture.temperature, "max_epochs": mixture.max_epochs}
+    named = set(mixture.max_epochs) if isinstance(mixture.max_epochs, dict) else set()
+    if absent := sorted(named - {*pools.stage1, *pools.high_quality, *pools.instructions, "default"}):
+        raise ValueError(f"max_epochs of languages without a pool: {', '.join(absent)}")
     replay = [lang for lang in pools.stage1 if lang in mixture.replay_languages]
     share = mixture.replay_share if len(replay) < len(pools.stage1) else 1.0
     if fixed is not None:
@@ -266,7 +269,9 @@ def make(  # noqa: PLR0917
     caps: dict[str, float] = {}
     for pool, cap in (cap for stage in stages.values() for cap in stage.caps.items()):
         caps[readings.language(pool)] = max(cap, caps.get(readings.language(pool), 0.0))
-    if stage2 and (often := [f"{lang} ({e:.1f})" for lang, e in sorted(read.items()) if e > caps[lang] + 1e-6]):
+    if stage2 and (
+        often := [f"{lang} ({e:.1f})" for lang, e in sorted(read.items()) if e > caps.get(lang, 0.0) + 1e-6]
+    ):
         times = f"more than {readings.times(caps)} times"
         warnings.append(f"over both stages the best documents of these languages are read {times}: {', '.join(often)}")
     return Plan(pools, stages, read, warnings)
@@ -382,7 +387,10 @@ def _readings(text: str) -> Asked:
         return "auto"
     if "=" not in text:
         return float(text)
-    return {lang.strip(): float(number) for lang, _, number in (part.partition("=") for part in text.split(","))}
+    found = {lang.strip(): float(number) for lang, _, number in (part.partition("=") for part in text.split(","))}
+    if min(found.values()) <= 0:
+        raise ValueError(weights.ABOVE_0)
+    return found
 
 
 def _best(pools: dict[str, Pool]) -> dict[str, Pool]:

@@ -119,6 +119,11 @@ def test_caps_by_scarcity_and_what_the_next_megabyte_is_worth(capsys, monkeypatc
     monkeypatch.setenv("COLUMNS", "140")
     assert "1 MB new" in tokens(capsys, *arguments)
     assert "invalid" in tokens(capsys, "--max-epochs", "many", code=2)
+    assert "invalid" in tokens(capsys, "--max-epochs", "lo=-1", code=2)
+    assert "without a pool: xx" in tokens(capsys, *arguments, "--max-epochs", "xx=3", code=2)
+    path.write_text("th: {tokens: 4e9}\nlo: {tokens: 0}\n")  # a language without text
+    found = json.loads(tokens(capsys, "--pools", str(path), "--stage1", "5e9", "--stage2", "1e9", "--json"))
+    assert [one["language"] for one in found["next_megabyte"]] == ["th"] and "lo" not in str(found["warnings"])
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,9 @@ def main(options: argparse.Namespace) -> None:
             "max_epochs": options.max_epochs,
             "replay_share": options.replay_share,
         }
+        named = set(options.max_epochs) if isinstance(options.max_epochs, dict) else set()
+        if absent := sorted(named - {*pools.stage1, *pools.high_quality, *pools.instructions, "default"}):
+            raise ValueError(f"--max-epochs: languages without a pool: {', '.join(absent)}")
         mixture = mixture.model_copy(update={key: value for key, value in given.items() if value is not None})
         budgets |= {stage: int(value) for stage in budgets if (value := getattr(options, stage)) is not None}
         fixed = _weights(chosen) if chosen else None
@@ -226,9 +229,6 @@ def make(  # noqa: PLR0917
     `stage2` may be 0. Warns about what is read more often than `mixture.max_epochs` allows, in a stage and over both.
     """
     limits = {"temperature": mixture.temperature, "max_epochs": mixture.max_epochs}
-    named = set(mixture.max_epochs) if isinstance(mixture.max_epochs, dict) else set()
-    if absent := sorted(named - {*pools.stage1, *pools.high_quality, *pools.instructions, "default"}):
-        raise ValueError(f"max_epochs of languages without a pool: {', '.join(absent)}")
     replay = [lang for lang in pools.stage1 if lang in mixture.replay_languages]
     share = mixture.replay_share if len(replay) < len(pools.stage1) else 1.0
     if fixed is not None:

@@ -28,6 +28,8 @@ from curation.lid.telltales import tell_apart
 from curation.parallel.schema import STAGE, named
 from curation.text.units import count_units
 
+CLOSE = (("id", "ms", "jv", "su", "min"), ("tl", "ceb", "war", "ilo", "pam", "bcl"))
+"""Languages that lid.176 takes for each other in a sentence: of 155 good Sundanese ones it gave 99 no chance to be so."""
 LETTERS, HAN = 3.7, 1.6  # of a word
 SMOOTHING = 3.0  # words
 
@@ -66,13 +68,17 @@ def similarity(a: pa.Array, b: pa.Array) -> np.ndarray:
 
 
 def scores(model: str | ModelName, texts: pa.Array, langs: list[str]) -> np.ndarray:
-    """The probability that the identifier gives to the language that each text declares, float64 [N]."""
+    """The probability that the identifier gives to the language that each text declares, float64 [N]; lid.176 to that and the
+    languages `CLOSE` to it together."""
     loaded = load(model)
     best, probabilities, _ = loaded.predict(texts)
+    close: dict[str, tuple[str, ...]] = {}
     if model == "lid.176":
         tell_apart(texts, loaded.labels, best, probabilities)
+        close = {lang: group for group in CLOSE for lang in group}
     numbers = {label: number for number, label in enumerate(loaded.labels)}
-    return np.array([probabilities[i, numbers[lang]] for i, lang in enumerate(langs)], np.float64)
+    columns = {lang: [numbers[one] for one in close.get(lang, (lang,)) if one in numbers] for lang in set(langs)}
+    return np.array([probabilities[i, columns[lang]].sum() for i, lang in enumerate(langs)], np.float64)
 
 
 def cleaner(model: str | ModelName, bounds: Bounds) -> Kernel:

@@ -85,7 +85,7 @@ RULES = (
     _rule("quality.model quality.label", "quality.engine: encoder"),
     _rule("quality.signal", "quality.engine: signal"),
     _rule("parallel", "parallel.sources"),
-    _rule("parallel.min_alignment", "parallel.encoder"),
+    _rule("parallel.encoder parallel.min_alignment", "parallel.encoder"),
     _rule("parallel.stage2_share", "train.pretrain"),
     _rule("tokenize.vocab_size tokenize.train_bytes tokenize.temperature", "tokenize.tokenizer: train"),
     _rule("tokenize.parity tokenize.parallel tokenize.pieces", "tokenize.tokenizer: train"),

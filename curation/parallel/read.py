@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 from cluster import storage
 from curation.parallel import tmx
 from curation.parallel.schema import Origin, Pairs, batches, drop, row
+from curation.sources.documents import _dictionaries, _rows_at_once
 from curation.sources.lines import lines
 
 FORMATS = {".tmx": "tmx", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 LANG = "{lang}"  # in a path: of two files, one a side
 HF = "hf:"
-PARQUET_ROWS = 512
 NAMED = ("id", "url")  # columns that are taken where a row has them
 
 
@@ -198,10 +198,13 @@ def _parquet(uri: str, origin: Origin, places: tuple[Any, Any]) -> Iterator[dict
         for group in range(parquet.metadata.num_row_groups):
             number = begin
             begin += parquet.metadata.row_group(group).num_rows
+            packed = sorted(_dictionaries(parquet.metadata.row_group(group)) & set(columns))
+            at_once = _rows_at_once(parquet.metadata, group)
             try:
-                for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
+                opened = storage.ParquetOfPython(file, metadata=parquet.metadata, read_dictionary=packed)
+                for batch in opened.iter_batches(at_once, row_groups=[group], columns=columns):
                     sides = [_column(batch, path) for path in paths if path]
-                    more = {name: batch[name].to_pylist() for name in named}
+                    more = {name: _names(batch, name) for name in named}
                     for i in range(batch.num_rows):
                         number += 1
                         own = [more[name][i] if name in more else "" for name in NAMED]
@@ -231,13 +234,25 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> list:
     column = batch[path[0]]
     for name in path[1:]:
         column = pc.struct_field(column, name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (
-        pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)
-    ):
-        return [None] * len(column)
-    return column.cast(pa.large_binary()).to_pylist()
+    if pa.types.is_dictionary(column.type):  # few values that repeat, each held once
+        values = _bytes(column.dictionary)
+        return [None if number is None else values[number] for number in column.indices.to_pylist()]
+    return _bytes(column)
+
+
+def _bytes(column: pa.Array) -> list:
+    kind = column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return column.cast(pa.large_binary()).to_pylist()
+    return [None] * len(column)
+
+
+def _names(batch: pa.RecordBatch, name: str) -> list:
+    """The values of a column beside the texts: whole numbers, and text however broken."""
+    if pa.types.is_integer(batch[name].type):
+        return batch[name].to_pylist()
+    return [value and value.decode("utf-8", "replace") for value in _column(batch, [name])]
 
 
 def _hf(uri: str, origin: Origin, places: tuple[Any, Any]) -> Iterator[dict]:

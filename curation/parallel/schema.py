@@ -34,6 +34,7 @@ is a hash of source, languages and both texts, `position` the number of the pair
 STAGE = "parallel/pairs"
 BATCH_ROWS = 1024
 BATCH_CHARS = 4_000_000
+NAME_CHARS = 500  # of an id, a URL or a detail, at most
 
 Pairs = Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]
 
@@ -58,7 +59,10 @@ def row(origin: Origin, number: int, sides: tuple[object, object], named: object
     """A pair with its raw texts, or a ledger row that says why it is none. `number` counts from 1; `named` is its own id."""
     place = f"{origin.name}:{number}"
     texts = []
+    most = origin.limits.max_record_bytes
     for lang, value in zip(origin.sides, sides, strict=True):
+        if isinstance(value, bytes | str) and len(value) > most:
+            return drop(origin, place, "record_too_large", value=len(value), threshold=most)
         try:
             text = value.decode("utf-8") if isinstance(value, bytes) else value
             if isinstance(text, str):
@@ -73,28 +77,33 @@ def row(origin: Origin, number: int, sides: tuple[object, object], named: object
         text = "\n".join(lines).strip()
         if not text:
             return drop(origin, place, "empty_side", detail=f"{place}: {lang} is empty")
-        if (size := len(text.encode())) > origin.limits.max_record_bytes:
-            return drop(origin, place, "record_too_large", value=size, threshold=origin.limits.max_record_bytes)
+        if (size := len(text.encode())) > most:
+            return drop(origin, place, "record_too_large", value=size, threshold=most)
         texts.append(text)
     return {
-        "url": url if isinstance(url, str) else "",
-        "source_id": str(named) if isinstance(named, str | int) and str(named) else place,
+        "url": _short(url),
+        "source_id": _short(named) or place,
         "text_a": texts[0],
         "text_b": texts[1],
         "position": number - 1,
     }
 
 
+def _short(value: object) -> str:
+    """What stands beside the texts, as text whatever it is."""
+    return str(value)[:NAME_CHARS].encode("utf-8", "replace").decode() if isinstance(value, str | int) else ""
+
+
 def drop(origin: Origin, place: str, rule: str, *, value=None, threshold=None, detail: str = "") -> dict:
     """A ledger row of a reader. Its URL is its place, by which it is found."""
     return {
         "doc_id": xxhash.xxh3_128_hexdigest(f"{origin.source}\n{place}".encode("utf-8", "replace")),
-        "url": place,
+        "url": _short(place),
         "lang": "-".join(origin.sides),
         "rule": rule,
         "value": None if value is None else float(value),
         "threshold": threshold,
-        "detail": detail[:500] or None,
+        "detail": _short(detail) or None,
     }
 
 

@@ -20,13 +20,16 @@ MARKS = re.compile(rb"<!--|<!\[CDATA\[|<tu(?=[\s>/])|</tu\s*>")
 CLOSED = {b"<!--": b"-->", b"<![CDATA[": b"]]>"}
 LONGEST_MARK = 64  # bytes of one, with its blanks
 DECLARED = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
+WIDE = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 CODE = {"bpt", "ept", "it", "ph", "ut", "sub"}  # elements of a segment that hold no text of it
 
 
 def read(file: BinaryIO, origin: Origin, tags: tuple[str, str]) -> Iterator[dict]:
     """`row` and `drop` rows of an open TMX file. `tags` are the languages of the sides as the file writes them."""
     number = 0
+    found_any = False
     for unit, wrong in _units(file, origin.limits.max_record_bytes):
+        found_any = True
         number += unit is not None or wrong.startswith("<tu>")
         place = f"{origin.name}:{number}"
         if unit is None:
@@ -39,18 +42,21 @@ def read(file: BinaryIO, origin: Origin, tags: tuple[str, str]) -> Iterator[dict
             yield drop(origin, place, "bad_record", detail=f"{place}: {problem}")
             continue
         yield row(origin, number, (found.side(tags[0]), found.side(tags[1])), found.name)
+    if not found_any:
+        yield drop(origin, origin.name, "bad_record", detail=f"{origin.name} holds no <tu>: is it a TMX file?")
 
 
 def _units(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | None, str]]:
     """(a unit as UTF-8, "") or (None, what is wrong)."""
     held = b""
-    inside = False  # whether `held` begins with a unit
-    looked = 0  # so much of `held` has no mark, or only those that are done with
+    begin = -1  # where a unit begins in `held`, or none does
+    looked = 0  # up to here `held` has no mark, or only those that are done with
     hidden = b""  # what ends the comment or CDATA in which `looked` is
+    too_large = f"<tu> of more than {max_bytes:,} bytes"
     for data in _utf8(file):
         if isinstance(data, str):
             yield None, data
-            held, inside, looked, hidden = b"", False, 0, b""
+            held, begin, looked, hidden = b"", -1, 0, b""
             continue
         held += data
         while True:
@@ -64,25 +70,23 @@ def _units(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes | None, str]]
             if mark is None:
                 looked = max(looked, len(held) - LONGEST_MARK)
                 break
-            word = mark[0]
-            if word in CLOSED:
-                looked, hidden = mark.end(), CLOSED[word]
-            elif word == b"<tu":
-                if inside:
+            looked = mark.end()
+            if mark[0] in CLOSED:
+                hidden = CLOSED[mark[0]]
+            elif mark[0] == b"<tu":
+                if begin >= 0:
                     yield None, "<tu> begins within another that does not end"
-                held, inside, looked = held[mark.start() :], True, len(word)
-            else:
-                if inside and mark.end() > max_bytes:
-                    yield None, f"<tu> of more than {max_bytes:,} bytes"
-                elif inside:
-                    yield held[: mark.end()], ""
-                held, inside, looked = held[mark.end() :], False, 0
-        if inside and len(held) > max_bytes:
-            yield None, f"<tu> of more than {max_bytes:,} bytes"
-            held, inside, looked, hidden = b"", False, 0, b""
-        elif not inside:
-            held, looked = held[looked:], 0
-    if inside:
+                begin = mark.start()
+            elif begin >= 0:
+                large = looked - begin > max_bytes
+                yield (None, too_large) if large else (held[begin:looked], "")
+                begin = -1
+        if begin >= 0 and len(held) - begin > max_bytes:
+            yield None, too_large
+            held, begin, looked, hidden = b"", -1, 0, b""
+        done = looked if begin < 0 else begin
+        held, looked, begin = held[done:], looked - done, min(begin, 0)
+    if begin >= 0:
         yield None, "<tu> does not end"
 
 
@@ -100,14 +104,14 @@ def _utf8(file: BinaryIO) -> Iterator[bytes | str]:
             if said := archive(value):
                 yield f"the file is {said}: unpack it first"
                 return
-            declared = DECLARED.search(value)
+            declared = DECLARED.search(value)  # in letters of ASCII, so no UTF-16 whatever it says
             name = declared[1].decode() if declared else "utf-8"
-            if value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                name = "utf-16"
+            name = "utf-8" if name.lower().startswith(("utf-16", "utf-32", "ucs")) else name
+            wide = [codec for begin, codec in WIDE.items() if value.startswith(begin)]
             try:
-                known = codecs.lookup(name)
-                if known.name != "utf-8" and known._is_text_encoding:
-                    decoder = known.incrementaldecoder("replace")
+                b"".decode(name := wide[0] if wide else name)  # raises LookupError for what is no encoding of text
+                if codecs.lookup(name).name != "utf-8":
+                    decoder = codecs.getincrementaldecoder(name)("replace")
             except LookupError:
                 yield f"the encoding {name} is not known"
         yield decoder.decode(value).encode("utf-8", "replace") if decoder else value

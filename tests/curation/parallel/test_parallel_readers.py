@@ -143,6 +143,29 @@ def test_a_tmx_expands_nothing_and_goes_on_behind_what_is_broken(tmp_path):
     assert pairs == [("One", "Satu"), ("Two big", "Dua besar"), ("</tu> in data", "data"), ("Three", "Tiga")]
     assert sorted(rules) == ["bad_record"] * 4 + ["missing_side"]
     assert got("tmx", [write(tmp_path / "b.tmx", b"PK\x03\x04 zip")]) == ([], ["bad_record"])
+    assert got("tmx", [write(tmp_path / "c.tmx", b"<html>no unit</html>")]) == ([], ["bad_record"])
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1258", "latin-1"])
+def test_a_tmx_is_read_in_its_encoding(tmp_path, codec):
+    declared = "UTF-16" if codec in ("utf-8", "utf-8-sig") else codec  # a declaration in ASCII is no UTF-16
+    texts = ("Caf\u00e9 d\u00e9j\u00e0", "caf\u00e9")
+    assert got("tmx", [write(tmp_path / "a.tmx", tmx([unit(*texts)], declared).encode(codec))]) == ([texts], [])
+
+
+def test_names_however_broken_cost_themselves(tmp_path):
+    rows = [{"en": "One", "id": "Satu", "url": "\ud800"}, {"translation": {"en": "a", "id": "b"}, "id": "\ud800" * 900}]
+    pairs, rules = got("jsonl", [write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))])
+    assert (pairs, rules) == ([("One", "Satu"), ("a", "b")], [])
+    names = pa.array([b"\xff", b"x"]).view(pa.string())
+    pq.write_table(pa.table({"x": ["One", "Two"], "y": ["Satu", "Dua"], "url": names, "id": [1, None]}), tmp_path / "p")
+    assert got("parquet", [tmp_path / "p"], ("x", "y")) == ([("One", "Satu"), ("Two", "Dua")], [])
+
+
+def test_a_parquet_of_few_values_that_repeat_is_never_written_out(tmp_path):
+    large = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 900_000]))
+    pq.write_table(pa.table({"en": large, "id": ["y"] * 20_000}), tmp_path / "p")
+    assert got("parquet", [tmp_path / "p"], limits=Limits(max_record_bytes=1000)) == ([], ["record_too_large"] * 20_000)
 
 
 @pytest.mark.parametrize("kind", ["tmx", "tsv", "jsonl", "moses", "parquet"])

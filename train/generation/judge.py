@@ -49,6 +49,7 @@ MAX_PAUSE_SECONDS = 60.0
 REACH_SECONDS = 20.0  # for a first sign of life
 GIVE_UP = 5  # pairs in a row without a reply
 _REFUSED = (400, 413, 422)  # this one request, by a content filter or for its length
+_REFUSALS = tuple(f"HTTP {code}:" for code in _REFUSED)
 _RETRIED = (408, 409, 425, 429)  # besides all from 500 on
 
 
@@ -58,8 +59,8 @@ class Judge:
     `key_variable`, and none is sent when that is empty. `request`: more fields of the request.
 
     At most `concurrency` requests at a time; each is sent up to `attempts` times, after `pause_seconds` doubled each time.
-    `called` and `asks` are what errors call the model and what it is asked for. `whole`: a reply that reached its limit of
-    tokens is none.
+    `called` and `asks` are what errors call the model and what it is asked for. `whole`: requests are documents, so a reply that
+    reached its limit of tokens is none, and any number may be refused in a row, for their length, once one was answered.
     """
 
     base_url: str
@@ -230,6 +231,7 @@ class _Line:
         self.judge, self.cache = judge, cache
         self.opener = urllib.request.build_opener(_NoRedirect)
         self.stopped, self.lock, self.failures = threading.Event(), threading.Lock(), 0
+        self.works = False  # there was a reply
 
     def reply(self, text: list[dict]) -> tuple[str | None, str | None]:
         """(reply, None) to a request, or (None, problem)."""
@@ -238,6 +240,7 @@ class _Line:
         uri = _place(self.cache, key)
         if storage.exists(uri):
             kept = storage.read_json(uri)
+            self.works = True
             return kept["reply"], kept.get("problem")
         reply, problem = self._ask(body, key)
         answered = reply is not None or problem == CUT
@@ -245,8 +248,10 @@ class _Line:
             storage.write_json(
                 uri, {"model": self.judge.model, "reply": reply, **({"problem": CUT} if problem else {})}
             )
+        refused = self.judge.whole and self.works and problem is not None and problem.startswith(_REFUSALS)
         with self.lock:
-            self.failures = 0 if answered else self.failures + 1
+            self.works = self.works or answered
+            self.failures = 0 if answered else self.failures + (not refused)
             given_up = self.failures >= GIVE_UP
         if given_up:
             self.stopped.set()
@@ -298,7 +303,7 @@ class _Line:
             return None
         if not isinstance(content, str):
             raise TypeError("the reply has no text")
-        return content
+        return content.encode("utf-8", "replace").decode()  # JSON may hold half of a surrogate pair
 
 
 def _said(error: urllib.error.HTTPError) -> str:

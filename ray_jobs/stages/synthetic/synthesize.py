@@ -209,36 +209,50 @@ def _make(job: Job, wave: dict[str, list[Asked]], read: list[Prompt | None]) -> 
     bounds = given(job.recipe.synthesize).accept
     length = (least if bounds.min_length is None else bounds.min_length, bounds.max_length or most)
     thresholds = job.input(POLICY, "_thresholds.json")
-    classifiers = job.manifest(QUALITY).get("classifiers", {})
-    common = {
-        "recipe": job.recipe,
-        "sets": accept.evaluation_sets(job.recipe),
-        "kernels": accept.kernels(job.recipe, storage.read_json(thresholds) if storage.exists(thresholds) else {}),
-        "models": {lang: job.input(QUALITY, "models", f"{lang}.bin") for lang in classifiers},
+    kernels = accept.kernels(job.recipe, storage.read_json(thresholds) if storage.exists(thresholds) else {})
+    sets = accept.evaluation_sets(job.recipe)
+    models = {
+        lang: job.input(QUALITY, "models", f"{lang}.bin") for lang in job.manifest(QUALITY).get("classifiers", {})
     }
-    tasks = []
+    tasks: list[accept.Task] = []
     for name, of in wave.items():
         made: list[accept.Made] = []
-        for one, reply in zip(of, replies, strict=False):
-            document = documents[one.made_from]
-            row = {
-                **{"doc_id": one.id, "url": "", "source": f"synthesize:{task.name}", "source_id": "", "crawl": ""},
-                **{"fetched_at": document.get("fetched_at"), "published": document.get("published")},
-                **{"licence": document.get("licence"), "lang": one.lang, "text": reply.text or ""},
-                **{"quality": None, "made_from": one.made_from, "made_from_lang": one.from_lang},
-                **{"made_by": task.made_by, "prompt": prompt.name if prompt else "", "model_licence": task.licence},
-                "prompt_hash": prompt.digest if prompt else "",
-            }
+        for one in of:
+            document, reply = documents[one.made_from], next(replies)
             made.append(
                 {
-                    **{"row": row, "document": document["text"], "problem": reply.problem, "back": reply.back},
-                    **{"length": length, "instructions": prompt.instructions if prompt else []},
+                    "row": _row(task, prompt, one, document, reply.text or ""),
+                    "document": document["text"],
+                    "problem": reply.problem,
+                    "back": reply.back,
+                    "length": length,
+                    "instructions": prompt.instructions if prompt else [],
                 }
             )
         tasks.append(
-            {**common, "made": made, "out": _draft(job, name, "texts"), "ledger": _draft(job, name, "dropped")}
+            {
+                "made": made,
+                "recipe": job.recipe,
+                "kernels": kernels,
+                "sets": sets,
+                "models": models,
+                "out": _draft(job, name, "texts"),
+                "ledger": _draft(job, name, "dropped"),
+            }
         )
     map_on_ray(job, accept.shard, tasks, "parts")
+
+
+def _row(task: SynthesisTask, prompt: Prompt | None, one: Asked, document: dict, text: str) -> dict:
+    """Of `accept.TEXTS`."""
+    return {
+        **{"doc_id": one.id, "url": "", "source": f"synthesize:{task.name}", "source_id": "", "crawl": ""},
+        **{name: document.get(name) for name in ("fetched_at", "published", "licence")},
+        **{"lang": one.lang, "text": text, "quality": None},
+        **{"made_from": one.made_from, "made_from_lang": one.from_lang, "made_by": task.made_by},
+        **{"prompt": prompt.name if prompt else "", "prompt_hash": prompt.digest if prompt else ""},
+        "model_licence": task.licence,
+    }
 
 
 def _documents(job: Job, asked: Sequence[Asked]) -> dict[str, dict]:

@@ -173,6 +173,18 @@ def test_a_model_that_is_slow_busy_or_talks_nonsense(asked, server, monkeypatch)
     assert made["rules"]["no_answer"] == lost
     assert all(row["detail"].startswith("IndexError") for row in ledger(job) if row["rule"] == "no_answer")
 
+    storage.remove(job.path())
+    server.bodies.clear()  # of which all but one are too long for the model
+    server.behave = lambda n, text: say("\ud800 x") if len(server.bodies) == 1 else (413, {}, b"too long")
+    own = by_endpoint(server)
+    own["endpoint"] |= {"concurrency": 1}
+    made = synthesize.run(asked([own]))
+    assert made["rules"]["no_answer"] == len(ENGLISH) - 1 and made["docs_out"] == 0
+    storage.remove(job.path())
+    server.behave = lambda n, text: (400, {}, b"unknown key top_p")
+    with pytest.raises(ValueError, match=r"gave no reply to 5 requests in a row \(HTTP 400: unknown key top_p\)"):
+        synthesize.run(asked([own]))
+
 
 def test_a_dead_endpoint_ends_the_stage_and_the_next_run_goes_on(asked, server):
     server.behave = lambda n, text: say(translation(text)) if len(server.bodies) <= 12 else (500, {}, b"oops")

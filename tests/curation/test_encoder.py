@@ -5,9 +5,8 @@ import random
 
 import numpy as np
 import pytest
+import tiny_encoder
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from curation import encoder, quality
 
@@ -24,27 +23,7 @@ def texts(words, n, seed, length=20):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny random BERT with a vocabulary of words, and sequence classifiers of its kind with one, two and three labels."""
-    folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *REST, *BOTH]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    shape |= {"vocab_size": len(words), "max_position_embeddings": 16}
-    torch.manual_seed(1)
-    for name, kind, labels in [("base", BertModel, 2), ("one", BertForSequenceClassification, 1)]:
-        kind(BertConfig(**shape, num_labels=labels)).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    names = {0: "low", 1: "middle", 2: "high"}
-    config = BertConfig(**shape, num_labels=3, id2label=names, label2id={v: k for k, v in names.items()})
-    BertForSequenceClassification(config).save_pretrained(folder / "three")
-    tokenizer.save_pretrained(folder / "three")
-    return folder
+    return tiny_encoder.write(tmp_path_factory.mktemp("encoder"), GOOD + REST + BOTH)
 
 
 def opened(place, **reading):

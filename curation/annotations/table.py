@@ -162,7 +162,7 @@ def _batches(file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _dataset(file: str) -> Any:
-    """A data set of the hub or of a folder, streamed."""
+    """A data set of the hub or of a folder, also one that `save_to_disk` wrote, streamed."""
     import datasets  # seconds to import, and only this reader needs it
 
     name, _, split = file.removeprefix(HF).partition("@")
@@ -170,9 +170,13 @@ def _dataset(file: str) -> Any:
         name, _, configuration = name.partition(":")
     else:
         configuration = ""
+    split = split or "train"
     try:
-        return datasets.load_dataset(name, configuration or None, split=split or "train", streaming=True)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        if any(os.path.exists(os.path.join(name, mark)) for mark in ("state.json", "dataset_dict.json")):
+            saved = datasets.load_from_disk(name)
+            return (saved[split] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
+        return datasets.load_dataset(name, configuration or None, split=split, streaming=True)
+    except (KeyError, ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{file}: {str(error).splitlines()[0]}") from None
 
 

@@ -66,6 +66,8 @@ def _places(recipe: Recipe, key: str) -> list[str]:
         return [source.path for source in recipe.sources if source.type not in ("hf", "commoncrawl")]
     if key == "parallel.sources":
         return [source.path for source in recipe.parallel.sources if source.kind != "hf"]
+    if key == "annotations":
+        return [one.path for one in recipe.annotations if not row_files.is_hf(one.path)]
     value = recipes.lookup(recipe, key)
     return [one for one in (value if isinstance(value, list) else [value]) if one and not row_files.is_hf(one)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,7 @@ def chosen(recipe: Recipe) -> list[Annotation]:
                     f"{{score: '{entry.columns[name]}'}}"
                 )
         taken |= entry.columns.keys()
-        named = tuple(files.named([entry.path], KEY))
+        named = tuple(map(_from_anywhere, files.named([entry.path], KEY)))
         key_column = entry.key_column or COLUMN_OF.get(entry.key, entry.key)
         try:
             types = table.types_of(named[0], table.schema_of(named[0]), entry.key, key_column, entry.columns)
@@ -45,6 +46,12 @@ def chosen(recipe: Recipe) -> list[Annotation]:
             raise UserError(f"{KEY}: {error}") from None
         found.append(Annotation(entry.path, named, entry.key, key_column, entry.columns, types, tuple(entry.sources)))
     return found
+
+
+def _from_anywhere(file: str) -> str:
+    """A folder of a data set as an absolute path, because workers have other working directories."""
+    name, at, split = file.removeprefix(table.HF).partition("@")
+    return f"{table.HF}{os.path.abspath(name)}{at}{split}" if file.startswith("hf:") and os.path.exists(name) else file
 
 
 def faults(recipe: Recipe) -> Iterator[str]:

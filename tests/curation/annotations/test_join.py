@@ -5,6 +5,7 @@ import json
 import random
 import unicodedata
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -208,12 +209,15 @@ def test_a_data_set_is_read_like_a_file(tmp_path):
     rows = pa.table({"id": ["a", "b"], "quality": ["good", "bad"], "unread": [np.zeros(2)] * 2})
     (tmp_path / "set").mkdir()
     pq.write_table(rows, tmp_path / "set" / "train.parquet")
-    file = f"hf:{tmp_path}/set"
-    types = table.types_of(file, table.schema_of(file), "source_id", "id", {"q": "quality"})
-    one = Annotation(file, (file,), "source_id", "id", {"q": "quality"}, types)
-    [(keys, [values])] = list(table.rows(one, file))
-    assert values.to_pylist() == ["good", "bad"]
-    assert keys.tolist() == file_keys("source_id", rows["id"].combine_chunks()).tolist()
+    datasets.Dataset(rows).save_to_disk(str(tmp_path / "saved"))
+    for file in (f"hf:{tmp_path}/set", f"hf:{tmp_path}/saved"):
+        types = table.types_of(file, table.schema_of(file), "source_id", "id", {"q": "quality"})
+        one = Annotation(file, (file,), "source_id", "id", {"q": "quality"}, types)
+        [(keys, [values])] = list(table.rows(one, file))
+        assert values.to_pylist() == ["good", "bad"]
+        assert keys.tolist() == file_keys("source_id", rows["id"].combine_chunks()).tolist()
+    with pytest.raises(ValueError, match=r"^hf:.*@test: "):
+        table.schema_of(f"hf:{tmp_path}/set@test")
 
 
 def test_annotations_of_other_documents_are_refused(tmp_path):

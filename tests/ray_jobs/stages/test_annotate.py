@@ -9,7 +9,7 @@ import pytest
 from cluster import storage
 from curation.policy import policy
 from ray_jobs import cli
-from ray_jobs.commands import explain
+from ray_jobs.commands import explain, travel
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.run import annotation_choice
@@ -81,6 +81,11 @@ def test_what_others_say_decides_and_is_told(folder, capsys):
         cli.main(["policy", run.uri, "--try", str(tried)])
     said = capsys.readouterr().out
     assert "kind_allowed" in said and "kind_allowed (blog: allowed is news)" in said
+
+
+def test_a_cluster_is_not_sent_to_without_the_tables(folder):
+    said = [sentence.partition(":")[0] for sentence in travel.left_behind(recipe(folder), shared_disk=False)]
+    assert said == ["annotations", "annotations", "sources"]
 
 
 def test_only_what_reads_annotations_depends_on_them(folder):

@@ -35,10 +35,11 @@ RAW = pa.schema(
         ("title", pa.string()),
     ]
 )
-"""A record as its source has it: `payload` for HTML (bytes after transfer and content decoding), else `text`. `fetched_at` is
-when it was crawled; `published` the day its publisher gives (`YYYY-MM-DD`), empty when unknown. `truncated` says why the page
-is not all there: what `WARC-Truncated` has (`length`, `time`, `disconnect`, `unspecified`), or `body` where the bytes end amid
-an encoding. Empty where they are whole."""
+"""A record as its source has it: `payload` for HTML (bytes after transfer and content decoding), PDF and wikitext, else
+`text`. `fetched_at` is when it was crawled; `published` the day its publisher gives (`YYYY-MM-DD`), empty when unknown.
+`truncated` says why the page is not all there: what `WARC-Truncated` has (`length`, `time`, `disconnect`, `unspecified`),
+or `body` where the bytes end amid an encoding; of a PDF how many pages have no text (`scanned: 3 of 12 pages`). Empty
+where they are whole."""
 
 DOCUMENT = pa.schema(
     [
@@ -51,6 +52,9 @@ DOCUMENT = pa.schema(
 )
 """A document with its text, and in `form` what putting that in one form took (`curation.text.form`): nothing (empty),
 `normalised` or `zawgyi`. Later stages append columns."""
+
+PDF, WIKI = "application/pdf", "text/x-wiki"
+"""Content types of payloads that are no HTML."""
 
 STAGE = "crawl"
 _BLANK = {name: None if name in {"warc_offset", "payload", "text"} else "" for name in RAW.names}
@@ -116,4 +120,4 @@ def batches(rows: Iterable[dict], limits: Limits) -> Iterator[tuple[pa.RecordBat
         yield pair()
 
 
-__all__ = ["DOCUMENT", "LEDGER", "RAW", "Limits", "batches", "doc_id", "drop", "file_name", "raw"]
+__all__ = ["DOCUMENT", "LEDGER", "PDF", "RAW", "WIKI", "Limits", "batches", "doc_id", "drop", "file_name", "raw"]

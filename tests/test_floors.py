@@ -31,6 +31,7 @@ FLOORS = {
         ("spark_job",),
         ("parallel",),
         ("encoder",),
+        ("pdf", "subtitles", "wiki"),
         ("annotations", "dedup", "decontaminate", "quality", "commoncrawl", "extract", "lid", "signals"),
         ("lm", "policy", "sources"),
         ("text",),

@@ -155,6 +155,11 @@ def is_binary(payload: bytes) -> bool:
     return payload.startswith(BINARY_MAGIC) or (many and not _wide(begin))
 
 
+def is_pdf(payload: bytes) -> bool:
+    """Whether this is a PDF, whatever a server calls it; some bytes may stand before it (ISO 32000, annex H)."""
+    return b"%PDF-" in payload[:1024]
+
+
 def _wide(begin: bytes) -> bool:
     """Whether this looks like UTF-16: a byte order mark, or tags with a zero beside each letter."""
     return begin.startswith((b"\xff\xfe", b"\xfe\xff")) or b"<\0" in begin or b"\0<" in begin

@@ -16,6 +16,8 @@ from curation.schema import Limits, batches, drop, file_name, raw
 from curation.sources import responses
 from curation.sources.records import ABOUT_OTHERS, Record, Records, Trouble
 
+HTML = "text/html"
+
 
 def read_warc(
     path: str,
@@ -38,12 +40,15 @@ def read_warc(
         yield from batches(read_records(file, columns, limits, place=f"{source}:{name or path}"), limits)
 
 
-def read_records(file: BinaryIO, columns: dict, limits: Limits, begin: int = 0, place: str = "") -> Iterator[dict]:
+def read_records(
+    file: BinaryIO, columns: dict, limits: Limits, begin: int = 0, place: str = "", *, wanted: str = HTML
+) -> Iterator[dict]:
     """Rows (`schema.raw` and `schema.drop`) of an open file, as `read_warc` gives them.
 
     `columns` are those that the file itself cannot tell: `source`, `crawl`, `licence`, and `warc_file`, its name. `begin`
     is where `file` begins in that one, when it is a part that was cut out. `place` names the file in the `doc_id` of records
-    without an id of their own; `warc_file` does where it is not given.
+    without an id of their own; `warc_file` does where it is not given. `wanted` is `text/html`, or `application/pdf`: then all
+    that is no PDF is `not_pdf`.
     """
     name = columns["warc_file"]
     one = None
@@ -67,12 +72,12 @@ def read_records(file: BinaryIO, columns: dict, limits: Limits, begin: int = 0, 
         own = {"warc_offset": offset, "source_id": record_id or f"{name}:{at}"}
         own["fetched_at"] = one.headers.get("warc-date", "")
         own["truncated"] = one.headers.get("warc-truncated", "").lower()
-        yield _row(one, one.block, identity, {**columns, **own}, limits)
+        yield _row(one, one.block, identity, {**columns, **own}, limits, wanted=wanted)
     if one is None:
         yield drop("bad_record", detail=f"{name}: nothing is in this file")
 
 
-def _row(record: Record, block: bytes, identity: dict, columns: dict, limits: Limits) -> dict:
+def _row(record: Record, block: bytes, identity: dict, columns: dict, limits: Limits, *, wanted: str) -> dict:
     """The page or ledger row of one whole record."""
     headers = record.headers
     kind = headers.get("warc-type", "").lower()
@@ -104,6 +109,10 @@ def _row(record: Record, block: bytes, identity: dict, columns: dict, limits: Li
             columns = {**columns, "truncated": "body"}
     if len(payload) > limits.max_record_bytes:
         return drop("record_too_large", **identity, value=len(payload), threshold=limits.max_record_bytes)
+    if wanted != HTML:
+        if not responses.is_pdf(payload):
+            return drop("not_pdf", **identity, detail=content_type)
+        return raw(**identity, **columns, content_type=wanted, payload=payload)
     if not responses.is_page(content_type, payload):
         return drop("not_html", **identity, detail=content_type)
     if responses.is_binary(payload):

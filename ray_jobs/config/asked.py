@@ -65,7 +65,8 @@ RULES = (
         ("fetch.anonymous", "fetch.region"), "fetch.base: s3://…", lambda recipe: recipe.fetch.base.startswith("s3://")
     ),
     _rule("crawl annotations filter dedup decontaminate quality synthesize mixture", "sources"),
-    _rule("extract", "sources.type: warc, html, commoncrawl"),
+    _rule("extract", "sources.type: warc, html, commoncrawl, wiki, pdf"),
+    _rule("extract.pdf", "sources.type: pdf"),
     _rule(
         "languages",
         *("sources", "train.sft", "train.reward.preference", "train.eval_tasks"),

@@ -32,7 +32,10 @@ SOURCE_KEYS = {
     ("text_field", "id_field", "url_field", "lang_field"): ("jsonl", "parquet", "hf"),
     ("split",): ("hf",),
     ("crawl",): ("warc", "wet", "commoncrawl"),
-    ("optional",): ("warc", "wet", "jsonl", "parquet", "hf", "html"),
+    ("optional",): ("warc", "wet", "jsonl", "parquet", "hf", "html", "subtitles", "wiki", "pdf"),
+    ("language",): ("subtitles", "wiki", "pdf"),
+    ("window_lines", "step_lines"): ("subtitles",),
+    ("namespaces",): ("wiki",),
 }
 """Keys of a source that are read of some types only."""
 
@@ -41,7 +44,7 @@ class Source(Section):
     """Where documents come from. `path` is a glob at any URI; for `hf` the name of a data set."""
 
     name: str
-    type: Literal["warc", "wet", "jsonl", "parquet", "hf", "html", "commoncrawl"]
+    type: Literal["warc", "wet", "jsonl", "parquet", "hf", "html", "commoncrawl", "subtitles", "wiki", "pdf"]
     path: str = ""
     crawl: str = ""  # snapshot name, kept with every document
     licence: str = ""
@@ -53,6 +56,10 @@ class Source(Section):
     url_field: str = "url"
     lang_field: str = "lang"
     split: str = "train"  # of an `hf` data set
+    language: str = ""  # what a source of subtitles, a wiki or PDFs declares of all its documents
+    window_lines: Positive = 100  # of subtitles that make a document
+    step_lines: Positive | None = None  # from the begin of one such document to that of the next; none: window_lines
+    namespaces: list[int] = [0]  # of a wiki, whose pages are read
     # of `commoncrawl`
     snapshots: list[str] = []  # names, and ranges A..B
     kind: Literal["warc", "wet", "files"] = "warc"  # selected records, or whole WET or WARC files
@@ -73,6 +80,8 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _fits_type(self) -> Source:
+        if self.step_lines is not None and self.step_lines > self.window_lines:
+            raise ValueError(f"source {self.name!r}: `step_lines` above `window_lines` would leave lines out")
         own = ("snapshots", "kind", "index", "select", "max_records", "max_files", "max_index_files", "collinfo")
         for keys, kinds in SOURCE_KEYS.items():
             if self.type not in kinds and (given := [key for key in keys if self._differs(key)]):
@@ -127,11 +136,18 @@ class Fetch(Section):
     region: str = "us-east-1"  # of an s3 base
 
 
+class Pdf(Section):
+    timeout_seconds: Rate = 120.0  # CPU time for one PDF
+    max_pages: Positive = 5000
+    ocr: str = ""  # package.module:function of the user's own, for pages without a text layer
+
+
 class Extract(Section):
     engine: Literal["cascade", "lines", "resiliparse", "trafilatura"] = "cascade"
     timeout_seconds: Rate = 10.0
     max_nodes: Positive = 200_000
     markup: Literal["markdown"] | None = None  # structure in the text; none: plain text
+    pdf: Pdf = Pdf()
 
     @model_validator(mode="after")
     def _own_reader(self) -> Extract:

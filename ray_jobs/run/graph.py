@@ -153,7 +153,7 @@ STAGES = (
         files=("sources", "crawl.block_domains", "crawl.block_urls"),
         keeps=True,
     ),
-    Stage(EXTRACT, "extract", (CRAWL,), ("extract",), _corpus),
+    Stage(EXTRACT, "extract", (CRAWL,), ("extract",), _corpus, functions=("extract.pdf.ocr",)),
     Stage(LANGUAGE, "language", (EXTRACT,), ("languages", "language", "sources"), _corpus, ("language.model",)),
     Stage(
         ANNOTATE,

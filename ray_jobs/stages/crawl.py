@@ -19,8 +19,11 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.shards import Batches, Counts, Marker, Shard, done, finished, ledger_rows, write_shard
+from curation.pdf import files as pdf
 from curation.schema import RAW
 from curation.sources import documents, warc
+from curation.subtitles import reader as subtitles
+from curation.wiki import dump as wiki
 from ray_jobs.commoncrawl import blocks
 from ray_jobs.commoncrawl import plan as crawl_plan
 from ray_jobs.commoncrawl import read as crawl_commoncrawl
@@ -43,6 +46,13 @@ READERS = {
         path, split=source.split, **_fields(path, source), limits=limits
     ),
     "html": lambda path, source, limits: documents.read_html(path, **_names(path, source), limits=limits),
+    "subtitles": lambda path, source, limits: subtitles.read_subtitles(
+        path, **_declared(path, source), window_lines=source.window_lines, step_lines=source.step_lines, limits=limits
+    ),
+    "wiki": lambda path, source, limits: wiki.read_wiki(
+        path, **_declared(path, source), namespaces=tuple(source.namespaces), limits=limits
+    ),
+    "pdf": lambda path, source, limits: pdf.read_pdf(path, **_declared(path, source), limits=limits),
     "commoncrawl": crawl_commoncrawl.read,
 }
 BROKEN = ("bad_record", "digest_mismatch", "not_found", "invalid_utf8", "invalid_json")
@@ -131,6 +141,10 @@ def _groups(source: Source) -> list[list[str]]:
 
 def _names(path: str, source: Source) -> dict[str, str]:
     return {"source": source.name, "name": files.within(source, path)}
+
+
+def _declared(path: str, source: Source) -> dict[str, str]:
+    return {**_names(path, source), "language": source.language}
 
 
 def _fields(path: str, source: Source) -> dict[str, str]:

@@ -134,8 +134,8 @@ class Extractor:
         """(row, result of `extract`) of the rows, sent to the worker of their type in chunks of bounded size."""
         payloads, charsets = batch["payload"], batch["charset_hint"]
         other = {row: kind for row in rows if (kind := (types[row] or "").partition(";")[0]) in self._others}
-        for kind in (None, *self._others):
-            left = [row for row in rows if other.get(row) == kind]
+        for kind in ("", *self._others):
+            left = [row for row in rows if other.get(row, "") == kind]
             while left:
                 chunk: list[int] = []
                 size = 0

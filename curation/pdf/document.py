@@ -15,7 +15,7 @@ from pypdfium2 import raw
 
 from cluster import user_code
 from curation.pdf import fonts, running
-from curation.pdf.layout import lines, runs
+from curation.pdf.layout import Line, Run, lines, runs
 from curation.pdf.paragraphs import paragraphs
 from curation.pdf.words import TooLong, is_scan, words
 
@@ -50,7 +50,7 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
         return {"rule": "too_many_pages", "value": n_pages, "threshold": max_pages}
     lang = _language(document)
     read = user_code.function(ocr, folder, KEY) if ocr else None
-    pages: list[tuple[list, float]] = []
+    pages: list[tuple[list[Run], float]] = []
     seen: dict[int, str] = {}  # what was read in pictures
     names: Counter[str] = Counter()
     scans = broken = unknown = n_chars = 0
@@ -87,10 +87,10 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
     return {"text": text, "lang": lang, "truncated": "; ".join(there), **_about(document)}
 
 
-def _text(pages: list[tuple[list, float]], seen: dict[int, str]) -> str:
+def _text(pages: list[tuple[list[Run], float]], seen: dict[int, str]) -> str:
     """Paragraphs with an empty line between them; those of pages that were read in pictures at their place."""
     parts: list[str] = []
-    waiting = []
+    waiting: list[list[Line]] = []
     for number, found in enumerate(running.without(pages)):
         if number in seen:
             parts += [*paragraphs(waiting), seen[number].strip()]

@@ -23,6 +23,7 @@ FILLED = 0.5  # the least share of its column that a line fills, at the median
 ACROSS = 0.35  # the greatest share of the lines that may lie across a gutter
 LINES = 3  # the fewest lines of a column
 MOST = 0.9  # of the lines of a region end within its right edge; a title may be longer
+STEP = 3.0  # points between places that are tried
 DEPTH = 4  # columns within columns
 NO_SPACE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u30ff"
 
@@ -54,20 +55,23 @@ class Line(Run):
 def runs(words: Sequence[Word]) -> list[Run]:
     """Words put together as they are drawn."""
     found: list[Run] = []
-    line = -1
-    for word in words:
-        last = found[-1] if found else None
-        height = max(word.bottom - word.top, 0.1)
-        gap = word.left - last.right if last else 0.0
-        beside = last is not None and _beside(last, word.top, word.bottom)
-        if last and beside and word.line == line and -0.5 * height < gap < RUN_GAP * max(height, last.height):
-            last.text += (" " if word.spaced else "") + word.text
-            last.right = max(last.right, word.right)
-            if height > 0.8 * last.height:  # not of signs that stand higher or lower
-                last.top, last.bottom = min(last.top, word.top), max(last.bottom, word.bottom)
-        else:
-            found.append(Run(word.text, word.left, word.top, word.right, word.bottom, word.font))
-        line = word.line
+    before, parts = -1, []
+    for text, left, top, right, bottom, line, font, spaced in words:
+        if line == before:
+            last = found[-1]
+            height, tall, gap = max(bottom - top, 0.1), last.height, left - last.right
+            if -0.5 * height < gap < RUN_GAP * max(height, tall) and _beside(last, top, bottom):
+                parts += (" ", text) if spaced else (text,)
+                last.right = max(last.right, right)
+                if height > 0.8 * tall:  # not of signs that stand higher or lower
+                    last.top, last.bottom = min(last.top, top), max(last.bottom, bottom)
+                continue
+        if found:
+            found[-1].text = "".join(parts)
+        found.append(Run(text, left, top, right, bottom, font))
+        before, parts = line, [text]
+    if found:
+        found[-1].text = "".join(parts)
     return found
 
 
@@ -145,7 +149,7 @@ def _gutter(found: list[Run]) -> float | None:
     """The place between two columns, or None."""
     height = median(run.height for run in found)
     ends = sorted({round(run.right, 1) for run in found})
-    begins = sorted({round(run.left, 1) for run in found})
+    begins = sorted({int(run.left / STEP): run.left for run in sorted(found, key=lambda run: -run.left)}.values())
     total = sum(run.right - run.left for run in found)
     best: tuple[float, float] | None = None
     at = 0
@@ -173,12 +177,14 @@ def _gutter(found: list[Run]) -> float | None:
 
 def _are_columns(left: list[Run], right: list[Run], place: float) -> bool:
     """Whether the lines of two sides fill them and stand beside one another."""
-    sides = [rows(left), rows(right)]
     width = min(place - min(run.left for run in left), max(run.right for run in right) - place)  # of the narrower one
-    for side, lined in zip((left, right), sides, strict=True):
-        filled = median(min(1.0, (run.right - run.left) / max(width, 0.1)) for run in side)
-        if len(lined) < LINES or filled < FILLED:
-            return False
+    if any(
+        median(min(1.0, (run.right - run.left) / max(width, 0.1)) for run in side) < FILLED for side in (left, right)
+    ):
+        return False
+    sides = [rows(left), rows(right)]
+    if min(map(len, sides)) < LINES:
+        return False
     spans = [(min(row[0].top for row in lined), max(row[0].bottom for row in lined)) for lined in sides]
     together = min(spans[0][1], spans[1][1]) - max(spans[0][0], spans[1][0])
     return together > 0.5 * min(end - begin for begin, end in spans)

@@ -17,6 +17,7 @@ WORD = re.compile(r"\w+(?:-\w+)+|\w+")
 LEAD = 1.3  # times the usual distance of lines: a new paragraph
 SIZE = 1.15  # times the height of the line before: a heading
 INDENT = 0.8  # heights
+LONGEST_WORD = 60
 FEW = 3  # lines of a region, of which the whole page is asked
 SHORT, HALF = 0.85, 0.6  # of the width of a region
 
@@ -24,35 +25,35 @@ SHORT, HALF = 0.85, 0.6  # of the width of a region
 def paragraphs(pages: Sequence[Sequence[Line]]) -> list[str]:
     """The paragraphs of a document. What goes on in the next column or on the next page is one."""
     words = Counter(word for page in pages for line in page for word in WORD.findall(line.text.lower()))
-    found: list[str] = []
+    found: list[list[str]] = []  # pieces of each
     last: Line | None = None
     for page in pages:
         leads = _leads(page)
         for number, line in enumerate(page):
             same = number > 0 and last is not None and last.region == line.region
             if last is None or (_begins(last, line, leads[line.region]) if same else not _goes_on(last, line)):
-                found.append(line.text)
+                found.append([line.text])
             elif same and (_own_line(last) or "\t" in line.text + last.text):
-                found[-1] += "\n" + line.text
+                found[-1] += "\n", line.text
             else:
-                found[-1] = joined(found[-1], line.text, words)
+                end, between = glue(found[-1][-1], line.text, words)
+                found[-1][-1:] = end, between, line.text
             last = line
-    return [text for text in map(str.strip, found) if text]
+    return [text for pieces in found if (text := "".join(pieces).strip())]
 
 
-def joined(before: str, line: str, words: Counter[str]) -> str:
-    """Two lines of a paragraph as one. `words` counts those of the document, which tell hyphens that stay."""
-    if (divided := HYPHEN.search(before)) and line[:1].isalpha():
+def glue(before: str, line: str, words: Counter[str]) -> tuple[str, str]:
+    """(the line before without a hyphen that goes, what stands between it and the next) of two lines of a paragraph. `words`
+    counts those of the document, which tell hyphens that stay."""
+    if line[:1].isalpha() and (divided := HYPHEN.search(before[-LONGEST_WORD:])):
         first, second = divided[1], WORD.match(line)
         follows = second[0].split("-")[0] if second else ""
         whole = f"{first}{follows}".lower()
         written = f"{first}-{follows}".lower()
         doubled = len(first) > 2 and follows.lower().startswith(first.lower()[:4]) and before[-1] != "\u00ad"
         stays = doubled or words[written] > words[whole] or not line[0].islower() or any(map(str.isdigit, first))
-        return before + line if stays and before[-1] != "\u00ad" else before[:-1] + line
-    if WITHOUT_SPACES.match(before[-1:]) and WITHOUT_SPACES.match(line[:1]):
-        return before + line
-    return f"{before} {line}"
+        return (before if stays and before[-1] != "\u00ad" else before[:-1]), ""
+    return before, "" if WITHOUT_SPACES.match(before[-1:]) and WITHOUT_SPACES.match(line[:1]) else " "
 
 
 def _leads(page: Sequence[Line]) -> dict[int, float]:

@@ -10,6 +10,7 @@ import ctypes
 import re
 from typing import NamedTuple
 
+import numpy as np
 import pypdfium2 as pdfium
 from pypdfium2 import raw
 
@@ -17,7 +18,7 @@ FONT_NAME_BYTES = 256
 IMAGE_SHARE = 0.4  # of a page that images cover, from which on it is a scan when it has hardly any text
 HARDLY_ANY = 20  # characters
 DIVIDED = "\x02"  # PDFium's sign for a hyphen at the end of a line, which it puts together with the next
-CODES = {0xFFFE: 0x02}
+HYPHEN = 0xFFFE  # as it gives the same elsewhere
 WORD = re.compile(r"[^\s\x00-\x1f\u200b\ufeff]+")
 SUBSET = re.compile(r"^[A-Z]{6}\+")
 
@@ -47,8 +48,7 @@ def words(page: pdfium.PdfPage, max_chars: int) -> tuple[list[Word], int]:
     if n > max_chars:
         raise TooLong(f"a page with {n:,} characters")
     unicode_of = raw.FPDFText_GetUnicode
-    codes = [unicode_of(handle, at) for at in range(n)]
-    text = "".join([_sign(code) for code in codes])
+    text = _text(np.array([unicode_of(handle, at) for at in range(n)], np.uint32))
     place = _places(page)
     box = raw.FS_RECTF()
     box_of = raw.FPDFText_GetLooseCharBox
@@ -63,19 +63,22 @@ def words(page: pdfium.PdfPage, max_chars: int) -> tuple[list[Word], int]:
             font = _font(handle, begin)
         last = end
         box_of(handle, begin, box)
-        first = place(box.left, box.bottom, box.right, box.top)
-        box_of(handle, end - 1, box)
-        final = place(box.left, box.bottom, box.right, box.top)
-        left, top = min(first[0], final[0]), min(first[1], final[1])
-        right, bottom = max(first[2], final[2]), max(first[3], final[3])
+        left, low, right, high = box.left, box.bottom, box.right, box.top
+        if end > begin + 1:  # the first and the last letter tell where a word is
+            box_of(handle, end - 1, box)
+            left, low = min(left, box.left), min(low, box.bottom)
+            right, high = max(right, box.right), max(high, box.top)
         word = match[0] + "-" if text[end : end + 1] == DIVIDED else match[0]
-        found.append(Word(word, left, top, right, bottom, line, font, bool(between)))
+        found.append(Word(word, *place(left, low, right, high), line, font, bool(between)))
     text_page.close()
     return found, unknown
 
 
-def _sign(code: int) -> str:
-    return chr(CODES.get(code, code)) if code < 0xD800 or 0xE000 <= code < 0x110000 else "\ufffd"
+def _text(codes: np.ndarray) -> str:
+    """Code points, one a character, as text; those that are none as U+FFFD."""
+    codes[codes == HYPHEN] = ord(DIVIDED)
+    codes[(codes >= 0x110000) | ((codes >= 0xD800) & (codes < 0xE000))] = 0xFFFD
+    return codes.astype("<u4").tobytes().decode("utf-32-le")
 
 
 def _places(page: pdfium.PdfPage):

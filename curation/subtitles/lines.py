@@ -7,7 +7,7 @@ slams]`, `(sighs)`, `JOHN:`), music signs, and lines that name translators, site
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from xml.parsers import expat
 
 TIMING = re.compile(r"^\s*\d{1,3}:\d{2}(?::\d{2})?[,.:]\d{1,3}\s*-+>\s*\d{1,3}:\d{2}")
@@ -175,7 +175,7 @@ def _sentences(text: str) -> Iterator[str]:
             raise ValueError(problem)
 
 
-CUES = {
+CUES: dict[str, Callable[[str], Iterable[str]]] = {
     "cues": _timed,
     "script": _script,
     "frames": _framed,

@@ -208,8 +208,8 @@ def _row(
 ) -> dict:
     """The record or ledger row of one page."""
     if isinstance(piece, Long):
-        title = re.search(rb"<title>([^<]{1,1000})</title>", piece.data)
-        url = _url(site, _unescaped(title[1])) if title else ""
+        named = re.search(rb"<title>([^<]{1,1000})</title>", piece.data)
+        url = _url(site, _unescaped(named[1])) if named else ""
         return drop(
             "record_too_large", record_id=record_id, url=url, value=piece.n_bytes, threshold=limits.max_record_bytes
         )

@@ -1,6 +1,8 @@
 import io
 import random
+import time
 import zipfile
+from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -10,6 +12,9 @@ from curation.extract.extractor import Extractor
 from curation.pdf import document, fonts
 from curation.pdf.document import extract
 from curation.pdf.files import read_pdf
+from curation.pdf.layout import lines, runs
+from curation.pdf.paragraphs import glue, paragraphs
+from curation.pdf.words import Word
 from curation.schema import PDF, RAW, Limits, raw
 
 WORDS = [
@@ -90,10 +95,6 @@ def test_two_columns_running_heads_and_divided_words(by_row):
 
 
 def test_hyphens_that_stay():
-    from collections import Counter
-
-    from curation.pdf.paragraphs import joined
-
     words = Counter({"e-mail": 3, "anak-anak": 1})
     cases = {
         ("anak-", "anak bermain"): "anak-anak bermain",
@@ -104,7 +105,19 @@ def test_hyphens_that_stay():
         ("ประเทศ", "ไทย"): "ประเทศไทย",
         ("satu", "dua"): "satu dua",
     }
-    assert {pair: joined(*pair, words) for pair in cases} == cases
+    assert {pair: "".join(glue(*pair, words)) + pair[1] for pair in cases} == cases
+
+
+def test_a_page_of_many_words_takes_no_long_time():
+    """Each step is near linear, so that a map or a plot is no timeout."""
+    noise = random.Random(2)
+    scattered = [Word("kata", x, y, x + 20, y + 9, n, "F", False) for n in range(6000)
+                 for x, y in [(noise.random() * 900, noise.random() * 900)]]  # fmt: skip
+    column = [Word("kata-", 10, 12.0 * n, 200, 12.0 * n + 9, n, "F", False) for n in range(20_000)]
+    start = time.process_time()
+    for words in (scattered, column):
+        assert len("".join(paragraphs([lines(runs(words))]))) > 10_000
+    assert time.process_time() - start < 6
 
 
 def test_title_day_and_what_is_no_title():
@@ -148,8 +161,6 @@ def test_scans_are_counted_and_left_to_a_function_of_the_users():
 
 
 def test_encodings_of_fonts():
-    from collections import Counter
-
     garbled = "kñúgRbeTskm<úCa manRbCaCnRbmaN " * 9
     assert fonts.fault(garbled, Counter({"LimonS1": len(garbled)}), 0) == "Khmer in the encoding of LimonS1"
     assert "WinInnwa" in fonts.fault("jrefrmEdkifiH " * 9, Counter({"WinInnwa": 100}), 0)

@@ -80,7 +80,8 @@ SWITCH = re.compile(r"__[A-Z_]{3,30}__")
 VARIANT = re.compile(r"-\{(?:[A-Za-z;-]{1,40}\|)?([^{}]{0,2000})\}-")
 VARIANT_HIDDEN = re.compile(r"-\{[HTD-]\|[^{}]{0,2000}\}-")
 BARE_URL = re.compile(r"^https?://\S+$")
-EMPTY = re.compile(r"[(（]\s*[,;:，；：、\s]*[)）]|\[\s*\]")
+EMPTY = re.compile(r"[(（][,;:，；：、\s]*[)）]|\[\s*\]")
+NEWLINES = re.compile(r"\n{3,}")
 CUT_OPEN = re.compile(r"([(（])\s*[,;:，；：、]\s*")
 CUT_CLOSE = re.compile(r"\s*[,;:，；：、]\s*([)）])")
 SPACES = re.compile(r"[ \t\u00a0]{2,}")
@@ -242,6 +243,7 @@ def _entity(node: nodes.HTMLEntity) -> str:
 
 def _tidy(text: str) -> str:
     """Without the holes that templates leave: empty brackets, double spaces, spaces before punctuation."""
+    text = SPACES.sub(" ", NEWLINES.sub("\n\n", text))  # first, as the next ones look back over spaces
     for _ in range(3):
         text, found = EMPTY.subn("", CUT_CLOSE.sub(r"\1", CUT_OPEN.sub(r"\1", text)))
         if not found:

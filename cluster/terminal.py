@@ -132,7 +132,8 @@ def table(
     wide = columns_wide or width()
     free = columns[-1] if columns[-1].free else None
     kept, cells, widths = _fitting(columns, rows, wide)
-    heads = [(columns[k].title, "") for k in kept] + ([(free.title, "")] if free else [])
+    titled = free is not None and _total(widths) + len(GAP) + len(free.title) <= wide  # else it is below in each row
+    heads = [(columns[k].title, "") for k in kept] + ([(free.title, "")] if free and titled else [])
     lines = [*paragraph(title, columns_wide=wide), _line(columns, kept, heads, widths, "bold")]
     for i, (row, cell) in enumerate(zip(rows, cells, strict=True)):
         shown = [(text, columns[k].style(row[k])) for k, text in zip(kept, cell, strict=True)]
@@ -141,7 +142,7 @@ def table(
             shown[0] = ("", "")
         text = "" if free is None or row[-1] is None else free.write(row[-1])
         style = free.style(row[-1]) if free and text else ""
-        beside = _total(widths) + len(GAP) + cell_len(text) <= wide
+        beside = titled and _total(widths) + len(GAP) + cell_len(text) <= wide
         lines.append(_line(columns, kept, [*shown, (text, style)] if beside else shown, widths))
         if text and not beside:
             lines += paragraph(row[-1], INDENT, style, wide)
@@ -179,7 +180,6 @@ def _fitting(
 ) -> tuple[list[int], list[list[str]], list[int]]:
     """The columns, without the free one, that fit in `wide`: in full, else short, else fewer; their cells and widths."""
     kept = [k for k, column in enumerate(columns) if not column.free]
-    wide -= sum(len(GAP) + len(column.title) for column in columns if column.free)
     brief = False
     while True:
         cells = [[_cell(columns[k], row[k], brief) for k in kept] for row in rows]

@@ -119,7 +119,7 @@ def test_tokens(capsys, tmp_path):
         cli.main(["tokens"])
     assert "high_quality/km" in shown(capsys, "pool ")
     pools = {f"{lang}{'x' * 80}{ESCAPE}": Pool(10**12, 4 * 10**12) for lang in LANGUAGES}
-    made = token_plan.make(token_plan.Pools(pools, pools, {}, [PATH]), 10**13, 10**13, Mixture())
+    made = token_plan.make(token_plan.Pools(pools, pools, {}, [PATH], {}), 10**13, 10**13, Mixture())
     token_plan.show(made, False, {"stage1": 4096, "stage2": 4096})
     shown(capsys, "pool ")
 

@@ -198,9 +198,11 @@ ALONE = [
     "mixture/order/shared.py",
     "mixture/sailor2.py",
     "mixture/tokenizer/fertility.py",
+    "mixture/tokenizer/grow.py",
     "ray_jobs/cli.py",
     "ray_jobs/exits.py",
     "train/export/gguf.py",
+    "train/export/grow.py",
 ]
 """Modules that no stage imports, and that are in no folder above: what only `pinisi train` or a script calls."""
 

@@ -315,5 +315,6 @@ def test_a_missing_java_is_missed_before_the_first_stage(uri, calls, monkeypatch
 
 def test_the_jobs_of_the_engine_are_those_that_import_it():
     stage_modules = Path(stages.__file__).parents[1] / "stages"
-    asked = {path.stem for path in stage_modules.glob("*.py") if "ray_jobs.work.engine" in path.read_text()}
+    found = [path for path in stage_modules.rglob("*.py") if "ray_jobs.work.engine" in path.read_text()]
+    asked = {".".join(path.relative_to(stage_modules).with_suffix("").parts) for path in found}
     assert asked == {*preflight.ON_ENGINE}

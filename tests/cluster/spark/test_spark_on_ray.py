@@ -51,6 +51,14 @@ def test_folders_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp_p
     lock.close()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def java_of_seconds():
+    """A dozen of JVMs start here and soon end: none gets back what the second compiler and the parallel collector cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Head without CPUs, two CPU nodes of one core, and a GPU node with cores to spare."""

@@ -64,12 +64,18 @@ def one_by_one(net, ids: list[int], stop: list[int], most: int) -> list[int]:
     return found
 
 
-@functools.cache
-def references(name: str) -> tuple[list[list[int]], list[list[int]]]:
-    """(prompts, the answers to them of up to 80 tokens) of a family, for as many tests as ask."""
-    asked = prompts(10)
-    net = family(name)
-    return asked, [one_by_one(net, ids, STOP, 80) for ids in asked]
+def are_greedy(net, asked: list[list[int]], found, stop: list[int], most: int) -> bool:
+    """Whether each token is the likeliest after those before it, by one pass without any cache, and the first of `stop` or the
+    limit ends each text: then they are what `one_by_one` gives."""
+
+    def is_greedy(ids: list[int], said: list[int]) -> bool:
+        with torch.no_grad():
+            logits = net(torch.tensor([ids + said]), use_cache=False).logits[0, len(ids) - 1 : -1]
+        ends = [place for place, token in enumerate(said) if token in stop]
+        in_time = ends == [len(said) - 1] or (not ends and len(said) == most)
+        return in_time and logits.argmax(-1).tolist() == said
+
+    return all(is_greedy(ids, one.ids) for ids, one in zip(asked, found, strict=True))
 
 
 @functools.cache
@@ -114,10 +120,10 @@ def knows(answers: dict[tuple[int, ...], list[int]], right: bool = True):
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_draft_changes_no_token(name, gamma):
-    net, (asked, answers) = family(name), references(name)
+    net, asked = family(name), prompts(10)
     proposer = speculative.GlideProposer(noisy(net, gamma))
     found = speculative.speculate(net, proposer, asked, STOP, 80, gamma)
-    assert [one.ids for one in found] == answers
+    assert are_greedy(net, asked, found, STOP, 80)
 
 
 def test_it_is_what_our_decoding_gives():
@@ -140,7 +146,7 @@ def test_windows_of_the_first_layers():
     net = model._attached(net)
     asked = prompts(3)
     found = speculative.speculate(net, speculative.GlideProposer(noisy(net, 3)), asked, [], 20, 3)
-    assert [one.ids for one in found] == [one_by_one(net, ids, [], 20) for ids in asked]
+    assert are_greedy(net, asked, found, [], 20)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -158,7 +164,7 @@ def test_fuzz(seed):
     asked = prompts(seed, pick(1, 4), pick(1, 30))
     stop = torch.randperm(160, generator=rng)[: pick(0, 6)].tolist()
     found = speculative.speculate(net, proposer, asked, stop, most, gamma)
-    assert [one.ids for one in found] == [one_by_one(net, ids, stop, most) for ids in asked]
+    assert are_greedy(net, asked, found, stop, most)
     for one in found:
         counted = 1 + len(one.accepted) + sum(one.accepted)
         assert len(one.ids) in (counted, counted - 1)  # the end may be a token that was accepted

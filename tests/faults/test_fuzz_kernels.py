@@ -78,8 +78,10 @@ def strange() -> list[str]:
     ]
 
 
-def texts(seed: int = 0) -> list[str]:
-    return [data.decode("utf-8", "replace") for data in random_bytes(seed)] + every_script() + strange()
+@cache
+def texts(seeds: int = 1) -> list[str]:
+    drawn = [data.decode("utf-8", "replace") for seed in range(seeds) for data in random_bytes(seed)]
+    return drawn + every_script() + strange()
 
 
 def documents(values: list[str], langs: list[str] | None = None) -> pa.RecordBatch:
@@ -99,8 +101,13 @@ def complete(batch: pa.RecordBatch, result: tuple[pa.RecordBatch, pa.RecordBatch
     return kept
 
 
+@cache
+def of_signals():
+    return signals_kernel(LANGUAGES)
+
+
 def measures(batch: pa.RecordBatch) -> pa.RecordBatch:
-    measured = complete(batch, signals_kernel(LANGUAGES)(batch))
+    measured = complete(batch, of_signals()(batch))
     assert measured.num_rows == batch.num_rows
     for field in measured.schema:
         if pa.types.is_floating(field.type):
@@ -171,20 +178,24 @@ TEXT_KERNELS = {
 
 @pytest.mark.parametrize("name", TEXT_KERNELS)
 def test_no_text_raises(name):
-    for seed in range(3):
-        values = texts(seed)
-        TEXT_KERNELS[name](documents(values))
-        TEXT_KERNELS[name](documents(values[::-1], ["th"] * len(values)))
+    values = texts(3)
+    TEXT_KERNELS[name](documents(values))
+    TEXT_KERNELS[name](documents(values[::-1], ["th"] * len(values)))
     TEXT_KERNELS[name](documents([]))
+
+
+@cache
+def long_texts() -> list[str]:
+    rng = np.random.default_rng(0)
+    words = ["".join(chr(c) for c in rng.integers(0x61, 0x7B, rng.integers(1, 12))) for _ in range(5000)]
+    syllables = ["".join(chr(c) for c in rng.integers(0x0E01, 0x0E2F, 4)) for _ in range(3000)]
+    return [" ".join(rng.choice(words, 7_500_000 // 2)), "".join(rng.choice(syllables, 1_300_000)), "x" * 25_000_000]
 
 
 @pytest.mark.parametrize("name", sorted(set(TEXT_KERNELS) - {"policy", "url"}))
 @pytest.mark.slow
 def test_50_megabytes_end_in_time(name):
-    rng = np.random.default_rng(0)
-    words = ["".join(chr(c) for c in rng.integers(0x61, 0x7B, rng.integers(1, 12))) for _ in range(5000)]
-    syllables = ["".join(chr(c) for c in rng.integers(0x0E01, 0x0E2F, 4)) for _ in range(3000)]
-    long = [" ".join(rng.choice(words, 7_500_000 // 2)), "".join(rng.choice(syllables, 1_300_000)), "x" * 25_000_000]
+    long = long_texts()
     begin = time.process_time()
     for text, lang in zip(long, ["id", "th", "en"], strict=True):
         TEXT_KERNELS[name](documents([text], [lang]))

@@ -8,8 +8,10 @@ import zipfile
 from functools import cache
 from itertools import pairwise
 
+import pyarrow as pa
+
 from curation.text import icu_dictionary
-from curation.text.form import one_form
+from curation.text.form import in_one_form
 
 UNSPACED_BLOCKS = (
     "THAI",
@@ -64,7 +66,7 @@ def dictionary(name: str) -> tuple[dict[str, int], set[str]]:
         text, offsets, costs = icu_dictionary.words(archive.read(f"{icu_dictionary.FOLDER}/{file}dict.dict"))
     letters = "".join(map(chr, text))
     words = dict(zip([letters[a:b] for a, b in pairwise(offsets)], costs.tolist(), strict=True))
-    in_form = {one_form(word): cost for word, cost in words.items()}
+    in_form = dict(zip(in_one_form(pa.array(words, pa.string())).to_pylist(), words.values(), strict=True))
     words = {word: cost for word, cost in in_form.items() if word} | words
     return words, {w[:i] for w in words for i in range(1, len(w) + 1)}
 
@@ -151,6 +153,7 @@ def cheapest(run: str) -> list[str]:
     return best[-1][1]
 
 
+@cache
 def pieces_of(token: str, segmented: bool) -> list[str]:
     """A token cut where scripts without spaces begin and end, and inside them; marks stay with what they follow."""
     pieces: list[str] = [""]
@@ -181,10 +184,15 @@ def words_of(text: str, segmented: bool = True) -> list[str]:
     words = []
     for token in text.split():
         for piece in pieces_of(token, segmented):
-            while piece and category(piece[0]) == "special":
-                piece = piece[1:]
-            while piece and category(piece[-1]) == "special":
-                piece = piece[:-1]
-            if piece:
-                words.append("".join(c.lower() if len(c.lower()) == 1 else c for c in piece))
+            if word := word_of(piece):
+                words.append(word)
     return words
+
+
+@cache
+def word_of(piece: str) -> str:
+    while piece and category(piece[0]) == "special":
+        piece = piece[1:]
+    while piece and category(piece[-1]) == "special":
+        piece = piece[:-1]
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in piece)

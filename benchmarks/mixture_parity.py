@@ -33,17 +33,26 @@ from curation.text.form import one_form
 from mixture.tokenizer import cost
 from mixture.tokenizer.encoder import Encoder
 from mixture.tokenizer.parity import train_parity
-from mixture.tokenizer.tokenizer import encode, sampling_rates, train_bpe
+from mixture.tokenizer.tokenizer import encode, load, sampling_rates, train_bpe
 
 PARALLEL = ("ntrex128", "udhr")
 KEY = re.compile(r"article\d+|ntrex:[^:]+")
 GINI, SPREAD, TOKENS, SECONDS, SPEED = 0.08, 1.6, 1.05, 2.0, 4.0  # targets; the last in M tokens/s/core
+ARMS = {
+    "plain, qwen2": ("qwen2", None),
+    "parity, marks": ("marks", "chosen"),
+    "parity by letters, marks": ("marks", "letters"),
+    "parity by udhr, marks": ("marks", "udhr"),
+    "parity, qwen2": ("qwen2", "chosen"),
+}
 SPEED_BYTES = 3_000_000  # of each language
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab-size", type=int, default=32_768)
+    parser.add_argument("--folder", help="keep the tokenizers here, and train none again that is there")
+    parser.add_argument("--only", nargs="*", choices=list(ARMS), help="train these, measure nothing")
     args = parser.parse_args()
     texts, parallel = read(Path(os.environ["PINISI_SAMPLE_DIR"], "text"))
     chosen, judged = cost.halves(parallel)
@@ -51,25 +60,28 @@ def main() -> None:
     rates = sampling_rates({lang: sum(len(t.encode()) for t in of) for lang, of in texts.items()}, 1 << 30, 2.0)
     assert set(rates.values()) == {1.0}  # all text: plain BPE sees what parity sees
     pairs = [(lang, text) for lang, of in texts.items() for text in of]
+    by = {"chosen": chosen, "letters": {}, "udhr": declared}
     made: dict[str, object] = {}
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         train_parity(pairs[:20], 300, f"{folder}/compiled")  # before the first measurement
-        for name, pieces, by in (
-            ("plain, qwen2", "qwen2", None),
-            ("parity, marks", "marks", chosen),
-            ("parity by letters, marks", "marks", {}),
-            ("parity by udhr, marks", "marks", declared),
-            ("parity, qwen2", "qwen2", chosen),
-            ("plain, marks", "marks", None),
-        ):
-            sizes = args.vocab_size, f"{folder}/{len(made)}"
-            if by is None:
-                train = lambda sizes=sizes, p=pieces: train_bpe((t for _, t in pairs), *sizes, pieces=p)  # noqa: E731
-            else:
-                train = lambda sizes=sizes, p=pieces, by=by: train_parity(pairs, *sizes, parallel=by, pieces=p)  # noqa: E731
-            made[name], seconds[name] = timed(train)
+        for name in args.only or ARMS:
+            pieces, judge = ARMS[name]
+            kept = Path(args.folder or folder, re.sub(r"\W+", "-", name))
+            if not (kept / "seconds.json").exists():
+                sizes = args.vocab_size, str(kept)
+                if judge is None:
+                    train = lambda sizes=sizes, p=pieces: train_bpe((t for _, t in pairs), *sizes, pieces=p)  # noqa: E731
+                else:
+                    train = lambda sizes=sizes, p=pieces, by=by[judge]: train_parity(  # noqa: E731
+                        pairs, *sizes, parallel=by, pieces=p
+                    )
+                _, took = timed(train)
+                (kept / "seconds.json").write_text(json.dumps(took))
+            made[name], seconds[name] = load(str(kept)), json.loads((kept / "seconds.json").read_text())
             print(f"{name}: {seconds[name]:.1f} s, {len(made[name]):,} tokens", flush=True)
+    if args.only:
+        return
     results = costs(made, judged, {lang: only(of, "ntrex") for lang, of in parallel.items()})
     for name in made:
         target = SECONDS if name.startswith("parity") else None

@@ -47,8 +47,9 @@ class Pieces:
     def add(self, text: np.ndarray, starts: np.ndarray, kind: int) -> None:
         """Count the pieces of texts: uint8 with PADDING after them, int64 [D+1]. `kind`: TRAINED or MEASURED."""
         most = int(starts[-1] - starts[0])
-        self.ends, self.counts = _room(self.ends, self.n + most + 2), _room(self.counts, self.n + most + 1)
-        self.data = _room(self.data, int(self.ends[self.n]) + most + PADDING)
+        self.ends = _room(self.ends, self.n + 1, most + 1)
+        self.counts = _room(self.counts, self.n, most)
+        self.data = _room(self.data, int(self.ends[self.n]), most + PADDING)
         while len(self.slots) < 2 * (self.n + most):
             self.slots = np.full(2 * len(self.slots), -1, np.int32)
             _enter(self.slots, self.data, self.ends, self.n)
@@ -56,12 +57,12 @@ class Pieces:
         self.n = _count(text, starts, self.tables, self.rules, *arrays, self.n, kind)
 
 
-def _room(array: np.ndarray, n: int) -> np.ndarray:
-    """`array` with at least `n` rows; new ones are zero."""
-    if n <= len(array):
+def _room(array: np.ndarray, used: int, more: int) -> np.ndarray:
+    """`array` with room for `more` rows behind the `used` ones; they are zero."""
+    if used + more <= len(array):
         return array
-    larger = np.zeros((max(n, 2 * len(array)), *array.shape[1:]), array.dtype)
-    larger[: len(array)] = array
+    larger = np.zeros((max(used + more, 2 * used), *array.shape[1:]), array.dtype)
+    larger[:used] = array[:used]
     return larger
 
 

@@ -20,7 +20,7 @@ from mixture.bpe.learn import MEASURED, TRAINED, Learnt, Pieces, learn
 from mixture.tokenizer import cost
 from mixture.tokenizer.tokenizer import MAX_TRAINING_CHARS, PATTERNS, SPECIAL, check_size, made_of
 
-BATCH_BYTES = 4_000_000  # of a language that are counted at a time
+BATCH_BYTES = 500_000  # of a language that are counted at a time
 
 
 def train_parity(

@@ -11,7 +11,7 @@ their size is a constant of the language: the caller's `norms`.
 Every distinct piece of a language is one row of symbols with two counts: in the training texts, which choose the pairs, and in
 the measured ones, which choose the language. Each pair of symbols of a language keeps its count and a list of the pieces that
 hold it, and lies in the language's heap under a count that it had; a merge visits the pieces of its pair alone. So learning
-costs what all merges change, about 3 x the bytes of the distinct pieces, and memory is bounded by them (60 bytes each).
+costs what all merges change, about 3 x the bytes of the distinct pieces, and memory is bounded by them (some 40 bytes each).
 """
 
 from __future__ import annotations

@@ -30,7 +30,10 @@ def train(
 ) -> tuple[PreTrainedTokenizerFast, cost.Parallel]:
     """Train on pairs of language and text, save in `folder`; with the half of the parallel documents that it did not see, none
     where there are none. A training text that is one of them is left out. Raises ValueError as `train_bpe` and `cost.halves`."""
-    chosen, judged = cost.halves(parallel) if parallel else ({}, {})
+    chosen: cost.Parallel = {}
+    judged: cost.Parallel = {}
+    if parallel:
+        chosen, judged = cost.halves(parallel)
     apart = {text for of_lang in parallel.values() for text in of_lang.values()}
     texts = ((lang, text) for lang, text in texts if text not in apart)
     if parity:

@@ -4,8 +4,9 @@ A new token's row is the mean of the rows of the old tokens that it is made of, 
 by the mean alone a new token has, by Jensen's inequality, at most the mean probability of its pieces: nothing where text is in
 another language, but a real share in its own. What a bias would take away is taken along the direction u of the hidden states
 h that best has h . u = 1 (least squares over the model's own h on documents): row = mean - (ln k + c) u for a token of k pieces,
-with the least c >= 0 that leaves all new rows together ln(1 + mass) <= LOSS nats. It is measured on other documents than u and c
-were found on, and reported: it is by how much the log-probability of every old token falls before training.
+with a small c >= 0 that leaves all new rows together ln(1 + mass) <= LOSS nats. It is measured on other documents than u and c
+were found on, and reported: it is by how much the log-probability of every old token falls before training. Where means alone
+take no more than that, or the move makes it worse there (hidden states without a common direction), rows stay means.
 
 The model reads these documents layer by layer, so memory holds one layer, and the embedding and head once.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,7 +33,15 @@ from train.kernels import head
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 LOSS = 0.01  # nats that old tokens may lose to the new rows
-MOST = 60.0  # of c: a mass that still is too large then is reported
+SHIFTS = (
+    0.0,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+)  # of c, before it is refined; a mass that is too large for all is reported
 CHUNK = 16_384  # rows of the head at a time
 MULTIPLE = 64  # of rows, where the model has such a number
 
@@ -41,7 +50,7 @@ class Rows(NamedTuple):
     """The rows of new tokens, fp32, and what they cost the old ones."""
 
     rows_ND: dict[str, Tensor]  # by the name of the matrix
-    shift: float | None  # c; None where nothing was measured
+    shift: float | None  # c; None where rows are means
     lost: float | None  # nats, on documents that c was not found on
     lost_by_mean: float | None  # the same of means alone
 
@@ -104,23 +113,38 @@ def new_rows(folder: str, made_of: Sequence[Sequence[int]], ids_BT: Tensor | Non
         along_D = _direction(sides[0])
         logs_N = torch.tensor([math.log(len(ids)) for ids in made_of])
 
-        def loss(side: int, c_N: Tensor) -> float:
+        def loss(side: int, c: float | None) -> float:
+            c_N = 0 * logs_N if c is None else logs_N + c
             logits_PN = head.capped(sides[side] @ means_ND.T - (sides[side] @ along_D)[:, None] * c_N, cap)
-            return float((logits_PN.logsumexp(1) - sums[side]).exp().log1p().mean())
+            return float(torch.nn.functional.softplus(logits_PN.logsumexp(1) - sums[side]).mean())
 
-        shift, low = MOST, 0.0
-        if loss(0, logs_N) <= LOSS:
-            shift = 0.0
-        while shift - low > 0.01:
-            middle = (low + shift) / 2
-            low, shift = (low, middle) if loss(0, logs_N + middle) <= LOSS else (middle, shift)
-        lost, by_mean = loss(1, logs_N + shift), loss(1, torch.zeros(len(made_of)))
-        means_ND = means_ND - (logs_N + shift)[:, None] * along_D
+        shift = _least(lambda c: loss(0, c))
+        lost, by_mean = loss(1, shift), loss(1, None)
+        if not lost < by_mean:
+            shift, lost = None, by_mean
+        if shift is not None:
+            means_ND = means_ND - (logs_N + shift)[:, None] * along_D
     if tied:
         rows[EMBEDDING] = means_ND
     if HEAD in named:
         rows[HEAD] = means_ND
     return Rows(rows, shift, lost, by_mean)
+
+
+def _least(loss: Callable[[float | None], float]) -> float | None:
+    """The least c with a loss of at most LOSS, None where means alone have it; without such a c the one with the least loss."""
+    if loss(None) <= LOSS:
+        return None
+    losses = []
+    for i, c in enumerate(SHIFTS):
+        losses.append(loss(c))
+        if losses[-1] <= LOSS:
+            low, high = SHIFTS[max(0, i - 1)], c
+            while high - low > 0.01:
+                middle = (low + high) / 2
+                low, high = (low, middle) if loss(middle) <= LOSS else (middle, high)
+            return high
+    return SHIFTS[losses.index(min(losses))]
 
 
 def write(folder: str, target: str, rows_ND: dict[str, Tensor], first: int) -> int:

@@ -1,6 +1,6 @@
 """What a grown vocabulary saves: bits per byte of scarce languages against CPU seconds of continued training, grown and not.
 
-    PINISI_SAMPLE_DIR=... python benchmarks/training_vocabulary.py [--seconds 40] [--add 512] [--seed 0]
+    PINISI_SAMPLE_DIR=... python benchmarks/training_vocabulary.py [--seconds 40] [--add 768] [--seed 0]
 
 A small Llama learns English and Chinese with a vocabulary that is nearly all theirs: Burmese, Khmer and Lao are 1 % of the bytes
 it is made from, and cost about as many tokens as with Qwen's. `pinisi vocabulary grow` grows it from other documents than those
@@ -47,7 +47,7 @@ NAMES = {"en": "English", "my": "Burmese", "km": "Khmer", "lo": "Lao"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=40, help="CPU seconds of training after the base")
-    parser.add_argument("--add", type=int, default=512)
+    parser.add_argument("--add", type=int, default=768)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)

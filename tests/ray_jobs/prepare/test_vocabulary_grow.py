@@ -223,7 +223,7 @@ def test_shards_that_hold_no_vocabulary_are_copied_and_index_and_dtype_stay(grow
 
 
 FAULTS = {
-    "no config.json": ["{made}/nowhere", "--documents", "{made}/documents.parquet"],
+    "no config.json": ["{made}/nowhere", "--documents", "{made}/documents.parquet", "--dry-run"],
     "give --out FOLDER": ["{made}/llama", "--documents", "{made}/documents.parquet"],
     "no document is in xx": [
         "{made}/llama",

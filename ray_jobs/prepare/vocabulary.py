@@ -72,7 +72,7 @@ def main(options: argparse.Namespace) -> int:
     rows = _own_rows(texts.train, options.languages)
     if options.parallel and (absent := sorted(rows.keys() - texts.parallel.keys())):
         raise UserError(f"--parallel: no document is in {', '.join(absent)}")
-    own = set().union(*rows.values())
+    own: set[int] = set().union(*rows.values())
     wider = grow.joining_marks(spec, grow.marks_of(own))
     cut = _pieces(options.pieces, folder, old, spec, wider)
     judge = {lang: texts.parallel[lang][::2] if texts.parallel else texts.train[lang] for lang in rows}
@@ -323,7 +323,8 @@ def _probe(old: Any, texts: _Texts, tokens: int):
 
     from cluster import document_tokens
 
-    begin, found = document_tokens.begin(old), []
+    begin = document_tokens.begin(old)
+    found: list[list[int]] = []
     languages = sorted(texts.heldout | texts.train)
     each = max(2, tokens // PROBE_LENGTH // max(1, len(languages))) if tokens else 0
     for lang in languages:

@@ -104,7 +104,9 @@ def new_rows(folder: str, made_of: Sequence[Sequence[int]], ids_BT: Tensor | Non
     tied = json.loads(Path(folder, "config.json").read_text("utf-8")).get("tie_word_embeddings", False)
     rows = {EMBEDDING: means(folder, EMBEDDING, made_of)}
     means_ND = rows[EMBEDDING] if tied else means(folder, HEAD, made_of)
-    shift, lost, by_mean = None, None, None
+    shift: float | None = None
+    lost: float | None = None
+    by_mean: float | None = None
     if ids_BT is not None:
         net, hidden_BTD = _hidden(folder, ids_BT)
         sides = [side.flatten(0, 1) for side in (hidden_BTD[::2], hidden_BTD[1::2] if len(ids_BT) > 1 else hidden_BTD)]
@@ -135,7 +137,7 @@ def _least(loss: Callable[[float | None], float]) -> float | None:
     """The least c with a loss of at most LOSS, None where means alone have it; without such a c the one with the least loss."""
     if loss(None) <= LOSS:
         return None
-    losses = []
+    losses: list[float] = []
     for i, c in enumerate(SHIFTS):
         losses.append(loss(c))
         if losses[-1] <= LOSS:
@@ -177,7 +179,8 @@ def _with_rows(source: Path, target: Path, rows_ND: dict[str, Tensor], first: in
         header = json.loads(read.read(size))
         metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
         order = sorted(header, key=lambda name: header[name]["data_offsets"])
-        new, at = {}, 0
+        new: dict[str, dict] = {}
+        at = 0
         for name in order:
             begin, end = header[name]["data_offsets"]
             shape = header[name]["shape"]

@@ -147,9 +147,10 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=245_760)
     options = parser.parse_args()
-    rows = simulated(options.simulated) if options.simulated else []
-    rows += real(options.tokens) if options.tokens else []
-    write("mixture-repetition", rows, "the form of the laws, on other seeds; of the real models, nothing")
+    if options.simulated:
+        write("mixture-repetition", simulated(options.simulated), "the form of the law, on other seeds")
+    if options.tokens:
+        write("mixture-repetition-models", real(options.tokens), "nothing")
 
 
 if __name__ == "__main__":

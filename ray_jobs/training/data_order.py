@@ -85,12 +85,13 @@ def schedule(run_uri: str, stage: str, recipe: Recipe, lines: list[dict]) -> lis
     of its ledger."""
     plan = storage.read_json(plan_uri(run_uri, stage))[plan_of(stage)]
     tokens = {row["pool"]: row["pool_tokens"] for row in plan["rows"]}
-    phases: list[dict] = plan.get("phases", [])
+    if not (phases := plan.get("phases")):
+        return ledger.schedule(plan["weights"], tokens, lines)
     rows = rows_per_step(recipe, stage)
     steps = max(1, -(-plan["tokens"] // (rows * given(recipe.train).context)))
     starts = {steps * k // len(phases) * rows: weights for k, weights in enumerate(phases)}
     later = [{"from_sample": at, "weights": weights} for at, weights in starts.items() if at]
-    return ledger.schedule(phases[0] if phases else plan["weights"], tokens, lines, later)
+    return ledger.schedule(phases[0], tokens, lines, later)
 
 
 def pool_names(order: Order) -> list[str]:

@@ -86,7 +86,8 @@ def test_pairs_from_files_to_rows(tmp_path):
     assert manifest("parallel/dedup")["rules"] == {"near_duplicate": 2}
     assert manifest("parallel/decontaminate")["rules"] == {"contaminated": 3}
     assert manifest("parallel/documents")["pairs"] == {"en-id": 23, "en-th": 23, "en-vi": 24}
-    documents = storage.read_table(str(tmp_path / "run" / "parallel" / "documents")).to_pylist()
+    parts = storage.glob(f"{run.uri}/parallel/documents/part-*.parquet")
+    documents = [one for part in parts for one in storage.read_table(part).to_pylist()]
     assert sum(len(one["pairs"]) for one in documents) == 70
     assert set(manifest("parallel/documents")["formats"]) == {"instruction", "plain", "interleaved"}
     assert not any(ITEM in one["text"] for one in documents)

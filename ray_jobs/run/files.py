@@ -35,6 +35,10 @@ def of_source(source: Source) -> list[str]:
 def of_parallel(source: ParallelSource) -> list[list[str]]:
     """The files of a source of parallel text, those that belong together in one list: two for a Moses text, in the order of
     `langs`. Raises UserError when there are none, or one of two is missing."""
+    if source.kind == "hf" and source.optional:
+        fault = hub.fault("data set", source.path.removeprefix(row_files.HF).partition("@")[0].partition(":")[0])
+        if fault and fault.gone:
+            return []
     patterns = of_sides(source)
     found = [expand(pattern) for pattern in patterns]
     if len(found) == 2:
@@ -86,14 +90,15 @@ def expand(pattern: str) -> list[str]:
 def within(source: Source | ParallelSource, uri: str) -> str:
     """How a file of a source is named among its files, the same wherever they lie: the path below the folder that has no sign
     of a glob, or below the source itself when that is a folder. A file that the source names is its own last name."""
-    if source.type in {"hf", "commoncrawl"} or not source.path:
+    if source.type in {"hf", "commoncrawl"} or not source.path or row_files.is_hf(uri):
         return uri
     _, root = storage.filesystem(source.path)
     _, path = storage.filesystem(uri)
     if path == root:
         return path.rsplit("/", 1)[-1]
     if not path.startswith(root.rstrip("/") + "/"):
-        root = re.split(r"[*?\[]", root, maxsplit=1)[0].rpartition("/")[0]
+        signs = r"[*?\[{]" if isinstance(source, ParallelSource) else r"[*?\["  # {lang} stands for two files
+        root = re.split(signs, root, maxsplit=1)[0].rpartition("/")[0]
     return path.removeprefix(root).lstrip("/")
 
 

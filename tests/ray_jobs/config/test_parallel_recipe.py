@@ -84,6 +84,10 @@ def test_two_files_of_one_text_are_found_together(tmp_path, monkeypatch):
     recipe = parsed(pairs("b/*.{lang}*"), pairs("hf:a/b", optional=True) | {"name": "q"})
     assert files.patterns(recipe, "parallel.sources") == ["b/*.en*", "b/*.id*"]
     assert _places(recipe, "parallel.sources") == ["b/*.{lang}*"]
+    (own,) = parsed(pairs(f"{tmp_path}/{{lang}}/x.txt")).parallel.sources
+    assert files.within(own, f"{tmp_path}/en/x.txt") == "en/x.txt"
+    (own,) = parsed(pairs("hf:lab/set:en-id@test")).parallel.sources
+    assert files.of_parallel(own) == [["hf:lab/set:en-id@test"]] == [[files.within(own, "hf:lab/set:en-id@test")]]
     os.remove("generated.id")
     (own,) = parsed(pairs("*.{lang}")).parallel.sources
     with pytest.raises(UserError, match=r"generated.en has no file of the other language"):

@@ -1,8 +1,6 @@
 """Which pairs are translations of each other, as far as each pair says so by itself.
 
-Length. The sizes of the sides are compared in words: a letter of a script without spaces is 1/3.7 of one and a Han character
-1/1.6 (the same news in 15 languages, see `curation.decontaminate`). ratio = (larger + 3) / (smaller + 3), so that two words may
-be translated by five.
+Length. The sizes of the sides are compared in words of any script (`curation.parallel.lengths`).
 
 Language. The identifier must give the language that a side declares some probability, where the side has letters enough to
 tell; its script must fit always.
@@ -25,13 +23,11 @@ from curation.lid import script
 from curation.lid.identify import MIN_SCRIPT_SHARE, ModelName, load
 from curation.lid.model import PREFIX_CHARS
 from curation.lid.telltales import tell_apart
+from curation.parallel.lengths import length_ratio
 from curation.parallel.schema import STAGE, named
-from curation.text.units import count_units
 
 CLOSE = (("id", "ms", "jv", "su", "min"), ("tl", "ceb", "war", "ilo", "pam", "bcl"))
 """Languages that lid.176 takes for each other in a sentence: of 155 good Sundanese ones it gave 99 no chance to be so."""
-LETTERS, HAN = 3.7, 1.6  # of a word
-SMOOTHING = 3.0  # words
 
 
 @dataclass(frozen=True)
@@ -42,19 +38,6 @@ class Bounds:
     max_similarity: float = 0.8
     min_score: Mapping[str, float] = field(default_factory=lambda: {"default": 0.1})
     min_letters: int = 20
-
-
-def words(texts: pa.Array) -> np.ndarray:
-    """The size of each text in words of a spaced script, float64 [N]."""
-    spaced, single = count_units(texts)
-    han = pc.count_substring_regex(texts, r"\p{Han}").to_numpy(zero_copy_only=False)
-    return spaced + np.maximum(single - han, 0) / LETTERS + han / HAN
-
-
-def length_ratio(a: pa.Array, b: pa.Array) -> np.ndarray:
-    """(larger + 3) / (smaller + 3) of the sizes in words, float64 [N]."""
-    sizes = np.stack([words(a), words(b)]) + SMOOTHING
-    return sizes.max(0) / sizes.min(0)
 
 
 def similarity(a: pa.Array, b: pa.Array) -> np.ndarray:

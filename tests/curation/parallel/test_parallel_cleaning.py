@@ -116,16 +116,25 @@ def test_near_duplicates_are_found_on_the_second_side_too(tmp_path):
 
 def test_pairs_that_quote_an_evaluation_set_on_either_side_leave(tmp_path):
     flores = tmp_path / "flores.jsonl"
-    texts = {"en": ENGLISH, "th": GOOD["th"], "zh": GOOD["zh"]}
+    texts = {
+        "en": ENGLISH,
+        "th": GOOD["th"],
+        "zh": GOOD["zh"],
+        "short": "The Goats sleep here.",
+        "shorter": "Thank you!",
+    }
     flores.write_text("\n".join(json.dumps({"id": lang, "sentence": text}) for lang, text in texts.items()))
     rows = [
         pair(f"He said: {ENGLISH}", "Terjemahan lain yang tidak ada."),
         pair("Another thing that is said here.", f"ข่าว {GOOD['th']} ครับ", ("en", "th")),
+        pair("“The goats sleep here”", "Terjemahan."),
         pair("Another thing that is said here.", GOOD["id"]),
+        pair("Thank you.", "Terima kasih."),
+        pair("The goats sleep here, too.", "Di sini juga."),
     ]
     kept, dropped = quoted.kernel([str(flores)], [], Lengths())(batch(rows))
-    assert kept["doc_id"].to_pylist() == [rows[2]["doc_id"]]
-    assert dropped["detail"].to_pylist() == ["flores.jsonl en in en", "flores.jsonl th in th"]
+    assert kept["doc_id"].to_pylist() == [one["doc_id"] for one in rows[3:]]
+    assert dropped["detail"].to_pylist() == [f"flores.jsonl {one}" for one in ("en in en", "short in en", "th in th")]
 
 
 def test_documents_hold_each_pair_once_and_do_not_depend_on_the_others():

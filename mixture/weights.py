@@ -237,7 +237,8 @@ def _stage(  # noqa: PLR0917
     With `Auto` caps go before shares and given weights: what a group or a pool may not take flows to the others."""
     if beside and beside.share:
         own: Group = (BESIDE, beside.share, beside.pools, beside.asked)
-        groups = [*((name, share * (1.0 - beside.share), *rest) for name, share, *rest in groups), own]
+        left = 1.0 - beside.share
+        groups = [*((name, left * share, members, fixed) for name, share, members, fixed in groups), own]
         pools = pools | beside.pools
     if any(not 0.0 <= share <= 1.0 for _, share, _, _ in groups):
         raise ValueError("the shares of a stage must lie between 0 and 1, and leave something for the other pools")

@@ -41,9 +41,9 @@ def found(parts: list[str], lang: str, threshold: float) -> pa.Table:
     places: list[np.ndarray] = []  # part and row, int64 [pairs, 2]
     keys: dict[str, list[np.ndarray]] = {"a": [], "b": []}
     names: dict[str, str] = {}
-    for part, rows, batch in _of(parts, lang):
+    for part, numbered, batch in _of(parts, lang):
         ids.append(batch["doc_id"])
-        places.append(np.stack([np.full(len(rows), part), rows], 1))
+        places.append(np.stack([np.full(len(numbered), part), numbered], 1))
         for side, made in keys.items():
             names[side] = batch[f"lang_{side}"][0].as_py()
             made.append(conversations.keys(batch[f"text_{side}"], config))
@@ -55,7 +55,7 @@ def found(parts: list[str], lang: str, threshold: float) -> pa.Table:
     _, first = np.unique(numbers, return_index=True)
     first = first[numbers]
     left = np.flatnonzero(first == np.arange(len(first)))
-    made = [
+    made: list[tuple[int, str, float | None, str]] = [
         (int(i), "repeated_pair", None, named[int(first[i])].as_py())
         for i in np.flatnonzero(first != np.arange(len(first)))
     ]

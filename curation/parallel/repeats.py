@@ -55,7 +55,7 @@ def found(parts: list[str], lang: str, threshold: float) -> pa.Table:
     _, first = np.unique(numbers, return_index=True)
     first = first[numbers]
     left = np.flatnonzero(first == np.arange(len(first)))
-    made: list[tuple[int, str, float | None, str]] = [
+    gone: list[tuple[int, str, float | None, str]] = [
         (int(i), "repeated_pair", None, named[int(first[i])].as_py())
         for i in np.flatnonzero(first != np.arange(len(first)))
     ]
@@ -63,12 +63,12 @@ def found(parts: list[str], lang: str, threshold: float) -> pa.Table:
         owner = conversations.copies(np.concatenate(of_side)[left], np.arange(len(left)))
         for i in np.flatnonzero(owner >= 0):
             said = f"{names[side]} of {named[int(left[owner[i]])].as_py()}"
-            made.append((int(left[i]), "near_duplicate", threshold, said))
+            gone.append((int(left[i]), "near_duplicate", threshold, said))
         left = left[owner < 0]
     rows = [
         {"part": parts[part_row[i, 0]].rsplit("/", 1)[-1], "row": int(part_row[i, 1])}
         | {"rule": rule, "threshold": bound, "detail": detail}
-        for i, rule, bound, detail in sorted(made, key=lambda one: one[0])
+        for i, rule, bound, detail in sorted(gone, key=lambda one: one[0])
     ]
     return pa.Table.from_pylist(rows, REPEATS)
 

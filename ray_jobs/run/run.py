@@ -112,11 +112,13 @@ class Run:
             if manifest is None:  # begun anew, or removed to make room
                 prints[stage.name] = (self.made(stage.name) or {}).get("fingerprint")
                 continue
-            read = manifest.get("inputs", {})
+            read, listed = manifest.get("inputs", {}), manifest.get("files")
+            if stage.files and not isinstance(listed, dict):  # of a version whose crawl wrote a number there
+                listed = {key: files.listing(self.recipe, key) for key in stage.files}
             parts: dict = {
                 "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
                 "inputs": {one: prints[one] or read.get(one) for one in stage.inputs},
-                **({"files": manifest.get("files")} if stage.files else {}),
+                **({"files": listed} if stage.files else {}),
             }
             codes = [manifest.get("code"), *([self.code(stage)] if manifest.get("kept") else [])]
             wanted = [self._fingerprint(stage, {**parts, "code": code}) for code in codes]
@@ -294,8 +296,8 @@ class Run:
             "stage": stage.name,
             **same,
             "config_hash": digest(parts["config"]),
-            **parts,
             **result,
+            **parts,  # what decides the fingerprint, under names that no result takes
             "seconds": round(spent + time.monotonic() - begin, 2),
             "hosts": [socket.gethostname()],
             "attempt": os.environ.get(lock.ATTEMPT),

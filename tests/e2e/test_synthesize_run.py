@@ -19,6 +19,7 @@ from mixture.store.token_store import TokenStore
 from ray_jobs.commands import explain, trace
 from ray_jobs.commands.data_changes import take_down
 from ray_jobs.config.reader import SAMPLE
+from ray_jobs.publish import corpus
 from ray_jobs.report import page
 from ray_jobs.run import made_from
 from ray_jobs.run.run import open_run
@@ -150,3 +151,9 @@ def test_killed_explained_taken_down(tmp_path):
     assert not set(storage.read_table(str(killed / "tokenize/heldout.parquet"))["doc_id"].to_pylist()) & {
         row["doc_id"] for row in kept
     }
+    (tmp_path / "corpus").mkdir()
+    corpus.write(run, str(tmp_path / "corpus"), name="isles", url="u", licence=None, leave_out=True)
+    out = storage.read_table(str(tmp_path / "corpus/data/id/part-00000.parquet")).to_pylist()
+    assert {row["doc_id"] for row in out if row["made_from"]} == {row["doc_id"] for row in kept} - taken
+    assert {row["made_by"] for row in out} == {None, "big-1"}
+    assert "| en-id | big-1 | apache-2.0 | translate |" in (tmp_path / "corpus/README.md").read_text()

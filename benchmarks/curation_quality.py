@@ -1,6 +1,6 @@
 """Quality classifiers: one for each language beside one for all, fastText beside an encoder with a line on it.
 
-    python benchmarks/curation_quality.py ENCODER        # PINISI_SAMPLE_DIR names the folder with text/
+    python benchmarks/curation_quality.py ENCODER [LANG ...]     # PINISI_SAMPLE_DIR names the folder with text/
 
 Positives are good texts of benchmarks/curation_policy.py, negatives are made of other good texts of the same sources: half of
 its kinds of rubbish. Measured is the AUC on texts of sources that were not trained on, against the other kinds and the pieces of
@@ -26,8 +26,8 @@ from curation import encoder, quality
 from curation.policy.policy import languages
 
 SEEN_KINDS = ("broken OCR", "repeated lines", "tables of numbers", "placeholders", "javascript", "stuffed keywords")
-PER_SIDE, FEW, TEST = 60, 10, 30
-READING = encoder.Reading(max_tokens=128, windows=2)
+PER_SIDE, FEW, TEST = 40, 10, 20
+READING = encoder.Reading(max_tokens=64, windows=1)
 TUNED = "nothing: neither these sources nor these kinds of rubbish were trained on"
 
 Sides = dict[str, tuple[list[str], list[str]]]
@@ -39,7 +39,7 @@ def main() -> None:
         raise SystemExit("name an encoder, and set PINISI_SAMPLE_DIR to a folder with text/<lang>.jsonl.gz")
     trained: Sides = {}
     tested: Sides = {}
-    for lang in languages():
+    for lang in sys.argv[2:] or languages():
         trained[lang], tested[lang] = examples(Path(folder, "text", f"{lang}.jsonl.gz"), lang)
     vectors = embedded(sys.argv[1], trained, tested)
     rows = []

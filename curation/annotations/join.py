@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.engines.exchange import Engine, Input, Progress, partitions, place
-from cluster.shards import Marker, Shard, done, ledger_rows, write_shard
+from cluster.shards import Marker, Shard, done, finished, ledger_rows, write_shard
 from curation.annotations import table
 from curation.annotations.table import TYPES, Annotation
 
@@ -48,12 +48,15 @@ def annotate(
     documents that have one by language. Raises ValueError for a file whose columns are not those of the others."""
     output, mark = shards[0].output, shards[0].fingerprint
     work, counted = storage.join(output, "_work"), storage.join(output, "_rows.json")
-    if not storage.exists(counted) or storage.read_json(counted)["fingerprint"] != mark:
+    whole = storage.join(work, "_done.json")  # what was found is removed once each part has it
+    known = storage.exists(counted) and storage.read_json(counted)["fingerprint"] == mark
+    if not known or not (storage.exists(whole) or finished(shards) == len(shards)):
         storage.remove(work)
         numbers = [
             _find(engine, shards, annotation, number, work, partition_bytes)
             for number, annotation in enumerate(annotations)
         ]
+        storage.write_json(whole, {})
         storage.write_json(counted, {"fingerprint": mark, "rows": numbers})
     placed = engine.run(_place(annotations, work), list(enumerate(shards)), progress)
     storage.remove(work)

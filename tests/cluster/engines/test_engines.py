@@ -1,7 +1,10 @@
 """The three engines: rows of one partition meet, empty inputs, several inputs, tasks in order, errors as they are."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.engines import embedded
@@ -9,7 +12,10 @@ from cluster.engines.exchange import Input, partitions, place
 from cluster.engines.in_process import OPEN_FILES, Local
 from cluster.engines.on_ray import Ray
 from cluster.engines.on_spark import Spark
+from cluster.shards import Shard
 from cluster.spark import session as spark_session
+from curation.annotations.join import annotate
+from curation.annotations.table import Annotation
 
 NUMBERS = pa.schema([("n", pa.int64())])
 NAMES = pa.schema([("n", pa.int64()), ("name", pa.string()), ("data", pa.binary()), ("list", pa.list_(pa.int64()))])
@@ -137,3 +143,34 @@ def test_partitions_are_powers_of_two_and_nest():
     wide, narrow = (place(keys, n).to_numpy() for n in (32, 8))
     assert (wide % 8 == narrow).all() and np.bincount(wide, minlength=32).min() > 200
     assert np.bincount(place(np.arange(1000) << 40, 8).to_numpy(), minlength=8).min() > 50
+
+
+def test_annotations_meet_their_documents_in_equal_bytes(engine, tmp_path):
+    """The join of `curation.annotations` in many partitions, beside that of one process in one."""
+    urls = [f"https://x.example/{n % 37}" for n in range(90)]
+    for part in range(3):
+        mine = {"doc_id": [f"{part}-{i}" for i in range(30)], "url": urls[part::3], "lang": ["id", "th", None] * 10}
+        pq.write_table(pa.table(mine), tmp_path / f"part-{part}.parquet")
+    columns = {"score": "score", "good": "good", "kind": "kind"}
+    for number in range(2):
+        n = [number + 2 * i for i in range(40)]
+        notes = {"url": [f"http://www.x.example/{i % 30}/" for i in n], "score": [i / 7 for i in n]}
+        notes |= {"good": [i % 3 == 0 for i in n], "kind": [("blog", None, "สาร")[i % 3] for i in n]}
+        pq.write_table(pa.table(notes), tmp_path / f"notes-{number}.parquet")
+    files = tuple(str(tmp_path / f"notes-{number}.parquet") for number in range(2))
+    types = {"score": "number", "good": "boolean", "kind": "string"}
+    asked = [Annotation("notes", files, "url", "url", columns, types)]
+    found = []
+    for name, on, partition_bytes in (("one", Local(), 1 << 20), ("many", engine, 600)):
+        shards = [
+            Shard(
+                f"part-{i}", str(tmp_path / f"part-{i}.parquet"), str(tmp_path / name), str(tmp_path / f"{name}-l"), "f"
+            )
+            for i in range(3)
+        ]
+        counts = annotate(on, shards, asked, partition_bytes=partition_bytes)
+        found.append((counts, [Path(shard.part).read_bytes() for shard in shards]))
+    assert found[0] == found[1]
+    assert found[0][0][0]["rows"] == 80 and sum(found[0][0][0]["matched"].values()) == sum(
+        n % 37 < 30 for n in range(90)
+    )

@@ -106,8 +106,9 @@ class Encoder:
                 text, truncation=True, max_length=self.reading.max_tokens, return_overflowing_tokens=True
             )["input_ids"]
             found = found if found and isinstance(found[0], list) else [found]
-            at = range(len(found)) if len(found) <= most else np.linspace(0, len(found) - 1, most).round().astype(int)
-            windows += [found[i] for i in at]
+            if len(found) > most:
+                found = [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int).tolist()]
+            windows += found
             owners += [number] * (len(windows) - len(owners))
         return owners, windows
 
@@ -127,7 +128,7 @@ class Classifier:
     def score(self, texts: Sequence[str], lang: str) -> np.ndarray:
         """P(good), or the logit of a classifier with one label, float32 [N]."""
         if self.heads:
-            return _probability(self.encoder.vectors(texts), self.heads.get(POOLED, self.heads.get(lang)))
+            return _probability(self.encoder.vectors(texts), self.heads[POOLED if POOLED in self.heads else lang])
         logits = self.encoder(texts).astype(np.float64)
         if logits.shape[1] == 1:
             return np.round(logits[:, 0], DECIMALS).astype(np.float32)

@@ -122,8 +122,15 @@ def train(
     `shortcut` is true unless that is more than half by two standard errors: texts that it could not tell from the negatives
     would reach half. Then the classifier has learnt something else than quality.
     """
-    limits = {"per_side": per_side, "min_examples": min_examples, "heldout_share": heldout_share}
-    found = split(positives, negatives, **limits, seed=seed, native=native)
+    found = split(
+        positives,
+        negatives,
+        per_side=per_side,
+        min_examples=min_examples,
+        heldout_share=heldout_share,
+        seed=seed,
+        native=native,
+    )
     if found is None:
         return None
     model = _fit({lang: found}, path, seed)

@@ -174,7 +174,8 @@ def _place(annotations: Sequence[Annotation], work: str) -> Callable[[tuple[int,
             return cast("Placed", former)
         with storage.open_parquet(shard.input) as parquet:
             documents = parquet.read(["doc_id", "lang"])
-        columns, matched = {"doc_id": documents["doc_id"], "lang": documents["lang"]}, []
+        columns: dict[str, pa.ChunkedArray | pa.Array] = {name: documents[name] for name in ("doc_id", "lang")}
+        matched: list[dict[str, int]] = []
         for number, one in enumerate(annotations):
             source = storage.join(work, str(number), f"{part}.parquet")
             found = storage.read_table(source) if storage.exists(source) else None

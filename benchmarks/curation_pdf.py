@@ -169,7 +169,7 @@ def main() -> None:
         for which, kind in enumerate(("word F1", "F1 of pairs of words")):
             for other in [who for who in list(found)[1:] if names and names[0] in f1[who]]:
                 mean = {who: sum(f1[who][name][which] for name in names) / len(names) for who in ("ours", other)}
-                tuned = "nothing: measured once, after the code was done" if "installation" in group else TUNED
+                tuned = "nothing: the reader was done before it first read them" if "installation" in group else TUNED
                 rows.append(
                     table.row(
                         f"{kind}, {group}",

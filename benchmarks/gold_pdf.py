@@ -110,6 +110,7 @@ def _clusters(text: str) -> list[str]:
     for sign in text:
         stays = unicodedata.category(sign)[0] == "M" or sign in "ะาำๅໍະາຳ\u200d" or sign in "、。，！？：；」』"
         before = found[-1][-1] if found else ""
+        stays = stays or bool(before and f"{before}{sign}".isascii() and sign != " " and before != " ")
         if found and (stays or before in "เแโใไເແໂໃໄ\u17d2\u1039"):
             found[-1] += sign
         else:

@@ -47,8 +47,7 @@ def words(page: pdfium.PdfPage, max_chars: int) -> tuple[list[Word], int]:
     n = text_page.count_chars()
     if n > max_chars:
         raise TooLong(f"a page with {n:,} characters")
-    unicode_of = raw.FPDFText_GetUnicode
-    text = _text(np.array([unicode_of(handle, at) for at in range(n)], np.uint32))
+    text = _text(_codes(handle, n))
     place = _places(page)
     box = raw.FS_RECTF()
     box_of = raw.FPDFText_GetLooseCharBox
@@ -72,6 +71,16 @@ def words(page: pdfium.PdfPage, max_chars: int) -> tuple[list[Word], int]:
         found.append(Word(word, *place(left, low, right, high), line, font, bool(between)))
     text_page.close()
     return found, unknown
+
+
+def _codes(handle: raw.FPDF_TEXTPAGE, n: int) -> np.ndarray:
+    """The code point of each character [n]: of all at once where PDFium's text has one unit for each, else one by one."""
+    buffer = (ctypes.c_ushort * (n + 1))()
+    if raw.FPDFText_GetText(handle, 0, n, buffer) == n + 1:
+        codes = np.frombuffer(buffer, np.uint16)[:n].astype(np.uint32)
+        if not ((codes >= 0xD800) & (codes < 0xE000)).any():
+            return codes
+    return np.array([raw.FPDFText_GetUnicode(handle, at) for at in range(n)], np.uint32)
 
 
 def _text(codes: np.ndarray) -> str:

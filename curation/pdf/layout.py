@@ -55,7 +55,8 @@ class Line(Run):
 def runs(words: Sequence[Word]) -> list[Run]:
     """Words put together as they are drawn."""
     found: list[Run] = []
-    before, parts = -1, []
+    before = -1
+    parts: list[str] = []  # of the text of the last run
     for text, left, top, right, bottom, line, font, spaced in words:
         if line == before:
             last = found[-1]

@@ -14,6 +14,7 @@ import slurm_daemons
 import yaml
 
 from ray_jobs.config import reader as recipes
+from ray_jobs.config.reader import SAMPLE
 from ray_jobs.errors import UserError
 from ray_jobs.run.job import Share
 from ray_jobs.run.run import Run
@@ -61,8 +62,7 @@ OWN = re.compile(r"/_|/metrics/|/report/|/recipe.yaml$")
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     with slurm_daemons.running(tmp_path_factory.mktemp("slurm")) as environment:
-        environment = {name: value for name, value in environment.items() if name != "PINISI_SAMPLE_DIR"}
-        yield {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        yield {**environment, "PINISI_SAMPLE_DIR": str(SAMPLE), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +150,9 @@ def steps_done(run_dir):
     return json.loads(rows[-1])["step"] if rows else 0
 
 
-def test_shares_of_stages_leave_nothing_to_do_and_give_the_same_bytes(recipe, undisturbed, tmp_path):
+def test_shares_of_stages_leave_nothing_to_do_and_give_the_same_bytes(recipe, undisturbed, tmp_path, monkeypatch):
     """As the tasks of an array do them, here one after another in one process."""
+    monkeypatch.setenv("PINISI_SAMPLE_DIR", str(SAMPLE))
     run = Run(str(tmp_path / "run"), recipes.load(str(recipe)))
     quiet = {"say": lambda line: None}
     try:

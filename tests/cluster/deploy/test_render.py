@@ -157,6 +157,7 @@ def test_a_recipe_of_ones_own_travels_with_its_job(tmp_path):
 def test_commands_name_what_is_there_whatever_it_is_called(tmp_path, monkeypatch):
     """A recipe of one's own by its path here, a run directory as one word of a shell."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PINISI_SAMPLE_DIR", raising=False)  # of this machine, which is said
     place = "s3://lab-bucket/rice & fish/it's $HOME"
     values = yaml.safe_load(EXAMPLE.read_text()) | {"run_dir": place}
     (tmp_path / "my cluster.yaml").write_text(yaml.safe_dump(values))

@@ -82,11 +82,11 @@ def _moses(uris: tuple[str, str], origin: Origin) -> Iterator[dict]:
     most = origin.limits.max_line_bytes
     with ExitStack() as stack:
         both = [lines(stack.enter_context(storage.opened(uri)), most) for uri in uris]
-        for number, found in enumerate(zip_longest(*both, fillvalue=(b"", 0)), 1):
-            if (size := max(n_bytes for _, n_bytes in found)) > most:
+        for number, pair in enumerate(zip_longest(*both, fillvalue=(b"", 0)), 1):
+            if (size := max(n_bytes for _, n_bytes in pair)) > most:
                 yield drop(origin, f"{origin.name}:{number}", "record_too_large", value=size, threshold=most)
             else:
-                sides = [_plain(line, number) for line, _ in found]
+                sides = [_plain(line, number) for line, _ in pair]
                 yield row(origin, number, (sides[0], sides[1]))
 
 

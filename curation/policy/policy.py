@@ -134,7 +134,7 @@ def apply(signals_batch: pa.RecordBatch, policies: Mapping[str, Policy]) -> tupl
                 if len(rows):
                     found = [str(one).lower() if isinstance(one, bool) else one for one in listed]
                     values_of = signals_batch[signal].take(pa.array(rows)).cast(pa.string()).to_pylist()
-                    detail = [
+                    detail: list[str | None] = [
                         f"{one}: {name} {'is' if len(found) == 1 else 'are'} {', '.join(found)}" for one in values_of
                     ]
                     broken.append((rows, f"{signal}_{name}", np.full(len(rows), np.nan), None, detail))

@@ -102,7 +102,8 @@ def train_bpe(
 def made_of(vocab: dict[str, int], merges: list[tuple[str, str]], pieces: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a vocabulary and its merges, with ChatML. `pieces`: a key of PATTERNS."""
     if pieces == "qwen2":
-        return Qwen2Tokenizer(**({"vocab": vocab, "merges": merges} if vocab else {}), **SETTINGS)
+        learnt: dict[str, Any] = {"vocab": vocab, "merges": merges} if vocab else {}
+        return Qwen2Tokenizer(**learnt, **SETTINGS)
     backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     backend.normalizer, backend.decoder = normalizers.NFC(), decoders.ByteLevel()
     cut = pre_tokenizers.Split(Regex(PATTERNS[pieces]), "isolated")

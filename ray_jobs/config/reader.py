@@ -106,7 +106,18 @@ def _merged(recipe: str, overrides: Sequence[str]) -> tuple[Merged, Path]:
         _override(values, override)
     overridden = {key: value for override in overrides for key, value in _given(values, override.partition("=")[0])}
     own = {key: value for key, value in own.items() if key not in overridden and dict(_given(values, key))}
+    said = own.keys() | overridden.keys()
+    if "languages" in said and "sources" not in said:
+        _leave_pairs(values)
     return Merged(values, without, own, overridden), path
+
+
+def _leave_pairs(values: dict) -> None:
+    """Take out the pairs of a base that are of a language which the recipe has not: nobody has asked for them."""
+    has = set(values["languages"]) if isinstance(values.get("languages"), list) else set()
+    pairs = [one for one in values.get("sources") or () if isinstance(one, dict) and one.get("type") == "parallel"]
+    gone = [one for one in pairs if not has.issuperset(one.get("sides") or ())]
+    values["sources"] = [one for one in values.get("sources") or () if one not in gone]
 
 
 def _below(path: Path, base: object, above: list[Path]) -> dict:

@@ -177,7 +177,10 @@ def of_file(path: str) -> Pools:
     values = strict_yaml.read(Path(path), "file of pools")
     if not all(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path}: a file of pools maps languages to {{tokens: 61e9, bytes: 242e9}}")
-    first, best, instructions, parallel = {}, {}, {}, {}
+    first: dict[str, Pool] = {}
+    best: dict[str, Pool] = {}
+    instructions: dict[str, Pool] = {}
+    parallel: dict[str, Pool] = {}
     for lang, value in values.items():
         unknown = sorted(set(value) - {"tokens", "bytes", "high_quality", "stage1"})
         if unknown or "tokens" not in value:

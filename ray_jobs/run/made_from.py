@@ -31,7 +31,7 @@ def of(run_uri: str, column: str, ids: Collection[str]) -> list[dict]:
     if not ids or not storage.exists(uri):
         return []
     wanted = set(ids)
-    found = []
+    found: list[dict] = []
     with storage.open_parquet(uri) as parquet:
         for batch in parquet.iter_batches(65_536):
             here = [i for i, one in enumerate(batch[column].to_pylist()) if one in wanted]

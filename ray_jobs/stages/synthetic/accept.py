@@ -19,7 +19,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -221,10 +221,19 @@ def kernels(recipe: Recipe, thresholds: dict[str, dict]) -> list[Kernel]:
     ]
     assert recipe.synthesize is not None
     if recipe.synthesize.accept.policy:
-        rules = with_perplexity(config.policy, config.perplexity_models, langs)
-        names = own_names(config)
+        # nobody has annotated what a model has just written, so no bound on annotations decides
+        annotated = {name for one in recipe.annotations for name in one.columns}
+        asked = with_perplexity(config.policy, config.perplexity_models, langs)
+        rules = {lang: _but(annotated, bounds) for lang, bounds in asked.items()}
+        thresholds = {lang: _but(annotated, bounds) for lang, bounds in thresholds.items()}
+        names = own_names(recipe.model_copy(update={"annotations": []}))
         found.append(policy.policy_kernel(langs, rules, lists, thresholds, names, config.language_files))
     return found
+
+
+def _but(names: set[str], bounds: Any) -> Any:
+    """`bounds` by signal without those of `names`; what is no mapping, as a language that is off, as it is."""
+    return {name: bound for name, bound in bounds.items() if name not in names} if isinstance(bounds, dict) else bounds
 
 
 def _without_items(recipe: Recipe, sets: list[str]) -> list[Kernel]:

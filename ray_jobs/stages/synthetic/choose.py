@@ -70,10 +70,10 @@ def choose(recipe: Recipe, uri: str, digests: Sequence[str]) -> tuple[list[Asked
     beyond: Counter[str] = Counter()
     for lang, rows in sorted(wanted.items()):
         left = MARGIN * room(native, own.bound(lang), lang)
-        for row in sorted(rows, key=lambda one: (one.order, one.id)):
-            left -= row.bytes
+        for asked in sorted(rows, key=lambda one: (one.order, one.id)):
+            left -= asked.bytes
             if left >= 0:
-                found.append(row)
+                found.append(asked)
             else:
                 beyond[lang] += 1
     return sorted(found), dict(beyond)

@@ -260,7 +260,7 @@ def _documents(job: Job, asked: Sequence[Asked]) -> dict[str, dict]:
     wanted = defaultdict(set)
     for one in asked:
         wanted[one.part].add(one.made_from)
-    found = {}
+    found: dict[str, dict] = {}
     for part, ids in sorted(wanted.items()):
         with storage.open_parquet(job.input(QUALITY, part)) as parquet:
             names = ("doc_id", "text", "licence", "fetched_at", "published")

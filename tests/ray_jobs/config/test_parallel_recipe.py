@@ -95,3 +95,17 @@ def test_two_files_of_one_text_are_found_together(tmp_path, monkeypatch):
     (own,) = parsed(pairs("nothing.{lang}")).parallel.sources
     with pytest.raises(UserError, match="no file matches"):
         files.of_parallel(own)
+
+
+def test_pairs_of_a_base_leave_with_their_languages_and_ones_own_are_refused(tmp_path):
+    inherited = {source.name for source in recipes.load("demo").parallel.sources}
+    kept = {source.name for source in recipes.load("demo", ["languages=[en, th, zh]"]).parallel.sources}
+    assert len(inherited) == 3 and len(kept) == 1
+    own = tmp_path / "own.yaml"
+    own.write_text("base: demo\nname: own\nlanguages: [en, vi, zh]\n")
+    assert [source.langs for source in recipes.load(str(own)).parallel.sources] == [("en", "vi")]
+    assert len(recipes.load(str(own)).sources) == len(recipes.load("demo").sources)
+    pair = "{name: p, type: parallel, path: p.tmx, sides: [en, id]}"
+    own.write_text(f"base: demo\nname: own\nlanguages: [en, vi]\nsources: [{{name: a, path: a.warc}}, {pair}]\n")
+    with pytest.raises(UserError, match="'p': `sides` has 'id', which is not in `languages`"):
+        recipes.load(str(own))

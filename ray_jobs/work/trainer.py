@@ -36,6 +36,7 @@ from ray_jobs.work import alone, device
 if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 POLL_SECONDS = 0.3  # between two looks at the metrics
 WATCH_SECONDS = 1.0
@@ -140,7 +141,6 @@ class _Group:
             RunConfig,
             ScalingConfig,
         )
-        from ray.train.v2.torch.torch_trainer import TorchTrainer
 
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # another node may be lost
         self.mailbox = cast("ActorHandle", ray.remote(num_cpus=0, label_selector=here)(_Mailbox).remote())
@@ -156,7 +156,7 @@ class _Group:
         threads = job.train.exact_threads if job.train.exact else placement.cpus_per_worker(workers, gpus)
         per_worker = None if gpus else {"CPU": threads} if job.address else {"CPU": 0, embedded.TRAIN_SLOT: 1}
         self.folder = folder
-        trainer = TorchTrainer(
+        trainer = _trainer(private=job.address is None)(
             _worker,
             train_loop_config={"mailbox": self.mailbox, "threads": threads},
             # gloo beside NCCL: checkpoints gather what lies in the memory of the CPU
@@ -217,6 +217,36 @@ class _Group:
         ray.get(self.mailbox.post.remote(None))
         self.thread.join()
         storage.remove(self.folder)
+
+
+def _trainer(private: bool) -> type[TorchTrainer]:
+    """Ray Train's trainer without three of its actors, each a process that takes two CPU seconds to start. One shares out data
+    sets, of which we give it none. On a `private` Ray one would ask an autoscaler, and one outlive a controller that dies.
+
+    A version of Ray in which these methods have other names starts all three."""
+    from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+    unwanted = {"DatasetsCallback", "PlacementGroupCleanerCallback"} if private else {"DatasetsCallback"}
+
+    class Fixed(FixedScalingPolicy):
+        def after_controller_start(self, train_run_context) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list:
+            every = super()._create_default_callbacks()
+            return [one for one in every if type(one).__name__ not in unwanted]
+
+        def _initialize_and_run_controller(self, **own):
+            if private:
+                own["scaling_policy"] = Fixed(own["scaling_policy"].scaling_config)
+            return super()._initialize_and_run_controller(**own)
+
+    return Trainer
 
 
 def stop() -> None:

@@ -97,7 +97,7 @@ def within(source: Source | ParallelSource, uri: str) -> str:
     if path == root:
         return path.rsplit("/", 1)[-1]
     if not path.startswith(root.rstrip("/") + "/"):
-        signs = r"[*?[{]" if isinstance(source, ParallelSource) else r"[*?[]"  # {lang} stands for two files
+        signs = r"[*?\[{]" if isinstance(source, ParallelSource) else r"[*?\[]"  # {lang} stands for two files
         root = re.split(signs, root, maxsplit=1)[0].rpartition("/")[0]
     return path.removeprefix(root).lstrip("/")
 

@@ -134,7 +134,7 @@ def announced(
             )
             if task.endpoint and (one := task.endpoint).input_per_million is not None:
                 out = requests * task.max_new_tokens * (one.output_per_million or 0.0)
-                line += f", at most {(tokens * one.input_per_million + out) / 1e6:,.2f} at the recipe's prices"
+                line += f", at most {(tokens * (one.input_per_million or 0.0) + out) / 1e6:,.2f} at the recipe's prices"
         said.append(line)
     if beyond:
         named = ", ".join(f"{lang} {n:,}" for lang, n in sorted(beyond.items()))
@@ -257,7 +257,7 @@ def _row(task: SynthesisTask, prompt: Prompt | None, one: Asked, document: dict,
 
 def _documents(job: Job, asked: Sequence[Asked]) -> dict[str, dict]:
     """doc_id -> the document, of those that texts are made of."""
-    wanted = defaultdict(set)
+    wanted: dict[str, set[str]] = defaultdict(set)
     for one in asked:
         wanted[one.part].add(one.made_from)
     found: dict[str, dict] = {}

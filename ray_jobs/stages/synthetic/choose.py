@@ -70,10 +70,10 @@ def choose(recipe: Recipe, uri: str, digests: Sequence[str]) -> tuple[list[Asked
     beyond: Counter[str] = Counter()
     for lang, rows in sorted(wanted.items()):
         left = MARGIN * room(native, own.bound(lang), lang)
-        for asked in sorted(rows, key=lambda one: (one.order, one.id)):
-            left -= asked.bytes
+        for text in sorted(rows, key=lambda one: (one.order, one.id)):
+            left -= text.bytes
             if left >= 0:
-                found.append(asked)
+                found.append(text)
             else:
                 beyond[lang] += 1
     return sorted(found), dict(beyond)

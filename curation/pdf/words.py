@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -68,8 +69,8 @@ def words(page: pdfium.PdfPage, max_chars: int) -> tuple[list[Word], int]:
             left, low = min(left, box.left), min(low, box.bottom)
             right, high = max(right, box.right), max(high, box.top)
         word = match[0] + "-" if text[end : end + 1] == DIVIDED else match[0]
-        x0, y0, x1, y1 = place(left, low, right, high)
-        found.append(Word(word, x0, y0, x1, y1, line, font, bool(between)))
+        left, top, right, bottom = place(left, low, right, high)
+        found.append(Word(word, left, top, right, bottom, line, font, bool(between)))
     text_page.close()
     return found, unknown
 
@@ -78,7 +79,7 @@ def _codes(handle: raw.FPDF_TEXTPAGE, n: int) -> np.ndarray:
     """The code point of each character [n]: of all at once where PDFium's text has one unit for each, else one by one."""
     buffer = (ctypes.c_ushort * (n + 1))()
     if raw.FPDFText_GetText(handle, 0, n, buffer) == n + 1:
-        codes = np.ctypeslib.as_array(buffer)[:n].astype(np.uint32)
+        codes = np.frombuffer(bytes(buffer), np.uint16)[:n].astype(np.uint32)
         if not ((codes >= 0xD800) & (codes < 0xE000)).any():
             return codes
     return np.array([raw.FPDFText_GetUnicode(handle, at) for at in range(n)], np.uint32)
@@ -91,7 +92,7 @@ def _text(codes: np.ndarray) -> str:
     return codes.astype("<u4").tobytes().decode("utf-32-le")
 
 
-def _places(page: pdfium.PdfPage):
+def _places(page: pdfium.PdfPage) -> Callable[[float, float, float, float], tuple[float, float, float, float]]:
     """What turns a box of PDFium (left, bottom, right, top; from below) into one (left, top, right, bottom) from above."""
     rotation = page.get_rotation()
     x0, y0, x1, y1 = page.get_bbox()

@@ -106,6 +106,8 @@ def test_pairs_of_a_base_leave_with_their_languages_and_ones_own_are_refused(tmp
     assert [source.langs for source in recipes.load(str(own)).parallel.sources] == [("en", "vi")]
     assert len(recipes.load(str(own)).sources) == len(recipes.load("demo").sources)
     pair = "{name: p, type: parallel, path: p.tmx, sides: [en, id]}"
-    own.write_text(f"base: demo\nname: own\nlanguages: [en, vi]\nsources: [{{name: a, path: a.warc}}, {pair}]\n")
+    own.write_text(
+        f"base: demo\nname: own\nlanguages: [en, vi]\nsources: [{{name: a, type: warc, path: a.warc}}, {pair}]\n"
+    )
     with pytest.raises(UserError, match="'p': `sides` has 'id', which is not in `languages`"):
         recipes.load(str(own))

@@ -127,7 +127,8 @@ def kill_in(stage, uri, home, recipe):
 
 def test_every_stage_is_done(run):
     rows = json.loads(pinisi("status", run, "--json").stdout)
-    wanted = [stage.name for stage in STAGES if stage.name != "parallel/align"]  # it wants a model of embeddings
+    others = ("annotate", "parallel/align", "synthesize")  # they want tables of others, or models that lie here
+    wanted = [stage.name for stage in STAGES if stage.name not in others]
     assert [row["name"] for row in rows] == wanted
     assert {row["state"] for row in rows} == {"done"}
     by_name = {row["name"]: row for row in rows}

@@ -114,7 +114,8 @@ def test_a_gap_that_is_no_number_stops_the_run_too(common, monkeypatch):
 
 def test_vllm_without_a_gpu_is_refused():
     own = SimpleNamespace(engine="vllm")
-    job = SimpleNamespace(train=SimpleNamespace(device="cpu"), dpo=SimpleNamespace(on_policy=own))
+    train = SimpleNamespace(device="cpu")
+    job = SimpleNamespace(recipe=SimpleNamespace(train=train), train=train, dpo=SimpleNamespace(on_policy=own))
     with pytest.raises(ValueError, match=r"engine: vllm needs a GPU.*hf runs without"):
         generate.samples(job, "policy", PROMPTS, "samples", 0)
 

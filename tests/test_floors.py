@@ -146,3 +146,9 @@ def test_the_search_finds_an_arrow_that_goes_up():
     assert floor("ray_jobs.stages.dedup") < floor("ray_jobs.run.run") and floor("train.kernels.layers") > floor(
         "train.loop"
     )
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """docs/reliability.md and people name them without their folders."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

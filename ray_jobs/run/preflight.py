@@ -158,6 +158,8 @@ def absent(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) ->
     for key in sorted(keys | {key for stage in waiting for key in stage.files} - {"dedup.indexes", "language.model"}):
         if key == "sources":
             yield from _sources(recipe)
+        elif key == "parallel.sources":
+            yield from _pairs(recipe)
         else:
             for pattern in files.patterns(recipe, key):
                 yield from _said(lambda pattern=pattern, key=key: _readable(files.named([pattern], key), key))
@@ -187,15 +189,18 @@ def _sources(recipe: Recipe) -> Iterator[str]:
         except UserError as error:
             anything = True  # said once is enough
             yield str(error)
+    if not anything:
+        patterns = ", ".join(source.path for source in recipe.sources)
+        yield f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths"
+
+
+def _pairs(recipe: Recipe) -> Iterator[str]:
     for pairs in recipe.parallel.sources:
         if pairs.kind != "hf":
             try:
                 _readable([uri for some in files.of_parallel(pairs) for uri in some], f"sources: {pairs.name}")
             except UserError as error:
                 yield str(error)
-    if not anything:
-        patterns = ", ".join(source.path for source in recipe.sources)
-        yield f"sources: no file matches any of {patterns}; set PINISI_SAMPLE_DIR or correct the paths"
 
 
 def _readable(uris: list[str], key: str) -> None:

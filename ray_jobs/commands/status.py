@@ -73,7 +73,7 @@ def _state(run: Run, stage: Stage, manifests: dict[str, dict | None]) -> str:
     manifest = manifests[stage.name]
     if manifest is None:
         return "started" if storage.exists(storage.join(run.uri, stage.name, "_started.json")) else "waiting"
-    config = {key: recipes.fingerprinted(run.recipe, key) for key in stage.config}
+    config = recipes.all_fingerprinted(run.recipe, stage.config)
     inputs = {name: (manifests[name] or {}).get("fingerprint") for name in stage.inputs}
     same = digest(manifest["config"]) == digest(config) and manifest["inputs"] == inputs
     return "done" if same else "changed"

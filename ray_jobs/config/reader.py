@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from cluster import strict_yaml
 from ray_jobs.config import asked
+from ray_jobs.config.curation import Pdf
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 
@@ -158,20 +159,35 @@ def resolved(recipe: Recipe) -> str:
     return yaml.safe_dump(_placeless(recipe.model_dump()), sort_keys=False, allow_unicode=True)
 
 
-LATER: dict[str, dict[str, object]] = {
-    "quality": {"engine": "fasttext", "pooled": False, "model": "", "label": "", "signal": ""},
+LATER: dict[str, object] = {
+    **{"sources.language": "", "sources.window_lines": 100, "sources.step_lines": None, "sources.namespaces": [0]},
+    "extract.pdf": Pdf().model_dump(),
+    **{"quality.engine": "fasttext", "quality.pooled": False},
+    **{"quality.model": "", "quality.label": "", "quality.signal": ""},
+    **{"tokenize.temperature": None, "tokenize.parity": False, "tokenize.parallel": None, "tokenize.pieces": "qwen2"},
+    **{"mixture.regmix.match_repetition": False, "mixture.regmix.reuse": None},
+    **{"mixture.regmix.proxies.larger": None, "mixture.regmix.proxies.phases": 1},
 }
-"""Section -> keys that came later, with what they are where nobody sets them: then results of before stand."""
-LATER_FILES = ("quality.model",)
+"""Keys that came later, also of the items of a list, with what they are where nobody sets them: then results of before stand."""
+LATER_FILES = ("quality.model", "tokenize.parallel", "mixture.regmix.reuse")
 """The same of keys that name files: not counted where there are none."""
 
 
 def fingerprinted(recipe: Recipe, key: str) -> Any:
     """The value at a dotted key, the same wherever the code lies: each attempt of a submitted run unpacks its own copy."""
-    value = lookup(recipe, key)
-    if key in LATER and isinstance(value, dict):
-        value = {name: one for name, one in value.items() if name not in LATER[key] or one != LATER[key][name]}
-    return _placeless(value)
+    return _placeless(_as_before(lookup(recipe, key), key))
+
+
+def all_fingerprinted(recipe: Recipe, keys: Sequence[str]) -> dict[str, Any]:
+    """`fingerprinted` of each key but of those that came later and that nobody sets."""
+    return {key: fingerprinted(recipe, key) for key in keys if key not in LATER or lookup(recipe, key) != LATER[key]}
+
+
+def _as_before(value: Any, at: str) -> Any:
+    if isinstance(value, dict):
+        below = {name: f"{at}.{name}" for name in value}
+        return {name: _as_before(one, below[name]) for name, one in value.items() if one != LATER.get(below[name], ...)}
+    return [_as_before(one, at) for one in value] if isinstance(value, list) else value
 
 
 def _placeless(value: Any) -> Any:

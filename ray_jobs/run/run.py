@@ -76,13 +76,15 @@ class Run:
 
     def asked_of(self, stage: Stage, prints: dict[str, str]) -> dict:
         parts = {
-            "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
+            "config": recipes.all_fingerprinted(self.recipe, stage.config),
             "inputs": {name: prints[name] for name in stage.inputs},
         }
-        if stage.files:
-            listed = {key: files.listing(self.recipe, key) for key in stage.files}
-            parts["files"] = {key: found for key, found in listed.items() if found or key not in recipes.LATER_FILES}
-        return parts
+        listed = self._files(stage)
+        return {**parts, "files": listed} if listed else parts
+
+    def _files(self, stage: Stage) -> dict[str, object]:
+        listed = {key: files.listing(self.recipe, key) for key in stage.files}
+        return {key: found for key, found in listed.items() if found or key not in recipes.LATER_FILES}
 
     @cached_property
     def asked(self) -> dict[str, str]:
@@ -113,12 +115,12 @@ class Run:
                 prints[stage.name] = (self.made(stage.name) or {}).get("fingerprint")
                 continue
             read, listed = manifest.get("inputs", {}), manifest.get("files")
-            if stage.files and not isinstance(listed, dict):  # of a version whose crawl wrote a number there
-                listed = {key: files.listing(self.recipe, key) for key in stage.files}
+            if listed is not None and not isinstance(listed, dict):  # of a version whose crawl wrote a number there
+                listed = self._files(stage)
             parts: dict = {
-                "config": {key: recipes.fingerprinted(self.recipe, key) for key in stage.config},
+                "config": recipes.all_fingerprinted(self.recipe, stage.config),
                 "inputs": {one: prints[one] or read.get(one) for one in stage.inputs},
-                **({"files": listed} if stage.files else {}),
+                **({"files": listed} if listed else {}),
             }
             codes = [manifest.get("code"), *([self.code(stage)] if manifest.get("kept") else [])]
             wanted = [self._fingerprint(stage, {**parts, "code": code}) for code in codes]

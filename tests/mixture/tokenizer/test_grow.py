@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mixture.bpe.encode import byte_symbols
-from mixture.bpe.pretokenize import GPT2, LLAMA3, QWEN2, with_marks, without_marks
+from mixture.bpe.patterns import GPT2, LLAMA3, QWEN2, with_marks, without_marks
 from mixture.tokenizer import grow, tokenizer
 
 SCRIPTS = {"my": (0x1000, 0x1040), "km": (0x1780, 0x17C0), "ru": (0x430, 0x450)}

@@ -26,7 +26,7 @@ def run(request, tmp_path):
     run = Run(uri, recipes.parse(RECIPE, "test"))
     storage.write_text(storage.join(uri, "recipe.yaml"), recipes.resolved(run.recipe))
     crawl = run.stages[0]
-    config = {key: recipes.lookup(run.recipe, key) for key in crawl.config}
+    config = recipes.all_fingerprinted(run.recipe, crawl.config)
     manifest = {"fingerprint": "f", "config": config, "inputs": {}, "code": "older", "hosts": ["head"], "docs_out": 9}
     storage.write_json(storage.join(uri, "crawl", "_manifest.json"), manifest | {"config_hash": digest(config)})
     for number in range(4):

@@ -143,17 +143,17 @@ def _module(path: Path) -> tuple[str, list[str]]:
     """The hash of a module's tree without docstrings, and those of our modules that it may import."""
     kept = _kept(ROOT) if path.is_relative_to(ROOT) else {}
     known = kept.get(str(path))
-    if known is None or known[:2] != _state(path):
+    if known is None or known[:-2] != _state(path):
         known = kept[str(path)] = [*_state(path), *_read(path)]
         kept[""] = None  # there is something new
-    return known[2], known[3]
+    return known[-2], known[-1]
 
 
 @cache
 def _kept(root: Path) -> dict[str, Any]:
     """Module -> its time, size, hash and imports, as an earlier process has found them. What another version of this file has
     found is not taken."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError):
         by, kept = json.loads((root / KEPT).read_text("utf-8"))
         if by == [str(root), *_state(Path(__file__))]:
             return kept
@@ -172,7 +172,7 @@ def _keep(root: Path) -> None:
 
 def _state(path: Path) -> list[int]:
     found = path.stat()
-    return [found.st_mtime_ns, found.st_size]
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_size]  # times of change too: an installer may pin the first
 
 
 def _read(path: Path) -> tuple[str, list[str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
 from curation import quality
+from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files
 from ray_jobs.run.graph import DECONTAMINATE, DEDUP
@@ -61,10 +63,14 @@ def run(job: Job) -> dict:
             )
             found = {lang: one for lang, one in zip(ready, trained, strict=True) if one}
         storage.write_json(job.path(MARK), found)
-    models = storage.read_json(job.path(MARK))
-    names = dict.fromkeys(models, POOLED) if settings.pooled else {lang: lang for lang in models}
-    result = run_kernel(job, stage, _kernel, {lang: job.path("models", f"{name}.bin") for lang, name in names.items()})
-    return {**result, "classifiers": models, "warnings": warnings(models)}
+    found = storage.read_json(job.path(MARK))
+    result = run_kernel(job, stage, _kernel, models(job.recipe, job.path(), found))
+    return {**result, "classifiers": found, "warnings": warnings(found)}
+
+
+def models(recipe: Recipe, folder: str, langs: Iterable[str]) -> dict[str, str]:
+    """Language -> its classifier, of those that the stage has trained into its `folder`."""
+    return {lang: storage.join(folder, "models", f"{POOLED if recipe.quality.pooled else lang}.bin") for lang in langs}
 
 
 def warnings(classifiers: dict[str, dict]) -> list[str]:

@@ -27,6 +27,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import adopted, bases, made_from
 from ray_jobs.run.graph import POLICY, QUALITY
 from ray_jobs.run.job import Job
+from ray_jobs.stages import quality
 from ray_jobs.stages.synthetic import accept, engines, prompts
 from ray_jobs.stages.synthetic.choose import Asked, choose, room
 from ray_jobs.stages.synthetic.engines import Source
@@ -211,9 +212,7 @@ def _make(job: Job, wave: dict[str, list[Asked]], read: list[Prompt | None]) -> 
     thresholds = job.input(POLICY, "_thresholds.json")
     kernels = accept.kernels(job.recipe, storage.read_json(thresholds) if storage.exists(thresholds) else {})
     sets = accept.evaluation_sets(job.recipe)
-    models = {
-        lang: job.input(QUALITY, "models", f"{lang}.bin") for lang in job.manifest(QUALITY).get("classifiers", {})
-    }
+    models = quality.models(job.recipe, job.input(QUALITY), job.manifest(QUALITY).get("classifiers", {}))
     tasks: list[accept.Task] = []
     for name, of in wave.items():
         made: list[accept.Made] = []

@@ -274,6 +274,18 @@ def test_the_best_by_quality_and_the_same_whatever_the_parts(asked, server):
     assert chosen < more <= best  # a larger number keeps the smaller
 
 
+def test_texts_have_the_score_of_the_recipes_engine(asked, server, monkeypatch):
+    read = []
+    monkeypatch.setattr(accept.quality, "load", lambda path: read.append(path))
+    monkeypatch.setattr(accept.quality, "score", lambda model, some, lang: [0.25] * len(some))
+    job = asked([by_endpoint(server, documents=4)], "quality.pooled=true")
+    manifest = storage.read_json(f"{job.run_uri}/quality/_manifest.json")
+    storage.write_json(f"{job.run_uri}/quality/_manifest.json", {**manifest, "classifiers": {"id": {}, "en": {}}})
+    synthesize.run(job)
+    assert {row["quality"] for row in texts(job)} == {0.25}
+    assert read == [f"{job.run_uri}/quality/models/all.bin"]  # one for all languages
+
+
 WORDS = ["boat", "fish", "rice", "sea", "sun", "moon"]
 
 

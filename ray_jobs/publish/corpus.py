@@ -82,6 +82,9 @@ def write(run: Run, folder: str, *, name: str, url: str, licence: str | None, le
         )
     counted = Counted()
     gone = taken_down(run.uri)
+    stays_here: dict[
+        str, str
+    ] = {}  # document -> why, which holds for the texts that were made of it: they are read behind it
     columns = _columns(run)
     with _Files(folder, columns) as files:
         for part in [
@@ -89,8 +92,9 @@ def write(run: Run, folder: str, *, name: str, url: str, licence: str | None, le
         ]:
             pages = _signs(adopted.path(run.uri, CRAWL, part.rsplit("/", 1)[1]))
             for row in _rows(part):
-                if reason := _why_not(row, gone, pages):
+                if reason := stays_here.get(row.get("made_from") or "") or _why_not(row, gone, pages):
                     counted.left_out[reason] += 1
+                    stays_here[row["doc_id"]] = reason
                     continue
                 _count(counted, row, pages)
                 files.add(row)

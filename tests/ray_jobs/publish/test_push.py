@@ -263,6 +263,26 @@ def test_documents_that_may_not_go_out_stop_a_push_or_stay(run, site, capsys):
     assert tables["km"]["text"].to_pylist() == ["ត្រី a", "ត្រី b"] and tables["km"].column_names == list(corpus.COLUMNS)
 
 
+def test_texts_made_of_what_stays_here_stay_too(run, tmp_path):
+    recipe = {**RECIPE, "synthesize": {"tasks": [{"name": "t", "model": "islands/base", "prompt": "simplify"}]}}
+    recipe["synthesize"]["tasks"][0]["licence"] = "mit"
+    storage.write_text(f"{run}/recipe.yaml", yaml.safe_dump(recipe))
+    rows = [
+        {"doc_id": f"made of {doc_id}", "text": "x", "lang": lang, "url": "", "source": "synthesize:t", "licence": ""}
+        | {"made_from": doc_id, "made_by": "base", "prompt": "simplify", "prompt_hash": "", "model_licence": "mit"}
+        for doc_id, lang, *_ in DOCUMENTS
+    ]
+    storage.write_table(f"{run}/synthesize/part-synthetic-00000.parquet", pa.Table.from_pylist(rows))
+    opened = open_run(run)
+    opened.stands = lambda stage: True
+    (tmp_path / "out").mkdir()
+    counted = corpus.write(opened, str(tmp_path / "out"), name="c", url="u", licence=None, leave_out=True)
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "out").rglob("*.parquet"))]
+    ids = {one for table in tables for one in table["doc_id"].to_pylist()}
+    assert ids == {"a", "b", "c", "d"} | {f"made of {one}" for one in "abcd"}
+    assert counted.left_out == {corpus.NO_RIGHT: 2, corpus.RESERVED: 4, corpus.TAKEN: 2}
+
+
 def test_the_card_counts(run, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()

@@ -113,8 +113,9 @@ def rows(annotation: Annotation, file: str) -> Iterator[tuple[np.ndarray, list[p
         keys = file_keys(annotation.key, _column(batch, annotation.key_column))
         columns = []
         for name, column in annotation.columns.items():
-            values = _column(batch, column).cast(TYPES[annotation.types[name]])
-            if annotation.types[name] == NUMBER:
+            number = annotation.types[name] == NUMBER  # a whole one beyond 2^53 becomes the nearest float
+            values = _column(batch, column).cast(TYPES[annotation.types[name]], safe=not number)
+            if number:
                 values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, pa.float64()))
             columns.append(values)
         yield keys, columns

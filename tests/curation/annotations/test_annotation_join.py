@@ -203,6 +203,14 @@ def test_a_column_that_is_of_no_use_is_named(tmp_path, column, said):
         table.types_of(file, table.schema_of(file), "doc_id", "score", {})
 
 
+def test_whole_numbers_of_any_size_are_numbers(tmp_path):
+    file = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"doc_id": ["x", "y"], "n": pa.array([2**60 + 1, None], pa.int64())}), file)
+    entry = table.Annotation(file, (file,), "doc_id", "doc_id", {"n": "n"}, {"n": table.NUMBER})
+    [(_, [values])] = table.rows(entry, file)
+    assert values.to_pylist() == [2.0**60, None]
+
+
 def test_a_file_that_is_none_is_one_sentence(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"id": 1}))
     with pytest.raises(ValueError, match=r"rows\.jsonl is no Parquet file"):

@@ -17,7 +17,8 @@ from ray_jobs.run import files
 KEY = "annotations"
 MOST_FILES = 200  # of one entry whose columns are looked at before the run, evenly spread
 THREADS = 32
-TAKEN = {*NOTHING.schema.names, "pii", "quality"}
+OF_TEXTS = ("made_from", "made_from_lang", "made_by", "prompt", "prompt_hash", "model_licence")  # that models make
+TAKEN = {*NOTHING.schema.names, "pii", "quality", *OF_TEXTS}
 COLUMN_OF = {"source_id": "id"}  # how others call a key, where not as we do
 
 

@@ -110,6 +110,7 @@ def test_only_what_reads_annotations_depends_on_them(folder):
         ("annotations.0.columns={kind: tags}", "name one of its items, such as tags[0]"),
         ("annotations.0.key_column=edu", "the key 'edu' is of type struct"),
         ("annotations.0.columns={word_count: edu.score}", "'word_count' is a column already; give it another name"),
+        ("annotations.0.columns={made_by: content_type}", "'made_by' is a column already; give it another name"),
         ("annotations.0.columns=[edu.score]", "'edu.score' is no name of a signal"),
         ("annotations.1.columns={kind: safe}", "'kind' is a column already"),
         ("annotations.0.path=FOLDER/run/recipe.yaml", "is no Parquet file"),

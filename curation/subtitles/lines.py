@@ -85,13 +85,13 @@ def credit(line: str) -> bool:
 
 def _speakers(cue: str) -> list[str]:
     """The lines of a cue put together, but a new one where another speaker begins."""
-    found: list[str] = []
+    found: list[list[str]] = []
     for line in cue.split("\n"):
         if found and not DASH.match(line) and not SPEAKER.match(line):
-            found[-1] += f" {line}"
+            found[-1].append(line)
         else:
-            found.append(line)
-    return found
+            found.append([line])
+    return list(map(" ".join, found))
 
 
 def _timed(text: str) -> Iterator[str]:

@@ -3,6 +3,7 @@ import gzip
 import io
 import random
 import tarfile
+import time
 import zipfile
 
 import pytest
@@ -96,6 +97,13 @@ def test_every_line_is_in_a_window():
             assert {line for _, some in found for line in some} == set(map(str, range(n)))
             assert all(some[0] == str(begin) for begin, some in found)
     assert [len(some) for _, some in windows(map(str, range(305)), 100, 100)] == [100, 100, 105]
+
+
+def test_a_cue_of_many_lines_takes_no_long_time():
+    cue = "\n".join(["perahu kecil berlayar jauh " * 9] * 20_000)
+    start = time.process_time()
+    (line,) = lines._speakers(cue)
+    assert line == cue.replace("\n", " ") and time.process_time() - start < 3  # joined one by one: 17 s
 
 
 def test_files_of_any_kind_give_the_same_documents(tmp_path):

@@ -2,7 +2,7 @@
 
 What cannot be read is a rule of the ledger: `bad_pdf`, `encrypted` (a password is needed), `too_many_pages`, `too_much_text`,
 `scanned` (pictures of text alone, and no function reads them), `legacy_font` (a script in the encoding of a font). Where some
-pages are scans or broken the text of the others stays, and `truncated` says so.
+pages are scans, broken or more than the user's function can read, the text of the others stays, and `truncated` says so.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ MAX_CHARS = 20_000_000  # of a document: one small content stream may be drawn o
 OCR_DPI = 200
 OCR_PIXELS = 25_000_000
 KEY = "extract.pdf.ocr"
+MESSAGE_CHARS = 300  # of an exception of the user's function
 DATE = re.compile(r"^(?:D:)?((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 NO_TITLE = re.compile(
     r"^(?:untitled|microsoft (?:word|powerpoint|excel) - .*|.*\.(?:docx?|pdf|indd|qxd|pptx?|xlsx?|tex|rtf|dvi))$", re.I
@@ -53,7 +54,8 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
     pages: list[tuple[list[Run], float]] = []
     seen: dict[int, str] = {}  # what was read in pictures
     names: Counter[str] = Counter()
-    scans = broken = unknown = n_chars = 0
+    scans = broken = unknown = n_chars = unread = 0
+    why = ""  # the user's function could not read the first of `unread` pages
     for number in range(n_pages):
         try:
             page = document[number]
@@ -65,25 +67,34 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
             pages.append(([], 0.0))
             continue
         if is_scan(page, found):
-            if read:
-                seen[number] = str(read(_picture(page), lang))
-                found = []
-            else:
+            if not read:
                 scans += 1
+            elif (picture := _picture(page)) is None:
+                broken += 1
+            else:
+                try:
+                    seen[number] = str(read(picture, lang))
+                except Exception as problem:  # the user's code may raise anything; the other pages stay
+                    unread += 1
+                    why = why or f"{type(problem).__name__}: {problem}"[:MESSAGE_CHARS]
+            found = [] if number in seen else found
         for word in found:
             names[word.font] += len(word.text)
             n_chars += len(word.text)
         unknown += odd
         pages.append((runs(found), page.get_height()))
         page.close()
-    if scans and not n_chars and not seen:
-        return {"rule": "scanned", "value": scans, "threshold": 0, "detail": f"{scans} of {n_pages} pages are pictures"}
+    if scans + unread and not n_chars and not seen:
+        said = f"{KEY} could not read them ({why})" if unread else "are pictures"
+        detail = f"{scans + unread} of {n_pages} pages{':' if unread else ''} {said}"
+        return {"rule": "scanned", "value": scans + unread, "threshold": 0, "detail": detail}
     text = _text(pages, seen)
     if (other := fonts.respelled(text)) is not None:
         text = other
     elif fault := fonts.fault(text, names, unknown):
         return {"rule": "legacy_font", "value": unknown, "detail": fault}
-    there = [f"{name}: {count} of {n_pages} pages" for name, count in (("scanned", scans), ("broken", broken)) if count]
+    kinds = {"scanned": scans, "broken": broken, f"{KEY} raised {why}": unread}
+    there = [f"{name}: {count} of {n_pages} pages" for name, count in kinds.items() if count]
     return {"text": text, "lang": lang, "truncated": "; ".join(there), **_about(document)}
 
 
@@ -131,6 +142,10 @@ def _language(document: pdfium.PdfDocument) -> str:
 
 
 def _picture(page: pdfium.PdfPage):
+    """A page as an array of 8-bit RGB [height, width, 3]; None where it cannot be drawn."""
     width, height = page.get_size()
     scale = min(OCR_DPI / 72, (OCR_PIXELS / max(width * height, 1.0)) ** 0.5)
-    return page.render(scale=scale, rev_byteorder=True).to_numpy()[:, :, :3]
+    try:
+        return page.render(scale=scale, rev_byteorder=True).to_numpy()[:, :, :3]
+    except (pdfium.PdfiumError, ValueError, MemoryError):
+        return None

@@ -160,6 +160,25 @@ def test_scans_are_counted_and_left_to_a_function_of_the_users():
     assert found["truncated"] == "" and found["text"].count("teks dari gambar 834") == 2
 
 
+def failing(picture, language):
+    raise RuntimeError("no model for " + language)
+
+
+def test_a_page_that_cannot_be_read_costs_itself_alone(monkeypatch):
+    found = read(scan(1), ocr=f"{__name__}:failing", folder="")
+    assert found["truncated"] == "extract.pdf.ocr raised RuntimeError: no model for : 2 of 3 pages"
+    assert found["text"] == "Halaman 0 yang berisi teks biasa."
+    found = read(scan(0), ocr=f"{__name__}:failing", folder="")
+    assert found["rule"] == "scanned" and "RuntimeError: no model for" in found["detail"]
+
+    def broken(page, **_):
+        raise document.pdfium.PdfiumError("Failed to create bitmap.")
+
+    monkeypatch.setattr(document.pdfium.PdfPage, "render", broken)
+    found = read(scan(1), ocr=f"{__name__}:ocr", folder="")
+    assert found["truncated"] == "broken: 2 of 3 pages" and found["text"] == "Halaman 0 yang berisi teks biasa."
+
+
 def test_encodings_of_fonts():
     garbled = "kñúgRbeTskm<úCa manRbCaCnRbmaN " * 9
     assert fonts.fault(garbled, Counter({"LimonS1": len(garbled)}), 0) == "Khmer in the encoding of LimonS1"

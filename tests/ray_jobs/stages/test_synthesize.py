@@ -276,7 +276,7 @@ def test_the_best_by_quality_and_the_same_whatever_the_parts(asked, server):
 
 def test_texts_have_the_score_of_the_recipes_engine(asked, server, monkeypatch):
     read = []
-    monkeypatch.setattr(accept.quality, "load", lambda path: read.append(path))
+    monkeypatch.setattr(accept.quality, "load", read.append)
     monkeypatch.setattr(accept.quality, "score", lambda model, some, lang: [0.25] * len(some))
     job = asked([by_endpoint(server, documents=4)], "quality.pooled=true")
     manifest = storage.read_json(f"{job.run_uri}/quality/_manifest.json")

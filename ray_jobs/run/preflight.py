@@ -135,6 +135,8 @@ def _quality(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
         known = importlib.import_module("ray_jobs.stages.filter_policy").known_signals(recipe)
         if own.signal not in known:
             yield f"quality.signal: no document has the signal {own.signal!r}{nearest(own.signal, known)}"
+        elif own.signal == "perplexity" and not recipe.filter.perplexity_models:
+            yield "quality.signal: no document has perplexity without filter.perplexity_models (`pinisi train lm` makes them)"
     if own.engine == "encoder" and storage.exists(own.model):
         from curation import encoder
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
@@ -36,12 +37,9 @@ POOLED = "all"
 def run(job: Job) -> dict:
     settings = job.recipe.quality
     stage = "decontaminate" if job.has(DECONTAMINATE) else DEDUP
-    if settings.engine == "signal":
-        return run_kernel(job, stage, _of_signal, settings.signal)
-    if settings.engine == "encoder":
-        precision = job.train.precision if job.recipe.train else "auto"
-        where = (files.location(settings.model), settings.label, precision)
-        return run_kernel(job, stage, _of_encoder, *where, gpus=device.wants_gpus(job))
+    if settings.engine != "fasttext":
+        make, arguments = scoring(job.recipe, {})
+        return run_kernel(job, stage, make, *arguments, gpus=wants_gpus(job))
     if not storage.exists(job.path(MARK)):
         examples = _examples(job, stage)
         ready = [
@@ -64,13 +62,30 @@ def run(job: Job) -> dict:
             found = {lang: one for lang, one in zip(ready, trained, strict=True) if one}
         storage.write_json(job.path(MARK), found)
     found = storage.read_json(job.path(MARK))
-    result = run_kernel(job, stage, _kernel, models(job.recipe, job.path(), found))
+    make, arguments = scoring(job.recipe, models(job.recipe, job.path(), found))
+    result = run_kernel(job, stage, make, *arguments)
     return {**result, "classifiers": found, "warnings": warnings(found)}
 
 
 def models(recipe: Recipe, folder: str, langs: Iterable[str]) -> dict[str, str]:
     """Language -> its classifier, of those that the stage has trained into its `folder`."""
     return {lang: storage.join(folder, "models", f"{POOLED if recipe.quality.pooled else lang}.bin") for lang in langs}
+
+
+def scoring(recipe: Recipe, models: dict[str, str]) -> tuple[Callable[..., Kernel], tuple]:
+    """What makes the kernel of the recipe's engine in a worker, and its arguments. `models`: those of fastText."""
+    own = recipe.quality
+    if own.engine == "signal":
+        return _of_signal, (own.signal,)
+    if own.engine == "encoder":
+        precision = recipe.train.precision if recipe.train else "auto"
+        return _of_encoder, (files.location(own.model), own.label, precision)
+    return _kernel, (models,)
+
+
+def wants_gpus(job: Job) -> bool:
+    """Whether the kernel of `scoring` is faster on a GPU, and there are some."""
+    return job.recipe.quality.engine == "encoder" and device.wants_gpus(job)
 
 
 def warnings(classifiers: dict[str, dict]) -> list[str]:
@@ -157,10 +172,13 @@ def _of_encoder(model: str, label: str, precision: str) -> Kernel:
 
 
 def _of_signal(signal: str) -> Kernel:
-    """The score is a column that is there; unknown where that is."""
+    """The score is a column that is there; unknown where that is, is no finite number, or is not there."""
 
     def score(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        return batch.append_column("quality", batch[signal].cast(pa.float32())), ledger_rows("quality", [])
+        there = signal in batch.schema.names
+        values = batch[signal].cast(pa.float32(), safe=False) if there else pa.nulls(batch.num_rows, pa.float32())
+        finite = pc.if_else(pc.is_finite(values), values, pa.scalar(None, pa.float32()))
+        return batch.append_column("quality", finite), ledger_rows("quality", [])
 
     return score
 

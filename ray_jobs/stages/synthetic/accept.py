@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.shards import LEDGER, Kernel, ledger_rows
-from curation import decontaminate, quality
+from curation import decontaminate
 from curation.lid.identify import identify
 from curation.policy import policy
 from curation.signals import word_lists
@@ -78,7 +78,7 @@ class Task(TypedDict):
     recipe: Recipe
     kernels: list[Kernel]  # made where the run was started, so that files and functions of the user are found
     sets: list[str]  # of evaluation
-    models: dict[str, str]  # language -> quality classifier
+    scoring: tuple[Callable[..., Kernel], tuple]  # what makes the kernel of quality scores, and its arguments
     out: str
     ledger: str
 
@@ -102,13 +102,10 @@ def shard(task: Task) -> dict:
     for kernel in (*task["kernels"], *_without_items(recipe, task["sets"])):
         batch, gone = kernel(batch) if batch.num_rows else (batch, ledger_rows(STAGE, []))
         drops.append(_ours(gone))
-    rows = batch.select([name for name in TEXTS.names if name != "quality"]).to_pylist()
-    for lang in sorted({row["lang"] for row in rows} & task["models"].keys()):
-        mine = [row for row in rows if row["lang"] == lang]
-        classifier = quality.load(storage.localize(task["models"][lang]))
-        for row, value in zip(mine, quality.score(classifier, [row["text"] for row in mine], lang), strict=True):
-            row["quality"] = float(value)
-    storage.write_table(task["out"], pa.Table.from_pylist(rows, TEXTS))
+    if batch.num_rows:
+        make, arguments = task["scoring"]
+        batch, _ = make(*arguments)(batch.drop_columns(["quality"]))
+    storage.write_table(task["out"], pa.Table.from_batches([batch]).select(TEXTS.names).cast(TEXTS))
     storage.write_table(task["ledger"], pa.Table.from_batches(drops, LEDGER))
     return {}
 

@@ -73,7 +73,10 @@ def run(job: Job) -> dict:
         "beyond_share": beyond,
         "share": share,
         "tasks": _by_task(job, own.tasks, read, asked, list(parts)),
-        "warnings": _warnings(asked, beyond, job.manifest(QUALITY)["bytes_per_lang"], result),
+        "warnings": [
+            *_warnings(asked, beyond, job.manifest(QUALITY)["bytes_per_lang"], result),
+            *_unscored(job, list(parts)),
+        ],
     }
 
 
@@ -213,6 +216,7 @@ def _make(job: Job, wave: dict[str, list[Asked]], read: list[Prompt | None]) -> 
     kernels = accept.kernels(job.recipe, storage.read_json(thresholds) if storage.exists(thresholds) else {})
     sets = accept.evaluation_sets(job.recipe)
     models = quality.models(job.recipe, job.input(QUALITY), job.manifest(QUALITY).get("classifiers", {}))
+    scoring = quality.scoring(job.recipe, models)
     tasks: list[accept.Task] = []
     for name, of in wave.items():
         made: list[accept.Made] = []
@@ -234,12 +238,12 @@ def _make(job: Job, wave: dict[str, list[Asked]], read: list[Prompt | None]) -> 
                 "recipe": job.recipe,
                 "kernels": kernels,
                 "sets": sets,
-                "models": models,
+                "scoring": scoring,
                 "out": _draft(job, name, "texts"),
                 "ledger": _draft(job, name, "dropped"),
             }
         )
-    map_on_ray(job, accept.shard, tasks, "parts")
+    map_on_ray(job, accept.shard, tasks, "parts", gpus=quality.wants_gpus(job))
 
 
 def _row(task: SynthesisTask, prompt: Prompt | None, one: Asked, document: dict, text: str) -> dict:
@@ -351,3 +355,16 @@ def _warnings(asked: Sequence[Asked], beyond: dict[str, int], native: dict[str, 
     if lost > len(asked) / 10:
         said.append(f"synthesize: {lost:,} of {len(asked):,} texts were not made (rule no_answer in the ledger)")
     return said
+
+
+def _unscored(job: Job, names: list[str]) -> list[str]:
+    """A sentence where texts lack the signal that is the score of documents."""
+    own = job.recipe.quality
+    if own.engine != "signal":
+        return []
+    scores = [storage.read_table(job.path(f"{name}.parquet"), ["quality"])["quality"] for name in names]
+    without = sum(column.null_count for column in scores)
+    return [
+        f"synthesize: {without:,} of {sum(map(len, scores)):,} texts have no {own.signal} (quality.signal), so they are not "
+        "among the best of their language"
+    ] * bool(without)

@@ -65,6 +65,8 @@ def test_one_classifier_for_all_languages(tmp_path):
 
 def test_a_number_that_is_there():
     assert scores(stage._of_signal("edu"), documents()) == [1.5, None] * 3
+    odd = documents().drop_columns(["edu"]).append_column("edu", pa.array([1.5, np.nan, np.inf, -np.inf, 1e300, None]))
+    assert scores(stage._of_signal("edu"), odd) == [1.5, *[None] * 5]  # NaN would be every quantile of its language
 
 
 def test_an_encoder_that_was_trained(tmp_path, capsys, monkeypatch):
@@ -111,6 +113,9 @@ def test_what_cannot_be_used_is_said_before(tmp_path):
     assert said("quality={engine: signal, signal: word_order}") == []
     [sentence] = said("quality={engine: signal, signal: word_ordr}")
     assert sentence == "quality.signal: no document has the signal 'word_ordr' (did you mean 'word_order'?)"
+    [sentence] = said("quality={engine: signal, signal: perplexity}")
+    assert "no document has perplexity without filter.perplexity_models" in sentence
+    assert said("quality={engine: signal, signal: perplexity}", f"filter.perplexity_models={tmp_path}") == []
     for changes, sentence in [
         (["quality={engine: encoder}"], "engine encoder needs `model`"),
         (["quality={engine: signal}"], "engine signal needs `signal`"),

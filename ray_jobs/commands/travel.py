@@ -12,10 +12,10 @@ from cluster import storage, user_code
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
-from ray_jobs.run import contact, graph, hub, row_files
+from ray_jobs.run import contact, files, graph, hub, row_files
 
 PLACES = ("train.base.model", "tokenize.tokenizer", "train.reward.model", "train.sft.select.embedding_model",
-          "quality.model", "parallel.encoder")  # fmt: skip
+          "quality.model", "parallel.encoder", files.MODELS_OF_TASKS)  # fmt: skip
 """Keys that name a folder or a model of the Hugging Face hub; what is read as files each stage says."""
 
 
@@ -68,6 +68,8 @@ def _places(recipe: Recipe, key: str) -> list[str]:
         return [source.path for source in recipe.parallel.sources if source.kind != "hf"]
     if key == "annotations":
         return [one.path for one in recipe.annotations if not row_files.is_hf(one.path)]
+    if key == files.MODELS_OF_TASKS:
+        return [task.model for task in (recipe.synthesize.tasks if recipe.synthesize else []) if task.model]
     value = recipes.lookup(recipe, key)
     return [one for one in (value if isinstance(value, list) else [value]) if one and not row_files.is_hf(one)]
 

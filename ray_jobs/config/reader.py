@@ -169,7 +169,7 @@ LATER: dict[str, object] = {
     **{"mixture.regmix.proxies.larger": None, "mixture.regmix.proxies.phases": 1},
 }
 """Keys that came later, also of the items of a list, with what they are where nobody sets them: then results of before stand."""
-LATER_FILES = ("quality.model", "tokenize.parallel", "mixture.regmix.reuse")
+LATER_FILES = ("quality.model", "synthesize.tasks.model", "tokenize.parallel", "mixture.regmix.reuse")
 """The same of keys that name files: not counted where there are none."""
 
 

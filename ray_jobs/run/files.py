@@ -15,6 +15,7 @@ from ray_jobs.errors import UserError
 from ray_jobs.run import hub, row_files
 
 DEDUP_INDEX = "dedup/index/_index.json"  # in the folder of a run
+MODELS_OF_TASKS = "synthesize.tasks.model"  # of a list, so nothing looks it up as it stands
 INDEX_FILES = ("_index.json", DEDUP_INDEX)
 
 
@@ -131,6 +132,9 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
     if key == "quality.model":
         model = recipe.quality.model
         return [model] if model and storage.exists(model) else []
+    if key == MODELS_OF_TASKS:
+        tasks = recipe.synthesize.tasks if recipe.synthesize else []
+        return sorted({task.model for task in tasks if task.model and storage.exists(task.model)})
     if key == "dedup.indexes":
         return [storage.join(uri, name) for uri in recipe.dedup.indexes for name in INDEX_FILES]
     if key in ("filter.word_lists", "filter.language_files"):
@@ -154,8 +158,11 @@ def listing(recipe: Recipe, key: str) -> str | None:
 
     Raises UserError when the place cannot be read."""
     found = patterns(recipe, key)
-    if not found:
-        return None
+    return state(found, key) if found else None
+
+
+def state(found: list[str], key: str) -> str:
+    """A hash of names, sizes and times of change of the files that match the globs of a recipe key. Raises UserError."""
     seen = hashlib.sha256()
     for pattern in found:
         try:

@@ -245,7 +245,7 @@ STAGES = (
         ("synthesize", "languages", "language", "filter", "decontaminate", "seed"),
         lambda recipe: _corpus(recipe) and recipe.synthesize is not None,
         (
-            *("synthesize.prompts", "decontaminate.against", "language.model"),
+            *("synthesize.prompts", "synthesize.tasks.model", "decontaminate.against", "language.model"),
             *("filter.language_files", "filter.word_lists", "filter.perplexity_models"),
         ),
         ("filter.signals",),

@@ -15,7 +15,7 @@ from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run import row_files
-from ray_jobs.run.graph import BASE, CRAWL, PARALLEL_PAIRS, QUALITY, TOKENIZE, Stage
+from ray_jobs.run.graph import BASE, CRAWL, PARALLEL_PAIRS, QUALITY, SYNTHESIZE, TOKENIZE, Stage
 
 SECONDS = 10.0  # that an answer may take
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
@@ -104,9 +104,14 @@ def _named(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) ->
             )
     if QUALITY in asked and recipe.quality.model and storage.is_local(recipe.quality.model):
         yield "quality.model", "model", recipe.quality.model, False
+    if SYNTHESIZE in asked and recipe.synthesize:
+        for task in recipe.synthesize.tasks:
+            if task.model and storage.is_local(task.model):
+                yield f"synthesize: task {task.name}", "model", task.model, False
     keys = {key for stage in chosen for key in stage.files if key.startswith("train.")}
     keys |= {key for stage in waiting for key in stage.files}
-    for key in sorted(keys - {"sources", "parallel.sources", "dedup.indexes", "language.model", "quality.model"}):
+    models = {"language.model", "quality.model", "synthesize.tasks.model"}
+    for key in sorted(keys - {"sources", "parallel.sources", "dedup.indexes", *models}):
         value = recipes.lookup(recipe, key)
         value = [one.path for one in recipe.annotations] if key == "annotations" else value
         for pattern in value if isinstance(value, list) else [value] if isinstance(value, str) else []:

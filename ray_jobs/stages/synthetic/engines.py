@@ -1,7 +1,7 @@
 """What models say to requests, whatever runs them: our own generation, vLLM, an endpoint, a translation model.
 
     synthesize/_replies/             replies of endpoints, each by a hash of its request, written when it comes
-    synthesize/_drawn/DIGEST/        replies of models, a file of sixteen requests or documents each, by a hash of what was asked
+    synthesize/_drawn/DIGEST.json(l) replies of models, a file of sixteen requests or documents each, by a hash of what was asked
 
 So whatever has been answered is not asked again: by a killed run, or by one that accepts other texts of the same requests.
 """
@@ -16,7 +16,7 @@ from ray_jobs.alignment import chats, generate
 from ray_jobs.config.given import given
 from ray_jobs.config.synthesis import SynthesisTask
 from ray_jobs.run import bases
-from ray_jobs.run.files import location
+from ray_jobs.run.files import MODELS_OF_TASKS, location, state
 from ray_jobs.run.fingerprint import digest
 from ray_jobs.run.job import Job
 from ray_jobs.stages.synthetic import sentences
@@ -28,7 +28,7 @@ from train.chat.conversations import encode_prompts
 from train.generation import judge
 from train.generation.generate import Drawn, answers
 
-DOCUMENTS = 16  # of a shard of translations
+SIXTEEN = 16  # requests, or documents of a translation model, whose replies are one file
 PAUSE_SECONDS = 1.0  # before an endpoint is asked again, doubled each time
 REPLIES, DRAWN = "_replies", "_drawn"
 
@@ -111,7 +111,6 @@ def _of_model(job: Job, task: SynthesisTask, texts: list[list[dict]]) -> list[Re
     room = context - min(task.max_new_tokens, context // 2)
     lengths = list(map(len, encode_prompts(tokenizer, texts)))
     fitting = [i for i, n in enumerate(lengths) if n <= room]
-    prompts = [{"id": f"{n}", "lang": "", "prompt": texts[i]} for n, i in enumerate(fitting)]
     common: generate.Policy = {
         "tokenizer": place,
         "policy": place,
@@ -126,17 +125,25 @@ def _of_model(job: Job, task: SynthesisTask, texts: list[list[dict]]) -> list[Re
             "max_new_tokens": context - room,
         },
     }
-    folder = job.path(DRAWN, digest([common, texts]))
-    tasks = list(generate.groups(common, prompts, folder))
+    shards: list[generate.Shard] = []
+    for some in (fitting[i : i + SIXTEEN] for i in range(0, len(fitting), SIXTEEN)):
+        # an id decides what is sampled, so it is not that of a prompt of another file
+        prompts = [{"id": f"{n}-{digest(texts[i])}", "lang": "", "prompt": texts[i]} for n, i in enumerate(some)]
+        name = digest([{**common, "python": None}, _weights(task), [texts[i] for i in some]])
+        out = job.path(DRAWN, f"{name}.jsonl")
+        shards.append({"prompts": prompts, "drawn": out, "out": out})  # nothing is scored
+    n = generate.SHARDS_PER_TASK[task.engine]
+    tasks: list[generate.Task] = [{**common, "shards": shards[i : i + n]} for i in range(0, len(shards), n)]
     before = written([shard["drawn"] for shard in one["shards"]] for one in tasks)
     map_on_ray(job, generate.draw, tasks, f"groups of requests of {task.name}", gpus=gpus, finished=before)
     found = [Reply(None, f"a request of {n:,} tokens leaves no room for an answer") for n in lengths]
-    for shard in (shard for one in tasks for shard in one["shards"]):
+    for number, shard in enumerate(shards):
         drawn = {row["id"]: [Drawn(row["ids"], row["logprobs"])] for row in chats.read_rows(shard["drawn"])}
         ids = encode_prompts(tokenizer, [row["prompt"] for row in shard["prompts"]])
-        for row in answers(tokenizer, shard["prompts"], ids, [drawn[row["id"]] for row in shard["prompts"]]):
+        rows = answers(tokenizer, shard["prompts"], ids, [drawn[row["id"]] for row in shard["prompts"]])
+        for n, row in enumerate(rows, SIXTEEN * number):
             cut = f"cut off at {row['tokens']:,} tokens"
-            found[fitting[int(row["id"])]] = Reply(row["answer"]) if row["finished"] else Reply(None, cut)
+            found[fitting[n]] = Reply(row["answer"]) if row["finished"] else Reply(None, cut)
     return found
 
 
@@ -146,17 +153,23 @@ def _place(task: SynthesisTask) -> str:
     return location(model) if storage.exists(model) else model
 
 
+def _weights(task: SynthesisTask) -> str:
+    """What tells the model of a folder from a later one there; empty for a name of the hub."""
+    model = given(task.model)
+    return state([model], MODELS_OF_TASKS) if storage.exists(model) else ""
+
+
 def _translated(job: Job, task: SynthesisTask, rows: Sequence[Source]) -> list[Reply]:
     """By a translation model, pairs of languages apart; with `round_trip` back again too."""
     back = given(job.recipe.synthesize).accept.round_trip is not None
     common = {"model": _place(task), "beams": task.beams, "back": back}
-    where = job.path(DRAWN, digest([common, [row._asdict() for row in rows]]))
+    weights = _weights(task)
     tasks: list[dict] = []
     for source, target in sorted({(row.from_lang, row.lang) for row in rows}):
         mine = [i for i, row in enumerate(rows) if (row.from_lang, row.lang) == (source, target)]
-        for start in range(0, len(mine), DOCUMENTS):
-            chosen = mine[start : start + DOCUMENTS]
-            out = storage.join(where, f"{source}-{target}-{start // DOCUMENTS:05d}.json")
+        for chosen in (mine[i : i + SIXTEEN] for i in range(0, len(mine), SIXTEEN)):
+            name = digest([common, weights, source, target, [rows[i].text for i in chosen]])
+            out = job.path(DRAWN, f"{name}.json")
             of = {"source": source, "target": target, "numbers": chosen, "texts": [rows[i].text for i in chosen]}
             tasks.append({**common, **of, "out": out})
     before = written([task["out"]] for task in tasks)

@@ -85,6 +85,17 @@ def test_names_of_the_hub_travel_where_a_model_is_asked_for(tmp_path, monkeypatc
     assert len(list(travel.left_behind(recipe, shared_disk=False))) == said
 
 
+def test_a_model_that_makes_texts_and_lies_here_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    tasks = [{"name": one, "model": one, "prompt": "simplify"} for one in ("models/mine", "owner/name")]
+    tasks = [{**task, "name": f"t{i}", "licence": "mit"} for i, task in enumerate(tasks)]
+    source = {"name": "a", "type": "jsonl", "path": "s3://bucket/*.jsonl"}
+    values = {"name": "mine", "sources": [source], "synthesize": {"tasks": tasks}}
+    (said,) = travel.left_behind(Recipe.model_validate(values), shared_disk=False)
+    assert said.startswith("synthesize.tasks.model: models/mine is a path of this machine")
+
+
 def test_sources_lists_and_functions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "travelling_signals.py").write_text("def shouting(batch):\n    return {}\n")

@@ -98,6 +98,10 @@ def test_every_key_that_names_the_hub_is_looked_at(tmp_path):
     assert sorted(sentence.partition(": ")[0] for sentence in found) == [
         "sources", "tokenize.tokenizer", "train.dpo.preference", "train.sft.instruct",
     ]  # fmt: skip
+    task = "{{name: {0}, model: lab/{0}, prompt: simplify, licence: mit}}"
+    tasks = f"{task.format('gone')}, {task.format('there')}"
+    (sentence,) = said(recipe("lab/there", more=[f"synthesize={{tasks: [{tasks}]}}"]))
+    assert sentence.startswith("synthesize: task gone: the Hugging Face hub has no model lab/gone for this user")
     assert said(recipe("lab/gone", optional=True)) == []
     assert files.of_source(recipe("lab/gone", optional=True).sources[0]) == []
     assert files.of_source(recipe("lab/there", optional=True).sources[0]) == ["lab/there"]

@@ -13,13 +13,15 @@ from model_server import one_of, say, serving
 from silent import Silent
 
 from cluster import storage
+from curation import quality as classifiers
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.reader import SAMPLE
 from ray_jobs.errors import UserError
+from ray_jobs.run import files as run_files
 from ray_jobs.run import made_from
 from ray_jobs.run.graph import enabled
 from ray_jobs.run.job import Job
-from ray_jobs.stages import tokenize
+from ray_jobs.stages import quality, tokenize
 from ray_jobs.stages.synthetic import accept, engines, prompts, sentences, synthesize
 from train import model
 from train.generation import judge
@@ -276,14 +278,29 @@ def test_the_best_by_quality_and_the_same_whatever_the_parts(asked, server):
 
 def test_texts_have_the_score_of_the_recipes_engine(asked, server, monkeypatch):
     read = []
-    monkeypatch.setattr(accept.quality, "load", read.append)
-    monkeypatch.setattr(accept.quality, "score", lambda model, some, lang: [0.25] * len(some))
+    monkeypatch.setattr(classifiers, "load", read.append)
+    monkeypatch.setattr(classifiers, "score", lambda model, some, lang: [0.25] * len(some))
     job = asked([by_endpoint(server, documents=4)], "quality.pooled=true")
     manifest = storage.read_json(f"{job.run_uri}/quality/_manifest.json")
     storage.write_json(f"{job.run_uri}/quality/_manifest.json", {**manifest, "classifiers": {"id": {}, "en": {}}})
     synthesize.run(job)
     assert {row["quality"] for row in texts(job)} == {0.25}
     assert read == [f"{job.run_uri}/quality/models/all.bin"]  # one for all languages
+    own = by_endpoint(server, documents=4)
+    signal = asked([own], "quality.engine=signal", "quality.signal=word_count", fingerprint="g")
+    assert not any("quality.signal" in said for said in synthesize.run(signal)["warnings"])
+    assert all(10 < row["quality"] < 5000 for row in texts(signal)) and texts(signal)
+    signal = asked([own], "quality.engine=signal", "quality.signal=perplexity", fingerprint="h")
+    (said,) = synthesize.run(signal)["warnings"]
+    assert "have no perplexity (quality.signal), so they are not among the best" in said
+    monkeypatch.setattr(
+        quality,
+        "_of_encoder",
+        lambda *where: lambda batch: (batch.append_column("quality", pa.array([0.5] * batch.num_rows)), 0),
+    )
+    encoder = asked([own], "quality.engine=encoder", "quality.model=somewhere", fingerprint="i")
+    synthesize.run(encoder)
+    assert {row["quality"] for row in texts(encoder)} == {0.5}
 
 
 WORDS = ["boat", "fish", "rice", "sea", "sun", "moon"]
@@ -310,7 +327,7 @@ def test_whole_documents_by_a_translation_model(asked, nllb, monkeypatch):
         assert row["text"].rsplit("\n", 1)[1] == source.rsplit("\n", 1)[1]
         assert {"id": "perahu", "th": "เรือ"}[row["lang"]] in row["text"] and row["prompt"] == ""
     before = files(job)
-    drawn = storage.glob(job.path("_drawn", "*", "*.json"))
+    drawn = storage.glob(job.path("_drawn", "*.json"))
     storage.remove(drawn[0])
     calls = []
     shard = engines.translate_shard
@@ -325,7 +342,7 @@ def test_whole_documents_by_a_translation_model(asked, nllb, monkeypatch):
     assert synthesize.run(again)["rules"]["round_trip"] > 0
 
 
-def test_a_chat_model_of_our_own(asked, chat_tokenizer, tmp_path):
+def test_a_chat_model_of_our_own(asked, chat_tokenizer, tmp_path, monkeypatch):
     """A model of noise gives no text that stays; each is named, and what was drawn is not drawn again."""
     folder = str(tmp_path / "model")
     shape = {
@@ -339,7 +356,7 @@ def test_a_chat_model_of_our_own(asked, chat_tokenizer, tmp_path):
     made = synthesize.run(job)
     assert made["docs_in"] == 20 and made["docs_out"] == 0 and made["rules"]["no_answer"] > 10
     assert any("were not made" in warning for warning in made["warnings"])
-    drawn = storage.glob(job.path("_drawn", "*", "drawn", "*.jsonl"))
+    drawn = storage.glob(job.path("_drawn", "*.jsonl"))
     assert len(drawn) > 1
     stamps = {path: storage.read_bytes(path) for path in drawn}
     before = files(job)
@@ -348,6 +365,21 @@ def test_a_chat_model_of_our_own(asked, chat_tokenizer, tmp_path):
         storage.remove(path)
     synthesize.run(job)
     assert {path: storage.read_bytes(path) for path in drawn} == stamps and files(job) == before
+    asked_for = []
+    monkeypatch.setattr(engines, "map_on_ray", lambda job, do, items, *_, **__: asked_for.extend(items))
+    texts = [[{"role": "user", "content": f"Say {n}"}] for n in range(40)]
+    own = job.recipe.synthesize.tasks[0]
+    for some in (texts[:33], texts):
+        with pytest.raises(FileNotFoundError):
+            engines._of_model(job, own, some)
+    names = [shard["drawn"] for one in asked_for for shard in one["shards"]]
+    assert len(names) == 6 and names[:2] == names[3:5] and names[2] != names[5]  # more requests: the first files stand
+    listed = run_files.listing(job.recipe, run_files.MODELS_OF_TASKS)
+    storage.write_text(f"{folder}/model.safetensors", "other weights")
+    with pytest.raises(FileNotFoundError):
+        engines._of_model(job, own, texts)
+    assert not {shard["drawn"] for one in asked_for[6:] for shard in one["shards"]} & set(names)
+    assert run_files.listing(job.recipe, run_files.MODELS_OF_TASKS) != listed
 
 
 def test_texts_are_trained_on_and_never_held_out(asked, server):

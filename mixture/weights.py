@@ -221,6 +221,19 @@ def stage2(
     )
 
 
+def in_phases(
+    stage: Stage, phases: Sequence[dict[str, float]], pools: dict[str, Pool], beside: Sequence[str]
+) -> list[dict[str, float]]:
+    """The weights of each phase of a stage 1 whose mean is `fixed` weights of `pools`: the pools that stand `beside` have in each
+    what they have of the stage. With an `Auto` budget no phase reads a pool faster than its cap allows over the stage."""
+    own = {name: weight for name, weight in stage.weights.items() if name in beside and weight > 0}
+    left = 1.0 - sum(own.values())
+    if stage.bound != "the recipe":
+        limits = {name: stage.caps[name] * pool.tokens for name, pool in pools.items() if pool.tokens}
+        phases = [_capped(phase, limits, left * stage.tokens) for phase in phases]
+    return [{name: left * weight for name, weight in phase.items()} | own for phase in phases]
+
+
 Group = tuple[str, float, dict[str, Pool], dict[str, float] | None]  # what it is, share, pools, fixed weights or None
 
 

@@ -54,7 +54,7 @@ def run(job: Job) -> dict:
     sizes = everything | _pools(job, "high_quality") | _pools(job, "instructions") | pairs
     plan = {name: _as_json(stage, sizes) for name, stage in plans.items()}
     if job.has(WEIGHTS) and (phases := storage.read_json(job.input(WEIGHTS, "weights.json")).get("phases")):
-        plan["stage1"]["phases"] = phases
+        plan["stage1"]["phases"] = weights.in_phases(plans["stage1"], phases, everything, [*pairs])
     auto = {name: stage for name, stage in plans.items() if stage.bound != "the recipe"}
     storage.write_json(job.path("plan.json"), plan)
     return {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixture.weights import Auto, Beside, Pool, stage1, stage2
+from mixture.weights import Auto, Beside, Pool, in_phases, stage1, stage2
 
 POOLS = {"all/en": Pool(9000, 1), "all/th": Pool(1000, 1), "all/lo": Pool(100, 1)}
 PAIRS = {"parallel/en-lo": Pool(100, 1), "parallel/en-th": Pool(900, 1)}
@@ -45,3 +45,17 @@ def test_a_budget_from_the_pools_caps_them_too():
     )
     replayed = 0.75 * 0.2 / 0.96 * of(found, "parallel/")
     assert of(second, "parallel/") == pytest.approx(0.25 + replayed, rel=0.05)
+
+
+@pytest.mark.parametrize("budget", [5000, Auto(100)])
+def test_every_phase_of_a_stage_reads_its_pairs(budget):
+    fixed = {"all/en": 0.6, "all/th": 0.3, "all/lo": 0.1}
+    stage = stage1(POOLS, budget, **KEYS, fixed=fixed, beside=Beside(PAIRS, 0.1, {}))
+    given = [{"all/en": 0.9, "all/th": 0.1}, {"all/en": 0.3, "all/th": 0.5, "all/lo": 0.2}]
+    for before, phase in zip(given, in_phases(stage, given, POOLS, [*PAIRS]), strict=True):
+        assert {n: w for n, w in phase.items() if n in PAIRS} == {n: stage.weights[n] for n in PAIRS}
+        assert sum(phase.values()) == pytest.approx(1)
+        if budget == 5000:
+            assert {n: w / 0.9 for n, w in phase.items() if n in POOLS} == pytest.approx(before)
+        else:
+            assert all(phase[n] * stage.tokens <= 4 * POOLS[n].tokens * (1 + 1e-9) for n in before)

@@ -8,7 +8,7 @@ import regmix_run
 import torch
 
 from cluster import storage
-from mixture.store.token_store import TokenStore
+from mixture.store.token_store import TokenStore, write_store
 from mixture.weights import Auto, Pool, stage1
 from ray_jobs.config.training import Train
 from ray_jobs.errors import UserError
@@ -216,6 +216,14 @@ def test_a_stage_in_phases_reads_what_each_wants(done, here, tmp_path, monkeypat
     entries = data_order.schedule(run.uri, "pretrain/stage1", recipe, [])
     assert [entry["from_sample"] for entry in entries] == [0, 1250]  # of 250 updates of 10 rows
     assert [entry["weights"] for entry in entries] == [first, last]
+
+    pairs = [("d" * 32, "en-lo", 90, [1] * 300)]
+    write_store(storage.join(run.uri, "tokenize/pools/parallel/en-lo"), pairs, 100, eod=0)
+    mixture.run(regmix_run.job(run, "mixture"))
+    plan = storage.read_json(storage.join(run.uri, "mixture/plan.json"))["stage1"]
+    for phase in plan["phases"]:
+        assert phase["parallel/en-lo"] == plan["weights"]["parallel/en-lo"] == pytest.approx(0.05)
+        assert sum(phase.values()) == pytest.approx(1)
 
 
 def test_weights_keep_caps_and_replay_and_are_those_of_stage_1(done):

@@ -15,6 +15,7 @@ rises with B. The budget is the largest B at which it is at most `MOVED` and no 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -276,7 +277,9 @@ def _stage(  # noqa: PLR0917
         caps = readings.caps(max_epochs, held, budget)
         return {name: caps[name] * held[name] if name in held else 0.0 for name in pools}
 
-    whole = {pool: shares[name] * weight for name in wanted for pool, weight in wanted[name].items()}
+    whole: Counter[str] = Counter()  # a pool may be in two groups: pairs in the replay and beside it
+    for name in wanted:
+        whole.update({pool: shares[name] * weight for pool, weight in wanted[name].items()})
     in_all = sum(readings.most(max_epochs) * held.get(pool, 0) for pool in whole)
     allowed = _allowed(whole, limits, int(in_all))
     auto = isinstance(budget, Auto)
@@ -287,15 +290,20 @@ def _stage(  # noqa: PLR0917
     weights = dict.fromkeys(pools, 0.0)
     for name, _, _, fixed in present:
         inside = wanted[name]
-        if auto or not fixed or name == BESIDE:
+        if (auto or not fixed or name == BESIDE) and any(room[pool] for pool in inside):
             inside = _capped(inside, room, shares[name] * tokens)
         for pool, weight in inside.items():
             weights[pool] += shares[name] * weight
+            room[pool] = max(0.0, room[pool] - shares[name] * weight * tokens)
+    given = limits(tokens)
+    if auto and any(weight * tokens > given[pool] * (1 + 1e-9) for pool, weight in weights.items()):
+        # groups that share a pool had less room than by themselves
+        weights |= _capped({pool: weight for pool, weight in weights.items() if weight > 0}, given, tokens)
     rows = [_row(name, weights[name], tokens, pools[name]) for name in sorted(pools)]
     caps = readings.caps(max_epochs, held, tokens)
     often = [row for row in rows if row.epochs > caps.get(row.pool, 0.0) * (1 + 1e-9)]
     if often:
-        asked = "the least, one update" if auto else "asked for"
+        asked = "the least, one update" if bound == "one update" else "asked for"
         same = len(set(caps.values())) == 1
         named = [f"{row.pool} ({row.epochs:.1f}{'' if same else f' of {caps[row.pool]:.3g}'})" for row in often]
         said = f"more than {readings.times(caps)} times"

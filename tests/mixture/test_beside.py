@@ -1,5 +1,6 @@
 """Parallel text beside the other pools: its share, its caps, and nothing changed where there is none."""
 
+import numpy as np
 import pytest
 
 from mixture.weights import Auto, Beside, Pool, in_phases, stage1, stage2
@@ -59,3 +60,17 @@ def test_every_phase_of_a_stage_reads_its_pairs(budget):
             assert {n: w / 0.9 for n, w in phase.items() if n in POOLS} == pytest.approx(before)
         else:
             assert all(phase[n] * stage.tokens <= 4 * POOLS[n].tokens * (1 + 1e-9) for n in before)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pairs_in_the_replay_and_beside_it_keep_their_cap(seed):
+    rng = np.random.default_rng(seed)
+    pairs = {name: Pool(int(rng.integers(20, 900)), 1) for name in PAIRS}
+    blend = stage1(POOLS, 5000, **KEYS, beside=Beside(pairs, 0.3, {})).weights
+    beside = Beside(pairs, float(rng.uniform(0.1, 0.5)), {})
+    best = {"high_quality/th": Pool(int(rng.integers(100, 5000)), 1)}
+    keys = {**KEYS, "replay_share": float(rng.uniform(0.1, 0.8)), "instruction_share": 0.04}
+    found = stage2(best, {}, POOLS | pairs, blend, Auto(10), **keys, beside=beside)
+    assert max(row.epochs for row in found.rows) <= 4 * (1 + 1e-9)
+    assert sum(found.weights.values()) == pytest.approx(1) and not any("read more" in text for text in found.warnings)
+    stage2(best, {}, POOLS | pairs, blend, 10**6, **keys, beside=beside)

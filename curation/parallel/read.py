@@ -51,7 +51,7 @@ def read(kind: str, uris: Sequence[str], origin: Origin, places: tuple[Any, Any]
         "parquet": lambda: _parquet(uris[0], origin, places),
         "hf": lambda: _hf(uris[0], origin, places),
     }[kind]()
-    yield from batches(_guarded(found, origin), origin)
+    yield from batches(found if kind == "hf" else _guarded(found, origin), origin)
 
 
 def _guarded(rows: Iterable[dict], origin: Origin) -> Iterator[dict]:
@@ -256,11 +256,24 @@ def _names(batch: pa.RecordBatch, name: str) -> list:
 
 
 def _hf(uri: str, origin: Origin, places: tuple[Any, Any]) -> Iterator[dict]:
-    """`hf:NAME[:CONFIG][@SPLIT]`: a data set of the hub or a local folder, streamed."""
+    """`hf:NAME[:CONFIG][@SPLIT]`: a data set of the hub or a local folder, streamed. Raises ValueError where there is no such one,
+    and what the network raises: a source is not lost for an hour without it."""
     from datasets import load_dataset  # seconds to import, and only this reader needs it
 
     name, _, split = uri.removeprefix(HF).partition("@")
     name, _, configuration = name.partition(":")
-    found = load_dataset(name, configuration or None, split=split or "train", streaming=True)
-    for number, values in enumerate(found, 1):
-        yield _object(values, number, origin, places)
+    number = 0
+    try:
+        found = load_dataset(name, configuration or None, split=split or "train", streaming=True)
+    except (FileNotFoundError, ValueError) as problem:
+        why = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise ValueError(f"source {origin.source!r}: {uri} cannot be read: {why}") from None
+    try:
+        for values in found:
+            number += 1
+            yield _object(values, number, origin, places)
+    except (UnicodeError, pa.ArrowException) as problem:
+        if storage.at_fault(problem):
+            raise
+        place = f"{origin.name}, after row {number}"
+        yield drop(origin, place, "bad_record", detail=f"{place}: {problem}")

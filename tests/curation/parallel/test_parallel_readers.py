@@ -77,11 +77,23 @@ def test_each_format_gives_the_same_pairs(tmp_path):
     assert [format_of(name) for name in names] == ["tmx", "tsv", "moses", "hf", "parquet", "jsonl", None]
 
 
-def test_a_data_set_of_datasets(tmp_path):
+def test_a_data_set_of_datasets(tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     write(tmp_path / "d" / "train.jsonl", "\n".join(json.dumps({"translation": {"en": a, "id": b}}) for a, b in PAIRS))
     assert got("hf", [f"hf:{tmp_path / 'd'}"]) == (PAIRS, [])
-    assert got("hf", [f"hf:{tmp_path / 'd'}@other"]) == ([], ["bad_record"])
+    for name in (f"hf:{tmp_path / 'd'}@other", f"hf:{tmp_path / 'd'}:other", f"hf:{tmp_path / 'none'}"):
+        with pytest.raises(ValueError, match=r"source 's': hf:.* cannot be read: [^\n]*$"):
+            got("hf", [name])
+
+    def breaks(error):
+        yield {"translation": dict(zip(("en", "id"), PAIRS[0], strict=True))}
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: breaks(pa.ArrowInvalid("broken")))
+    assert got("hf", ["hf:x"]) == (PAIRS[:1], ["bad_record"])
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: breaks(ConnectionError("503")))
+    with pytest.raises(ConnectionError):
+        got("hf", ["hf:x"])
 
 
 def test_what_is_no_pair_is_a_row_of_the_ledger(tmp_path):

@@ -278,8 +278,8 @@ def _stage(  # noqa: PLR0917
         return {name: caps[name] * held[name] if name in held else 0.0 for name in pools}
 
     whole: Counter[str] = Counter()  # a pool may be in two groups: pairs in the replay and beside it
-    for name in wanted:
-        whole.update({pool: shares[name] * weight for pool, weight in wanted[name].items()})
+    for name, inside in wanted.items():
+        whole.update({pool: shares[name] * weight for pool, weight in inside.items()})
     in_all = sum(readings.most(max_epochs) * held.get(pool, 0) for pool in whole)
     allowed = _allowed(whole, limits, int(in_all))
     auto = isinstance(budget, Auto)

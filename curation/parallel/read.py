@@ -123,24 +123,41 @@ def _numbered(uri: str, origin: Origin) -> Iterator[tuple[int, bytes] | dict]:
 
 
 def _tsv(uri: str, origin: Origin, places: tuple[Any, Any]) -> Iterator[dict]:
-    """Columns by their numbers, counted from 1, or by their names in the first line. Nothing is quoted."""
-    columns = [place if isinstance(place, int) else None for place in places]
+    """Columns by their numbers, counted from 1, by their names in the first line, or, as (name, number), by name where the first
+    line names both sides and else by number. Nothing is quoted."""
+    columns: list[int | None] = []
     for found in _numbered(uri, origin):
         if isinstance(found, dict):
             yield found
             continue
         number, line = found
         cells = line.split(b"\t")
-        if None in columns:
+        if not columns:
             names = [cell.decode("utf-8", "replace").strip() for cell in cells]
-            columns = [names.index(place) + 1 if place in names else None for place in places]
+            columns, header = _columns(places, names)
             if None in columns:
                 said = f"{origin.name}: the first line names no column {places[columns.index(None)]!r}"
                 yield drop(origin, origin.name, "bad_record", detail=said)
                 return
-            continue
+            if header:
+                continue
         sides = [cells[column - 1] if column <= len(cells) else None for column in columns if column]
         yield row(origin, number, (sides[0], sides[1]))
+
+
+def _columns(places: tuple[Any, Any], names: list[str]) -> tuple[list[int | None], bool]:
+    """The columns of the sides by the cells of a first line, None for a name that is not there, and whether that is a header."""
+    known = all(place[0] in names for place in places if isinstance(place, tuple))
+    columns: list[int | None] = []
+    for place in places:
+        name, column = place if isinstance(place, tuple) else (place, None)
+        if isinstance(name, int):
+            columns.append(name)
+        elif column is None or known:
+            columns.append(names.index(name) + 1 if name in names else None)
+        else:
+            columns.append(column)
+    return columns, known and not all(isinstance(place, int) for place in places)
 
 
 def _jsonl(uri: str, origin: Origin, places: tuple[Any, Any]) -> Iterator[dict]:
@@ -256,7 +273,7 @@ def _names(batch: pa.RecordBatch, name: str) -> list:
 
 
 def _hf(uri: str, origin: Origin, places: tuple[Any, Any]) -> Iterator[dict]:
-    """`hf:NAME[:CONFIG][@SPLIT]`: a data set of the hub or a local folder, streamed. Raises ValueError where there is no such one,
+    """`hf:NAME[:CONFIG][@SPLIT]`: a data set of the hub or a local folder, streamed. Raises ValueError where there is none,
     and what the network raises: a source is not lost for an hour without it."""
     from datasets import load_dataset  # seconds to import, and only this reader needs it
 

@@ -11,6 +11,8 @@ from curation.parallel.read import HF, LANG, format_of
 
 Format = Literal["tmx", "moses", "tsv", "jsonl", "parquet", "hf"]
 
+Place = str | int | tuple[str, int]
+
 
 class ParallelSource(Section):
     """Where pairs come from: an item of `sources` with `type: parallel`, which becomes one of `parallel.sources`."""
@@ -62,12 +64,13 @@ class ParallelSource(Section):
         return first, second
 
     @property
-    def places(self) -> tuple[str | int, str | int]:
-        """Where the sides of `langs` stand; in a TSV without a word about it in the first two columns, as they are named."""
+    def places(self) -> tuple[Place, Place]:
+        """Where the sides of `langs` stand; in a TSV without a word about it (name, number): in the columns that its first line
+        names so, else in the first two, as `sides` has them."""
         first, second = self.langs
         if self.kind == "tsv" and all(lang == place for lang, place in self.sides.items()):
             columns = {lang: number for number, lang in enumerate(self.sides, 1)}
-            return columns[first], columns[second]
+            return (first, columns[first]), (second, columns[second])
         return self.sides[first], self.sides[second]
 
 

@@ -67,6 +67,8 @@ def test_each_format_gives_the_same_pairs(tmp_path):
         "crlf": got("moses", [write(tmp_path / "b.en", lines[0].replace(b"\n", b"\r\n")), tmp_path / "a.id"]),
         "tsv": got("tsv", [write(tmp_path / "a.tsv", tsv)], (3, 1)),
         "header": got("tsv", [write(tmp_path / "b.tsv", "id\tscore\ten\n" + tsv)], ("en", "id")),
+        "order": got("tsv", [tmp_path / "b.tsv"], (("en", 1), ("id", 2))),
+        "no header": got("tsv", [tmp_path / "a.tsv"], (("en", 3), ("id", 1))),
         "jsonl": got("jsonl", [write(tmp_path / "a.jsonl", "\n".join(rows))]),
         "dotted": got("jsonl", [write(tmp_path / "b.jsonl", "\n".join(named))], ("deep.x", "y")),
         "struct": got("parquet", [tmp_path / "a.parquet"]),

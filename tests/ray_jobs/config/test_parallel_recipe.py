@@ -39,7 +39,7 @@ def test_pairs_are_no_documents():
     added = ["parallel/pairs", "parallel/dedup", "parallel/documents"]
     assert [one.name for one in both if one not in plain] == [*added, "tokenize", "mixture", "report"]
     assert not any(word.startswith("parallel") for one in plain for word in (*one.config, *one.inputs, *one.files))
-    assert parsed(pairs("x.tsv", ["id", "en"])).parallel.sources[0].places == (2, 1)
+    assert parsed(pairs("x.tsv", ["id", "en"])).parallel.sources[0].places == (("en", 2), ("id", 1))
     assert parsed(pairs("x.tsv", {"id": 5, "en": "english"})).parallel.sources[0].places == ("english", 5)
 
 

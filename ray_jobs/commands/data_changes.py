@@ -218,17 +218,18 @@ def _append(run: Run, stage: str, line: dict) -> dict:
 
 
 def _ids(run: Run, document: str) -> list[str]:
-    """Ids of what the user names: documents of the crawl with the texts that models made of them, else those that hold a pair of
-    parallel text, else the row of a pool (an instruction, or a text of a model) with that id."""
+    """Ids of what the user names: documents of the crawl with the texts that models made of them, and those that hold a pair of
+    parallel text; else the row of a pool (an instruction, or a text of a model) with that id."""
+    held = pairs.holding(run, document)
     try:
         found = {doc_id for doc_id, _ in explain.documents(run, document)}
-        return sorted(found | {row["doc_id"] for row in made_from.of(run.uri, "made_from", found)})
     except UserError:
-        if held := pairs.holding(run, document):
+        if held:
             return held
         if _where(run, [document]):
             return [document]
         raise
+    return sorted({*found, *held, *(row["doc_id"] for row in made_from.of(run.uri, "made_from", found))})
 
 
 def _where(run: Run, ids: list[str]) -> list[tuple[str, str, int]]:

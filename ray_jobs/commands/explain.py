@@ -7,7 +7,6 @@ from rich.text import Text
 
 from cluster import storage, terminal
 from cluster.terminal import Column
-from curation.text.urls import normalise
 from ray_jobs.commands import explain_chat, pairs
 from ray_jobs.errors import UserError
 from ray_jobs.run import adopted, made_from
@@ -24,7 +23,7 @@ from ray_jobs.run.graph import (
     SYNTHESIZE,
     TOKENIZE,
 )
-from ray_jobs.run.locate import parts
+from ray_jobs.run.locate import address, calls, parts
 from ray_jobs.run.run import Run
 
 DOCUMENT_STAGES = (
@@ -46,13 +45,14 @@ def events(run: Run, document: str) -> list[dict]:
 
     `document` is a doc_id, the id in its source, or a URL (several documents may share one). Outcome is `kept`, `dropped`
     or, in tokenize, `trained on` or `held out`. Texts that a model made of the document follow it, and the id of one is explained
-    by itself. A pair of parallel text is explained by its own stages (`pairs`), the id of a conversation or preference pair by
+    by itself. Pairs of parallel text are explained by their own stages (`pairs`), the id of a conversation or preference pair by
     those of alignment. Raises UserError when no stage has seen it."""
+    of_pairs = pairs.events(run, document)
     try:
         named = documents(run, document)
     except UserError:
         made = [one for row in made_from.of(run.uri, "doc_id", {document}) for one in _of_text(run, row)]
-        if found := made or pairs.events(run, document) or explain_chat.events(run, document):
+        if found := made or of_pairs or explain_chat.events(run, document):
             return found
         raise
     result = []
@@ -71,7 +71,7 @@ def events(run: Run, document: str) -> list[dict]:
                 break
     for row in made_from.of(run.uri, "made_from", {doc_id for doc_id, _ in named}):
         result += _of_text(run, row)
-    return result
+    return result + of_pairs
 
 
 def _of_text(run: Run, made: dict) -> list[dict]:
@@ -94,14 +94,12 @@ def _of_text(run: Run, made: dict) -> list[dict]:
 def documents(run: Run, document: str) -> list[tuple[str, str]]:
     """(doc_id, file name of the part) of each document that `document` names, sorted. A URL is found by any of its spellings,
     also without its scheme, as browsers show it."""
-    address = document if normalise(document) else f"http://{document}"
-    page = normalise(address)
+    called = calls(document)
     found: set[tuple[str, str]] = set()
-    for part in parts(run.uri, document, address):
+    for part in parts(run.uri, document, address(document)):
         for place in (adopted.path, adopted.ledger):
             for row in _rows(place(run.uri, CRAWL, part), None, ["doc_id", "url", "source_id"]):
-                named = document in (row["doc_id"], row.get("source_id"), row["url"])
-                if row["doc_id"] and (named or (page and row["url"] and normalise(row["url"]) == page)):
+                if row["doc_id"] and called(row):
                     found.add((row["doc_id"], part))
     if not found:
         raise UserError(

@@ -14,19 +14,20 @@ from ray_jobs.run.graph import (
     PARALLEL_PAIRS,
     TOKENIZE,
 )
-from ray_jobs.run.locate import parts
+from ray_jobs.run.locate import address, calls, parts
 from ray_jobs.run.run import Run
 
 STAGES = (PARALLEL_PAIRS, PARALLEL_DEDUP, PARALLEL_DECONTAMINATE, PARALLEL_ALIGN)
 
 
 def documents(run: Run, pair: str) -> list[tuple[str, str]]:
-    """(id of a pair, file name of the part) of each pair with this id, id in its source, place or URL, sorted."""
+    """(id of a pair, file name of the part) of each pair with this id, id in its source, place or URL (any spelling), sorted."""
+    called = calls(pair)
     found: set[tuple[str, str]] = set()
-    for part in parts(run.uri, pair, stage=PARALLEL_PAIRS):
+    for part in parts(run.uri, pair, address(pair), stage=PARALLEL_PAIRS):
         for place in (adopted.path, adopted.ledger):
             for row in _rows(place(run.uri, PARALLEL_PAIRS, part), ["doc_id", "url", "source_id"]):
-                if pair in (row["doc_id"], row.get("source_id"), row["url"]):
+                if row["doc_id"] and called(row):
                     found.add((row["doc_id"], part))
     return sorted(found)
 

@@ -7,7 +7,7 @@ reads of each table the footer and at most one row group; equal hashes of differ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from cluster import storage
-from curation.text.urls import url_keys
+from curation.text.urls import normalise, url_keys
 from ray_jobs.run import adopted
 
 FOLDER = "_keys"  # in that of the stage that reads
@@ -51,6 +51,23 @@ def parts(run_uri: str, *names: str, stage: str = CRAWL) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
         held = pool.map(lambda uri: _holds(uri, wanted), tables)
         return [uri.rsplit("/", 1)[1] for uri, yes in zip(tables, held, strict=True) if yes]
+
+
+def calls(name: str) -> Callable[[dict], bool]:
+    """Whether a row with `doc_id`, `url` and, where there is one, `source_id` is called `name`: a URL by any of its spellings,
+    also without its scheme, as browsers show it."""
+    page = normalise(address(name))
+
+    def called(row: dict) -> bool:
+        url = row["url"]
+        return name in (row["doc_id"], row.get("source_id"), url) or bool(page and url and normalise(url) == page)
+
+    return called
+
+
+def address(name: str) -> str:
+    """The URL that `name` is, where it is one."""
+    return name if normalise(name) else f"http://{name}"
 
 
 def _holds(uri: str, wanted: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from cluster import storage
 from mixture.order import ledger
 from mixture.store.token_store import append, write_store
 from ray_jobs import cli
-from ray_jobs.commands import data_changes, trace
+from ray_jobs.commands import data_changes, explain, trace
 from ray_jobs.config import reader as recipes
 from ray_jobs.errors import UserError
 from ray_jobs.run import lock
@@ -242,6 +242,39 @@ def test_take_down_an_instruction_or_a_stranger(run):
     assert ledger.read(data_order.ledger_uri(run.uri, "pretrain/stage2"))[0]["from_step"] == 4
     with pytest.raises(UserError, match="no document of"):
         data_changes.take_down(run, "https://th.example/none", None, None)
+
+
+def test_a_url_of_a_page_and_of_pairs_takes_both_down(run):
+    pages = [
+        ("p1", "https://th.example/7", "s:1"),
+        ("p2", "http://www.th.example/7/#x", "s:2"),
+        ("p3", "https://x/", "s:3"),
+    ]
+    rows = [{"doc_id": name, "url": url, "source_id": own, "lang": "en-th"} for name, url, own in pages]
+    table, keys = pa.Table.from_pylist(rows), Keys()
+    keys.add(table.to_batches()[0])
+    keys.write(run.uri, "part-00000.parquet", "parallel/pairs")
+    storage.write_table(storage.join(run.uri, "parallel/pairs", "part-00000.parquet"), table)
+    held = [
+        {
+            "doc_id": doc_id("parallel/en-th", d),
+            "pair": "en-th",
+            "format": "plain",
+            "direction": "en>th",
+            "pairs": [row],
+        }
+        for d, row in enumerate(("p1", "p2", "p3"))
+    ]
+    storage.write_table(storage.join(run.uri, "parallel/documents", "part-00000.parquet"), pa.Table.from_pylist(held))
+    pool = storage.join(data_order.pools_uri(run.uri), "parallel/en-th")
+    write_store(pool, documents("parallel/en-th", 0, 3), 500, 0)
+    data_changes.take_down(run, "th.example/7", None, None)
+    lines = ledger.read(data_order.ledger_uri(run.uri, "pretrain/stage1"))
+    mine = [doc_id("parallel/en-th", d) for d in range(2)]
+    assert {line["remove"] for line in lines} == {doc_id("all/th", 7), *mine}
+    storage.write_json(storage.join(run.uri, "parallel/pairs", "_manifest.json"), {"fingerprint": "f"})
+    assert {"p1", "p2"} <= {row["doc_id"] for row in explain.events(run, "https://th.example/7")}
+    assert data_changes.take_down(run, "https://x", None, None)[0].startswith(doc_id("parallel/en-th", 2))
 
 
 def test_trace_leads_to_the_warc_records(run, capsys):

@@ -186,6 +186,10 @@ def of_file(path: str) -> Pools:
         if unknown or "tokens" not in value:
             what = f"unknown key {unknown[0]!r}" if unknown else "no tokens"
             raise ValueError(f"{path}: {lang}: {what}; known are tokens, bytes, high_quality and stage1")
+        if lang.startswith("parallel/") and (apart := sorted({"high_quality", "stage1"} & set(value))):
+            raise ValueError(
+                f"{path}: {lang}: parallel text has no {apart[0]!r}; take it out, --parallel-share is its share"
+            )
         try:
             tokens = float(value["tokens"])
             pool = Pool(int(tokens), int(float(value.get("bytes", 4 * tokens))))
@@ -247,7 +251,7 @@ def make(  # noqa: PLR0917
         pools.stage1, stage1, **limits, replay=replay, replay_share=share, fixed=fixed, beside=apart.get("stage1")
     )
     stages = {"stage1": first}
-    read = {row.pool: row.epochs for row in first.rows}
+    read = {row.pool: row.epochs for row in first.rows if row.pool in pools.stage1}
     if stage2:
         best = {f"high_quality/{n}": p for n, p in pools.high_quality.items() if n not in mixture.replay_languages}
         shares = {

@@ -96,6 +96,11 @@ def test_pools_of_a_file_with_everything_too_small(capsys, tmp_path):
     only = json.loads(tokens(capsys, "--pools", str(path), "--stage1", "10e9", "--stage2", "0", "--json"))
     assert "stage2" not in only
     assert only["warnings"] == []
+    path.write_text(
+        "th: {tokens: 80e9}\nen: {tokens: 90e9}\ninstructions: {tokens: 1e9}\nparallel/en-th: {tokens: 3e9}\n"
+    )
+    both = json.loads(tokens(capsys, "--pools", str(path), "--stage1", "10e9", "--stage2", "2e9", "--json"))
+    assert both["warnings"] == [] and rows(both, "stage1")["parallel/en-th"]["epochs"] > 0
 
 
 def test_caps_by_scarcity_and_what_the_next_megabyte_is_worth(capsys, monkeypatch, tmp_path):
@@ -135,6 +140,10 @@ def test_caps_by_scarcity_and_what_the_next_megabyte_is_worth(capsys, monkeypatc
         ("th: {tokens: many}", "th: tokens, bytes and high_quality are numbers"),
         ("th: {tokens: 5, high_quality: 6}", "nor high_quality more than tokens"),
         ("th: {tokens: 0}", "no pool has any tokens"),
+        (
+            "th: {tokens: 5}\nparallel/en-th: {tokens: 5, stage1: false}",
+            "parallel/en-th: parallel text has no 'stage1'",
+        ),
         ("th: [", "not valid YAML"),
     ],
 )

@@ -84,10 +84,10 @@ def marks_of(rows: Iterable[int]) -> str:
 
 
 def joining_marks(spec: dict, marks: str) -> dict:
-    """The tokenizer.json whose pieces keep `marks` in words."""
+    """The tokenizer.json whose pieces keep `marks` in words; where they keep all marks already, as it is."""
     spec = json.loads(json.dumps(spec))
     steps = spec["pre_tokenizer"].get("pretokenizers", [])
-    if not marks:
+    if not marks or keeps_marks(spec):
         return spec
     if len(steps) != 2:  # GPT-2's byte level cuts by itself
         byte_level = spec["pre_tokenizer"] | {"use_regex": False}
@@ -99,12 +99,19 @@ def joining_marks(spec: dict, marks: str) -> dict:
     return spec
 
 
+def keeps_marks(spec: dict) -> bool:
+    """Whether all combining marks are letters to its pieces, as those of our own tokenizers with `pieces: marks`."""
+    base, _ = patterns.without_marks(encode.pattern_of(spec["pre_tokenizer"]))
+    return patterns.RULES[base].marks
+
+
 def count_pieces(spec: dict, texts: Mapping[str, Sequence[str]]) -> Pieces:
     """How often each piece stands in each of `texts`, long runs of letters cut as in training (MAX_TRAINING_LETTERS)."""
     backend = backend_of(spec)
     cutter = backend.pre_tokenizer
     steps = [cutter[0], cutter[1]] if isinstance(cutter, pre_tokenizers.Sequence) else [cutter]
     _, marks = patterns.without_marks(encode.pattern_of(spec["pre_tokenizer"]))
+    marks = r"\p{M}" if keeps_marks(spec) else marks
     letter = rf"[\p{{L}}{marks}]" if marks else r"\p{L}"
     if len(steps) == 2:
         short = pre_tokenizers.Split(Regex(f"{letter}{{{MAX_TRAINING_LETTERS}}}"), "isolated")

@@ -258,13 +258,14 @@ def _show(table: list[dict], parallel: bool) -> None:
 
 def _say_pieces(cut: dict, spec: dict, languages: list[str]) -> None:
     from mixture.bpe import encode, patterns
+    from mixture.tokenizer import grow
 
     named = ", ".join(languages)
     if cut != spec:
         print(
             f"words keep their combining marks: old text in {named} has other tokens than before, also other old ones"
         )
-    elif not patterns.without_marks(encode.pattern_of(spec["pre_tokenizer"]))[1]:
+    elif not grow.keeps_marks(spec) and not patterns.without_marks(encode.pattern_of(spec["pre_tokenizer"]))[1]:
         print(f"words of {named} are cut at combining marks as before, which bounds what a token can hold")
     print("texts without a letter of these scripts have the very tokens that they had; old ids stay")
 

@@ -84,3 +84,20 @@ def test_a_pattern_with_marks_is_known_again(pattern):
     assert without_marks(with_marks(pattern, "\u0e31\u0e34\u0e35\u103a")) == (pattern, "\u0e31\u0e34\u0e35\u103a")
     assert without_marks(pattern) == (pattern, "")
     assert without_marks(r"[\p{L}x]+") == (r"[\p{L}x]+", "")
+
+
+@pytest.mark.parametrize("pieces", ["qwen2", "marks"])
+def test_own_tokenizers_of_both_kinds_grow(pieces, tmp_path):
+    words = ["\u1000\u102d\u1001", "\u1002\u102e", "\u1004\u1031\u102c\u1005"]
+    texts = {"my": [" ".join(np.random.default_rng(i).choice(words, 20)) for i in range(20)]}
+    spec = grow.spec_of(tokenizer.train_bpe(["the boat sails"], 270, str(tmp_path), pieces=pieces))
+    rows = grow.own_rows(texts["my"])
+    wider = grow.joining_marks(spec, grow.marks_of(rows))
+    assert grow.keeps_marks(spec) == (wider == spec) == (pieces == "marks")
+    long = "\u1000\u102d" * tokenizer.MAX_TRAINING_LETTERS
+    cut = grow.count_pieces(wider, {"my": [long]})
+    assert {len(piece) // 3: counts for piece, counts in cut.items()} == {tokenizer.MAX_TRAINING_LETTERS: [2]}
+    growth = grow.choose(wider, texts, texts, {"my": 1.0}, rows, 30)
+    assert f" {words[0]}".encode() in growth.tokens
+    backend = grow.backend_of(grow.grown(wider, growth))
+    assert len(backend.encode(f" {words[0]}", add_special_tokens=False).ids) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -166,6 +167,18 @@ def test_words_keep_their_marks_where_the_model_opens_so(grown, capsys):
     common = ["vocabulary", "grow", "--documents", grown / "documents.parquet", "--dry-run"]
     assert call(*common, grown / "qwen2", "--pieces", "marks") == 2
     assert "gives every model of kind qwen2 pieces that end at combining marks" in capsys.readouterr().err
+
+
+def test_pieces_that_keep_all_marks_stay_as_they_are(made, tmp_path, capsys):
+    shutil.copytree(made / "qwen2", tmp_path / "marks")
+    tokenizers.train_bpe(texts("en", 200), 300, str(tmp_path / "tokenizer"), pieces="marks")
+    for file in (tmp_path / "tokenizer").iterdir():
+        shutil.copyfile(file, tmp_path / "marks" / file.name)
+    given = [tmp_path / "marks", "--documents", made / "documents.parquet", "--add", 40, "--probe-tokens", 0]
+    assert call("vocabulary", "grow", *given, "--out", tmp_path / "new", "--pieces", "old") == 0
+    assert "marks" not in capsys.readouterr().out.replace(str(tmp_path), "")
+    old, new = (tokenizers.load(str(tmp_path / name)) for name in ("marks", "new"))
+    assert len(new) == len(old) + 40
 
 
 def test_a_grown_vocabulary_grows_again_and_takes_chat_tokens_and_layers(grown):

@@ -56,13 +56,9 @@ class Encoder:
         except (OSError, ValueError) as error:
             raise ValueError(f"{place}: cannot be read as an encoder: {str(error).strip().splitlines()[0]}") from None
         self.config, self.device, self.labels = config, device, labels
-        room = getattr(config, "max_position_embeddings", None) or reading.max_tokens
-        if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
-            room -= 2  # their positions begin behind that of the padding
-        self.reading = Reading(min(reading.max_tokens, room), reading.windows)
+        self.reading = Reading(min(reading.max_tokens, room(config, reading.max_tokens)), reading.windows)
         self.first_token = _first_token(place)
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+        can_pad(self.tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, width or labels]; zeros for a text without tokens."""
@@ -111,6 +107,30 @@ class Encoder:
             windows += found
             owners += [number] * (len(windows) - len(owners))
         return owners, windows
+
+
+def room(config: Any, most: int) -> int:
+    """The tokens that a model has positions for; `most` where it does not say."""
+    positions = getattr(config, "max_position_embeddings", None) or most
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
+        return positions - 2  # theirs begin behind that of the padding
+    return positions
+
+
+def can_pad(tokenizer: Any) -> None:
+    """Give a tokenizer without a token of padding another of its own for that; the attention mask hides it."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+
+
+def config_of(place: str, key: str) -> Any:
+    """The settings of the model at a folder or name. Raises ValueError, which names the recipe's `key`, where there is none."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{key}: {place} is no model: {str(error).strip().splitlines()[0]}") from None
 
 
 @dataclass
@@ -209,17 +229,11 @@ def open_model(
 
 def check(place: str, label: str) -> None:
     """Raises ValueError for a folder that `open_model` cannot use; the weights are not read."""
-    from transformers import AutoConfig
-
     if os.path.exists(os.path.join(place, ABOUT)):
         if label:
             raise ValueError(f"quality.label: {place} is a classifier of ours, which has none; leave it out")
         return
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"quality.model: {place} is no model: {str(error).strip().splitlines()[0]}") from None
-    label_of(config, place, label)
+    label_of(config_of(place, "quality.model"), place, label)
 
 
 def label_of(config: Any, place: str, label: str) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from cluster import storage
 from cluster.shards import Kernel, ledger_rows
+from curation import encoder
 from curation.parallel.schema import named
 
 STAGE = "parallel/align"
@@ -28,6 +29,8 @@ class Encoder:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder).to(self.device).eval()
+        self.most = min(MOST_TOKENS, encoder.room(self.model.config, MOST_TOKENS))
+        encoder.can_pad(self.tokenizer)
 
     def embeddings(self, texts: list[str]) -> np.ndarray:
         """float32 [N, D], each of length 1. Texts are read by length, so that a pass has little padding."""
@@ -38,7 +41,7 @@ class Encoder:
         for begin in range(0, len(order), ROWS):
             mine = order[begin : begin + ROWS]
             tokens = self.tokenizer(
-                [texts[i] for i in mine], padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
+                [texts[i] for i in mine], padding=True, truncation=True, max_length=self.most, return_tensors="pt"
             ).to(self.device)
             with torch.inference_mode():
                 states_NTD = self.model(**tokens).last_hidden_state.float()
@@ -51,12 +54,12 @@ class Encoder:
 
 def kernel(model: str, least: float) -> Kernel:
     """A kernel PAIR batch -> (pairs whose cosine is `least` or more, ledger). Rule `alignment`."""
-    encoder = Encoder(model)
+    model_of = Encoder(model)
 
     def clean(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         if not batch.num_rows:
             return batch, ledger_rows(STAGE, [])
-        a, b = (encoder.embeddings(batch[side].to_pylist()) for side in ("text_a", "text_b"))
+        a, b = (model_of.embeddings(batch[side].to_pylist()) for side in ("text_a", "text_b"))
         cosine = (a * b).sum(1)
         rows = [
             {**named(batch, i), "rule": "alignment", "value": float(cosine[i]), "threshold": least}

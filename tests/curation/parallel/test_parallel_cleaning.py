@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -180,8 +181,10 @@ def test_an_encoder_parts_pairs_by_their_cosine(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape["max_position_embeddings"] = 24
     BertModel(BertConfig(vocab_size=len(words) + 4, **shape)).eval().save_pretrained(tmp_path)
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    from curation.encoder import can_pad
     from curation.parallel.embeddings import Encoder, kernel
 
     texts = [ENGLISH, "buku", "books to school on their heads", "sekolah buku"]
@@ -190,6 +193,10 @@ def test_an_encoder_parts_pairs_by_their_cosine(tmp_path):
     together = encoder.embeddings(texts)
     assert np.allclose(alone, together, atol=1e-5)  # padding is not looked at
     assert np.allclose((together**2).sum(1), 1, atol=1e-5)
+    assert encoder.embeddings([ENGLISH * 9]).shape == (1, 16)  # longer than the model has positions
+    tokenizer = SimpleNamespace(pad_token=None, eos_token=None, unk_token="?")
+    can_pad(tokenizer)
+    assert tokenizer.pad_token == "?"
     cosine = float(together[0] @ together[1])
     rows = [pair(ENGLISH, ENGLISH), pair(ENGLISH, "buku")]
     kept, dropped = kernel(str(tmp_path), (1 + cosine) / 2)(batch(rows))

@@ -90,6 +90,8 @@ class Mixture(Section):
     def _readings(cls, value: object) -> object:
         """One sentence for three forms, where pydantic has one for each."""
         numbers = list(value.values()) if isinstance(value, dict) else [value]
-        if value != "auto" and not all(isinstance(n, int | float) and n is not True and n > 0 for n in numbers):
+        if not numbers or (
+            value != "auto" and not all(isinstance(n, int | float) and n is not True and n > 0 for n in numbers)
+        ):
             raise ValueError("a number above 0, `auto`, or languages with a number each: {lo: 16, default: 4}")
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cluster.strict_yaml import Positive, Rate, Section, Share
 from curation.parallel.read import HF, LANG, format_of
@@ -28,13 +28,27 @@ class ParallelSource(Section):
 
     @field_validator("sides", mode="before")
     @classmethod
-    def _named(cls, value: object) -> object:
-        return {lang: lang for lang in value} if isinstance(value, list) else value
+    def _named(cls, value: object, info: ValidationInfo) -> object:
+        """A list as a mapping; one sentence for what is neither, where pydantic has one for each form."""
+        pairs = [(lang, lang) for lang in value] if isinstance(value, list) else []
+        pairs = [*value.items()] if isinstance(value, dict) else pairs
+        places = [(lang, at) for lang, at in pairs if isinstance(lang, str) and type(at) in (str, int)]
+        if len(dict(places)) != len(pairs):
+            places = []
+        if len(places) != 2:
+            raise ValueError(
+                f"source {info.data.get('name')!r}: `sides` are two languages, such as [en, id], or where each of the two "
+                "stands: {en: source, id: target}"
+            )
+        if places[0][1] == places[1][1]:
+            raise ValueError(
+                f"source {info.data.get('name')!r}: {places[0][0]} and {places[1][0]} both stand at {places[0][1]!r} by its "
+                "`sides`; give each a place of its own"
+            )
+        return dict(places)
 
     @model_validator(mode="after")
     def _readable(self) -> ParallelSource:
-        if len(self.sides) != 2:
-            raise ValueError(f"source {self.name!r}: `sides` are two languages, such as [en, id]")
         kind = self.format or format_of(self.path)
         if kind is None:
             raise ValueError(

@@ -99,26 +99,38 @@ def _merged(recipe: str, overrides: Sequence[str]) -> tuple[Merged, Path]:
     whole = path.resolve().parent == RECIPES.resolve() or values.keys() >= Recipe.model_fields.keys()
     own = {} if whole else dict(asked.leaves(values))
     if isinstance(base, dict):
-        values = _merge(base, values)
+        values = _upon(base, values)
     elif base:
-        values = _merge(_below(path, base, [path]), values)
+        values = _upon(_below(path, base, [path]), values)
     without = copy.deepcopy(values)
     for override in overrides:
         _override(values, override)
     overridden = {key: value for override in overrides for key, value in _given(values, override.partition("=")[0])}
     own = {key: value for key, value in own.items() if key not in overridden and dict(_given(values, key))}
-    said = own.keys() | overridden.keys()
-    if "languages" in said and "sources" not in said:
+    if "languages" in overridden and "sources" not in own.keys() | overridden.keys():
         _leave_pairs(values)
     return Merged(values, without, own, overridden), path
 
 
+def _upon(below: dict, above: dict) -> dict:
+    """The values of a recipe merged upon those of its base."""
+    values = _merge(below, above)
+    if "languages" in above and "sources" not in above:
+        _leave_pairs(values)
+    return values
+
+
 def _leave_pairs(values: dict) -> None:
     """Take out the pairs of a base that are of a language which the recipe has not: nobody has asked for them."""
-    has = set(values["languages"]) if isinstance(values.get("languages"), list) else set()
+    has = values["languages"] if isinstance(values.get("languages"), list) else []
     pairs = [one for one in values.get("sources") or () if isinstance(one, dict) and one.get("type") == "parallel"]
-    gone = [one for one in pairs if not has.issuperset(one.get("sides") or ())]
+    gone = [one for one in pairs if any(isinstance(side, str) and side not in has for side in _sides(one))]
     values["sources"] = [one for one in values.get("sources") or () if one not in gone]
+
+
+def _sides(pairs: dict) -> list:
+    sides = pairs.get("sides")
+    return list(sides) if isinstance(sides, list | dict) else []
 
 
 def _below(path: Path, base: object, above: list[Path]) -> dict:
@@ -129,8 +141,8 @@ def _below(path: Path, base: object, above: list[Path]) -> dict:
     values = _read(base_path)
     below = values.pop("base", None)
     if isinstance(below, dict):
-        return _merge(below, values)
-    return _merge(_below(base_path, below, [*above, base_path]), values) if below else values
+        return _upon(below, values)
+    return _upon(_below(base_path, below, [*above, base_path]), values) if below else values
 
 
 def _given(values: dict, key: str) -> Iterator[tuple[str, Any]]:

@@ -174,6 +174,9 @@ class Recipe(Section):
             for code in readings:
                 if code not in (known := (*self.languages, "default", "instructions")):
                     raise ValueError(f"mixture.max_epochs: {code!r} is not in `languages`{nearest(code, [*known])}")
+        for code in self.parallel.min_score:
+            if code not in (known := (*self.languages, "default")):
+                raise ValueError(f"parallel.min_score: {code!r} is not in `languages`{nearest(code, [*known])}")
         if self.synthesize and (sentence := self.synthesize.outside(self.languages)):
             raise ValueError(sentence)
         names = [source.name for source in self.sources]

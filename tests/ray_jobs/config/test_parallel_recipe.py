@@ -47,6 +47,13 @@ def test_pairs_are_no_documents():
     ("source", "said"),
     [
         (pairs(sides=["en"]), "two languages"),
+        (pairs(sides=[["en"], ["id"]]), "two languages"),
+        (pairs(sides=[{"en": 1}, {"id": 2}]), "two languages"),
+        (pairs(sides={"en": ["a"], "id": {"b": 1}}), "two languages"),
+        (pairs("x.tsv", {"en": True, "id": 2}), "two languages"),
+        (pairs("x.tsv", {"en": 1, "id": 1}), "en and id both stand at 1"),
+        ({**pairs(), "sides": "en-id"}, "two languages"),
+        (pairs(sides=["en", "en"]), "two languages"),
         (pairs(sides=["en", "fr"]), "'fr', which is not in `languages`"),
         (pairs("/x/*.txt"), "does not say what its files are"),
         (pairs("/x/a.tmx", format="moses"), "have {lang} in their `path`"),
@@ -68,6 +75,10 @@ def test_what_fits_no_pairs_is_refused():
         recipes.parse({**PLAIN, "sources": [pairs()]}, "t")
     with pytest.raises(UserError, match="all of them: en-id"):
         parsed(pairs(), weights={"en-th": 1})
+    with pytest.raises(UserError, match=r"parallel.min_score: 'jd' is not in `languages` \(did you mean 'id'"):
+        parsed(pairs(), min_score={"jd": 0.3})
+    with pytest.raises(UserError, match="a number above 0, `auto`, or languages with a number each"):
+        recipes.parse({**PLAIN, "mixture": {"max_epochs": {}}}, "t")
     with pytest.raises(UserError, match="must be above 0"):
         parsed(pairs(), formats={"instruction": 0, "plain": 0, "interleaved": 0})
 
@@ -102,9 +113,18 @@ def test_pairs_of_a_base_leave_with_their_languages_and_ones_own_are_refused(tmp
     kept = {source.name for source in recipes.load("demo", ["languages=[en, th, zh]"]).parallel.sources}
     assert len(inherited) == 3 and len(kept) == 1
     own = tmp_path / "own.yaml"
+    below = tmp_path / "below.yaml"
+    below.write_text("name: b\nsources: [{name: p, type: parallel, path: p.tmx, sides: [[en], [id]]}]\n")
+    own.write_text("base: below.yaml\nname: own\nlanguages: [en, vi, zh]\n")
+    with pytest.raises(UserError, match="two languages"):
+        recipes.load(str(own), ["languages=[en]"])
     own.write_text("base: demo\nname: own\nlanguages: [en, vi, zh]\n")
     assert [source.langs for source in recipes.load(str(own)).parallel.sources] == [("en", "vi")]
     assert len(recipes.load(str(own)).sources) == len(recipes.load("demo").sources)
+    over = tmp_path / "over.yaml"
+    over.write_text("base: own.yaml\nname: over\n")
+    for overrides in ([], ["quality.top_share=0.3"]):
+        assert [one.langs for one in recipes.load(str(over), overrides).parallel.sources] == [("en", "vi")]
     pair = "{name: p, type: parallel, path: p.tmx, sides: [en, id]}"
     own.write_text(
         f"base: demo\nname: own\nlanguages: [en, vi]\nsources: [{{name: a, type: warc, path: a.warc}}, {pair}]\n"

@@ -129,8 +129,8 @@ def patterns(recipe: Recipe, key: str) -> list[str]:
         return [storage.join(folder, "*.yaml")] if folder else []
     if key == "annotations":
         return [one.path for one in recipe.annotations if not row_files.is_hf(one.path)]
-    if key == "quality.model":
-        model = recipe.quality.model
+    if key in ("quality.model", "parallel.encoder"):
+        model = recipes.lookup(recipe, key)
         return [model] if model and storage.exists(model) else []
     if key == MODELS_OF_TASKS:
         tasks = recipe.synthesize.tasks if recipe.synthesize else []

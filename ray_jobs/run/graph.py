@@ -229,6 +229,7 @@ STAGES = (
         (PARALLEL_DEDUP, PARALLEL_DECONTAMINATE),
         ("parallel.encoder", "parallel.min_alignment"),
         lambda recipe: _pairs(recipe) and recipe.parallel.encoder is not None,
+        ("parallel.encoder",),
     ),
     Stage(
         PARALLEL_DOCUMENTS,

@@ -15,7 +15,7 @@ from cluster import storage
 from ray_jobs.config import reader as recipes
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.run import row_files
-from ray_jobs.run.graph import BASE, CRAWL, PARALLEL_PAIRS, QUALITY, SYNTHESIZE, TOKENIZE, Stage
+from ray_jobs.run.graph import BASE, CRAWL, PARALLEL_ALIGN, PARALLEL_PAIRS, QUALITY, SYNTHESIZE, TOKENIZE, Stage
 
 SECONDS = 10.0  # that an answer may take
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
@@ -108,9 +108,11 @@ def _named(recipe: Recipe, chosen: Sequence[Stage], waiting: Sequence[Stage]) ->
         for task in recipe.synthesize.tasks:
             if task.model and storage.is_local(task.model):
                 yield f"synthesize: task {task.name}", "model", task.model, False
+    if PARALLEL_ALIGN in asked and recipe.parallel.encoder and storage.is_local(recipe.parallel.encoder):
+        yield "parallel.encoder", "model", recipe.parallel.encoder, False
     keys = {key for stage in chosen for key in stage.files if key.startswith("train.")}
     keys |= {key for stage in waiting for key in stage.files}
-    models = {"language.model", "quality.model", "synthesize.tasks.model"}
+    models = {"language.model", "quality.model", "synthesize.tasks.model", "parallel.encoder"}
     for key in sorted(keys - {"sources", "parallel.sources", "dedup.indexes", *models}):
         value = recipes.lookup(recipe, key)
         value = [one.path for one in recipe.annotations] if key == "annotations" else value

@@ -21,7 +21,7 @@ from curation.policy.keys import nearest
 from ray_jobs.config.recipe import Recipe
 from ray_jobs.errors import UserError
 from ray_jobs.run import files, graph, hub
-from ray_jobs.run.graph import ANNOTATE, CRAWL, LONG, POLICY, QUALITY, TASKS, TOKENIZE, WILDBENCH, Stage
+from ray_jobs.run.graph import ANNOTATE, CRAWL, LONG, PARALLEL_ALIGN, POLICY, QUALITY, TASKS, TOKENIZE, WILDBENCH, Stage
 
 ON_ENGINE = ("documents.annotate", "filter_signals", "filter_policy", "dedup")  # jobs that cluster.engine does
 TRAINS = ("base", "pretrain", "sft", "reward", "dpo", "dpo_watch", "prune", "adapt.long_context", "adapt.draft")
@@ -127,7 +127,12 @@ def _annotations(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
 
 
 def _quality(recipe: Recipe, waiting: Sequence[Stage]) -> Iterator[str]:
-    """A score that no document will have, or a classifier that cannot be used."""
+    """A score that no document will have, or a classifier or encoder that cannot be used."""
+    pairs = recipe.parallel.encoder
+    if pairs and storage.exists(pairs) and any(stage.name == PARALLEL_ALIGN for stage in waiting):
+        from curation import encoder
+
+        yield from _said(encoder.config_of, storage.localize(pairs), "parallel.encoder")
     if not any(stage.name == QUALITY for stage in waiting):
         return
     own = recipe.quality

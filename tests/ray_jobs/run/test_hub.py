@@ -109,6 +109,14 @@ def test_every_key_that_names_the_hub_is_looked_at(tmp_path):
     (warning,) = crawl.left_out(sources, {source.name for source in sources if files.of_source(source)})
     assert "lab/gone" in warning and "left out" in warning
     assert said(recipe(str(tmp_path))) == []  # a folder
+    pairs = "{name: p, type: parallel, path: /x.tmx, sides: [en, th]}"
+    more = [f"sources=[{{name: s, type: jsonl, path: /x.jsonl}}, {pairs}]", "parallel.encoder=lab/gone"]
+    [sentence] = said(recipe(more=more))
+    assert sentence.startswith("parallel.encoder: ")
+    asked = recipe(more=[*more, f"parallel.encoder={tmp_path}"])
+    assert files.patterns(asked, "parallel.encoder") == [str(tmp_path)] and said(asked) == []
+    [sentence] = preflight._quality(asked, graph.enabled(asked))
+    assert sentence.startswith(f"parallel.encoder: {tmp_path} is no model")
 
 
 def test_the_command_says_so_before_it_starts_anything(tmp_path, capsys):

@@ -16,7 +16,7 @@ one cut, so that a proxy repeats it as often as stage 1 will (mixture/regmix/rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypedDict
 
 import numpy as np
@@ -114,7 +114,7 @@ def run(job: Job) -> dict:
     bounds = None if target is None else repetition.bounds(prior, target)
     if job.regmix.reuse:
         kept = reused(job.regmix.reuse, stores)
-        most = kept.caps(bounds) if bounds else MOST
+        most = _bounded(kept, bounds) if bounds else MOST
         mixtures = kept.unfold(sample_mixtures(kept.sums(prior), n, job.recipe.seed, most=most))
     else:
         mixtures = sample_mixtures(prior, n, job.recipe.seed, most=bounds or MOST)
@@ -181,6 +181,19 @@ def reused(uri: str, languages: Iterable[str]) -> reuse.Reuse:
         return reuse.read(uri, languages)
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"mixture.regmix.reuse: {error}") from None
+
+
+def _bounded(kept: reuse.Reuse, bounds: Mapping[str, float]) -> dict[str, float]:
+    """The largest weights of the kept mixture and of each new pool in a proxy's mixture. Raises UserError where they sum to
+    less than 1."""
+    most = kept.caps(bounds)
+    if sum(most.values()) < 1:
+        tight = min(kept.ratios, key=lambda lang: bounds[lang] / kept.ratios[lang])
+        raise UserError(
+            f"mixture.regmix.reuse: {kept.ratios[tight]:.0%} of the mixture to reuse is {tight}, of which proxies that match "
+            f"the repetition may read {bounds[tight]:.0%} at most; leave `reuse` or `match_repetition` out, or add such text"
+        )
+    return most
 
 
 def _target(job: Job, pools: int) -> int | None:

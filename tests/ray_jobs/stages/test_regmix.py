@@ -8,6 +8,7 @@ import regmix_run
 import torch
 
 from cluster import storage
+from mixture.regmix.reuse import Reuse
 from mixture.store.token_store import TokenStore, write_store
 from mixture.weights import Auto, Pool, stage1
 from ray_jobs.config.training import Train
@@ -177,6 +178,11 @@ def test_an_added_language_gets_a_share_and_the_others_keep_their_ratios(done, h
         old.write_text(text)
         with pytest.raises(UserError, match=said):
             regmix_proxies.run(regmix_run.job(run, "regmix/proxies"))
+    kept = Reuse({"en": 0.8, "id": 0.2}, ["en", "id", "lo"])
+    most = regmix_proxies._bounded(kept, {"en": 0.6, "id": 1.0, "lo": 0.3})
+    assert most == pytest.approx({"kept mixture": 0.75, "lo": 0.3})
+    with pytest.raises(UserError, match=r"80% of the mixture to reuse is en, of which proxies .* 40% at most"):
+        regmix_proxies._bounded(kept, {"en": 0.4, "id": 1.0, "lo": 0.3})
 
 
 def test_a_stage_in_phases_reads_what_each_wants(done, here, tmp_path, monkeypatch):

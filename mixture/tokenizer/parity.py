@@ -71,6 +71,8 @@ def _counted(
     used = 0
     for lang, whole in texts:
         text = whole[:MAX_TRAINING_CHARS]
+        if not text:
+            continue
         size = len(text.encode())
         used, sizes[lang] = used + size, sizes[lang] + size
         letters[lang] += cost.letters(text)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--add", type=int, default=8192, metavar="N", help="new tokens (%(default)s)")
     text = "whose text shall cost less (default: all that are written in a script of their own)"
     parser.add_argument("--languages", nargs="+", metavar="LANG", help=text)
-    text = "the same documents in several languages, with `id`, `lang` and `text`: costs are tokens of a document"
+    text = "the same documents in several languages, with `key`, `lang` and `text`: costs are tokens of a document"
     parser.add_argument("--parallel", metavar="GLOB", help=text)
     text = (
         "old: cut words as the tokenizer does; marks: keep combining marks in words; auto: marks, if the model opens so"
@@ -106,39 +106,39 @@ def _check_rows(folder: str, tokens: int) -> None:
         )
 
 
-def _documents(pattern: str, flag: str, columns: list[str]) -> Iterator[tuple[str, ...]]:
+def _documents(pattern: str) -> Iterator[tuple[str, str]]:
+    """Language and text of the rows that have both."""
     from ray_jobs.run import files
 
-    for part in files.named([pattern], flag):
-        for batch in labelled.batches(part, columns):
-            for row in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-                if all(row):
-                    yield row
+    for part in files.named([pattern], "--documents"):
+        for batch in labelled.batches(part, ["lang", "text"]):
+            for lang, text in zip(batch["lang"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                if lang and text:
+                    yield lang, text
 
 
 def _read(options: argparse.Namespace) -> _Texts:
-    """Documents to choose by and to measure on, up to `--max-bytes` of a language; equal texts are on one side."""
+    """Documents to choose by and to measure on, up to `--max-bytes` of a language; equal texts are on one side, and
+    those that are parallel documents on neither."""
     import xxhash
 
+    from ray_jobs.prepare import own_tokenizer
+
+    parallel = own_tokenizer.parallel_documents(options.parallel, "--parallel")
+    apart = {text for of_lang in parallel.values() for text in of_lang.values()}
     train: dict[str, list[str]] = defaultdict(list)
     heldout: dict[str, list[str]] = defaultdict(list)
     used: Counter[str] = Counter()
-    for lang, text in _documents(options.documents, "--documents", ["lang", "text"]):
-        if used[lang] < options.max_bytes:
+    for lang, text in _documents(options.documents):
+        if used[lang] < options.max_bytes and text not in apart:
             used[lang] += len(text.encode())
             held = xxhash.xxh3_64_intdigest(text.encode()) < HELDOUT * RANGE
             (heldout if held else train)[lang].append(text)
-    parallel: dict[str, dict[str, str]] = defaultdict(dict)
-    if options.parallel:
-        for key, lang, text in _documents(options.parallel, "--parallel", ["id", "lang", "text"]):
-            parallel[lang][key] = text
-        keys = sorted(set.intersection(*(set(of_lang) for of_lang in parallel.values())))
-        if len(keys) < 2:
-            raise UserError("--parallel: fewer than two `id` have a document in every language")
-        return _Texts(
-            dict(train), dict(heldout), {lang: [parallel[lang][k] for k in keys] for lang in sorted(parallel)}
-        )
-    return _Texts(dict(train), dict(heldout), {})
+    keys = sorted(set.intersection(*map(set, parallel.values()))) if parallel else []
+    if parallel and len(keys) < 2:
+        raise UserError("--parallel: fewer than two `key` have a document in every language")
+    same = {lang: [parallel[lang][key] for key in keys] for lang in sorted(parallel)}
+    return _Texts(dict(train), dict(heldout), same)
 
 
 def _own_rows(train: dict[str, list[str]], languages: list[str] | None) -> dict[str, set[int]]:

@@ -119,6 +119,8 @@ def test_few_texts_fill_no_vocabulary_and_no_text_is_said(tmp_path):
     assert len(train_parity([("en", "aa aa"), ("lo", "ກກ")], 500, str(tmp_path / "a"))) < 270
     with pytest.raises(ValueError, match="no text"):
         train_parity([], 500, str(tmp_path / "b"))
+    with pytest.raises(ValueError, match="no text"):
+        train_parity([("en", ""), ("lo", "")], 500, str(tmp_path / "b"))
     with pytest.raises(ValueError, match="259"):
         train_parity([("en", "a")], 200, str(tmp_path / "c"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from itertools import pairwise
@@ -19,6 +20,7 @@ from cluster import storage
 from mixture.bpe.encode import ByteLevelBPE
 from mixture.tokenizer import tokenizer as tokenizers
 from ray_jobs import cli
+from ray_jobs.prepare import vocabulary as prepare
 from ray_jobs.stages import base, expand
 from train import model
 from train.export import grow as rows_of
@@ -62,6 +64,8 @@ def made(tmp_path_factory):
     tokenizer = tokenizers.train_bpe(texts("en", 200) + texts("zh", 200), 400, str(folder / "tokenizer"))
     rows = [{"id": f"{i}", "lang": lang, "text": text} for lang in WORDS for i, text in enumerate(texts(lang, 200))]
     storage.write_table(str(folder / "documents.parquet"), pa.Table.from_pylist(rows))
+    same = [{"key": f"{i}", "lang": lang, "text": t} for lang in WORDS for i, t in enumerate(texts(lang, 200, 5))]
+    storage.write_table(str(folder / "parallel.parquet"), pa.Table.from_pylist(same))
     for name, kind, tied, vocabulary in (
         ("qwen2", "qwen2", True, 448),
         ("qwen3", "qwen3", False, 403),
@@ -212,7 +216,7 @@ def test_a_grown_vocabulary_grows_again_and_takes_chat_tokens_and_layers(grown):
 
 def test_the_language_that_pays_most_is_served_and_a_dry_run_writes_nothing(made, capsys):
     common = ["vocabulary", "grow", made / "llama", "--documents", made / "documents.parquet", "--add", 60]
-    assert call(*common, "--dry-run", "--parallel", made / "documents.parquet") == 0
+    assert call(*common, "--dry-run", "--parallel", made / "parallel.parquet") == 0
     shown = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line[:2] in WORDS}
     assert rows["en"][2:5] == [rows["en"][2]] * 2 + ["1.00"]
@@ -220,6 +224,14 @@ def test_the_language_that_pays_most_is_served_and_a_dry_run_writes_nothing(made
     assert max(after.values()) / min(after.values()) < 1.1  # of the same documents
     assert not storage.exists(str(made / "vocabulary.json"))
     assert "tokens/doc" in shown
+    asked = argparse.Namespace(
+        documents=str(made / "*s.parquet"), parallel=str(made / "parallel.parquet"), max_bytes=10**9
+    )
+    alone = prepare._read(asked)
+    asked.documents = str(made / "*.parquet")  # the parallel ones are among them
+    assert prepare._read(asked) == alone and len(alone.parallel["my"]) == 200
+    assert call(*common, "--dry-run", "--parallel", made / "documents.parquet") == 2
+    assert "has no text in `key`" in capsys.readouterr().err
     assert "texts without a letter of these scripts have the very tokens that they had" in shown
 
 

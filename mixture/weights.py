@@ -15,7 +15,6 @@ rises with B. The budget is the largest B at which it is at most `MOVED` and no 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -277,9 +276,10 @@ def _stage(  # noqa: PLR0917
         caps = readings.caps(max_epochs, held, budget)
         return {name: caps[name] * held[name] if name in held else 0.0 for name in pools}
 
-    whole: Counter[str] = Counter()  # a pool may be in two groups: pairs in the replay and beside it
+    whole: dict[str, float] = {}
     for name, inside in wanted.items():
-        whole.update({pool: shares[name] * weight for pool, weight in inside.items()})
+        for pool, weight in inside.items():  # one may be in two groups: pairs in the replay and beside it
+            whole[pool] = whole.get(pool, 0.0) + shares[name] * weight
     in_all = sum(readings.most(max_epochs) * held.get(pool, 0) for pool in whole)
     allowed = _allowed(whole, limits, int(in_all))
     auto = isinstance(budget, Auto)

@@ -125,11 +125,12 @@ def _of_model(job: Job, task: SynthesisTask, texts: list[list[dict]]) -> list[Re
             "max_new_tokens": context - room,
         },
     }
+    depends, weights = {name: value for name, value in common.items() if name != "python"}, _weights(task)
     shards: list[generate.Shard] = []
     for some in (fitting[i : i + SIXTEEN] for i in range(0, len(fitting), SIXTEEN)):
         # an id decides what is sampled, so it is not that of a prompt of another file
         prompts = [{"id": f"{n}-{digest(texts[i])}", "lang": "", "prompt": texts[i]} for n, i in enumerate(some)]
-        name = digest([dict(common) | {"python": None}, _weights(task), [texts[i] for i in some]])
+        name = digest([depends, weights, [texts[i] for i in some]])
         out = job.path(DRAWN, f"{name}.jsonl")
         shards.append({"prompts": prompts, "drawn": out, "out": out})  # nothing is scored
     n = generate.SHARDS_PER_TASK[task.engine]

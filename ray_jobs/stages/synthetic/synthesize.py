@@ -10,9 +10,9 @@ Documents stay where they are, in the result of `quality`. Each text that does n
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +28,7 @@ from ray_jobs.run import adopted, bases, made_from
 from ray_jobs.run.graph import POLICY, QUALITY
 from ray_jobs.run.job import Job
 from ray_jobs.stages import quality
-from ray_jobs.stages.synthetic import accept, engines, prompts
+from ray_jobs.stages.synthetic import accept, engines, prompts, sentences
 from ray_jobs.stages.synthetic.choose import Asked, choose, room
 from ray_jobs.stages.synthetic.engines import Source
 from ray_jobs.stages.synthetic.prompts import Prompt
@@ -49,7 +49,7 @@ def run(job: Job) -> dict:
     _clear(job, list(parts))
     rows = [_provenance(own.tasks[one.task], read[one.task], one, name) for name, of in parts.items() for one in of]
     made_from.write(job.path(made_from.FILE), rows)
-    for line in announced(own.tasks, read, asked, beyond):
+    for line in announced(job.run_uri, own.tasks, read, asked, beyond):
         job.progress.say(line)
     waiting = [name for name in parts if not storage.exists(_draft(job, name, "dropped"))]
     for wave in _waves(parts, waiting):
@@ -109,7 +109,7 @@ def before(recipe: Recipe, run_uri: str | None) -> list[str]:
     own, read = given(recipe.synthesize), _prompts(recipe)
     if run_uri and storage.exists(adopted.path(run_uri, QUALITY, "_manifest.json")):
         asked, beyond = choose(recipe, run_uri, [prompt.digest if prompt else "" for prompt in read])
-        return announced(own.tasks, read, asked, beyond)
+        return announced(run_uri, own.tasks, read, asked, beyond)
     said = []
     for task in own.tasks:
         langs = task.languages or recipe.languages
@@ -120,9 +120,13 @@ def before(recipe: Recipe, run_uri: str | None) -> list[str]:
 
 
 def announced(
-    tasks: Sequence[SynthesisTask], read: Sequence[Prompt | None], asked: Sequence[Asked], beyond: dict[str, int]
+    uri: str,
+    tasks: Sequence[SynthesisTask],
+    read: Sequence[Prompt | None],
+    asked: Sequence[Asked],
+    beyond: dict[str, int],
 ) -> list[str]:
-    """Sentences that say what will be asked of whom, and at which price."""
+    """Sentences that say what will be asked of whom, and at which price. `uri`: of the run, whose documents are read."""
     said = []
     for number, (task, prompt) in enumerate(zip(tasks, read, strict=True)):
         mine = [one for one in asked if one.task == number]
@@ -130,7 +134,7 @@ def announced(
         langs = ", ".join(f"{lang} {n:,}" for lang, n in sorted(Counter(one.lang for one in mine).items())) or "none"
         line = f"synthesize: task {task.name}: {len(mine):,} texts of {size / 1e6:,.1f} MB by {task.made_by} ({langs})"
         if prompt:
-            requests = sum(math.ceil(one.bytes / task.piece_chars) for one in mine)
+            requests = _requests(uri, task, mine)
             tokens = (size + requests * len(prompt.text.encode())) / BYTES_PER_TOKEN
             line += f"; at most {requests:,} requests, about {terminal.short(tokens)} tokens in"
             line += (
@@ -138,12 +142,25 @@ def announced(
             )
             if task.endpoint and (one := task.endpoint).input_per_million is not None:
                 out = requests * task.max_new_tokens * (one.output_per_million or 0.0)
-                line += f", at most {(tokens * (one.input_per_million or 0.0) + out) / 1e6:,.2f} at the recipe's prices"
+                line += f", about {(tokens * (one.input_per_million or 0.0) + out) / 1e6:,.2f} at the recipe's prices"
         said.append(line)
     if beyond:
         named = ", ".join(f"{lang} {n:,}" for lang, n in sorted(beyond.items()))
         said.append(f"synthesize: not asked for, as synthesize.max_share would not let them stay: {named}")
     return said
+
+
+def _requests(uri: str, task: SynthesisTask, asked: Sequence[Asked]) -> int:
+    """Pieces of the documents, which are read part by part: all may not fit into memory."""
+    found = 0
+    for _, some in groupby(sorted(asked, key=lambda one: one.part), lambda one: one.part):
+        of = list(some)
+        count = {
+            doc_id: len(sentences.pieces(document["text"], task.piece_chars))
+            for doc_id, document in _documents(uri, of).items()
+        }
+        found += sum(count[one.made_from] for one in of)
+    return found
 
 
 def _prompts(recipe: Recipe) -> list[Prompt | None]:
@@ -206,7 +223,7 @@ def _make(job: Job, wave: dict[str, list[Asked]], read: list[Prompt | None]) -> 
     """Ask for the texts of a wave and judge them."""
     asked = [one for of in wave.values() for one in of]
     task, prompt = given(job.recipe.synthesize).tasks[asked[0].task], read[asked[0].task]
-    documents = _documents(job, asked)
+    documents = _documents(job.run_uri, asked)
     sources = [Source(one.id, documents[one.made_from]["text"], one.from_lang, one.lang) for one in asked]
     replies = iter(engines.replies(job, task, prompt, sources, dict(accept.names(job.recipe))))
     least, most = prompt.length if prompt else prompts.LENGTH
@@ -258,14 +275,14 @@ def _row(task: SynthesisTask, prompt: Prompt | None, one: Asked, document: dict,
     }
 
 
-def _documents(job: Job, asked: Sequence[Asked]) -> dict[str, dict]:
+def _documents(uri: str, asked: Sequence[Asked]) -> dict[str, dict]:
     """doc_id -> the document, of those that texts are made of."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for one in asked:
         wanted[one.part].add(one.made_from)
     found: dict[str, dict] = {}
     for part, ids in sorted(wanted.items()):
-        with storage.open_parquet(job.input(QUALITY, part)) as parquet:
+        with storage.open_parquet(adopted.path(uri, QUALITY, part)) as parquet:
             names = ("doc_id", "text", "licence", "fetched_at", "published")
             table = parquet.read([name for name in names if name in parquet.schema_arrow.names])
         found |= {

@@ -247,8 +247,13 @@ def test_no_language_has_more_than_its_share(asked, server):
     own["endpoint"] |= {"input_per_million": 1e6, "output_per_million": 0}
     (said,) = synthesize.before(asked([own]).recipe, tiny.run_uri)
     assert re.search(
-        r"46 texts .* at most 46 requests, about [\d.]+ k tokens in .*, at most [\d,.]+ at the recipe's", said
+        r"46 texts .* at most 46 requests, about [\d.]+ k tokens in .*, about [\d,.]+ at the recipe's", said
     )
+    long = "\n\n".join(["kapal " * 350] * 20)  # whole paragraphs, of which no two fit into a request
+    rows = [document("en", long), document("id", long)]
+    (said,) = synthesize.before(asked([{**own, "piece_chars": 4000}], rows=rows).recipe, tiny.run_uri)
+    assert "at most 20 requests" in said
+    asked([own])
     (said,) = synthesize.before(tiny.recipe, None)
     assert said == "synthesize: task en-id: at most 1,000 texts by big-1, counted after quality"
     sent = len(server.bodies)

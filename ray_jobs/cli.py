@@ -485,7 +485,7 @@ def _plan(options: argparse.Namespace) -> None:
         made = plan.make(recipe, spec.load(options.cluster), measured)
     except ValueError as error:
         raise UserError(str(error)) from None
-    print(json.dumps(plan.as_json(made), indent=1)) if options.json else plan.show(made)
+    print(json.dumps(plan.as_json(made), indent=1)) if options.json else plan.show(made, plan.left_out(recipe))
 
 
 def _completion(options: argparse.Namespace) -> None:

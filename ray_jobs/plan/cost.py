@@ -7,7 +7,7 @@ Wall time and money are of the simulated run (ray_jobs/plan/simulate.py) over `S
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from rich.text import Text
@@ -230,8 +230,8 @@ def as_json(plan: Plan) -> dict:
     }
 
 
-def show(plan: Plan) -> None:
-    """Print the plan: numbers with their sources, then nodes over time."""
+def show(plan: Plan, left_out: Iterable[str] = ()) -> None:
+    """Print the plan: numbers with their sources, then nodes over time, then sentences of what is `left_out`."""
     columns = [
         Column("what", style=lambda name: "" if name.startswith(" ") else "bold"),
         Column("value", right=True),
@@ -272,7 +272,15 @@ def show(plan: Plan) -> None:
             for one in plan.proposals
         ]
         lines += [Text(), *terminal.table(better, changes, title="what would be cheaper")]
+    for sentence in left_out:
+        lines += [Text(), *terminal.paragraph(sentence)]
     terminal.show(lines)
+
+
+def left_out(recipe: Recipe) -> list[str]:
+    """Sentences of what a recipe asks for and the plan does not count."""
+    said = "synthesize is not in this plan: `pinisi run RECIPE --dry-run` says what its models are asked, and the price"
+    return [said] if recipe.synthesize else []
 
 
 def amount(value: float, unit: str) -> str:

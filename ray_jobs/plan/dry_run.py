@@ -7,6 +7,7 @@ training will have. Memory of a GPU is what ray_jobs/plan/gpu_memory.py counts, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from rich.text import Text
 
@@ -33,10 +34,19 @@ GB = 1e9
 
 
 def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
-    """Models, memory and stages of `recipe` as plain data. Raises ValueError for a recipe without training.
+    """Models, memory and stages of `recipe` as plain data. Of a recipe without training what its models are asked; raises
+    ValueError where there is nothing of that either.
 
     Budgets that are `auto` are those of the run at `run_uri` when its mixture is planned, else unknown."""
     train = recipe.train
+    if train is None and recipe.synthesize:
+        stages = graph.enabled(recipe)
+        for sentence in preflight.languages(recipe, stages):
+            raise ValueError(sentence)
+        return {
+            "missing": list(preflight.absent(recipe, stages, stages)),
+            "synthesis": synthesize.before(recipe, run_uri),
+        }
     if train is None:
         raise ValueError("This recipe has no `train`, so there is nothing to try; `pinisi plan` is for the rest.")
     stages = graph.enabled(recipe)
@@ -68,6 +78,9 @@ def describe(recipe: Recipe, run_uri: str | None = None) -> dict:
 
 def show(described: dict) -> None:
     """Print what `describe` found."""
+    if "models" not in described:
+        terminal.show(_sentences(described["synthesis"], described["missing"]))
+        return
     lines = []
     for name, made in described["models"].items():
         title = f"{name}: {made['layers']} layers, {terminal.short(made['parameters'])} parameters, "
@@ -124,11 +137,15 @@ def show(described: dict) -> None:
             f"{stage['rows_per_worker']} rows{described['part']} a worker and step in {stage['micro_batches']} micro-batches; "
             f"{stage['checkpoints']} checkpoints of {saved}, {stage['kept']} are kept"
         )
-    for sentence in (*described["rotation"], *described["pruning"], *described["synthesis"], *described["judging"]):
-        lines += terminal.paragraph(sentence)
-    for sentence in described["missing"]:
+    said = (*described["rotation"], *described["pruning"], *described["synthesis"], *described["judging"])
+    terminal.show([*lines, *_sentences(said, described["missing"])])
+
+
+def _sentences(said: Iterable[str], missing: Iterable[str]) -> list[Text]:
+    lines = [line for sentence in said for line in terminal.paragraph(sentence)]
+    for sentence in missing:
         lines += terminal.paragraph(f"not here yet: {sentence}", style="yellow")
-    terminal.show(lines)
+    return lines
 
 
 def _rotation(train: Train, net: CausalLM) -> list[str]:

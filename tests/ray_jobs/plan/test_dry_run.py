@@ -125,6 +125,17 @@ def test_what_is_printed_of_auto(capsys):
     assert "pretrain/stage2: auto, known after tokenize, at most 60 steps of 16,777,216 tokens" in printed
 
 
+def test_what_models_are_asked_is_said_without_training(tmp_path, capsys):
+    line = {"base_url": "http://127.0.0.1:1", "model": "big-1"}
+    task = {"name": "en-id", "engine": "endpoint", "endpoint": line, "licence": "mit", "prompt": "translate"}
+    asked = json.dumps({"tasks": [{**task, "languages": ["en"], "to": ["id"], "documents": 7}]})
+    words = ["run", "demo", "--dry-run", "--run-dir", str(tmp_path), "--set", "train=null"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--set", f"synthesize={asked}"])
+    assert ended.value.code == 0
+    assert "task en-id: at most 7 texts by big-1" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_recipe_without_training_is_told_so(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "commoncrawl", "--dry-run"])

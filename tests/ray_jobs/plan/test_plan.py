@@ -401,6 +401,12 @@ def test_files_are_counted(tmp_path, cluster):
         )
 
 
+def test_what_is_not_counted_is_said():
+    tasks = "{tasks: [{name: t, model: m, prompt: simplify, licence: mit}]}"
+    (said,) = plan.left_out(recipes.load("sailor2-1b", [f"synthesize={tasks}"]))
+    assert said.startswith("synthesize is not in this plan") and plan.left_out(recipes.load("sailor2-1b")) == []
+
+
 def test_json_has_every_number_and_the_nodes(capsys):
     with pytest.raises(SystemExit):
         cli.main(["plan", "sailor2-1b", "--cluster", str(CLUSTER), "--set", MANY[0], "--set", MANY[1], "--json"])

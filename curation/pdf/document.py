@@ -54,8 +54,8 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
     pages: list[tuple[list[Run], float]] = []
     seen: dict[int, str] = {}  # what was read in pictures
     names: Counter[str] = Counter()
-    scans = broken = unknown = n_chars = unread = 0
-    why = ""  # the user's function could not read the first of `unread` pages
+    scans = broken = unknown = n_chars = 0
+    why = ""  # what the user's function raised at the first page that it could not read
     for number in range(n_pages):
         try:
             page = document[number]
@@ -75,7 +75,7 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
                 try:
                     seen[number] = str(read(picture, lang))
                 except Exception as problem:  # the user's code may raise anything; the other pages stay
-                    unread += 1
+                    scans += 1
                     why = why or f"{type(problem).__name__}: {problem}"[:MESSAGE_CHARS]
             found = [] if number in seen else found
         for word in found:
@@ -84,17 +84,17 @@ def extract(header: dict, payload: bytes, max_pages: int, ocr: str = "", folder:
         unknown += odd
         pages.append((runs(found), page.get_height()))
         page.close()
-    if scans + unread and not n_chars and not seen:
-        said = f"{KEY} could not read them ({why})" if unread else "are pictures"
-        detail = f"{scans + unread} of {n_pages} pages{':' if unread else ''} {said}"
-        return {"rule": "scanned", "value": scans + unread, "threshold": 0, "detail": detail}
+    raised = f" ({KEY} raised {why})" if why else ""
+    if scans and not n_chars and not seen:
+        detail = f"{scans} of {n_pages} pages are pictures{raised}"
+        return {"rule": "scanned", "value": scans, "threshold": 0, "detail": detail}
     text = _text(pages, seen)
     if (other := fonts.respelled(text)) is not None:
         text = other
     elif fault := fonts.fault(text, names, unknown):
         return {"rule": "legacy_font", "value": unknown, "detail": fault}
-    kinds = {"scanned": scans, "broken": broken, f"{KEY} raised {why}": unread}
-    there = [f"{name}: {count} of {n_pages} pages" for name, count in kinds.items() if count]
+    kinds = (("scanned", scans, raised), ("broken", broken, ""))
+    there = [f"{name}: {count} of {n_pages} pages{more}" for name, count, more in kinds if count]
     return {"text": text, "lang": lang, "truncated": "; ".join(there), **_about(document)}
 
 

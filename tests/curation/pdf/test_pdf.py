@@ -166,7 +166,7 @@ def failing(picture, language):
 
 def test_a_page_that_cannot_be_read_costs_itself_alone(monkeypatch):
     found = read(scan(1), ocr=f"{__name__}:failing", folder="")
-    assert found["truncated"] == "extract.pdf.ocr raised RuntimeError: no model for : 2 of 3 pages"
+    assert found["truncated"] == "scanned: 2 of 3 pages (extract.pdf.ocr raised RuntimeError: no model for )"
     assert found["text"] == "Halaman 0 yang berisi teks biasa."
     found = read(scan(0), ocr=f"{__name__}:failing", folder="")
     assert found["rule"] == "scanned" and "RuntimeError: no model for" in found["detail"]

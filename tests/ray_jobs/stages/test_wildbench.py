@@ -3,15 +3,14 @@
 import json
 import random
 import re
-import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import model_server
 import numpy as np
 import pytest
 from jinja2 import Environment, FileSystemLoader
 from judged_rows import ROWS
+from model_server import say
 
 from cluster import storage
 from ray_jobs.alignment import generate, judged, reward_model
@@ -35,50 +34,13 @@ EASY = [{**row, "conversation_input": row["conversation_input"][-1:]} for row in
 
 @pytest.fixture
 def server():
-    """A judge. `behave(n, text) -> (status, body)`; a status of None cuts the connection."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(404)
-            self.end_headers()
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = body["messages"][-1]["content"]
-            with found.lock:
-                found.bodies.append(body)
-                found.seen[text] += 1
-                n = found.seen[text]
-            status, reply = found.behave(n, text)
-            if status is None:
-                self.close_connection = True
-                return
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *_):
-            pass
-
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.bodies, found.seen, found.lock = [], Counter(), threading.Lock()
-    found.behave = lambda n, text: say("Verdict: A=B")
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
-
-
-def say(text):
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+    """A judge."""
+    with model_server.serving(lambda n, text: say("Verdict: A=B")) as found:
+        yield found
 
 
 def at(server, **settings):
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    return {"base_url": url, "model": "judge-1", "attempts": 1, "key_variable": "", **settings}
+    return {"base_url": server.url, "model": "judge-1", "attempts": 1, "key_variable": "", **settings}
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +183,8 @@ def test_what_cannot_be_read_is_counted_and_counts_nowhere(ask, server):
 
 
 def test_faults_of_the_line_are_tried_again_or_stand_alone(ask, server):
-    faults = [(500, b"down"), (429, b""), (None, b""), (200, b"<html>"), (200, b"{}"), (200, b'{"choices": []}')]
+    said = [(500, b"down"), (429, b""), (None, b""), (200, b"<html>"), (200, b"{}"), (200, b'{"choices": []}')]
+    faults = [(status, {}, body) for status, body in said]
     rng = random.Random(1)
     plans = {}
 
@@ -235,7 +198,7 @@ def test_faults_of_the_line_are_tried_again_or_stand_alone(ask, server):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges.judge, "MAX_PAUSE_SECONDS", 0.01)
         assert wildbench.run(job)["invalid"] == 0
-    server.behave = lambda n, text: (400, b"content filter") if "มะม่วง" in text else say("Verdict: A=B")
+    server.behave = lambda n, text: (400, {}, b"content filter") if "มะม่วง" in text else say("Verdict: A=B")
     job = ask(judge=at(server), models=["sft/stage2"])
     wildbench.run(job)
     (refused,) = [one for one in results(job) if one["problem"]]
@@ -267,7 +230,7 @@ def test_a_judge_that_dies_half_way_goes_on_and_pays_nothing_twice(ask, server):
 
     def behave(n, text):
         told.append(text)
-        return (500, b"down") if len(told) > 4 else say("Verdict: A+")
+        return (500, {}, b"down") if len(told) > 4 else say("Verdict: A+")
 
     server.behave = behave
     job = ask(judge=at(server, concurrency=1))
